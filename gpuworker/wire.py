@@ -1,0 +1,264 @@
+"""What gpuworkers and the portal say to each other: JSON bodies as frozen dataclasses.
+
+Standard library only, because both sides import it: it is the one module of `gpuworker` that the portal
+may know. Unknown fields are ignored on reading, so that an older agent survives a newer portal; a missing
+or mistyped field raises `WireError`, which the reader turns into a 400.
+
+Times are UNIX seconds (float, UTC). Bodies of requests and results travel as text (UTF-8 JSON).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hmac
+import json
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+# Headers between gateway and ingress (DESIGN §3). The key proves a gateway; the rest is the fence.
+HEADER_KEY = "x-berth-key"
+HEADER_REPLICA = "x-berth-replica"
+HEADER_REQUEST = "x-berth-request"
+HEADER_ATTEMPT = "x-berth-attempt"
+# Answers of the ingress. `refused`: no engine has seen the request, it may be sent elsewhere.
+# `lost`: the engine went away under it; value "crash" when the engine process died.
+HEADER_REFUSED = "x-berth-refused"
+HEADER_LOST = "x-berth-lost"
+
+# The only engine paths an ingress forwards to. Engines' development and administration endpoints stay inside.
+FORWARDED_PATHS = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/responses",
+    }
+)
+
+DesiredState = Literal["hot", "draining", "asleep", "stopped"]
+ObservedState = Literal["starting", "hot", "draining", "asleep", "stopped", "failed"]
+Outcome = Literal["done", "failed", "back"]
+
+
+class WireError(ValueError):
+    """A body that is not what this module describes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """The 0600 file beside a job: all that a pilot must keep to itself."""
+
+    pilot: str
+    portal_url: str
+    portal_token: str
+    ingress_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """An agent's first word. The portal compares and sets on (pilot, job_id); the loser exits."""
+
+    pilot: str
+    job_id: int
+    restart_count: int
+    node: str
+    address: str  # where gateways reach the ingress, e.g. http://10.0.0.7:40123; opaque to the gateway
+    started_at: float  # first line of the job script
+    agent_at: float  # the agent process is up
+    agent_version: str
+    gpus: list[str]
+    host_mem_mb: int
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredReplica:
+    """One replica as the control loop wants it, with everything the agent needs to start its engine."""
+
+    id: str
+    pool: str
+    model: str  # the name clients say; also the engine's served name
+    engine: Literal["vllm", "torch", "echo"]
+    state: DesiredState
+    path: str  # model folder as seen on the node; "" for echo
+    python: str  # the environment's interpreter; "" = the agent's own
+    gpus: list[int]  # indices into Register.gpus
+    cap: int  # requests in flight, held + filler
+    args: dict[str, Any]  # engine arguments from the catalog
+    load_limit_s: float  # not ready by then = failed
+    drain_limit_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedReplica:
+    """One replica as the agent sees it. States only move forward here; the portal compares and sets."""
+
+    id: str
+    pool: str
+    model: str
+    state: ObservedState
+    phase: str  # the engine's own words while starting, e.g. "loading weights"
+    cap: int
+    held: int  # requests in flight pushed by gateways
+    filler: int  # requests in flight pulled by the leaser
+    started_at: float | None  # engine process started
+    hot_at: float | None  # engine answered its health check
+    idle_since: float | None  # nothing in flight since then; None while busy
+    error: str  # why it failed, in words, with the end of the engine's log
+    crashes: int
+    mem_mb: int
+    engine_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """Sent every `interval_s` and at once when something changes."""
+
+    pilot: str
+    job_id: int
+    seq: int  # rises by one; the portal ignores a lower one than it has seen
+    at: float
+    draining: bool
+    ending: str  # "" or why the agent is about to exit: "drained", "walltime", "preempted", "portal silent"…
+    replicas: list[ObservedReplica]
+    log_tail: str | None  # only when the last answer asked for it
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    request: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class SyncAnswer:
+    """Also the answer to `register`: what the loop wants of this pilot now."""
+
+    desired: list[DesiredReplica]
+    drain: bool  # finish what runs, start nothing, then exit
+    deadline_at: float | None  # when Slurm will end the job
+    cancels: list[Cancel]  # pulled rows that nobody wants any more
+    interval_s: float
+    want_log: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAsk:
+    """A long poll: rows for replicas that have room. `room` maps replica id to free places."""
+
+    pilot: str
+    room: dict[str, int]
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedRow:
+    request: str
+    attempt: int
+    replica: str
+    api: str  # one of FORWARDED_PATHS
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAnswer:
+    rows: list[LeasedRow]
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """The end of one leased row. `back`: not run to its end through no fault of its own (drain, cancel of
+    the job); with `crashed` the engine died under it, which counts against the row."""
+
+    request: str
+    attempt: int
+    outcome: Outcome
+    status: int  # HTTP status of the engine; 0 when it never answered
+    body: str  # the engine's JSON answer, or an OpenAI error envelope
+    error_code: str  # "" when done
+    crashed: bool
+    first_token_at: float | None
+    ended_at: float
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    pilot: str
+    results: list[RowResult]
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsAnswer:
+    """`late`: rows that were no longer this pilot's at this attempt; their results were dropped."""
+
+    taken: list[str]
+    late: list[str]
+
+
+def dumps(message: Any) -> bytes:
+    """A wire dataclass as JSON bytes."""
+    return json.dumps(dataclasses.asdict(message), separators=(",", ":")).encode()
+
+
+def loads(kind: type[T], data: bytes | str) -> T:
+    """JSON bytes as a wire dataclass of `kind`. Raises WireError."""
+    try:
+        raw = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"not JSON: {error}") from None
+    return typing.cast(T, _read(kind, raw, kind.__name__))
+
+
+def _read(kind: Any, raw: Any, where: str) -> Any:
+    if kind is Any:
+        return raw
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        if raw not in typing.get_args(kind):
+            raise WireError(f"{where}: {raw!r} is not one of {typing.get_args(kind)}")
+        return raw
+    if origin in (typing.Union, types.UnionType):
+        if raw is None:
+            return None
+        inner = next(a for a in typing.get_args(kind) if a is not type(None))
+        return _read(inner, raw, where)
+    if origin is list:
+        if not isinstance(raw, list):
+            raise WireError(f"{where}: expected a list")
+        return [_read(typing.get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(raw)]
+    if origin is dict:
+        if not isinstance(raw, dict):
+            raise WireError(f"{where}: expected an object")
+        return {str(key): _read(typing.get_args(kind)[1], value, f"{where}.{key}") for key, value in raw.items()}
+    if dataclasses.is_dataclass(kind):
+        return _read_object(kind, raw, where)
+    return _read_scalar(kind, raw, where)
+
+
+def _read_object(kind: Any, raw: Any, where: str) -> Any:
+    if not isinstance(raw, dict):
+        raise WireError(f"{where}: expected an object")
+    hints = typing.get_type_hints(kind)
+    missing = hints.keys() - raw.keys()
+    if missing:
+        raise WireError(f"{where}: missing {', '.join(sorted(missing))}")
+    return kind(**{name: _read(hint, raw[name], f"{where}.{name}") for name, hint in hints.items()})
+
+
+def _read_scalar(kind: Any, raw: Any, where: str) -> Any:
+    if kind is float and isinstance(raw, int) and not isinstance(raw, bool):
+        return float(raw)
+    # bool is an int in Python; on the wire it is not.
+    if not isinstance(raw, kind) or (isinstance(raw, bool) and kind is not bool):
+        raise WireError(f"{where}: expected {kind.__name__}, got {type(raw).__name__}")
+    return raw
+
+
+def derive_key(site_key: bytes, purpose: Literal["ingress", "portal"], pilot: str) -> str:
+    """HMAC-SHA256(site key, purpose:pilot) in hex: derived on demand, stored nowhere but in the pilot's file."""
+    return hmac.new(site_key, f"{purpose}:{pilot}".encode(), "sha256").hexdigest()
