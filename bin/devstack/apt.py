@@ -1,0 +1,170 @@
+"""Turns "these programs are needed" into installed Debian packages, without a service started or changed.
+
+Separate because it is the only part that needs root and the only one that touches the machine outside our folders.
+Nothing is done where the programs exist. The install itself is one shell script run as root, so that its
+precautions are undone by the same process that took them, however it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from devstack.say import Progress, StepFailed
+
+SERVER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def find_program(name: str) -> str | None:
+    """Where a program is, looking in the sbin folders too (an ordinary user's PATH lacks them)."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SERVER_PATH}")
+
+
+def program(name: str) -> str:
+    found = find_program(name)
+    if found is None:
+        raise StepFailed(f"the program {name} is not installed", "run bin/demo or bin/test once: they install it")
+    return found
+
+
+def postgres_bin() -> Path | None:
+    """The folder with the newest installed PostgreSQL server's programs (Debian keeps them off PATH)."""
+    found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    return max(found, key=lambda path: int(path.parent.name)) if found else None
+
+
+def _venv_works() -> bool:
+    python = find_program("python3")
+    return python is not None and (
+        subprocess.run([python, "-c", "import ensurepip, venv"], capture_output=True, check=False).returncode == 0
+    )
+
+
+@dataclass(frozen=True)
+class Need:
+    """A Debian package and how to see that what it brings is already here."""
+
+    package: str
+    present: Callable[[], bool]
+
+
+def on_path(package: str, *programs: str) -> Need:
+    return Need(package, lambda: all(find_program(name) for name in programs))
+
+
+SERVICES = (
+    Need("postgresql", lambda: postgres_bin() is not None),
+    on_path("redis-server", "redis-server"),
+    on_path("munge", "munged", "munge"),
+    on_path("slurm-wlm", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol"),
+    Need("python3-venv", _venv_works),
+)
+BROWSER = (on_path("chromium", "chromium"), on_path("chromium-driver", "chromedriver"))
+
+# Precautions, each only where nobody had decided otherwise before, each undone at the end:
+# policy-rc.d 101 keeps maintainer scripts from starting or restarting services; the createcluster drop-in keeps
+# postgresql from creating its "main" cluster; units that this install brought are disabled for the next boot.
+INSTALL_SCRIPT = r"""
+set -eu
+policy=/usr/sbin/policy-rc.d
+dropin=/etc/postgresql-common/createcluster.d/berth-no-main.conf
+sign='# written by the Berth development stack for the time of one install'
+made_policy= made_dropin=
+units_before=$(mktemp)
+unit_names() { for d in /lib/systemd/system /usr/lib/systemd/system; do ls "$d" 2>/dev/null || true; done | sort -u; }
+restore() {
+    [ -z "$made_policy" ] || rm -f "$policy"
+    [ -z "$made_dropin" ] || rm -f "$dropin"
+    rm -f "$units_before"
+}
+trap restore EXIT
+trap 'exit 130' INT TERM HUP
+# What a killed install left behind is ours by its sign.
+[ ! -e "$policy" ] || ! grep -qF "$sign" "$policy" || rm -f "$policy"
+rm -f "$dropin"
+if [ ! -e "$policy" ]; then
+    made_policy=1
+    printf '#!/bin/sh\n%s\nexit 101\n' "$sign" > "$policy"
+    chmod 755 "$policy"
+fi
+if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then
+    made_dropin=1
+    mkdir -p "${dropin%/*}"
+    printf '%s\ncreate_main_cluster = false\n' "$sign" > "$dropin"
+fi
+unit_names > "$units_before"
+export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1
+get() { apt-get -q -o DPkg::Lock::Timeout=180 -o Dpkg::Use-Pty=0 "$@"; }
+install() { get install -y --no-install-recommends "$@"; }
+ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || get update
+install "$@" || { get update; install "$@"; }
+if command -v systemctl >/dev/null; then
+    for unit in $(unit_names | comm -13 "$units_before" - | grep '\.service$' | grep -v '@'); do
+        case "$unit" in
+            postgresql*|redis*|munge*|slurm*) systemctl disable --quiet "$unit" >/dev/null 2>&1 || true ;;
+        esac
+    done
+fi
+"""
+
+
+def missing(needs: Sequence[Need]) -> list[str]:
+    return [need.package for need in needs if not need.present()]
+
+
+def _as_root() -> list[str]:
+    if os.getuid() == 0:
+        return []
+    sudo = shutil.which("sudo")
+    if sudo is None:
+        raise StepFailed("Debian packages are missing and there is neither root nor sudo", "")
+    return [sudo]
+
+
+def install(needs: Sequence[Need], progress: Progress, log: Path) -> None:
+    """Installs what is missing; silent and instant where nothing is."""
+    packages = missing(needs)
+    if not packages:
+        return
+    by_hand = f"install them by hand: apt-get install {' '.join(packages)}"
+    if shutil.which("apt-get") is None:
+        raise StepFailed(f"missing: {', '.join(packages)}, and this is not a Debian machine", by_hand)
+    with progress.step(f"Install Debian packages: {' '.join(packages)}") as note:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            prefix = _as_root()
+        except StepFailed as failure:
+            raise StepFailed(failure.why, by_hand) from None
+        with log.open("wb") as out:
+            # In our own session's foreground: sudo may have to ask for a password.
+            process = subprocess.Popen(
+                [*prefix, "sh", "-c", INSTALL_SCRIPT, "install", *packages], stdout=out, stderr=subprocess.STDOUT
+            )
+            _report(process, log, note)
+        if process.returncode != 0:
+            raise StepFailed(f"apt-get ended with status {process.returncode}", by_hand, log)
+        if still := missing(needs):
+            raise StepFailed(f"still missing after the install: {', '.join(still)}", by_hand, log)
+
+
+def _report(process: subprocess.Popen[bytes], log: Path, note: Callable[[str], None]) -> None:
+    """A line every 10 s with what apt is doing, until it ends; ended with us if we are interrupted."""
+    pause = threading.Event()
+    told = time.monotonic()
+    try:
+        while process.poll() is None:
+            pause.wait(0.2)
+            if time.monotonic() - told > 10:
+                told = time.monotonic()
+                lines = log.read_text(errors="replace").splitlines()
+                note(lines[-1][:90] if lines else "waiting for apt")
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise

@@ -1,0 +1,104 @@
+"""Turns the death of the program that started services into the end of those services.
+
+A separate small process because kill -9 leaves nobody else to clean up, and because Slurm's job steps leave their
+parent on purpose, so that the kernel's parent-death signal does not reach them. It reads lines of JSON from its
+owner's pipe (`watch` a service folder, `forget` it); at end of file the owner is gone, and it ends what is still watched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+from devstack import proctable
+
+
+def end_recorded(pid_dir: Path, mark_prefix: str) -> None:
+    """Ends the processes recorded in a folder of pid records, the newest first, and removes the records."""
+    records = []
+    for path in pid_dir.glob("*.json"):
+        try:
+            records.append((path, json.loads(path.read_text())))
+        except (OSError, ValueError):
+            path.unlink(missing_ok=True)
+    for path, record in sorted(records, key=lambda pair: -int(pair[1]["ticks"])):
+        if str(record["mark"]).startswith(mark_prefix):
+            proctable.end(int(record["pid"]), int(record["ticks"]), int(record["signal"]), float(record["grace_s"]))
+            path.unlink(missing_ok=True)
+
+
+def clean(pid_dir: Path, mark: str, remove: list[str]) -> None:
+    end_recorded(pid_dir, mark)
+    proctable.sweep(proctable.MARK, mark)
+    for folder in remove:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Leash:
+    """The owner's end: one leash per process, started with the first service."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+
+    def _pipe(self) -> IO[bytes]:
+        if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
+            self._owner = os.getpid()
+            package_root = str(Path(__file__).resolve().parent.parent)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "devstack.leash"],
+                stdin=subprocess.PIPE,
+                cwd="/",
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": package_root},
+                start_new_session=True,
+            )
+        pipe = self._process.stdin
+        assert pipe is not None
+        return pipe
+
+    def _tell(self, message: dict[str, object]) -> None:
+        pipe = self._pipe()
+        pipe.write(json.dumps(message).encode() + b"\n")
+        pipe.flush()
+
+    def watch(self, pid_dir: Path, mark: str, remove: list[str]) -> None:
+        self._tell({"do": "watch", "pid_dir": str(pid_dir), "mark": mark, "remove": remove})
+
+    def forget(self, mark: str) -> None:
+        if self._process is not None and self._owner == os.getpid() and self._process.poll() is None:
+            self._tell({"do": "forget", "mark": mark})
+
+    def close_if_idle(self, watched: int) -> None:
+        """Ends the leash process once its owner runs nothing."""
+        if watched == 0 and self._process is not None and self._owner == os.getpid():
+            pipe = self._process.stdin
+            if pipe is not None:
+                pipe.close()
+            self._process.wait(timeout=30)
+            self._process = None
+
+
+def main() -> int:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    watched: dict[str, dict[str, object]] = {}
+    for line in sys.stdin.buffer:
+        message = json.loads(line)
+        if message["do"] == "watch":
+            watched[message["mark"]] = message
+        else:
+            watched.pop(message["mark"], None)
+    for mark, message in reversed(list(watched.items())):
+        remove = message["remove"]
+        clean(Path(str(message["pid_dir"])), mark, [str(path) for path in remove] if isinstance(remove, list) else [])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

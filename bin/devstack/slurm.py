@@ -1,0 +1,218 @@
+"""Turns a run folder into a private Slurm cluster: munged, slurmctld and one slurmd per virtual GPU node.
+
+Separate because a cluster is more than one process and because tests do to it what happens to real ones: the
+controller dies and returns, a node is lost. It has its own key, ports, spool and configuration, and so runs beside
+a system Slurm, or beside another one of these, without touching it. `SLURM_CONF` (in `env()`) is the only way in.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import socket
+import subprocess
+from pathlib import Path
+
+from devstack import apt, proctable
+from devstack.ports import free_port
+from devstack.procs import Child, Command, wait_until
+from devstack.rundir import RunDir
+from devstack.say import StepFailed
+from devstack.slurmconf import Site, SlurmSpec, gres_conf, slurm_conf
+
+JOB_IDS_PER_START = 1000  # each start begins a new thousand, so that no job id is used twice in one run folder
+
+
+class Slurm:
+    """`start()`, then give `env()` to whatever talks to it. `stop()` leaves no job, step or daemon behind."""
+
+    def __init__(self, run_dir: Path, spec: SlurmSpec | None = None) -> None:
+        self.spec = spec or SlurmSpec()
+        self._run_dir = RunDir(run_dir)
+        self._home = self._run_dir.path
+        self._munged: Child | None = None
+        self._controller: Child | None = None
+        self._nodes: dict[str, Child] = {}
+
+    @property
+    def conf(self) -> Path:
+        return self._home / "slurm.conf"
+
+    @property
+    def log_dir(self) -> Path:
+        return self._run_dir.log_dir
+
+    @property
+    def controller_pid(self) -> int:
+        return self._controller.pid if self._controller else 0
+
+    def env(self) -> dict[str, str]:
+        return {"SLURM_CONF": str(self.conf)}
+
+    def run(self, *argv: str, timeout_s: float = 30) -> str:
+        """A Slurm command against this cluster; its output, or StepFailed with what it said."""
+        done = self._try(*argv, timeout_s=timeout_s)
+        if done.returncode != 0:
+            raise StepFailed(f"{' '.join(argv)} ended with status {done.returncode}: {done.stderr.strip()}")
+        return done.stdout
+
+    def start(self) -> Slurm:
+        self._run_dir.open()
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        if self._controller is not None and self._controller.alive:
+            self._cancel_all()
+        for child in [*self._nodes.values(), self._controller]:
+            if child is not None and child.alive:
+                proctable.send(child.pid, child.command.stop_signal)  # all at once, then wait for each
+        for child in [*self._nodes.values(), self._controller, self._munged]:
+            if child is not None:
+                child.stop()
+        self._nodes.clear()
+        self._controller = self._munged = None
+        self._run_dir.close(remove=[] if self._home == self._run_dir.path else [self._home])
+
+    def __enter__(self) -> Slurm:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    # What tests do to a cluster.
+
+    def stop_controller(self, kill: bool = False) -> None:
+        """slurmctld alone goes away (`kill`: with -9); jobs and nodes go on."""
+        if self._controller is not None:
+            self._controller.kill() if kill else self._controller.stop()
+
+    def start_controller(self) -> None:
+        """slurmctld returns with the state that it saved."""
+        self._start_controller()
+        self._await_nodes(set(self._nodes))
+
+    def node_down(self, name: str) -> None:
+        """The node is lost with everything on it; Slurm is told, as its own time-out would take minutes."""
+        self._nodes.pop(name).kill()
+        proctable.sweep(proctable.NODE_MARK, self._node_mark(name))
+        self.run("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=lost")
+
+    def node_up(self, name: str) -> None:
+        self._start_node(name)
+        self.run("scontrol", "update", f"NodeName={name}", "State=RESUME")
+        self._await_nodes({name})
+
+    # How it starts.
+
+    def _start(self) -> None:
+        self._home = self._run_dir.short()
+        self._run_dir.watch(remove=[] if self._home == self._run_dir.path else [self._home])
+        self._write_files()
+        self._start_munged()
+        self._start_controller("-c")  # nothing of an earlier start is recovered
+        for name in self.spec.node_names:
+            self._start_node(name)
+        self._await_nodes(set(self.spec.node_names))
+
+    def _write_files(self) -> None:
+        home = self._home
+        (home / "state").mkdir(exist_ok=True)
+        # munged wants its socket's folder open to all; everything else may stay private.
+        (home / "munge").mkdir(exist_ok=True)
+        (home / "munge").chmod(0o755)
+        key = home / "munge.key"
+        key.unlink(missing_ok=True)
+        key.touch(mode=0o600)
+        key.write_bytes(secrets.token_bytes(128))
+        for name in self.spec.node_names:
+            (home / name).mkdir(exist_ok=True)
+        for number in range(self.spec.gpus):
+            (home / f"nvidia{number}").touch()
+        site = Site(
+            home=home,
+            host=socket.gethostname().split(".")[0],
+            user=pwd.getpwuid(os.getuid()).pw_name,
+            munge_socket=home / "munge" / "socket",
+            controller_port=free_port(),
+            node_ports=tuple(free_port() for _ in self.spec.node_names),
+            first_job_id=self._next_job_id(),
+        )
+        self.conf.write_text(slurm_conf(self.spec, site))
+        (home / "gres.conf").write_text(gres_conf(self.spec, home))
+
+    def _next_job_id(self) -> int:
+        counter = self._run_dir.path / "starts"
+        starts = int(counter.read_text()) if counter.exists() else 0
+        counter.write_text(str(starts + 1))
+        return starts % 10_000 * JOB_IDS_PER_START + 1
+
+    def _env(self, node: str = "") -> dict[str, str]:
+        env = {"PATH": apt.SERVER_PATH, "TZ": "UTC", **self.env()}
+        return {**env, proctable.NODE_MARK: self._node_mark(node)} if node else env
+
+    def _node_mark(self, name: str) -> str:
+        return f"{self._run_dir.mark}/{name}"
+
+    def _start_munged(self) -> None:
+        home = self._home
+        # --force: a group-writable home or checkout is a warning here, not an end; the key itself is 0600.
+        argv = [apt.program("munged"), "--foreground", "--force", f"--key-file={home}/munge.key"]
+        argv += [f"--socket={home}/munge/socket", f"--pid-file={home}/munge/pid"]
+        argv += [f"--log-file={home}/munged.log", f"--seed-file={home}/munge.seed"]
+        self._munged = Child(Command("munged", argv, self._env()), self._run_dir)
+        check = [apt.program("munge"), "-n", "-S", str(home / "munge" / "socket")]
+
+        def answers() -> bool:
+            return subprocess.run(check, capture_output=True, check=False).returncode == 0
+
+        self._munged.wait_ready(answers, 15)
+
+    def _start_controller(self, *options: str) -> None:
+        argv = [apt.program("slurmctld"), "-D", "-i", *options]
+        self._controller = Child(Command("slurmctld", argv, self._env()), self._run_dir)
+        self._controller.wait_ready(lambda: "UP" in self._try("scontrol", "ping").stdout, 30)
+
+    def _start_node(self, name: str) -> None:
+        argv = [apt.program("slurmd"), "-D", "-N", name]
+        self._nodes[name] = Child(Command(name, argv, self._env(name)), self._run_dir)
+
+    def _await_nodes(self, names: set[str]) -> None:
+        if not names:
+            return
+
+        def ready() -> bool:
+            out = self._try("sinfo", "-h", "-N", "-o", "%N %t", "-n", ",".join(names)).stdout
+            states = dict(line.split() for line in out.splitlines())
+            return set(states) == names and all(state in ("idle", "mix", "alloc") for state in states.values())
+
+        if not wait_until(ready, 45):
+            ended = [name for name in names if not self._nodes[name].alive]
+            log = self.log_dir / f"{(ended or sorted(names))[0]}.log"
+            listing = self._try("sinfo", "-N", "-o", "%N %T %E").stdout
+            raise StepFailed(f"nodes did not become idle in 45 s:\n{listing}", f"read the logs in {log.parent}", log)
+
+    # How it stops.
+
+    def _try(self, *argv: str, timeout_s: float = 10) -> subprocess.CompletedProcess[str]:
+        """A Slurm command; one that hangs or is missing counts as failed."""
+        command = [apt.program(argv[0]), *argv[1:]]
+        try:
+            return subprocess.run(
+                command, env=self._env(), capture_output=True, text=True, timeout=timeout_s, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return subprocess.CompletedProcess(command, 124, "", f"no answer within {timeout_s:.0f} s")
+
+    def _cancel_all(self) -> None:
+        """Cancels every job and waits until Slurm has ended them; the sweep in `close` gets the rest."""
+        jobs = self._try("squeue", "-h", "-a", "-o", "%A").stdout.split()
+        if jobs:
+            self._try("scancel", *sorted(set(jobs)))
+            limit_s = self.spec.kill_wait_s + 10
+            wait_until(lambda: not self._try("squeue", "-h", "-a", "-o", "%A").stdout.split(), limit_s)

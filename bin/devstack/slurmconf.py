@@ -1,0 +1,119 @@
+"""Turns a description of a small cluster into the text of slurm.conf and gres.conf. Pure: values in, text out.
+
+Separate from `slurm` so that what the private cluster is can be read and tested without starting one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class SlurmSpec:
+    """A private cluster. Memory in MiB, times in seconds. `partitions` replaces the usual ones if given."""
+
+    nodes: int = 4
+    gpus: int = 4
+    gpu_type: str = "a100"
+    cpus: int = 8
+    memory_mb: int = 16_000
+    partitions: tuple[str, ...] = ()
+    preemption: bool = False  # adds partition `spare`, whose jobs are cancelled when `gpu` needs the room
+    grace_s: int = 0  # GraceTime of `spare`
+    min_job_age_s: int = 300  # how long ended jobs stay in listings
+    kill_wait_s: int = 5
+    sched_interval_s: int = 5
+    max_walltime_min: int = 240
+    extra: tuple[str, ...] = ()  # further lines of slurm.conf
+
+    @property
+    def node_names(self) -> tuple[str, ...]:
+        return tuple(f"gpu{number:02}" for number in range(1, self.nodes + 1))
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where this instance lives: folder, host name, user, ports."""
+
+    home: Path
+    host: str
+    user: str
+    munge_socket: Path
+    controller_port: int
+    node_ports: tuple[int, ...]
+    first_job_id: int
+
+
+def partitions(spec: SlurmSpec) -> list[str]:
+    if spec.partitions:
+        return list(spec.partitions)
+    common = f"Nodes=ALL MaxTime={spec.max_walltime_min} DefaultTime=30 State=UP"
+    if not spec.preemption:
+        return [f"PartitionName=gpu Default=YES {common}"]
+    return [
+        f"PartitionName=gpu Default=YES PriorityTier=10 PreemptMode=OFF {common}",
+        f"PartitionName=spare PriorityTier=1 PreemptMode=CANCEL GraceTime={spec.grace_s} {common}",
+    ]
+
+
+def slurm_conf(spec: SlurmSpec, site: Site) -> str:
+    home = site.home
+    preempt = ["PreemptType=preempt/partition_prio", "PreemptMode=CANCEL"] if spec.preemption else []
+    nodes = [
+        f"NodeName={name} NodeHostname={site.host} NodeAddr=127.0.0.1 Port={port} CPUs={spec.cpus} "
+        f"RealMemory={spec.memory_mb} Gres=gpu:{spec.gpu_type}:{spec.gpus} State=UNKNOWN"
+        for name, port in zip(spec.node_names, site.node_ports, strict=True)
+    ]
+    lines = [
+        "ClusterName=berth",
+        f"SlurmctldHost={site.host}(127.0.0.1)",
+        f"SlurmctldPort={site.controller_port}",
+        f"SlurmUser={site.user}",
+        f"SlurmdUser={site.user}",
+        "AuthType=auth/munge",
+        f"AuthInfo=socket={site.munge_socket}",
+        "CredType=cred/munge",
+        # Daemons bind to 127.0.0.1 only, not to every address of the machine.
+        "CommunicationParameters=NoCtldInAddrAny,NoInAddrAny",
+        f"StateSaveLocation={home}/state",
+        f"SlurmdSpoolDir={home}/%n",
+        f"SlurmctldPidFile={home}/slurmctld.pid",
+        f"SlurmdPidFile={home}/%n.pid",
+        "ProctrackType=proctrack/linuxproc",
+        "TaskPlugin=task/none",
+        "JobAcctGatherType=jobacct_gather/none",
+        "AccountingStorageType=accounting_storage/none",
+        "SelectType=select/cons_tres",
+        "SelectTypeParameters=CR_Core_Memory",
+        # Without it a job that names no memory takes its node's whole memory, and no second job fits.
+        f"DefMemPerCPU={max(1, spec.memory_mb // spec.cpus)}",
+        "SlurmdParameters=config_overrides",
+        "GresTypes=gpu",
+        "MpiDefault=none",
+        "MailProg=/bin/true",
+        "ReturnToService=2",
+        f"FirstJobId={site.first_job_id}",
+        f"MinJobAge={spec.min_job_age_s}",
+        f"KillWait={spec.kill_wait_s}",
+        "InactiveLimit=0",
+        "SlurmctldTimeout=30",
+        "SlurmdTimeout=60",
+        "SlurmctldDebug=info",
+        "SlurmdDebug=info",
+        "SchedulerType=sched/backfill",
+        f"SchedulerParameters=sched_interval={spec.sched_interval_s},bf_interval={spec.sched_interval_s},"
+        "sched_min_interval=100000,batch_sched_delay=0",
+        *preempt,
+        *spec.extra,
+        *nodes,
+        *partitions(spec),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def gres_conf(spec: SlurmSpec, home: Path) -> str:
+    """Files must be named: with a bare Count the nodes go INVAL. Plain files will do."""
+    last = spec.gpus - 1
+    files = f"{home}/nvidia0" if last == 0 else f"{home}/nvidia[0-{last}]"
+    return f"AutoDetect=off\nName=gpu Type={spec.gpu_type} File={files}\n"
