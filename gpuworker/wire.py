@@ -114,16 +114,28 @@ class ObservedReplica:
 
 
 @dataclass(frozen=True, slots=True)
+class RowRef:
+    """One pulled row at one attempt."""
+
+    request: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sync:
     """Sent every `interval_s` and at once when something changes."""
 
     pilot: str
     job_id: int
-    seq: int  # rises by one; the portal ignores a lower one than it has seen
+    seq: int  # rises by one, from the agent's start in ms, so also over a restart; the portal ignores a lower one
     at: float
     draining: bool
     ending: str  # "" or why the agent is about to exit: "drained", "walltime", "preempted", "portal silent"…
     replicas: list[ObservedReplica]
+    # Every pulled row this agent still owes an end: waiting here, running, or its result not yet taken. A row
+    # granted to this pilot well before `at` (30 s) and missing here was lost on its way (a lease answer that
+    # never arrived, an agent that was restarted): the portal moves it back.
+    rows: list[RowRef]
     log_tail: str | None  # only when the last answer asked for it
 
 
