@@ -1,4 +1,4 @@
-"""Turns `python3 -m devstack [postgres] [redis] [slurm]` into running services and the variables to find them."""
+"""Turns `python3 -m devstack [postgres] [redis] [slurm]` into running services and their variables."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Turns "these programs are needed" into installed Debian packages, without a service started or changed.
 
-Separate because it is the only part that needs root and the only one that touches the machine outside our folders.
-Nothing is done where the programs exist. The install itself is one shell script run as root, so that its
-precautions are undone by the same process that took them, however it ends.
+Separate because it is the only part that needs root and the only one that touches the machine outside our
+folders. Nothing is done where the programs exist. The install itself is one shell script run as root, so that
+its precautions are undone by the same process that took them, however it ends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def find_program(name: str) -> str | None:
 def program(name: str) -> str:
     found = find_program(name)
     if found is None:
-        raise StepFailed(f"the program {name} is not installed", "run bin/demo or bin/test once: they install it")
+        raise StepFailed(
+            f"the program {name} is not installed", "run bin/demo or bin/test once: they install it"
+        )
     return found
 
 
@@ -42,7 +44,8 @@ def postgres_bin() -> Path | None:
 def _venv_works() -> bool:
     python = find_program("python3")
     return python is not None and (
-        subprocess.run([python, "-c", "import ensurepip, venv"], capture_output=True, check=False).returncode == 0
+        subprocess.run([python, "-c", "import ensurepip, venv"], capture_output=True, check=False).returncode
+        == 0
     )
 
 
@@ -58,18 +61,20 @@ def on_path(package: str, *programs: str) -> Need:
     return Need(package, lambda: all(find_program(name) for name in programs))
 
 
+VENV = Need("python3-venv", _venv_works)
 SERVICES = (
     Need("postgresql", lambda: postgres_bin() is not None),
     on_path("redis-server", "redis-server"),
     on_path("munge", "munged", "munge"),
     on_path("slurm-wlm", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol"),
-    Need("python3-venv", _venv_works),
+    VENV,
 )
-BROWSER = (on_path("chromium", "chromium"), on_path("chromium-driver", "chromedriver"))
+BROWSER = (on_path("chromium", "chromium"),)
 
 # Precautions, each only where nobody had decided otherwise before, each undone at the end:
-# policy-rc.d 101 keeps maintainer scripts from starting or restarting services; the createcluster drop-in keeps
-# postgresql from creating its "main" cluster; units that this install brought are disabled for the next boot.
+# policy-rc.d 101 keeps maintainer scripts from starting or restarting services; the createcluster drop-in
+# keeps postgresql from creating its "main" cluster; units that this install brought are disabled for the next
+# boot.
 INSTALL_SCRIPT = r"""
 set -eu
 policy=/usr/sbin/policy-rc.d
@@ -77,7 +82,7 @@ dropin=/etc/postgresql-common/createcluster.d/berth-no-main.conf
 sign='# written by the Berth development stack for the time of one install'
 made_policy= made_dropin=
 units_before=$(mktemp)
-unit_names() { for d in /lib/systemd/system /usr/lib/systemd/system; do ls "$d" 2>/dev/null || true; done | sort -u; }
+unit_names() { { ls /lib/systemd/system /usr/lib/systemd/system 2>/dev/null || true; } | sort -u; }
 restore() {
     [ -z "$made_policy" ] || rm -f "$policy"
     [ -z "$made_dropin" ] || rm -f "$dropin"
@@ -144,7 +149,9 @@ def install(needs: Sequence[Need], progress: Progress, log: Path) -> None:
         with log.open("wb") as out:
             # In our own session's foreground: sudo may have to ask for a password.
             process = subprocess.Popen(
-                [*prefix, "sh", "-c", INSTALL_SCRIPT, "install", *packages], stdout=out, stderr=subprocess.STDOUT
+                [*prefix, "sh", "-c", INSTALL_SCRIPT, "install", *packages],
+                stdout=out,
+                stderr=subprocess.STDOUT,
             )
             _report(process, log, note)
         if process.returncode != 0:

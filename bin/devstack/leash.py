@@ -1,8 +1,9 @@
 """Turns the death of the program that started services into the end of those services.
 
-A separate small process because kill -9 leaves nobody else to clean up, and because Slurm's job steps leave their
-parent on purpose, so that the kernel's parent-death signal does not reach them. It reads lines of JSON from its
-owner's pipe (`watch` a service folder, `forget` it); at end of file the owner is gone, and it ends what is still watched.
+A separate small process because kill -9 leaves nobody else to clean up, and because Slurm's job steps leave
+their parent on purpose, so that the kernel's parent-death signal does not reach them. It reads lines of JSON
+from its owner's pipe (`watch` a service folder, `forget` it); at end of file the owner is gone, and it ends
+what is still watched.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def end_recorded(pid_dir: Path, mark_prefix: str) -> None:
             path.unlink(missing_ok=True)
     for path, record in sorted(records, key=lambda pair: -int(pair[1]["ticks"])):
         if str(record["mark"]).startswith(mark_prefix):
-            proctable.end(int(record["pid"]), int(record["ticks"]), int(record["signal"]), float(record["grace_s"]))
+            proctable.end(
+                int(record["pid"]), int(record["ticks"]), int(record["signal"]), float(record["grace_s"])
+            )
             path.unlink(missing_ok=True)
 
 
@@ -96,7 +99,11 @@ def main() -> int:
             watched.pop(message["mark"], None)
     for mark, message in reversed(list(watched.items())):
         remove = message["remove"]
-        clean(Path(str(message["pid_dir"])), mark, [str(path) for path in remove] if isinstance(remove, list) else [])
+        clean(
+            Path(str(message["pid_dir"])),
+            mark,
+            [str(path) for path in remove] if isinstance(remove, list) else [],
+        )
     return 0
 
 

@@ -15,7 +15,7 @@ _given: set[int] = set()
 
 def is_free(port: int) -> bool:
     """Whether both the loopback address and the wildcard address can still be bound."""
-    for address in ("127.0.0.1", "0.0.0.0"):  # noqa: S104  (only a probe; nothing listens)
+    for address in ("127.0.0.1", "0.0.0.0"):
         with socket.socket() as probe:
             try:
                 probe.bind((address, port))

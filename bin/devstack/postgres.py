@@ -1,4 +1,5 @@
-"""Turns a run folder into a private PostgreSQL: initialised once, on a free loopback port, with a password of its own.
+"""Turns a run folder into a private PostgreSQL: initialised once, on a free loopback port, with a password of
+its own.
 
 Separate because of one trait no other service has: it refuses to run as root. Started by root it becomes the
 system's `postgres` user, whose data must then lie where that user can go (not in a 0700 home).
@@ -176,7 +177,11 @@ class Postgres:
         argv = [apt.program("psql"), "-X", "-q", "-A", "-t", "-h", "127.0.0.1", "-p", str(self.port)]
         env = {"PATH": apt.SERVER_PATH, "PGPASSWORD": self._password, "PGCONNECT_TIMEOUT": "3"}
         return subprocess.run(
-            [*argv, "-U", ROLE, "-d", database, "-c", sql], env=env, capture_output=True, text=True, check=False
+            [*argv, "-U", ROLE, "-d", database, "-c", sql],
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     def _answers(self) -> bool:

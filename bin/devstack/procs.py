@@ -1,7 +1,7 @@
 """Turns a command line into a child process that is watched from start to end.
 
-Each child has its own session, a log file and a pid record (pid + kernel start time), so that this program, its
-leash or the next run can end exactly that process and nothing else.
+Each child has its own session, a log file and a pid record (pid + kernel start time), so that this program,
+its leash or the next run can end exactly that process and nothing else.
 """
 
 from __future__ import annotations
@@ -95,7 +95,11 @@ class Child:
         name = self.command.name
         code = self.returncode()
         self.kill()
-        why = f"{name} was not ready after {timeout_s:.0f} s" if code is None else f"{name} ended with status {code}"
+        why = (
+            f"{name} was not ready after {timeout_s:.0f} s"
+            if code is None
+            else f"{name} ended with status {code}"
+        )
         raise StepFailed(why, remedy or f"read {self.log}", self.log)
 
     def stop(self) -> None:

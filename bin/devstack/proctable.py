@@ -1,7 +1,8 @@
 """Turns /proc into answers about processes that may not be our children: alive, the same one, whose.
 
 Separate from `procs` because a restarted program and the leash must find and end processes that somebody else
-started. A pid alone is never trusted: it is paired with the kernel's start time, or with a mark in the environment.
+started. A pid alone is never trusted: it is paired with the kernel's start time, or with a mark in the
+environment.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def start_ticks(pid: int) -> int | None:
 
 
 def pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 
 def with_environment(variable: str, value: str, prefix: bool = False) -> set[int]:

@@ -1,6 +1,7 @@
 """Turns a run folder into a private Redis on a free loopback port that keeps nothing on disk.
 
-Separate from the others because Redis is soft state here: it starts empty, and tests kill and flush it on purpose.
+Separate from the others because Redis is soft state here: it starts empty, and tests kill and flush it on
+purpose.
 """
 
 from __future__ import annotations
@@ -85,4 +86,7 @@ class Redis:
     def _answers(self) -> bool:
         argv = [apt.program("redis-cli"), "-p", str(self.port), "ping"]
         env = {"PATH": apt.SERVER_PATH, "REDISCLI_AUTH": self._password}
-        return subprocess.run(argv, env=env, capture_output=True, text=True, check=False).stdout.strip() == "PONG"
+        return (
+            subprocess.run(argv, env=env, capture_output=True, text=True, check=False).stdout.strip()
+            == "PONG"
+        )

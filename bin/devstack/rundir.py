@@ -1,8 +1,8 @@
 """Turns a folder into the home of one running service: locked, cleaned of an earlier crash, on the leash.
 
-Separate because PostgreSQL, Redis, Slurm and the site all need the same four things: nobody else starts in the
-same folder, what a crashed run left is ended first, everything dies with its owner, and a place short enough for
-unix sockets and reachable for another user.
+Separate because PostgreSQL, Redis, Slurm and the site all need the same four things: nobody else starts in
+the same folder, what a crashed run left is ended first, everything dies with its owner, and a place short
+enough for unix sockets and reachable for another user.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def reachable(path: Path, uid: int, gid: int) -> bool:
 def substitute(path: Path, uid: int) -> Path:
     """A short folder in /var/tmp that stands for this path: same path and user, same folder; only theirs."""
     digest = hashlib.sha256(f"{uid}:{path}".encode()).hexdigest()[:12]
-    folder = Path("/var/tmp") / f"berth-{digest}"  # noqa: S108  (owner and type are checked below)
+    folder = Path("/var/tmp") / f"berth-{digest}"
     try:
         folder.mkdir(mode=0o700)
         os.chown(folder, uid, -1)
@@ -87,7 +87,7 @@ class RunDir:
         proctable.sweep(proctable.MARK, f"{self.path}#", prefix=True)
 
     def watch(self, remove: list[Path] | None = None) -> None:
-        """From here on the leash ends our processes (and removes these folders) if we die without stopping."""
+        """From here on the leash ends our processes (and removes these folders) should we die."""
         _watched.add(self.mark)
         _leash.watch(self.pid_dir, self.mark, [str(path) for path in remove or []])
 
@@ -104,7 +104,7 @@ class RunDir:
             self._lock = None
 
     def short(self, uid: int | None = None, gid: int | None = None) -> Path:
-        """This folder, or its substitute in /var/tmp where it is too deep for sockets or closed to that user."""
+        """This folder, or its substitute in /var/tmp: too deep for sockets, or closed to that user."""
         uid = os.getuid() if uid is None else uid
         gid = os.getgid() if gid is None else gid
         if len(str(self.path)) <= SHORT_LIMIT and reachable(self.path, uid, gid):

@@ -16,7 +16,7 @@ from pathlib import Path
 TAIL_LINES = 20
 
 
-class StepFailed(Exception):  # noqa: N818  (a sentence for a person, not a programming error)
+class StepFailed(Exception):
     """A step could not be done. `why` says what was seen, `remedy` what to do, `log` where to look."""
 
     def __init__(self, why: str, remedy: str = "", log: Path | None = None) -> None:

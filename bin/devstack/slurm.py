@@ -1,8 +1,9 @@
 """Turns a run folder into a private Slurm cluster: munged, slurmctld and one slurmd per virtual GPU node.
 
 Separate because a cluster is more than one process and because tests do to it what happens to real ones: the
-controller dies and returns, a node is lost. It has its own key, ports, spool and configuration, and so runs beside
-a system Slurm, or beside another one of these, without touching it. `SLURM_CONF` (in `env()`) is the only way in.
+controller dies and returns, a node is lost. It has its own key, ports, spool and configuration, and so runs
+beside a system Slurm, or beside another one of these, without touching it. `SLURM_CONF` (in `env()`) is the
+only way in.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from devstack.rundir import RunDir
 from devstack.say import StepFailed
 from devstack.slurmconf import Site, SlurmSpec, gres_conf, slurm_conf
 
-JOB_IDS_PER_START = 1000  # each start begins a new thousand, so that no job id is used twice in one run folder
+JOB_IDS_PER_START = (
+    1000  # each start begins a new thousand, so that no job id is used twice in one run folder
+)
 
 
 class Slurm:
@@ -189,13 +192,17 @@ class Slurm:
         def ready() -> bool:
             out = self._try("sinfo", "-h", "-N", "-o", "%N %t", "-n", ",".join(names)).stdout
             states = dict(line.split() for line in out.splitlines())
-            return set(states) == names and all(state in ("idle", "mix", "alloc") for state in states.values())
+            return set(states) == names and all(
+                state in ("idle", "mix", "alloc") for state in states.values()
+            )
 
         if not wait_until(ready, 45):
             ended = [name for name in names if not self._nodes[name].alive]
             log = self.log_dir / f"{(ended or sorted(names))[0]}.log"
             listing = self._try("sinfo", "-N", "-o", "%N %T %E").stdout
-            raise StepFailed(f"nodes did not become idle in 45 s:\n{listing}", f"read the logs in {log.parent}", log)
+            raise StepFailed(
+                f"nodes did not become idle in 45 s:\n{listing}", f"read the logs in {log.parent}", log
+            )
 
     # How it stops.
 

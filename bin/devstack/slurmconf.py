@@ -1,4 +1,5 @@
-"""Turns a description of a small cluster into the text of slurm.conf and gres.conf. Pure: values in, text out.
+"""Turns a description of a small cluster into the text of slurm.conf and gres.conf. Pure: values in, text
+out.
 
 Separate from `slurm` so that what the private cluster is can be read and tested without starting one.
 """

@@ -70,7 +70,7 @@ class Stack:
 
 
 def interrupt_on_terminate() -> None:
-    """SIGTERM and SIGHUP end the program as Ctrl-C does: through every `with` and `finally` on the way out."""
+    """SIGTERM and SIGHUP end the program as Ctrl-C does: through every `with` on the way out."""
 
     def raise_interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -1,0 +1,91 @@
+"""Turns a bare machine into a finished test run: packages, environments, lint, services, pytest.
+
+Separate from pytest's own fixtures because those may only assume the portal's environment; what lies below
+it, and the one PostgreSQL and Redis that all layers share, is made here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from devstack import apt, demomodel, envs, linting
+from devstack.checkout import ROOT, cache_dir, run_dir
+from devstack.rundir import RunDir
+from devstack.say import Progress, StepFailed
+from devstack.stack import Stack, interrupt_on_terminate
+
+
+def packages() -> tuple[apt.Need, ...]:
+    """The browser is wanted only while there are browser tests."""
+    browser = any((ROOT / "tests" / "browser").glob("test_*.py"))
+    return (*apt.SERVICES, *apt.BROWSER) if browser else apt.SERVICES
+
+
+def clean_dead_runs(parent: Path) -> None:
+    """Ends and removes what a killed run left; the folders of living ones are locked and stay."""
+    for folder in parent.glob("*"):
+        services = [RunDir(path.parent) for path in folder.glob("*/lock")]
+        try:
+            for service in services:
+                service.open()
+        except StepFailed:
+            continue
+        finally:
+            for service in services:
+                service.close()
+        if not Path(f"/proc/{folder.name}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def environment(stack: Stack) -> dict[str, str]:
+    """What the tests read to find the services and the environments."""
+    made = stack.env()
+    return {
+        **envs.clean_environment(),
+        "BERTH_TEST_DATABASE_URL": made["BERTH_DATABASE_URL"],
+        "BERTH_TEST_REDIS_URL": made["BERTH_REDIS_URL"],
+        "BERTH_AGENT_PYTHON": str(envs.AGENT.python),
+        "BERTH_VLLM_PYTHON": str(envs.VLLM_CPU.python),
+        "BERTH_DEMO_MODEL": str(demomodel.folder()),
+    }
+
+
+def run_pytest(arguments: list[str], env: dict[str, str]) -> int:
+    """pytest in the foreground: it gets the terminal's Ctrl-C itself, and we wait until it has tidied up."""
+    process = subprocess.Popen([str(envs.PORTAL.python), "-m", "pytest", *arguments], cwd=ROOT, env=env)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    interrupt_on_terminate()
+    progress = Progress()
+    apt.install(packages(), progress, cache_dir() / "apt.log")
+    for wanted in (envs.PORTAL, envs.AGENT, envs.VLLM_CPU):
+        envs.ensure(wanted, progress)
+    if failed := linting.lint(progress):
+        raise StepFailed(
+            f"lint found something: {', '.join(failed)}", "read the lines above; bin/lint runs it alone"
+        )
+    demomodel.ensure(progress)
+    parent = run_dir() / "test"
+    clean_dead_runs(parent)
+    folder = parent / str(os.getpid())
+    try:
+        with Stack(folder, progress, durable=False) as stack:
+            progress.say(
+                "phases: " + ", ".join(f"{name} {took:.0f} s" for name, took in progress.seconds.items())
+            )
+            code = run_pytest(arguments, environment(stack))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return code
