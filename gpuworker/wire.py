@@ -24,6 +24,9 @@ HEADER_KEY = "x-berth-key"
 HEADER_REPLICA = "x-berth-replica"
 HEADER_REQUEST = "x-berth-request"
 HEADER_ATTEMPT = "x-berth-attempt"
+# "1": an engine has died under this request before. It runs alone: the ingress refuses it (`busy`) while
+# anything else is in flight on the replica, and refuses everything else (`busy`) while it runs.
+HEADER_ALONE = "x-berth-alone"
 # Answers of the ingress. `refused`: no engine has seen the request, it may be sent elsewhere.
 # `lost`: the engine went away under it; value "crash" when the engine process died.
 HEADER_REFUSED = "x-berth-refused"
@@ -172,6 +175,7 @@ class LeasedRow:
     attempt: int
     replica: str
     api: str  # one of FORWARDED_PATHS
+    alone: bool  # see HEADER_ALONE; the leaser runs it when the replica is otherwise idle
     body: str
 
 
@@ -246,7 +250,9 @@ def _read(kind: Any, raw: Any, where: str) -> Any:
     if origin is dict:
         if not isinstance(raw, dict):
             raise WireError(f"{where}: expected an object")
-        return {str(key): _read(typing.get_args(kind)[1], value, f"{where}.{key}") for key, value in raw.items()}
+        return {
+            str(key): _read(typing.get_args(kind)[1], value, f"{where}.{key}") for key, value in raw.items()
+        }
     if dataclasses.is_dataclass(kind):
         return _read_object(kind, raw, where)
     return _read_scalar(kind, raw, where)

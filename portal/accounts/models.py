@@ -1,0 +1,88 @@
+"""Users, projects, memberships and API tokens.
+
+A project is the unit of quota, fair share and charge-back; users belong to projects; a token acts for one
+user in one project.
+"""
+
+from __future__ import annotations
+
+from django.contrib.auth.models import AbstractUser
+from django.db import models
+from django.db.models import F, Q
+
+
+class User(AbstractUser):
+    """A person. Operators see the fleet and every request's metadata, never its payload."""
+
+    is_operator = models.BooleanField(default=False, help_text="May see the fleet and give it commands.")
+    projects: models.ManyToManyField[Project, Membership] = models.ManyToManyField(
+        "Project", through="Membership", related_name="users"
+    )
+
+    @property
+    def operates(self) -> bool:
+        return self.is_active and (self.is_operator or self.is_superuser)
+
+
+class Project(models.Model):
+    """The unit of quota, fair share and charge-back."""
+
+    slug = models.SlugField(unique=True)
+    name = models.CharField(max_length=200)
+    weight = models.FloatField(default=1.0, help_text="Share of a pool under contention, relative to others.")
+    is_active = models.BooleanField(default=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(weight__gt=0), name="project_weight_positive")]
+
+    def __str__(self) -> str:
+        return self.slug
+
+
+class Membership(models.Model):
+    """A user's place in a project."""
+
+    class Role(models.TextChoices):
+        MEMBER = "member"
+        MANAGER = "manager"
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE)
+    project = models.ForeignKey(Project, on_delete=models.CASCADE)
+    role = models.CharField(max_length=10, choices=Role, default=Role.MEMBER)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["user", "project"], name="membership_once")]
+
+    def __str__(self) -> str:
+        return f"{self.user} in {self.project}"
+
+
+class ApiToken(models.Model):
+    """A bearer token, kept as a hash. The text is shown once; `prefix` is what people recognise it by."""
+
+    class Scope(models.TextChoices):
+        INFERENCE = "inference", "ask models"
+        READ = "read", "read requests, models and usage"
+        FLEET = "fleet", "see the fleet and give it commands (operators)"
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="tokens")
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="tokens")
+    name = models.CharField(max_length=100)
+    prefix = models.CharField(max_length=16, unique=True)
+    digest = models.CharField(max_length=64, unique=True, help_text="SHA-256 of the token, hex.")
+    scopes = models.JSONField(default=list)
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField()
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(expires_at__gt=F("created_at")), name="token_expires_after_creation"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.prefix}… ({self.name})"

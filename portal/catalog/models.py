@@ -1,0 +1,159 @@
+"""What can be served, where and with what: environments, profiles, pools and models.
+
+Configuration only: people write it, the control loop reads it. What the loop knows and does is in
+`portal.fleet`.
+"""
+
+from __future__ import annotations
+
+from django.core.validators import RegexValidator
+from django.db import models
+from django.db.models import F, Q
+
+from portal.accounts.models import Project
+
+# Names reach file names, job names and engine arguments: a small alphabet, checked here and again there.
+model_name = RegexValidator(r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}\Z", "Letters, digits and . _ / - only.")
+directive = RegexValidator(r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}\Z", "Letters, digits and . _ + - only.")
+
+
+class Engine(models.TextChoices):
+    VLLM = "vllm", "vLLM"
+    TORCH = "torch", "torch"
+    ECHO = "echo", "echo (tests and benchmarks)"
+
+
+class Environment(models.Model):
+    """A versioned engine installation on the cluster. The agent's own environment is separate and small."""
+
+    name = models.SlugField(unique=True)
+    engine = models.CharField(max_length=10, choices=Engine)
+    python = models.CharField(
+        max_length=500, blank=True, help_text="Interpreter as seen on compute nodes; empty: the agent's own."
+    )
+    engine_version = models.CharField(max_length=50, blank=True)
+    gpu_types = models.JSONField(default=list, blank=True, help_text="GPU types it runs on; empty: any.")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Profile(models.Model):
+    """How and where jobs are submitted. Every value that becomes a directive is allow-listed again there."""
+
+    class Charge(models.TextChoices):
+        SERVICE = "service", "shared pilots under a service account"
+        PROJECT = "project", "pilots serve one project, under its account"
+
+    class Link(models.TextChoices):
+        DIRECT = "direct", "the gateway dials the ingress"
+        REVERSE = "reverse", "the agent opens the connection"
+
+    name = models.SlugField(unique=True)
+    enabled = models.BooleanField(default=True)
+    cluster = models.CharField(max_length=64, default="main")
+    partition = models.CharField(max_length=64, validators=[directive])
+    account = models.CharField(max_length=64, blank=True, validators=[directive])
+    qos = models.CharField(max_length=64, blank=True, validators=[directive])
+    gpu_type = models.CharField(max_length=64, blank=True, validators=[directive])
+    gpus = models.PositiveSmallIntegerField(default=1, help_text="GPUs of one pilot.")
+    cpus = models.PositiveSmallIntegerField(default=4)
+    mem_mb = models.PositiveIntegerField(default=16_000, help_text="Host memory of one pilot, MiB.")
+    walltime_min = models.PositiveIntegerField(default=240, help_text="Asked of Slurm, minutes.")
+    walltime_least_min = models.PositiveIntegerField(
+        default=30, help_text="--time-min: the shortest job that is still useful, minutes."
+    )
+    max_pilots = models.PositiveSmallIntegerField(
+        default=8, help_text="Most jobs at once under this profile."
+    )
+    preemptible = models.BooleanField(default=False)
+    charge = models.CharField(max_length=10, choices=Charge, default=Charge.SERVICE)
+    link = models.CharField(max_length=10, choices=Link, default=Link.DIRECT)
+    submit_prefix = models.JSONField(
+        default=list, blank=True, help_text='Put before every Slurm command, e.g. ["ssh", "login01"].'
+    )
+    prologue = models.TextField(blank=True, help_text="Shell lines run in the job before the agent starts.")
+    door_address = models.CharField(
+        max_length=200, blank=True, help_text="Address pilots listen on; empty: the node's own name."
+    )
+    door_ports = models.CharField(
+        max_length=20, blank=True, help_text="Port range, e.g. 20000-20100; empty: any."
+    )
+    portal_url_from_nodes = models.CharField(max_length=200, blank=True, help_text="Empty: BERTH_PORTAL_URL.")
+    scratch = models.CharField(max_length=300, blank=True, help_text="Node-local folder; empty: /tmp.")
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(gpus__gt=0), name="profile_has_gpus"),
+            models.CheckConstraint(
+                condition=Q(walltime_least_min__lte=F("walltime_min")),
+                name="profile_walltime_least_below_walltime",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Pool(models.Model):
+    """What shares replicas and a queue: a base model with its adapters, or a group of dnn models."""
+
+    name = models.CharField(max_length=128, primary_key=True, validators=[model_name])
+    environment = models.ForeignKey(Environment, on_delete=models.PROTECT)
+    profiles: models.ManyToManyField[Profile, models.Model] = models.ManyToManyField(
+        Profile, help_text="Where its replicas may run."
+    )
+    gpus = models.PositiveSmallIntegerField(default=1, help_text="GPUs of one replica.")
+    mem_mb = models.PositiveIntegerField(default=8_000, help_text="Host memory of one replica, MiB.")
+    cap = models.PositiveSmallIntegerField(default=32, help_text="Requests in flight per replica.")
+    min_replicas = models.PositiveSmallIntegerField(default=0)
+    max_replicas = models.PositiveSmallIntegerField(default=1)
+    keep_alive_s = models.PositiveIntegerField(
+        default=600, help_text="Idle seconds before a replica is let go."
+    )
+    load_limit_s = models.PositiveIntegerField(
+        default=3600, help_text="Seconds after which a load has failed."
+    )
+    drain_limit_s = models.PositiveIntegerField(
+        default=120, help_text="Seconds that running work gets on a drain."
+    )
+    load_estimate_s = models.FloatField(default=240, help_text="Usual load time until it has been measured.")
+    paused = models.BooleanField(default=False, help_text="Accepts requests, launches nothing.")
+    args = models.JSONField(default=dict, blank=True, help_text="Engine arguments; unknown ones are refused.")
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(gpus__gt=0) & Q(cap__gt=0), name="pool_has_gpus_and_cap"),
+            models.CheckConstraint(
+                condition=Q(max_replicas__gte=F("min_replicas")) & Q(max_replicas__gt=0),
+                name="pool_replica_bounds",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Model(models.Model):
+    """Something servable, addressed by its name."""
+
+    class Kind(models.TextChoices):
+        LLM = "llm", "language model (vLLM)"
+        DNN = "dnn", "deep network (torch)"
+
+    name = models.CharField(max_length=128, unique=True, validators=[model_name])
+    kind = models.CharField(max_length=5, choices=Kind, default=Kind.LLM)
+    pool = models.ForeignKey(Pool, on_delete=models.PROTECT, related_name="members")
+    path = models.CharField(max_length=500, blank=True, help_text="Folder as seen on compute nodes.")
+    revision = models.CharField(max_length=100, blank=True)
+    context_tokens = models.PositiveIntegerField(null=True, blank=True)
+    enabled = models.BooleanField(default=True)
+    is_public = models.BooleanField(default=True, help_text="Usable by every project.")
+    projects: models.ManyToManyField[Project, models.Model] = models.ManyToManyField(
+        Project, blank=True, help_text="Who may use it when it is not public."
+    )
+    description = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.name

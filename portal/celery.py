@@ -1,0 +1,34 @@
+"""The Celery application. Celery carries "look now", never work (DESIGN §2): no results, short expiry."""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+
+from portal.config import config
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
+
+TICK = "scheduler.tick"
+
+app = Celery("berth", broker=config().redis_url)
+app.conf.update(
+    imports=["scheduler.tasks"],
+    task_ignore_result=True,
+    task_default_queue=f"berth-{config().instance}",
+    task_acks_late=False,
+    worker_prefetch_multiplier=1,
+    worker_hijack_root_logger=False,
+    broker_connection_retry_on_startup=True,
+    # A lost broker costs seconds: keep trying for ever.
+    broker_connection_max_retries=None,
+    timezone="UTC",
+    beat_schedule={
+        "tick": {
+            "task": TICK,
+            "schedule": config().tick_s,
+            "options": {"expires": max(config().tick_s * 2, 5)},
+        },
+    },
+)

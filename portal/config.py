@@ -1,0 +1,222 @@
+"""Environment variables → one frozen, typed `Config`, parsed once at start.
+
+The only module that reads `BERTH_*`. It is separate from Django's settings so that the gateway, which knows
+no Django, is configured from the same place. An unknown `BERTH_*` variable is an error: a misspelt setting
+that is silently ignored costs more than a start that fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from environs import Env, EnvError
+
+# Read by the development scripts and by processes that the portal starts, not by the portal itself.
+_ELSEWHERE = {
+    "BERTH_CACHE",
+    "BERTH_RUN",
+    "BERTH_DOOR_ADDRESS",
+    "BERTH_DOOR_PORTS",
+    "BERTH_JOB_LOG",
+    "BERTH_SCRATCH",
+    "BERTH_STARTED_AT",
+    "BERTH_PILOT",
+    "BERTH_PORTAL_SILENCE_S",
+}
+
+
+class ConfigError(RuntimeError):
+    """A setting is unknown, missing or of the wrong kind. The text says which and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Every setting of portal and scheduler. Name in the environment: BERTH_<FIELD IN CAPITALS>."""
+
+    database_url: str
+    """PostgreSQL, e.g. postgresql://berth@127.0.0.1:5432/berth."""
+    redis_url: str
+    """Redis, e.g. redis://127.0.0.1:6379/0. Broker, slots and order; never a source of truth."""
+    state_dir: Path
+    """Folder 0700 with `instance`, `site.key` and `secret.key`; outside database dumps. Made on first use."""
+    portal_url: str
+    """Address that pilots on compute nodes dial, http(s)://host:port."""
+    spool: Path
+    """Folder on the cluster's side for pilots' 0600 secret files and job logs."""
+    agent_python: str
+    """Interpreter of the agent's environment as seen on compute nodes."""
+    agent_home: str
+    """Folder that holds the `gpuworker` package as seen on compute nodes."""
+    serve: str
+    """What this web process serves: all, gateway or site."""
+    debug: bool
+    allowed_hosts: tuple[str, ...]
+    trusted_origins: tuple[str, ...]
+    """Origins allowed to post forms, e.g. https://berth.example.org."""
+    secure_cookies: bool
+    """True behind https. False only for the demo on loopback."""
+    cluster: str
+    """Name of the Slurm cluster this scheduler drives."""
+    tick_s: float
+    """Seconds between ticks of the control loop when nothing wakes it."""
+    slurm_min_interval_s: float
+    """Least seconds between two Slurm listings. 10 in production; lower loads slurmctld."""
+    slurm_timeout_s: float
+    """Seconds after which a Slurm command counts as "no answer"."""
+    sync_interval_s: float
+    """Seconds between a pilot's reports when nothing changes."""
+    alive_s: float
+    """A pilot that reported within this many seconds is alive whatever the listing says."""
+    holder_stale_s: float
+    """A gateway silent for this many seconds is gone; its waiting requests become async."""
+    orphan_grace_s: float
+    """Two listings this many seconds apart must agree before an orphan of ours is cancelled."""
+    pilot_idle_s: float
+    """A pilot without replicas is let go after this many seconds."""
+    launch_backoff_s: float
+    """Wait after a failed launch, doubled for each one in a row."""
+    latch_after: int
+    """Failed launches in a row after which a pool waits for a person."""
+    poison_after: int
+    """Engine crashes under one request after which it fails as poison."""
+    max_body_bytes: int
+    """Largest request body accepted by the gateway."""
+    max_wait_s: float
+    """Longest time a non-streaming request is held for a model that is not ready."""
+    heartbeat_s: float
+    """Seconds between SSE comment heartbeats while a stream waits; at most 15."""
+    lease_wait_s: float
+    """Longest time a pilot's lease poll is held open."""
+    result_keep_days: int
+    """Days that results of async requests are kept."""
+
+    @property
+    def instance(self) -> str:
+        """Names this installation in Slurm job names; two installations of one user leave each other alone."""
+        return _kept(self.state_dir / "instance", lambda: secrets.token_hex(4))
+
+    @property
+    def site_key(self) -> bytes:
+        """Key from which pilots' and ingresses' keys are derived. Never leaves the portal."""
+        return _kept(self.state_dir / "site.key", lambda: secrets.token_hex(32)).encode()
+
+    @property
+    def secret_key(self) -> str:
+        """Django's SECRET_KEY."""
+        return _kept(self.state_dir / "secret.key", lambda: secrets.token_urlsafe(50))
+
+
+def _kept(path: Path, make: Callable[[], str]) -> str:
+    """The text of `path`; written on first use, atomically, so that two processes starting at once agree."""
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft.touch(mode=0o600)
+        draft.write_text(make() + "\n")
+        try:
+            os.link(draft, path)  # fails if another process was first: then its value is ours too
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+        return path.read_text().strip()
+
+
+def parse(environ: Mapping[str, str] | None = None) -> Config:
+    """Settings from `environ` (default: the process's). Raises ConfigError."""
+    values = os.environ if environ is None else environ
+    known = {f"BERTH_{field.name.upper()}" for field in dataclasses.fields(Config)} | _ELSEWHERE
+    unknown = sorted(
+        name
+        for name in values
+        if name.startswith("BERTH_") and name not in known and not name.startswith("BERTH_TEST_")
+    )
+    if unknown:
+        raise ConfigError(
+            f"unknown setting {', '.join(unknown)}: check the spelling against portal/config.py"
+        )
+    env = Env(prefix="BERTH_")
+    root = Path(__file__).resolve().parent.parent
+    with _environment(values):
+        try:
+            read = Config(
+                database_url=env.str("DATABASE_URL", "postgresql://berth@127.0.0.1:5432/berth"),
+                redis_url=env.str("REDIS_URL", "redis://127.0.0.1:6379/0"),
+                state_dir=Path(env.str("STATE_DIR", str(root / ".run" / "state"))),
+                portal_url=env.str("PORTAL_URL", "http://127.0.0.1:8000").rstrip("/"),
+                spool=Path(env.str("SPOOL", str(root / ".run" / "spool"))),
+                agent_python=env.str("AGENT_PYTHON", "python3"),
+                agent_home=env.str("AGENT_HOME", str(root)),
+                serve=env.str("SERVE", "all"),
+                debug=env.bool("DEBUG", False),
+                allowed_hosts=tuple(env.list("ALLOWED_HOSTS", ["127.0.0.1", "localhost"])),
+                trusted_origins=tuple(env.list("TRUSTED_ORIGINS", [])),
+                secure_cookies=env.bool("SECURE_COOKIES", True),
+                cluster=env.str("CLUSTER", "main"),
+                tick_s=env.float("TICK_S", 2.0),
+                slurm_min_interval_s=env.float("SLURM_MIN_INTERVAL_S", 10.0),
+                slurm_timeout_s=env.float("SLURM_TIMEOUT_S", 20.0),
+                sync_interval_s=env.float("SYNC_INTERVAL_S", 2.0),
+                alive_s=env.float("ALIVE_S", 30.0),
+                holder_stale_s=env.float("HOLDER_STALE_S", 20.0),
+                orphan_grace_s=env.float("ORPHAN_GRACE_S", 60.0),
+                pilot_idle_s=env.float("PILOT_IDLE_S", 60.0),
+                launch_backoff_s=env.float("LAUNCH_BACKOFF_S", 5.0),
+                latch_after=env.int("LATCH_AFTER", 3),
+                poison_after=env.int("POISON_AFTER", 3),
+                max_body_bytes=env.int("MAX_BODY_BYTES", 32 * 1024 * 1024),
+                max_wait_s=env.float("MAX_WAIT_S", 540.0),
+                heartbeat_s=env.float("HEARTBEAT_S", 10.0),
+                lease_wait_s=env.float("LEASE_WAIT_S", 20.0),
+                result_keep_days=env.int("RESULT_KEEP_DAYS", 7),
+            )
+        except EnvError as error:
+            raise ConfigError(f"{error}: see portal/config.py for kinds, units and defaults") from None
+    _check(read)
+    return read
+
+
+def _check(read: Config) -> None:
+    if read.serve not in ("all", "gateway", "site"):
+        raise ConfigError(f"BERTH_SERVE is {read.serve!r}; it must be all, gateway or site")
+    if not read.database_url.startswith(("postgresql://", "postgres://")):
+        raise ConfigError(
+            "BERTH_DATABASE_URL must be a postgresql:// address: the queue relies on PostgreSQL"
+        )
+    if not 0 < read.heartbeat_s <= 15:
+        raise ConfigError(
+            "BERTH_HEARTBEAT_S must lie in (0, 15]: proxies close streams that are silent for longer"
+        )
+    if read.alive_s < 3 * read.sync_interval_s:
+        raise ConfigError("BERTH_ALIVE_S must be at least three times BERTH_SYNC_INTERVAL_S")
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """environs reads os.environ only; lend it `values` for the time of the parse."""
+    if values is os.environ:
+        yield
+        return
+    saved = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(saved)
+
+
+@functools.cache
+def config() -> Config:
+    """The process's settings."""
+    return parse()
