@@ -1,0 +1,12 @@
+"""Exit codes of the agent: which ones end the job, and which make the supervisor start it again."""
+
+from __future__ import annotations
+
+DONE = 0  # drained, walltime, preempted, portal silent, or the portal says that the pilot has ended
+CONFIG = 78  # settings or secret file unusable: starting again would not help
+LOST = 79  # another job, or another agent, is this pilot: the compare-and-set of `register` said so
+REFUSED = 80  # the portal does not accept our token
+SILENT = 81  # the portal could not be reached to register
+RESTARTED_JOB = 82  # Slurm ran the script a second time; Berth never wants that
+
+FINAL = frozenset({DONE, CONFIG, LOST, REFUSED, SILENT, RESTARTED_JOB})

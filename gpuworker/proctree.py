@@ -1,0 +1,124 @@
+"""Process trees on Linux: who descends from a process, how much memory they hold, and how to end them all.
+
+Standard library and /proc only, because three small programs share it: the supervisor (in the batch shell's
+pid), the warden (between agent and engine) and the agent. Killing one pid is never enough here: vLLM's API
+server has children of its own, which outlive it when it dies hard.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, value, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def become_subreaper() -> None:
+    """Orphans among our descendants become our children instead of init's, so that they can be found and ended."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with(parent_pid: int) -> None:
+    """SIGKILL for this process when the thread that started it ends. Exits if that happened already."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def bound_child() -> Callable[[], None]:
+    """A `preexec_fn` for single-threaded starters: the child dies with us and starts with a clean signal mask."""
+    parent = os.getpid()
+
+    def prepare() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        die_with(parent)
+
+    return prepare
+
+
+def _parents() -> dict[int, int]:
+    """pid → parent pid of every process, zombies left out (they hold nothing and only wait to be reaped)."""
+    found = {}
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        try:
+            # The command's name may hold blanks and brackets: the fields start after the last ")".
+            fields = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] != "Z":
+            found[int(entry.name)] = int(fields[1])
+    return found
+
+
+def descendants(root: int) -> list[int]:
+    """Live processes under `root`, without it."""
+    children: dict[int, list[int]] = {}
+    for pid, parent in _parents().items():
+        children.setdefault(parent, []).append(pid)
+    found: list[int] = []
+    queue = [root]
+    while queue:
+        below = children.get(queue.pop(), [])
+        found += below
+        queue += below
+    return found
+
+
+def kill_descendants(root: int, within_s: float = 10.0) -> list[int]:
+    """SIGKILL for everything below `root` until nothing is left; returns what was still there at the end.
+
+    Looked up again after every pass: a process that forks while it is being killed leaves a child that only
+    the next look finds. Reaps, so `root` must be the calling process and must not wait for its children elsewhere.
+    """
+    end = time.monotonic() + within_s
+    while left := descendants(root):
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        reap()
+        if time.monotonic() > end:
+            return left
+        time.sleep(0.01)
+    return []
+
+
+def reap() -> dict[int, int]:
+    """Collects ended children without waiting: pid → wait status."""
+    ended = {}
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        ended[pid] = status
+
+
+def memory_mb(root: int) -> int:
+    """Resident memory of `root` and everything below it, in MiB. Shared pages count once per process."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    pages = 0
+    for pid in [root, *descendants(root)]:
+        try:
+            pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        except (OSError, IndexError):
+            continue
+    return pages * page // 2**20

@@ -1,0 +1,148 @@
+"""Turns the job's environment variables and the pilot's secret file into typed values, once, at start.
+
+The job script sets the BERTH_* variables; Slurm the others. Nothing secret travels this way: the token and the
+ingress key are in a file only its owner can read.
+
+    BERTH_DOOR_ADDRESS      address gateways can dial and the ingress binds         127.0.0.1
+    BERTH_DOOR_PORTS        ports the ingress may bind, "20000-20100"               any free port
+    BERTH_SCRATCH           node-local folder for sockets and engine logs           the system's temporary folder
+    BERTH_PILOT_DIR         this pilot's folder in it; made by the supervisor       -
+    BERTH_JOB_LOG           the job's own stdout and stderr, for `want_log`         none
+    BERTH_STARTED_AT        UNIX seconds at the job script's first line             the agent's start
+    BERTH_PORTAL_SILENCE_S  no word from the portal and nothing running: end        1800
+    BERTH_REGISTER_LIMIT_S  how long to try to register                             1800
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpuworker import wire
+
+KNOWN = frozenset(
+    {
+        "BERTH_DOOR_ADDRESS",
+        "BERTH_DOOR_PORTS",
+        "BERTH_SCRATCH",
+        "BERTH_PILOT",  # said by the job script for people; the secret file is what counts
+        "BERTH_PILOT_DIR",
+        "BERTH_JOB_LOG",
+        "BERTH_STARTED_AT",
+        "BERTH_PORTAL_SILENCE_S",
+        "BERTH_REGISTER_LIMIT_S",
+    }
+)
+
+
+class SettingsError(ValueError):
+    """An environment variable or the secret file cannot be used; the text says which, why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    door_address: str
+    door_ports: tuple[int, int] | None  # first and last; None = any free port
+    pilot_dir: Path
+    job_log: Path | None
+    started_at: float | None
+    portal_silence_s: float
+    register_limit_s: float
+    job_id: int
+    restart_count: int
+    node: str
+    gpus: list[str]  # what CUDA_VISIBLE_DEVICES calls them
+    host_mem_mb: int
+
+
+def read(env: Mapping[str, str]) -> Settings:
+    folder = env.get("BERTH_PILOT_DIR")
+    if not folder:
+        raise SettingsError("BERTH_PILOT_DIR is not set: start the gpuworker with `python -m gpuworker`")
+    job_log = env.get("BERTH_JOB_LOG")
+    return Settings(
+        door_address=env.get("BERTH_DOOR_ADDRESS") or "127.0.0.1",
+        door_ports=_ports(env.get("BERTH_DOOR_PORTS") or ""),
+        pilot_dir=Path(folder),
+        job_log=Path(job_log) if job_log else None,
+        started_at=_number(env, "BERTH_STARTED_AT", None),
+        portal_silence_s=_number(env, "BERTH_PORTAL_SILENCE_S", 1800.0) or 0.0,
+        register_limit_s=_number(env, "BERTH_REGISTER_LIMIT_S", 1800.0) or 0.0,
+        job_id=int(_number(env, "SLURM_JOB_ID", 0.0) or 0),
+        restart_count=int(_number(env, "SLURM_RESTART_COUNT", 0.0) or 0),
+        node=env.get("SLURMD_NODENAME") or socket.gethostname(),
+        gpus=visible_gpus(env),
+        host_mem_mb=_host_memory_mb(env),
+    )
+
+
+def unknown(env: Mapping[str, str]) -> list[str]:
+    """BERTH_* names that nothing here reads: most likely misspelt, worth a line in the log."""
+    return sorted(name for name in env if name.startswith("BERTH_") and name not in KNOWN)
+
+
+def _number(env: Mapping[str, str], name: str, default: float | None) -> float | None:
+    text = env.get(name)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        raise SettingsError(f"{name}={text!r} is not a number") from None
+    if value < 0:
+        raise SettingsError(f"{name}={text!r} is negative")
+    return value
+
+
+def _ports(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    first, _, last = text.partition("-")
+    try:
+        span = int(first), int(last or first)
+    except ValueError:
+        span = (0, 0)
+    if not 0 < span[0] <= span[1] < 65536:
+        raise SettingsError(f'BERTH_DOOR_PORTS={text!r} is not a range of ports like "20000-20100"')
+    return span
+
+
+def visible_gpus(env: Mapping[str, str]) -> list[str]:
+    """The job's GPUs by the names CUDA understands. Slurm sets CUDA_VISIBLE_DEVICES where GRES are devices."""
+    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", "SLURM_STEP_GPUS"):
+        text = env.get(name)
+        if text and text != "NoDevFiles":
+            return [part.strip() for part in text.split(",") if part.strip()]
+    return []
+
+
+def _host_memory_mb(env: Mapping[str, str]) -> int:
+    """What Slurm gave the job on this node, else all the node has."""
+    given = _number(env, "SLURM_MEM_PER_NODE", None)
+    if given:
+        return int(given)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
+
+
+def read_secret(path: Path) -> wire.Secret:
+    """The pilot's secret file. Others must not be able to read it: compute nodes have many users."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno())
+            data = file.read()
+    except OSError as error:
+        raise SettingsError(f"secret file {path}: {error.strerror}") from None
+    if stat.S_IMODE(mode.st_mode) & 0o077 or mode.st_uid != os.geteuid():
+        raise SettingsError(f"secret file {path} must belong to this user and have mode 0600")
+    try:
+        secret = wire.loads(wire.Secret, data)
+    except wire.WireError as error:
+        # The error names fields and types, never values.
+        raise SettingsError(f"secret file {path}: {error}") from None
+    if not secret.portal_url.startswith(("http://", "https://")):
+        raise SettingsError(f"secret file {path}: portal_url is not an http(s) URL")
+    return secret

@@ -1,0 +1,118 @@
+"""Turns a crashed agent into a new one inside the same job, without anything the old one left behind.
+
+It lives in the batch shell's pid (the job script `exec`s it), because that is where Slurm sends `--signal=B:`
+and because a job ends when that process does. It holds no state worth losing: an agent that starts again
+registers again and is told by the portal what to run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpuworker import exits, proctree
+
+FORWARDED = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+_HANDLED = {*FORWARDED, signal.SIGCHLD}
+
+
+@dataclass
+class Restarts:
+    """How often an agent may be started again: `most` times in `window_s`, each after a longer pause."""
+
+    most: int = 5
+    window_s: float = 600.0
+    first_pause_s: float = 0.2
+    at: list[float] = field(default_factory=list)
+
+    def pause_s(self, now: float) -> float | None:
+        """The pause before the next start, or None when there have been too many."""
+        self.at = [t for t in self.at if t > now - self.window_s]
+        if len(self.at) >= self.most:
+            return None
+        self.at.append(now)
+        return float(self.first_pause_s * 4 ** (len(self.at) - 1))
+
+
+def say(text: str) -> None:
+    print(f"gpuworker: {text}", file=sys.stderr, flush=True)
+
+
+def run(secret: str) -> int:
+    """The exit code of the job."""
+    if int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0:
+        say("Slurm started this job again after a requeue (SLURM_RESTART_COUNT > 0); pilots are never requeued")
+        return exits.RESTARTED_JOB
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+    proctree.become_subreaper()
+    scratch = os.environ.get("BERTH_SCRATCH") or tempfile.gettempdir()
+    try:
+        folder = tempfile.mkdtemp(prefix="berth-", dir=scratch)
+    except OSError as error:
+        say(f"no scratch folder under BERTH_SCRATCH={scratch}: {error}")
+        return exits.CONFIG
+    try:
+        return _keep_running(secret, folder)
+    finally:
+        proctree.kill_descendants(os.getpid())
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep_running(secret: str, folder: str) -> int:
+    restarts = Restarts()
+    while True:
+        agent = subprocess.Popen(
+            [sys.executable, "-m", "gpuworker.agent", "--secret", secret],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "BERTH_PILOT_DIR": folder, "PYTHONPATH": _python_path()},
+            preexec_fn=proctree.bound_child(),
+        )
+        code, ending = _wait(agent.pid)
+        if left := proctree.descendants(os.getpid()):
+            say(f"agent {agent.pid} left {len(left)} processes; ending them")
+            proctree.kill_descendants(os.getpid())
+        if code in exits.FINAL:
+            return code
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        if ending:
+            say(f"the agent died ({how}) after the job was told to end")
+            return 1
+        pause_s = restarts.pause_s(time.monotonic())
+        if pause_s is None:
+            say(f"the agent died ({how}) {restarts.most} times in {restarts.window_s / 60:.0f} min; giving up")
+            return 1
+        say(f"the agent died ({how}); starting it again in {pause_s:.1f} s")
+        if signal.sigtimedwait([signal.SIGTERM, signal.SIGINT], pause_s):
+            return 1
+
+
+def _wait(agent: int) -> tuple[int, bool]:
+    """Until the agent has ended: its exit code (negative = signal), and whether the job was told to end."""
+    ending = False
+    while True:
+        number = signal.sigwait(_HANDLED)
+        if number == signal.SIGCHLD:
+            # One SIGCHLD may stand for many children; orphans that came to us are collected here too.
+            ended = proctree.reap()
+            if agent in ended:
+                return os.waitstatus_to_exitcode(ended[agent]), ending
+            continue
+        ending = ending or number != signal.SIGUSR2
+        try:
+            os.kill(agent, signal.SIGTERM if number == signal.SIGINT else number)
+        except ProcessLookupError:
+            continue
+
+
+def _python_path() -> str:
+    """The folder this package was found in first: the batch shell's working folder need not stay the same."""
+    root = str(Path(__file__).resolve().parent.parent)
+    rest = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != root]
+    return os.pathsep.join([root, *rest])
