@@ -143,7 +143,7 @@ class Model(models.Model):
 
     name = models.CharField(max_length=128, unique=True, validators=[model_name])
     kind = models.CharField(max_length=5, choices=Kind, default=Kind.LLM)
-    pool = models.ForeignKey(Pool, on_delete=models.PROTECT, related_name="members")
+    pool = models.ForeignKey(Pool, on_delete=models.PROTECT, related_name="served")
     path = models.CharField(max_length=500, blank=True, help_text="Folder as seen on compute nodes.")
     revision = models.CharField(max_length=100, blank=True)
     context_tokens = models.PositiveIntegerField(null=True, blank=True)

@@ -57,7 +57,7 @@ class Migration(migrations.Migration):
                 ('description', models.TextField(blank=True)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('projects', models.ManyToManyField(blank=True, help_text='Who may use it when it is not public.', to='accounts.project')),
-                ('pool', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='models', to='catalog.pool')),
+                ('pool', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='served', to='catalog.pool')),
             ],
         ),
         migrations.CreateModel(

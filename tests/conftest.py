@@ -1,0 +1,71 @@
+"""Services and settings for every layer of tests: real PostgreSQL and Redis, each test on clean tables.
+
+`bin/test` exports BERTH_TEST_DATABASE_URL and BERTH_TEST_REDIS_URL; without them this file starts private
+instances of its own, so plain `pytest` works too. Everything the settings read must stand in the environment
+before Django is configured, hence at import.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_scratch = Path(tempfile.mkdtemp(prefix="berth-test-"))
+
+
+def _start_own_services() -> tuple[str, str]:
+    from devstack.postgres import Postgres
+    from devstack.redis import Redis
+
+    postgres = Postgres(_scratch / "postgres", durable=False).start()
+    redis = Redis(_scratch / "redis").start()
+    atexit.register(postgres.stop)
+    atexit.register(redis.stop)
+    return postgres.dsn, redis.url
+
+
+if "BERTH_TEST_DATABASE_URL" not in os.environ:
+    os.environ["BERTH_TEST_DATABASE_URL"], os.environ["BERTH_TEST_REDIS_URL"] = _start_own_services()
+
+os.environ["BERTH_DATABASE_URL"] = os.environ["BERTH_TEST_DATABASE_URL"]
+os.environ["BERTH_REDIS_URL"] = os.environ["BERTH_TEST_REDIS_URL"]
+os.environ["BERTH_STATE_DIR"] = str(_scratch / "state")
+os.environ["BERTH_SPOOL"] = str(_scratch / "spool")
+os.environ["BERTH_SECURE_COOKIES"] = "false"
+
+import psycopg2
+import pytest
+import redis as redis_library
+from psycopg2.extensions import connection as Connection
+
+
+@pytest.fixture
+def redis() -> Iterator[redis_library.Redis]:
+    """The run's Redis, empty."""
+    client = redis_library.Redis.from_url(os.environ["BERTH_REDIS_URL"])
+    client.flushall()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def test_dsn(transactional_db: None) -> str:
+    """Address of the test database, for code that has its own connection (gateway, worker API)."""
+    from django.db import connection
+
+    settings = connection.settings_dict
+    return (
+        f"postgresql://{settings['USER']}:{settings['PASSWORD']}@{settings['HOST']}:{settings['PORT']}"
+        f"/{settings['NAME']}"
+    )
+
+
+@pytest.fixture
+def pg(test_dsn: str) -> Iterator[Connection]:
+    """A plain psycopg2 connection to the test database. Its rows are truncated after the test."""
+    link = psycopg2.connect(test_dsn)
+    yield link
+    link.close()
