@@ -13,8 +13,9 @@ import threading
 import time
 from pathlib import Path
 
-MARK = "BERTH_DEVSTACK_RUN"
-NODE_MARK = "BERTH_DEVSTACK_NODE"
+# Not BERTH_…: the portal refuses settings it does not know.
+MARK = "DEVSTACK_RUN"
+NODE_MARK = "DEVSTACK_NODE"
 
 
 def _stat(pid: int) -> list[str]:

@@ -58,16 +58,16 @@ def substitute(path: Path, uid: int) -> Path:
 class RunDir:
     """One service's folder while it runs. `open()` locks and cleans, `close()` lets go."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, log_dir: Path | None = None) -> None:
         self.path = path.resolve()
         self.pid_dir = self.path / "pids"
-        self.log_dir = self.path / "log"
+        self.log_dir = log_dir or self.path / "log"
         self.mark = f"{self.path}#{secrets.token_hex(6)}"
         self._lock: IO[str] | None = None
 
     def open(self) -> None:
         self.pid_dir.mkdir(parents=True, exist_ok=True)
-        self.log_dir.mkdir(exist_ok=True)
+        self.log_dir.mkdir(parents=True, exist_ok=True)
         lock = (self.path / "lock").open("a+")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -50,8 +50,8 @@ def environment(stack: Stack) -> dict[str, str]:
         "BERTH_TEST_DATABASE_URL": made["BERTH_DATABASE_URL"],
         "BERTH_TEST_REDIS_URL": made["BERTH_REDIS_URL"],
         "BERTH_AGENT_PYTHON": str(envs.AGENT.python),
-        "BERTH_VLLM_PYTHON": str(envs.VLLM_CPU.python),
-        "BERTH_DEMO_MODEL": str(demomodel.folder()),
+        "BERTH_TEST_VLLM_PYTHON": str(envs.VLLM_CPU.python),
+        "BERTH_TEST_DEMO_MODEL": str(demomodel.folder()),
     }
 
 

@@ -1,0 +1,189 @@
+"""Turns started services into a running Berth: its environment variables, and web, worker and beat kept alive.
+
+Separate from `stack` because this half knows Django's commands, while the services below serve anybody.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from devstack import apt, envs
+from devstack.checkout import ROOT
+from devstack.ports import free_port
+from devstack.procs import Child, Command
+from devstack.rundir import RunDir
+from devstack.say import Progress, StepFailed
+
+WATCH_EVERY_S = 0.5
+BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+STEADY_S = 60.0  # a child that ran this long starts again without delay
+
+
+@dataclass
+class Supervised:
+    """A process that should run: its command, the child that does, and when to try again."""
+
+    command: Command
+    child: Child
+    failures: int = 0
+    started: float = field(default_factory=time.monotonic)
+    again_at: float | None = None
+
+
+class Site:
+    """`manage()` runs Django commands; `start()` brings up web, worker and beat; `stop()` ends them."""
+
+    def __init__(self, run_dir: Path, services: dict[str, str], progress: Progress) -> None:
+        self.port = free_port()
+        self.run_dir = run_dir
+        self.log_dir = run_dir / "log"
+        self._services = services
+        self._progress = progress
+        self._home = RunDir(run_dir / "site", self.log_dir)
+        self._children: dict[str, Supervised] = {}
+        self._stopping = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def env(self) -> dict[str, str]:
+        """Every variable that Berth's processes read; those of the caller's own shell are not passed on."""
+        return {
+            "PATH": f"{envs.PORTAL.folder() / 'bin'}:{apt.SERVER_PATH}",
+            "HOME": str(Path.home()),
+            "LANG": "C.UTF-8",
+            "PYTHONUNBUFFERED": "1",
+            **self._services,
+            "BERTH_STATE_DIR": str(self.run_dir / "state"),
+            "BERTH_SPOOL": str(self.run_dir / "spool"),
+            "BERTH_PORTAL_URL": self.url,
+            "BERTH_AGENT_PYTHON": str(envs.AGENT.python),
+            "BERTH_SLURM_MIN_INTERVAL_S": "1",
+            "BERTH_TICK_S": "1",
+            "BERTH_SECURE_COOKIES": "0",
+            "BERTH_DEBUG": "0",
+        }
+
+    def open(self) -> None:
+        """Makes the folders; ends what a crashed run left."""
+        for name in ("state", "spool"):
+            (self.run_dir / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._home.open()
+        self._home.watch()
+
+    def manage(self, *argv: str, timeout_s: float = 120) -> str:
+        """A Django command; its standard output, or a failed step with what it said."""
+        log = self.log_dir / "manage.log"
+        command = [str(envs.PORTAL.python), "manage.py", *argv]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=ROOT,
+                env=self.env(),
+                capture_output=True,
+                text=True,
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise StepFailed(f"manage.py {argv[0]} took longer than {timeout_s:.0f} s") from None
+        with log.open("a") as out:
+            # Standard output may hold a token (demo_seed prints one): only what went wrong is kept.
+            out.write(f"manage.py {argv[0]}: status {done.returncode}\n{done.stderr}")
+        if done.returncode != 0:
+            raise StepFailed(f"manage.py {argv[0]} ended with status {done.returncode}", "", log)
+        return done.stdout
+
+    def start(self) -> None:
+        """Web first, until it answers; then the worker and beat, whose first tick makes the site ready."""
+        for command in self.commands():
+            self._children[command.name] = Supervised(command, Child(command, self._home))
+            if command.name == "web":
+                self._children["web"].child.wait_ready(lambda: self.get("/healthz") == 200, 60)
+        self._watcher = threading.Thread(target=self._watch, name="site-watcher", daemon=True)
+        self._watcher.start()
+
+    def commands(self) -> list[Command]:
+        python = str(envs.PORTAL.python)
+        celery = [python, "-m", "celery", "-A", "portal"]
+        web = [
+            python,
+            "-m",
+            "uvicorn",
+            "portal.asgi:application",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+        ]
+        web += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--lifespan", "on"]
+        web += ["--timeout-graceful-shutdown", "5"]
+        worker = [*celery, "worker", "-l", "INFO", "-c", "2", "--without-gossip", "--without-mingle"]
+        beat = [*celery, "beat", "-s", str(self.run_dir / "site" / "beat-schedule"), "--pidfile="]
+        argvs = {"web": web, "worker": worker, "beat": beat}
+        return [Command(name, argv, self.env(), cwd=ROOT, grace_s=10) for name, argv in argvs.items()]
+
+    def get(self, path: str) -> int:
+        """The status of a page, or 0 where nothing answers."""
+        try:
+            with urllib.request.urlopen(f"{self.url}{path}", timeout=5) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    def pid(self, name: str) -> int:
+        return self._children[name].child.pid
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._watcher is not None:
+            self._watcher.join()
+        for name in ("beat", "worker", "web"):
+            if name in self._children:
+                self._children.pop(name).child.stop()
+        self._home.close()
+
+    def __enter__(self) -> Site:
+        try:
+            self.open()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def _watch(self) -> None:
+        """Until stopped: starts again what died, at once after a steady run, else with growing pauses."""
+        while not self._stopping.wait(WATCH_EVERY_S):
+            for supervised in self._children.values():
+                self._revive(supervised, time.monotonic())
+
+    def _revive(self, supervised: Supervised, now: float) -> None:
+        if supervised.child.alive:
+            return
+        name = supervised.command.name
+        if supervised.again_at is None:
+            steady = now - supervised.started >= STEADY_S
+            supervised.failures = 0 if steady else supervised.failures
+            pause_s = BACKOFF_S[min(supervised.failures, len(BACKOFF_S) - 1)]
+            supervised.again_at = now + pause_s
+            supervised.failures += 1
+            code = supervised.child.returncode()
+            self._progress.say(
+                f"! {name} ended with status {code}; again in {pause_s:.0f} s ({self.log_dir})"
+            )
+        elif now >= supervised.again_at:
+            supervised.child = Child(supervised.command, self._home)
+            supervised.started, supervised.again_at = now, None
