@@ -229,13 +229,15 @@ def _claim_lane(
     cur: Cursor, lane: str, holder: str, pool: str, replica: UUID, room: int, now: datetime, which: str
 ) -> list[Any]:
     cur.execute(
-        f"""UPDATE ledger_request r
-            SET state = 'running', attempt = r.attempt + 1, holder = %s, replica = %s, granted_at = %s
-            FROM (SELECT id FROM ledger_request
-                  WHERE pool = %s AND lane = %s AND state = 'queued' AND {which}
-                  ORDER BY order_key, id LIMIT %s FOR UPDATE SKIP LOCKED) q
-            WHERE r.id = q.id AND r.state = 'queued'
-            RETURNING r.id, r.attempt, r.api, r.crashes, r.order_key""",
+        # ARRAY(…) runs the locking subquery exactly once. As a join, the planner may run it again for each
+        # row of the outer side, and each run claims `room` more.
+        f"""UPDATE ledger_request
+            SET state = 'running', attempt = attempt + 1, holder = %s, replica = %s, granted_at = %s
+            WHERE id = ANY(ARRAY(
+                SELECT id FROM ledger_request
+                WHERE pool = %s AND lane = %s AND state = 'queued' AND {which}
+                ORDER BY order_key, id LIMIT %s FOR UPDATE SKIP LOCKED)) AND state = 'queued'
+            RETURNING id, attempt, api, crashes, order_key""",
         (holder, str(replica), now, pool, lane, room),
     )
     return cur.fetchall()
