@@ -1,0 +1,150 @@
+"""The Slurm client that runs Slurm's own commands: sbatch, squeue, scancel, sinfo, scontrol, sacct.
+
+Works with every release and needs no library, which is why it is the one that every site starts with.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from shlex import quote
+
+from scheduler.slurm import listing, shell
+from scheduler.slurm.protocol import (
+    Jobs,
+    NoAnswer,
+    PartitionInfo,
+    Rejected,
+    ReservationInfo,
+    UsageInfo,
+)
+from scheduler.slurm.render import check, render
+from scheduler.slurm.shell import Answer, here_document
+from scheduler.slurm.spec import JobSpec
+
+# sbatch fails with these when the controller was not heard, or not to the end: the job may exist.
+_SILENCE = re.compile(
+    r"unable to contact|timed out|zero bytes|insane message|header lengths|message (send|receive) failure"
+    r"|communication (connection|shutdown)|connection (refused|reset)|authentication|credential|munge"
+    r"|temporarily un|unexpected message|incompatible versions|standby mode|not responding"
+    r"|configuration source|unable to (open|process) config|getaddrinfo|no route to host",
+    re.IGNORECASE,
+)
+_REFUSAL = re.compile(r"submission failed: (?P<reason>.+)|allocation failure: (?P<test>.+)")
+
+
+class CliClient:
+    """See SlurmClient. `prefix` is the profile's submit_prefix, e.g. ("ssh", "login01")."""
+
+    def __init__(self, prefix: tuple[str, ...] = (), *, limit_s: float = 20.0) -> None:
+        self._prefix = prefix
+        self._limit_s = limit_s
+        self._export = ""
+
+    def submit(self, script: str, spec: JobSpec) -> int:
+        check(spec)  # the name and the paths below are part of a shell program
+        program = (
+            f"umask 077\n{_write_secret(spec)}{_make_folder(spec.log_path)}"
+            f"{shell.CLEAN} sbatch --parsable --no-requeue --export={self._export_word()}"
+            f" --job-name={quote(spec.name)} {here_document(script)}"
+        )
+        answer = self._run(program, "sbatch")
+        if answer.code != 0:
+            raise _refused(answer, "sbatch")
+        number = re.fullmatch(r"\s*([0-9]+)(;\S+)?\s*", answer.out)
+        if number is None:
+            raise NoAnswer(f"sbatch: not a job id: {answer.said}")
+        return int(number.group(1))
+
+    def jobs(self) -> Jobs:
+        words = f"squeue --me -a -h -t all -o {quote(listing.SQUEUE_FORMAT)}"
+        return listing.jobs(self._ask(words, "squeue"))
+
+    def cancel(self, job_ids: list[int]) -> None:
+        if not job_ids:
+            return
+        answer = self._run(f"{shell.CLEAN} scancel {_ids(job_ids, ' ')}", "scancel")
+        # An id that Slurm has forgotten is one that needs no cancelling.
+        lines = [line for line in answer.err.splitlines() if "Invalid job id" not in line]
+        if answer.code != 0 and (lines or not answer.err):
+            raise NoAnswer(f"scancel: {answer.said}")
+
+    def partitions(self) -> dict[str, PartitionInfo]:
+        return listing.partitions(self._ask(f"sinfo -h -a -o {quote(listing.SINFO_FORMAT)}", "sinfo"))
+
+    def reservations(self) -> dict[str, ReservationInfo]:
+        return listing.reservations(self._ask("scontrol -a -o show reservation", "scontrol"))
+
+    def estimate_start(self, spec: JobSpec) -> float:
+        words = f"sbatch --test-only --export={self._export_word()} --job-name={quote(spec.name)}"
+        answer = self._run(f"{shell.CLEAN} {words} {here_document(render(spec))}", "sbatch --test-only")
+        found = re.search(r"to start at (\S+)", answer.err + answer.out)
+        starts_at = listing.moment(found.group(1)) if found else None
+        if starts_at is None:
+            raise _refused(answer, "sbatch --test-only")
+        return starts_at
+
+    def usage(self, job_ids: list[int]) -> dict[int, UsageInfo]:
+        if not job_ids:
+            return {}
+        fields = "JobIDRaw,State,ExitCode,ElapsedRaw,NodeList"
+        return listing.usage(self._ask(f"sacct -n -P -X -j {_ids(job_ids, ',')} -o {fields}", "sacct"))
+
+    def log_tail(self, path: str, max_bytes: int) -> str:
+        program = f"if [ -e {quote(path)} ]; then tail -c {int(max_bytes)} -- {quote(path)}; fi"
+        answer = self._run(program, "tail")
+        if answer.code != 0:
+            raise NoAnswer(f"tail: {answer.said}")
+        return answer.out
+
+    def forget(self, secret_path: str) -> None:
+        answer = self._run(f"rm -f -- {quote(secret_path)}", "rm")
+        if answer.code != 0:
+            raise NoAnswer(f"rm: {answer.said}")
+
+    def _ask(self, words: str, command: str) -> str:
+        answer = self._run(f"{shell.CLEAN} {words}", command)
+        # Some failures end with code 0 and nothing on stdout: that is not "no jobs".
+        if answer.code != 0 or (not answer.out.strip() and "error" in answer.err.lower()):
+            raise NoAnswer(f"{command}: {answer.said}")
+        return answer.out
+
+    def _run(self, program: str, what: str) -> Answer:
+        return shell.run(self._prefix, program, limit_s=self._limit_s, what=what)
+
+    def _export_word(self) -> str:
+        """NIL from 23.02 on, where NONE also runs the user's log-in shell on the node (--get-user-env)."""
+        if not self._export:
+            said = self._ask("sbatch --version", "sbatch")
+            release = re.search(r"(\d+)\.(\d+)", said)
+            if release is None:
+                raise NoAnswer(f"sbatch --version: {said.strip()[:200]!r}")
+            self._export = "NIL" if (int(release.group(1)), int(release.group(2))) >= (23, 2) else "NONE"
+        return self._export
+
+
+def _write_secret(spec: JobSpec) -> str:
+    path = spec.secret.path
+    # Renamed into place, so that a job that starts at once never reads half a file.
+    return (
+        f"{_make_folder(path)}"
+        f"cat > {quote(path + '.new')} {here_document(spec.secret.text)}"
+        f"mv -f {quote(path + '.new')} {quote(path)} || exit 1\n"
+    )
+
+
+def _make_folder(path: str) -> str:
+    return f"mkdir -p {quote(str(PurePosixPath(path).parent))} || exit 1\n"
+
+
+def _refused(answer: Answer, command: str) -> Rejected | NoAnswer:
+    """Which of the two a failed sbatch is. In doubt it is silence: the next listing then decides."""
+    reason = _REFUSAL.search(answer.err)
+    text = (reason.group("reason") or reason.group("test")).strip() if reason else answer.said
+    if _SILENCE.search(text) or "error:" not in answer.err:
+        return NoAnswer(f"{command}: {answer.said}")
+    return Rejected(text if reason else text.removeprefix(f"{command}: error: "))
+
+
+def _ids(job_ids: list[int], separator: str) -> str:
+    return separator.join(str(int(job_id)) for job_id in job_ids)

@@ -1,0 +1,127 @@
+"""The text that Slurm's commands print, as the protocol's values; anything else is no answer. Pure.
+
+Records begin with one control character and fields are parted by another, because job names and reasons
+may hold spaces, bars, commas and even newlines.
+"""
+
+from __future__ import annotations
+
+import calendar
+import re
+import time
+from collections.abc import Iterator
+
+from scheduler.slurm.protocol import (
+    JobInfo,
+    Jobs,
+    NoAnswer,
+    NodeGroup,
+    PartitionInfo,
+    ReservationInfo,
+    UsageInfo,
+)
+
+RECORD, FIELD = "\x1e", "\x1f"
+# id, state, partition, submitted, started, ends, nodes, reason, name
+SQUEUE_FORMAT = RECORD + FIELD.join(["%i", "%T", "%P", "%V", "%S", "%e", "%N", "%r", "%j"])
+# partition, available, limit, nodes, state, gres, cpus, memory
+SINFO_FORMAT = RECORD + FIELD.join(["%R", "%a", "%l", "%D", "%T", "%G", "%c", "%m"])
+
+
+def jobs(text: str) -> Jobs:
+    """Raises NoAnswer on text that is no listing."""
+    found: dict[str, list[JobInfo]] = {}
+    for fields in _records(text, 9, "squeue"):
+        number = re.match(r"[0-9]+", fields[0])  # 12_[3-4] and 12+0 are arrays and hets of other programs
+        if number is None or re.fullmatch(r"[A-Z_]+", fields[1]) is None:
+            raise NoAnswer(f"squeue: not a job: {fields[0]!r} {fields[1]!r}")
+        info = JobInfo(
+            job_id=int(number.group()),
+            name=fields[8],
+            state=fields[1],
+            reason=fields[7],
+            partition=fields[2],
+            nodes=fields[6],
+            submitted_at=moment(fields[3]),
+            started_at=moment(fields[4]),
+            ends_at=moment(fields[5]),
+        )
+        found.setdefault(info.name, []).append(info)
+    return {name: tuple(sorted(infos, key=lambda info: info.job_id)) for name, infos in found.items()}
+
+
+def partitions(text: str) -> dict[str, PartitionInfo]:
+    """One line per partition and kind of node becomes one value per partition."""
+    found: dict[str, PartitionInfo] = {}
+    for name, available, limit, count, state, gres, cpus, mem_mb in _records(text, 8, "sinfo"):
+        if not count.isdigit():
+            raise NoAnswer(f"sinfo: not a node count: {count!r}")
+        group = NodeGroup(int(count), state, "" if gres == "(null)" else gres, cpus, mem_mb)
+        known = found.get(name)
+        groups = (*known.groups, group) if known else (group,)
+        found[name] = PartitionInfo(name, available == "up", _minutes(limit), groups)
+    return found
+
+
+def reservations(text: str) -> dict[str, ReservationInfo]:
+    """`scontrol -o show reservation`."""
+    found = {}
+    for line in text.splitlines():
+        if not line.strip() or line.startswith("No reservations"):
+            continue
+        fields = dict(re.findall(r"(\w+)=(\S*)", line))
+        if "ReservationName" not in fields:
+            raise NoAnswer(f"scontrol: not a reservation: {line[:200]!r}")
+        found[fields["ReservationName"]] = ReservationInfo(
+            name=fields["ReservationName"],
+            starts_at=moment(fields.get("StartTime", "")),
+            ends_at=moment(fields.get("EndTime", "")),
+            nodes=_known(fields.get("Nodes", "")),
+            partition=_known(fields.get("PartitionName", "")),
+            flags=fields.get("Flags", ""),
+        )
+    return found
+
+
+def usage(text: str) -> dict[int, UsageInfo]:
+    """`sacct -n -P -X -o JobIDRaw,State,ExitCode,ElapsedRaw,NodeList`."""
+    found = {}
+    for line in text.splitlines():
+        fields = line.split("|")
+        if len(fields) != 5 or not fields[0].isdigit() or not fields[3].isdigit():
+            raise NoAnswer(f"sacct: not a job: {line[:200]!r}")
+        state = fields[1].split()[0] if fields[1] else ""  # "CANCELLED by 1000"
+        found[int(fields[0])] = UsageInfo(int(fields[0]), state, fields[2], int(fields[3]), fields[4])
+    return found
+
+
+def moment(text: str) -> float | None:
+    """Slurm's time in UTC as UNIX seconds; None for N/A, Unknown, NONE and the like."""
+    try:
+        return float(calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%S")))
+    except ValueError:
+        return None
+
+
+def _records(text: str, width: int, command: str) -> Iterator[list[str]]:
+    head, *records = text.split(RECORD)
+    if head.strip():
+        raise NoAnswer(f"{command}: not a listing: {head.strip()[:200]!r}")
+    for record in records:
+        fields = record.removesuffix("\n").split(FIELD)
+        if len(fields) != width:
+            raise NoAnswer(f"{command}: not a record: {record[:200]!r}")
+        yield fields
+
+
+def _minutes(text: str) -> int | None:
+    """[days-]hours:minutes:seconds, minutes:seconds, or "infinite"."""
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
+    if match is None:
+        return None
+    days, hours, minutes, _seconds = (int(part or 0) for part in match.groups())
+    return days * 1440 + hours * 60 + minutes
+
+
+def _known(text: str) -> str:
+    return "" if text in ("(null)", "None") else text

@@ -1,0 +1,117 @@
+"""What the scheduler may ask of Slurm, and the three kinds of answer it can get.
+
+Every verb either returns what Slurm said, raises `Rejected` (Slurm said no, with its reason), or raises
+`NoAnswer` (Slurm was not heard). Only the first two may change anything: silence is not absence
+(invariant 1). Separate from the clients, so that command line, slurmrestd and pyslurm answer alike; one
+contract suite (tests/slurm/contract.py) holds them to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from scheduler.slurm.spec import JobSpec
+
+
+class SlurmError(Exception):
+    """Root of what a client raises."""
+
+
+class NoAnswer(SlurmError):
+    """Slurm was not heard: a time-out, a failing command, or output that is not an answer."""
+
+
+class Rejected(SlurmError):
+    """Slurm heard and said no. `reason` is Slurm's own text."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class JobInfo:
+    """One job of ours as the listing shows it. Times are UNIX seconds; None = Slurm does not know yet."""
+
+    job_id: int
+    name: str
+    state: str  # PENDING, RUNNING, COMPLETING, COMPLETED, CANCELLED, FAILED, TIMEOUT, NODE_FAIL, …
+    reason: str  # "None" or Slurm's reason code
+    partition: str
+    nodes: str
+    submitted_at: float | None
+    started_at: float | None  # an estimate while PENDING
+    ends_at: float | None  # the limit's end while RUNNING
+
+
+Jobs = dict[str, tuple[JobInfo, ...]]
+"""By name; several jobs may bear one name, the lowest id first."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeGroup:
+    count: int
+    state: str
+    gres: str
+    cpus: str  # "8", or "8+" where nodes differ
+    mem_mb: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionInfo:
+    name: str
+    up: bool
+    limit_min: int | None  # None = infinite
+    groups: tuple[NodeGroup, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationInfo:
+    name: str
+    starts_at: float | None
+    ends_at: float | None
+    nodes: str
+    partition: str
+    flags: str
+
+
+@dataclass(frozen=True, slots=True)
+class UsageInfo:
+    """What accounting recorded of one job."""
+
+    job_id: int
+    state: str
+    exit_code: str
+    elapsed_s: int
+    nodes: str
+
+
+class SlurmClient(Protocol):
+    """Every verb raises NoAnswer when Slurm was not heard; what else it raises is said here."""
+
+    def submit(self, script: str, spec: JobSpec) -> int:
+        """The job's id. Rejected when Slurm refuses it. After NoAnswer the job may exist all the same:
+        only a successful listing tells."""
+
+    def jobs(self) -> Jobs:
+        """All jobs of this user that Slurm still knows, the ended ones too. No jobs is an empty dict."""
+
+    def cancel(self, job_ids: list[int]) -> None:
+        """Ends jobs. One that has ended already is no error."""
+
+    def partitions(self) -> dict[str, PartitionInfo]: ...
+
+    def reservations(self) -> dict[str, ReservationInfo]: ...
+
+    def estimate_start(self, spec: JobSpec) -> float:
+        """When such a job would start. Rejected when Slurm would refuse it."""
+
+    def usage(self, job_ids: list[int]) -> dict[int, UsageInfo]:
+        """From accounting; NoAnswer where the site has none."""
+
+    def log_tail(self, path: str, max_bytes: int) -> str:
+        """The end of a job's log; "" when there is none yet."""
+
+    def forget(self, secret_path: str) -> None:
+        """Removes a pilot's secret file; one that is gone already is no error."""

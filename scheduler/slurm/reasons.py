@@ -1,0 +1,82 @@
+"""Slurm's state and reason of a job, as a sentence for a scientist and as what it means for the loop. Pure.
+
+Separate from the client, because every client reports the same codes, and because pages use the sentences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Phase = Literal["waiting", "running", "ended", "hopeless"]
+
+# States of a job that will not run again. Everything unknown counts as live: killing needs certainty.
+_ENDED = {
+    "COMPLETED": "its program ended",
+    "CANCELLED": "it was cancelled",
+    "FAILED": "its program failed",
+    "TIMEOUT": "it reached its time limit",
+    "NODE_FAIL": "its node failed",
+    "BOOT_FAIL": "its node did not boot",
+    "DEADLINE": "it could not finish before its deadline",
+    "OUT_OF_MEMORY": "it ran out of memory",
+    "PREEMPTED": "Slurm gave its GPUs to a job of higher priority",
+    "REVOKED": "it was taken over by another cluster",
+}
+_RUNNING = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"})
+# The job will wait for ever: cancel it and latch what asked for it (DESIGN §6).
+_HOPELESS = {
+    "BadConstraints": "no node can ever fit what it asks for",
+    "PartitionTimeLimit": "it asks for more time than its partition allows",
+    "PartitionNodeLimit": "it asks for more nodes than its partition allows",
+    "DependencyNeverSatisfied": "it depends on a job that can no longer finish",
+    "JobHeldUser": "it was held by its user",
+    "JobHeldAdmin": "it was held by an administrator",
+    "JobHoldMaxRequeue": "it was requeued too often",
+    "InvalidAccount": "its account is not valid",
+    "InvalidQOS": "its QOS is not valid",
+    "AccountNotAllowed": "its account may not use this partition",
+    "QOSNotAllowed": "its QOS may not be used here",
+}
+_WAITING = {
+    "None": "Slurm has not looked at it yet",
+    "Priority": "other jobs are ahead of it",
+    "Resources": "it is next, and waits for GPUs to become free",
+    "BeginTime": "its start time lies ahead",
+    "Licenses": "it waits for a licence",
+    "Reservation": "it waits for its reservation",
+    "PartitionDown": "its partition is down",
+    "PartitionInactive": "its partition is not active",
+    "ReqNodeNotAvail": "the nodes it needs are reserved or down",
+    "NodeDown": "a node that it needs is down",
+    "JobArrayTaskLimit": "too many tasks of its array run already",
+    "Prolog": "its node is being prepared",
+    "Cleaning": "its last run is being cleaned up",
+}
+_SHARES = ("Assoc", "QOS", "Max")
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    phase: Phase
+    text: str  # completes "the job …: "
+
+
+def meaning(state: str, reason: str) -> Meaning:
+    """`state` and `reason` as squeue prints them; the reason may carry a tail after a comma."""
+    code = reason.split(",")[0].strip().strip("()")
+    word = state.split(" ")[0]
+    if word in _ENDED:
+        text = _ENDED[word]
+        return Meaning("ended", text if code in ("", "None") else f"{text} ({code})")
+    if word in _RUNNING:
+        return Meaning("running", "it runs")
+    if word == "SPECIAL_EXIT":
+        return Meaning("hopeless", "it is held after a special exit")
+    if code in _HOPELESS:
+        return Meaning("hopeless", f"{_HOPELESS[code]} ({code})")
+    if code in _WAITING:
+        return Meaning("waiting", _WAITING[code])
+    if code.startswith(_SHARES):
+        return Meaning("waiting", f"a limit of its account or QOS is reached ({code})")
+    return Meaning("waiting", f"it waits ({code or state})")

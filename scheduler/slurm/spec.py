@@ -1,0 +1,42 @@
+"""What a pilot's job asks of Slurm, as one frozen value.
+
+Separate from the rendering, because a client that speaks to slurmrestd sends the same fields as JSON instead
+of directives, and because placement compares specs without ever making a script of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class SecretFile:
+    """A file that only the pilot may read. It travels on the submit command's stdin, nowhere else."""
+
+    path: str
+    text: str = field(repr=False)  # one line of JSON: wire.Secret
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """One pilot's job. An empty string leaves the directive out. Checked by `render`, not here."""
+
+    name: str  # berth-<instance>-<pilot>
+    pilot: str
+    log_path: str  # stdout and stderr of the job
+    agent_python: str  # interpreter that runs the agent, as seen on the node
+    agent_home: str  # folder that holds the gpuworker package, as seen on the node
+    secret: SecretFile
+    limit_min: int  # --time
+    least_limit_min: int  # --time-min; 0 = the same as limit_min
+    cpus: int
+    mem_mb: int  # 0 = the partition's default
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    gres: str = ""
+    signal_s: int = 60  # USR2 to the agent this long before the end
+    door_address: str = ""  # what the ingress binds to; "" = the agent's own choice
+    door_ports: str = ""  # "40000-40099"; "" = any
+    scratch: str = ""  # node-local folder; "" = the agent's own choice
+    prologue: str = ""  # the administrator's shell lines from the profile, run before the agent
