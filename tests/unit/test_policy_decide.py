@@ -1,0 +1,431 @@
+"""The policies together, by example and as properties over arbitrary fleets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import count
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scheduler.policy.decide import decide
+from scheduler.policy.decisions import (
+    CancelPilot,
+    Decision,
+    DrainPilot,
+    DrainReplica,
+    HoldPool,
+    LaunchPilot,
+    PlaceReplica,
+)
+from scheduler.policy.snapshot import (
+    Failure,
+    HoldView,
+    Limits,
+    PilotView,
+    PoolView,
+    ProfileView,
+    ReplicaView,
+    Snapshot,
+)
+
+NOW = 1_000_000.0
+LIMITS = Limits(pilot_idle_s=60, launch_backoff_s=5, latch_after=3)
+GPU = ProfileView("gpu", enabled=True, gpus=4, mem_mb=16_000, max_pilots=2)
+
+
+def pool(name: str = "llama", **changes: object) -> PoolView:
+    plain = PoolView(name, ("gpu",), gpus=1, mem_mb=4_000, keep_alive_s=600, load_s=30)
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def pilot(name: str = "p1", **changes: object) -> PilotView:
+    return replace(PilotView(name, "gpu", "up", gpus=4, mem_mb=16_000, alive=True), **changes)  # type: ignore[arg-type]
+
+
+def replica(name: str = "r1", **changes: object) -> ReplicaView:
+    plain = ReplicaView(name, "llama", "p1", "hot", (0,), 4_000, in_flight=0, idle_since=NOW)
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def fleet(
+    pools: tuple[PoolView, ...],
+    pilots: tuple[PilotView, ...] = (),
+    replicas: tuple[ReplicaView, ...] = (),
+    **changes: object,
+) -> Snapshot:
+    plain = Snapshot(pools, pilots, replicas, (GPU,), LIMITS, slurm_fresh=True)
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def only(decisions: list[Decision]) -> Decision:
+    assert len(decisions) == 1, decisions
+    return decisions[0]
+
+
+def test_work_for_a_cold_model_launches_one_job_that_says_why() -> None:
+    made = only(decide(fleet((pool(queued=3),)), NOW))
+    assert isinstance(made, LaunchPilot)
+    assert (made.pool, made.profile, made.gpu_indices) == ("llama", "gpu", (0,))
+    assert made.reason == "3 requests waiting for llama, and no job of ours has room: a new one is submitted."
+    assert made.inputs == {"queued": 3, "running": 0, "serving": 0, "wanted": 1}
+
+
+def test_nothing_is_launched_without_work() -> None:
+    assert decide(fleet((pool(),)), NOW) == []
+
+
+def test_nothing_is_launched_while_a_replica_is_on_its_way() -> None:
+    for state in ("wanted", "starting", "hot"):
+        coming = replica(state=state)
+        assert decide(fleet((pool(queued=9),), (pilot(),), (coming,)), NOW) == []
+
+
+def test_an_up_pilot_with_room_is_preferred_to_a_new_job_and_the_fullest_one_wins() -> None:
+    other = replica("r2", pool="other", pilot="p2", gpu_indices=(0, 2), idle_since=None, in_flight=1)
+    made = only(decide(fleet((pool(queued=1), pool("other")), (pilot(), pilot("p2")), (other,)), NOW))
+    assert isinstance(made, PlaceReplica)
+    assert (made.pilot, made.gpu_indices) == ("p2", (1,))
+
+
+def test_a_pilot_without_enough_memory_gpus_time_or_life_is_no_room() -> None:
+    full = replica("r2", pool="other", gpu_indices=(0, 1, 2, 3), in_flight=1, idle_since=None)
+    fat = replica("r2", pool="other", mem_mb=13_000, in_flight=1, idle_since=None)
+    cases = [
+        fleet((pool(queued=1), pool("other")), (pilot(),), (full,)),
+        fleet((pool(queued=1), pool("other")), (pilot(),), (fat,)),
+        fleet((pool(queued=1),), (pilot(ends_at=NOW + 50),)),
+        fleet((pool(queued=1),), (pilot(alive=False),)),
+        fleet((pool(queued=1),), (pilot(state="draining"),)),
+    ]
+    for case in cases:
+        assert isinstance(only(decide(case, NOW)), LaunchPilot)
+
+
+def test_a_second_model_joins_a_job_that_is_still_pending() -> None:
+    first = replica(state="wanted", in_flight=None, idle_since=None)
+    case = fleet((pool(), pool("other", queued=1)), (pilot(state="pending", alive=False),), (first,))
+    made = only(decide(case, NOW))
+    assert isinstance(made, PlaceReplica)
+    assert made.gpu_indices == (1,)
+
+
+def test_two_pools_that_start_in_one_tick_do_not_take_the_same_gpu_nor_too_many_jobs() -> None:
+    both = decide(fleet((pool("a", queued=1), pool("b", queued=1)), (pilot(),)), NOW)
+    assert [d.gpu_indices for d in both if isinstance(d, PlaceReplica)] == [(0,), (1,)]
+    three = decide(fleet(tuple(pool(name, queued=1, gpus=4) for name in "abc")), NOW)
+    assert [d.kind for d in three] == ["launch", "launch", "hold"]
+    assert isinstance(three[2], HoldPool)
+    assert three[2].reason == "All jobs allowed by gpu are in use; it waits for room."
+
+
+def test_room_that_is_being_cleared_is_waited_for_but_not_for_ever() -> None:
+    going = replica("r2", pool="other", state="draining", gpu_indices=(0, 1, 2, 3), draining_at=NOW - 1)
+    pools = (pool(queued=1), pool("other"))
+    assert decide(fleet(pools, (pilot(),), (going,)), NOW) == []
+    made = only(decide(fleet(pools, (pilot(),), (going,)), NOW + 40))
+    assert isinstance(made, LaunchPilot)
+
+
+def test_a_replica_past_its_keep_alive_drains_and_a_busy_or_unheard_one_does_not() -> None:
+    made = only(decide(fleet((pool(),), (pilot(),), (replica(idle_since=NOW - 601),)), NOW))
+    assert isinstance(made, DrainReplica)
+    assert made.reason == "Nobody has used llama for 601 s; its keep-alive is 600 s."
+    for kept in (
+        replica(idle_since=NOW - 599),
+        replica(idle_since=None, in_flight=1),
+        replica(idle_since=None, in_flight=None),
+    ):
+        assert decide(fleet((pool(),), (pilot(),), (kept,)), NOW) == []
+    old = replica(idle_since=NOW - 601)
+    assert decide(fleet((pool(interest_until=NOW + 1),), (pilot(),), (old,)), NOW) == []
+    assert decide(fleet((pool(min_replicas=1),), (pilot(),), (old,)), NOW) == []
+
+
+def test_an_empty_pilot_is_let_go_unless_it_is_about_to_be_used() -> None:
+    empty = pilot(empty_since=NOW - 61)
+    assert isinstance(only(decide(fleet((pool(),), (empty,)), NOW)), DrainPilot)
+    assert decide(fleet((pool(),), (pilot(empty_since=NOW - 59),)), NOW) == []
+    assert isinstance(only(decide(fleet((pool(queued=1),), (empty,)), NOW)), PlaceReplica)
+    withdrawn = only(decide(fleet((pool(),), (replace(empty, state="pending"),)), NOW))
+    assert isinstance(withdrawn, CancelPilot)
+    assert not withdrawn.failed
+
+
+def test_an_idle_resident_makes_room_when_every_job_is_in_use() -> None:
+    lone = replace(GPU, max_pilots=1)
+    resident = replica("r2", pool="other", gpu_indices=(0, 1, 2, 3), idle_since=NOW - 31)
+    case = fleet((pool(queued=1), pool("other")), (pilot(),), (resident,), profiles=(lone,))
+    first = decide(case, NOW)[0]
+    assert isinstance(first, DrainReplica)
+    assert first.reason == "other is idle, and llama has work and nowhere else to run."
+    for busy in (replace(resident, in_flight=1, idle_since=None), replace(resident, idle_since=NOW - 29)):
+        kinds = [d.kind for d in decide(replace(case, replicas=(busy,)), NOW)]
+        assert kinds == ["hold"]
+    wanted = replace(case, pools=(pool(queued=1), pool("other", queued=1)))
+    assert [d.kind for d in decide(wanted, NOW)] == ["hold"]
+
+
+def test_failures_are_waited_out_longer_each_time_and_latch_after_three() -> None:
+    once = pool(queued=1, failures=(Failure(NOW, "out of memory"),))
+    made = only(decide(fleet((once,)), NOW + 1))
+    assert isinstance(made, HoldPool)
+    assert made.hold == HoldView(
+        1, NOW + 5, False, "Starting it failed and is tried again soon: out of memory"
+    )
+    held = replace(once, hold=made.hold)
+    assert decide(fleet((held,)), NOW + 4.9) == []
+    assert isinstance(only(decide(fleet((held,)), NOW + 5)), LaunchPilot)
+    twice = pool(queued=1, failures=(Failure(NOW - 9, "x"), Failure(NOW, "y")))
+    assert not any(isinstance(d, LaunchPilot) for d in decide(fleet((twice,)), NOW + 9.9))
+    thrice = pool(queued=1, failures=(Failure(NOW, "x"),) * 2 + (Failure(NOW, "no such file"),))
+    latch = only(decide(fleet((thrice,)), NOW + 1e6))
+    assert isinstance(latch, HoldPool)
+    assert latch.hold.latched
+    assert latch.reason == "Starting it failed 3 times in a row; the last time because: no such file"
+    # It stays latched whatever is forgotten of the past, until a person clears it.
+    assert decide(fleet((pool(queued=1, hold=latch.hold),)), NOW + 1e6) == []
+    assert isinstance(decide(fleet((pool(queued=1),)), NOW + 1e6)[0], LaunchPilot)
+
+
+def test_a_job_that_can_never_start_is_withdrawn_and_its_pool_latched_at_once() -> None:
+    stuck = pilot(
+        state="pending", alive=False, hopeless="no node can ever fit what it asks for (BadConstraints)"
+    )
+    waiting = replica(state="wanted", in_flight=None, idle_since=None)
+    cancel, hold = decide(fleet((pool(queued=1),), (stuck,), (waiting,)), NOW)
+    assert isinstance(cancel, CancelPilot)
+    assert cancel.failed
+    assert isinstance(hold, HoldPool)
+    assert hold.hold.latched
+    assert "BadConstraints" in hold.hold.reason
+
+
+def test_a_pause_of_fleet_or_pool_launches_nothing_and_says_so() -> None:
+    for case in (fleet((pool(queued=1),), paused=True), fleet((pool(queued=1, paused=True),))):
+        made = only(decide(case, NOW))
+        assert isinstance(made, HoldPool)
+        assert "paused" in made.reason
+
+
+def test_when_slurm_is_silent_nothing_is_launched_or_killed_and_the_waiting_are_told() -> None:
+    case = fleet(
+        (pool(queued=1), pool("other")),
+        (pilot(empty_since=NOW - 999, state="draining"), pilot("p2", state="pending", hopeless="held")),
+        slurm_fresh=False,
+        slurm_error="squeue: no answer within 20 s",
+    )
+    made = only(decide(case, NOW))
+    assert isinstance(made, HoldPool)
+    assert (
+        made.reason
+        == "Slurm does not answer; nothing is started until it does. squeue: no answer within 20 s"
+    )
+
+
+# --- properties ---
+
+names = st.sampled_from(["a", "b", "c"])
+moments = st.floats(NOW - 2000, NOW + 2000)
+maybe = st.none() | moments
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    pools = tuple(
+        PoolView(
+            name,
+            profiles=tuple(draw(st.sets(st.sampled_from(["gpu", "spare"])))),
+            gpus=draw(st.integers(1, 4)),
+            mem_mb=draw(st.sampled_from([1_000, 8_000, 20_000])),
+            keep_alive_s=draw(st.sampled_from([0.0, 10.0, 600.0])),
+            load_s=10,
+            min_replicas=(low := draw(st.integers(0, 1))),
+            max_replicas=draw(st.integers(max(1, low), 3)),
+            queued=draw(st.integers(0, 3)),
+            running=draw(st.integers(0, 2)),
+            interest_until=draw(maybe),
+            paused=draw(st.booleans()),
+            failures=tuple(Failure(draw(moments), "x") for _ in range(draw(st.integers(0, 4)))),
+            hold=draw(st.sampled_from([HoldView(), HoldView(3, None, True, "latched")])),
+        )
+        for name in draw(st.sets(names))
+    )
+    profiles = tuple(
+        ProfileView(name, draw(st.booleans()), draw(st.integers(1, 4)), 16_000, draw(st.integers(0, 3)))
+        for name in ("gpu", "spare")
+    )
+    states = st.sampled_from(["planned", "submitted", "pending", "up", "draining"])
+    pilots, replicas, ids = [], [], count()
+    for number in range(draw(st.integers(0, 3))):
+        gpus = draw(st.integers(1, 4))
+        state = draw(states)
+        free = list(range(gpus))
+        hosted = 0
+        for name in sorted(draw(st.sets(st.sampled_from([p.name for p in pools])))) if pools else []:
+            need = next(p.gpus for p in pools if p.name == name)
+            if need > len(free):
+                continue
+            hosted += 1
+            busy = draw(st.sampled_from([None, 0, 2]))
+            replicas.append(
+                ReplicaView(
+                    f"r{next(ids)}",
+                    name,
+                    f"p{number}",
+                    draw(st.sampled_from(["wanted", "starting", "hot", "draining"])),
+                    tuple(free[:need]),
+                    1_000,
+                    in_flight=busy,
+                    idle_since=draw(moments) if busy == 0 else None,
+                    draining_at=draw(maybe),
+                )
+            )
+            free = free[need:]
+        pilots.append(
+            PilotView(
+                f"p{number}",
+                draw(st.sampled_from(["gpu", "spare"])),
+                state,
+                gpus,
+                16_000,
+                alive=draw(st.booleans()),
+                ends_at=draw(maybe),
+                empty_since=None if hosted else draw(moments),
+                hopeless=draw(st.sampled_from(["", "held"])) if state == "pending" else "",
+            )
+        )
+    return Snapshot(
+        pools,
+        tuple(pilots),
+        tuple(replicas),
+        profiles,
+        LIMITS,
+        slurm_fresh=draw(st.booleans()),
+        paused=draw(st.booleans()),
+    )
+
+
+serial = count()
+
+
+def acted(snapshot: Snapshot, decisions: list[Decision], now: float) -> Snapshot:
+    """The fleet after the decisions were carried out and nothing else happened."""
+    pilots = {p.id: p for p in snapshot.pilots}
+    replicas = {r.id: r for r in snapshot.replicas}
+    pools = {p.name: p for p in snapshot.pools}
+    profiles = {p.name: p for p in snapshot.profiles}
+    for decision in decisions:
+        number = next(serial)
+        if isinstance(decision, LaunchPilot):
+            asked = profiles[decision.profile]
+            new = PilotView(f"new{number}", asked.name, "submitted", asked.gpus, asked.mem_mb, alive=False)
+            pilots[new.id] = new
+        if isinstance(decision, LaunchPilot | PlaceReplica):
+            where = decision.pilot if isinstance(decision, PlaceReplica) else f"new{number}"
+            mem_mb = pools[decision.pool].mem_mb
+            made = ReplicaView(f"n{number}", decision.pool, where, "wanted", decision.gpu_indices, mem_mb)
+            replicas[made.id] = made
+            pilots[where] = replace(pilots[where], empty_since=None)
+        elif isinstance(decision, DrainReplica) and (leaving := replicas.get(decision.replica)):
+            replicas[leaving.id] = replace(leaving, state="draining", draining_at=now)
+        elif isinstance(decision, DrainPilot):
+            pilots[decision.pilot] = replace(pilots[decision.pilot], state="draining")
+        elif isinstance(decision, CancelPilot):
+            del pilots[decision.pilot]
+            replicas = {k: r for k, r in replicas.items() if r.pilot != decision.pilot}
+        elif isinstance(decision, HoldPool):
+            pools[decision.pool] = replace(pools[decision.pool], hold=decision.hold)
+    return replace(
+        snapshot,
+        pools=tuple(pools.values()),
+        pilots=tuple(pilots.values()),
+        replicas=tuple(replicas.values()),
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(snapshots())
+def test_never_a_launch_for_a_pool_that_is_served_or_coming_and_never_two(snapshot: Snapshot) -> None:
+    started = [d.pool for d in decide(snapshot, NOW) if isinstance(d, LaunchPilot | PlaceReplica)]
+    assert len(started) == len(set(started))
+    for name in started:
+        asking = next(p for p in snapshot.pools if p.name == name)
+        serving = [r for r in snapshot.by_pool[name] if r.state in ("wanted", "starting", "hot")]
+        assert len(serving) < max(1, asking.min_replicas)
+        assert not (snapshot.paused or asking.paused or asking.hold.latched or len(asking.failures) >= 3)
+
+
+@settings(max_examples=100, deadline=None)
+@given(snapshots())
+def test_only_what_was_heard_to_be_idle_is_drained_or_let_go(snapshot: Snapshot) -> None:
+    replicas = {r.id: r for r in snapshot.replicas}
+    for decision in decide(snapshot, NOW):
+        if isinstance(decision, DrainReplica):
+            assert replicas[decision.replica].in_flight == 0
+            assert replicas[decision.replica].state == "hot"
+        if isinstance(decision, DrainPilot):
+            assert snapshot.by_pilot[decision.pilot] == ()
+
+
+@settings(max_examples=100, deadline=None)
+@given(snapshots())
+def test_no_answer_launches_and_kills_nothing(snapshot: Snapshot) -> None:
+    for decision in decide(replace(snapshot, slurm_fresh=False), NOW):
+        assert isinstance(decision, PlaceReplica | HoldPool | DrainReplica)
+        if isinstance(decision, DrainReplica):
+            raise AssertionError("drained while Slurm was silent")
+
+
+@settings(max_examples=100, deadline=None)
+@given(snapshots())
+def test_without_queued_work_interest_or_a_floor_nothing_starts(snapshot: Snapshot) -> None:
+    """Parked requests reach the policies as nothing at all, whatever else is true of the pool."""
+    quiet = tuple(replace(p, queued=0, interest_until=None, min_replicas=0) for p in snapshot.pools)
+    made = decide(replace(snapshot, pools=quiet), NOW)
+    assert not [d for d in made if isinstance(d, LaunchPilot | PlaceReplica)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(snapshots())
+def test_deciding_again_after_acting_starts_nothing_more_for_a_pool_and_comes_to_rest(
+    snapshot: Snapshot,
+) -> None:
+    first = decide(snapshot, NOW)
+    after = acted(snapshot, first, NOW)
+    second = decide(after, NOW)
+    settled = {d.pool for d in first if isinstance(d, LaunchPilot | PlaceReplica)}
+    for decision in second:
+        if isinstance(decision, LaunchPilot | PlaceReplica):
+            assert decision.pool not in settled
+    rounds = 0
+    while second and rounds < 12:
+        after = acted(after, second, NOW)
+        second = decide(after, NOW)
+        rounds += 1
+    assert second == [], "it never comes to rest"
+
+
+@settings(max_examples=100, deadline=None)
+@given(snapshots())
+def test_decisions_are_bounded_by_what_exists_and_claim_no_gpu_twice(snapshot: Snapshot) -> None:
+    made = decide(snapshot, NOW)
+    assert len(made) <= 3 * len(snapshot.pools) + 2 * len(snapshot.pilots) + len(snapshot.replicas)
+    claims: set[tuple[str, int]] = {(r.pilot, gpu) for r in snapshot.replicas for gpu in r.gpu_indices}
+    for decision in made:
+        if isinstance(decision, PlaceReplica):
+            for gpu in decision.gpu_indices:
+                assert (decision.pilot, gpu) not in claims
+                claims.add((decision.pilot, gpu))
+    for profile in snapshot.profiles:
+        live = sum(p.profile == profile.name for p in snapshot.pilots)
+        launched = sum(isinstance(d, LaunchPilot) and d.profile == profile.name for d in made)
+        assert launched == 0 or live + launched <= profile.max_pilots
+
+
+@settings(max_examples=100, deadline=None)
+@given(snapshots())
+def test_every_decision_says_why(snapshot: Snapshot) -> None:
+    for decision in decide(snapshot, NOW):
+        assert decision.reason
+        assert decision.kind

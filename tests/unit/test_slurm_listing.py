@@ -1,0 +1,66 @@
+"""Slurm's text becomes values, whatever strangers call their jobs; anything else is no answer."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.slurm import listing
+from scheduler.slurm.protocol import Jobs, NoAnswer
+
+
+def record(*fields: str) -> str:
+    return listing.RECORD + listing.FIELD.join(fields) + "\n"
+
+
+def line(job_id: str, name: str, state: str = "RUNNING") -> str:
+    times = ("2026-11-21T01:00:00", "2026-11-21T01:00:05", "N/A")
+    return record(job_id, state, "gpu", *times, "gpu01", "None", name)
+
+
+def test_times_are_utc_and_unknown_ones_are_none() -> None:
+    (job,) = listing.jobs(line("7", "berth-x-1"))["berth-x-1"]
+    assert (job.submitted_at, job.started_at, job.ends_at) == (1795222800.0, 1795222805.0, None)
+
+
+def test_array_and_heterogeneous_jobs_of_others_do_not_spoil_the_listing() -> None:
+    found = listing.jobs(line("12_[3-4%1]", "array") + line("13+1", "het") + line("14", "berth-x-1"))
+    assert [found[name][0].job_id for name in ("array", "het", "berth-x-1")] == [12, 13, 14]
+
+
+@given(st.text(st.characters(exclude_characters="\x1e\x1f", exclude_categories=["Cs"]), max_size=40))
+def test_any_name_survives(name: str) -> None:
+    found = listing.jobs(line("7", name) + line("8", "berth-x-1"))
+    assert found["berth-x-1"][0].job_id == 8
+    assert len(found) <= 2
+
+
+@given(st.text(max_size=60))
+def test_text_that_is_no_listing_is_no_answer_and_never_an_error(text: str) -> None:
+    try:
+        found: Jobs = listing.jobs(text)
+    except NoAnswer:
+        return
+    assert found == {}
+    assert not text.strip()
+
+
+def test_partitions_are_gathered_from_their_groups_of_nodes() -> None:
+    text = record("gpu", "up", "4:00:00", "3", "idle", "gpu:a100:4", "8", "16000")
+    text += record("gpu", "up", "4:00:00", "1", "down*", "(null)", "8+", "16000")
+    text += record("long", "inact", "infinite", "1", "idle", "(null)", "8", "16000")
+    found = listing.partitions(text)
+    assert (found["gpu"].up, found["gpu"].limit_min, [g.count for g in found["gpu"].groups]) == (
+        True,
+        240,
+        [3, 1],
+    )
+    assert (found["long"].up, found["long"].limit_min, found["long"].groups[0].gres) == (False, None, "")
+
+
+def test_accounting_lines() -> None:
+    found = listing.usage("12|CANCELLED by 1000|0:15|61|gpu01\n")
+    assert (found[12].state, found[12].elapsed_s) == ("CANCELLED", 61)
+    with pytest.raises(NoAnswer):
+        listing.usage("Slurm accounting storage is disabled\n")
