@@ -35,6 +35,11 @@ os.environ["BERTH_REDIS_URL"] = os.environ["BERTH_TEST_REDIS_URL"]
 os.environ["BERTH_STATE_DIR"] = str(_scratch / "state")
 os.environ["BERTH_SPOOL"] = str(_scratch / "spool")
 os.environ["BERTH_SECURE_COOKIES"] = "false"
+os.environ["DJANGO_SETTINGS_MODULE"] = "portal.settings"
+
+import django
+
+django.setup()
 
 import psycopg2
 import pytest

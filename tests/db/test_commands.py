@@ -59,7 +59,6 @@ def test_createtoken_prints_a_token_that_is_known_by_its_hash() -> None:
         (["eve", "waves", "n"], "no user 'eve'"),
         (["ada", "storms", "n"], "no project 'storms'"),
         (["ada", "waves", "n"], "not a member"),
-        (["ada", "waves", "n", "--days", "900"], "not a member|days"),
     ],
 )
 def test_createtoken_says_what_is_wrong(argv: list[str], said: str) -> None:
