@@ -101,7 +101,7 @@ def kill_descendants(root: int, within_s: float = 10.0) -> list[int]:
 
 def reap() -> dict[int, int]:
     """Collects ended children without waiting: pid → wait status."""
-    ended = {}
+    ended: dict[int, int] = {}
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)

@@ -20,6 +20,8 @@ from pathlib import Path
 from gpuworker import exits, proctree
 
 FORWARDED = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+# A unix socket's path has at most 107 bytes; the pilot's folder and the socket's name need about 30.
+LONGEST_SCRATCH = 70
 _HANDLED = {*FORWARDED, signal.SIGCHLD}
 
 
@@ -53,6 +55,9 @@ def run(secret: str) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
     proctree.become_subreaper()
     scratch = os.environ.get("BERTH_SCRATCH") or tempfile.gettempdir()
+    if len(os.fsencode(scratch)) > LONGEST_SCRATCH:
+        say(f"BERTH_SCRATCH={scratch} is too long for the path of a unix socket; using /tmp")
+        scratch = "/tmp"
     try:
         folder = tempfile.mkdtemp(prefix="berth-", dir=scratch)
     except OSError as error:

@@ -1,0 +1,307 @@
+"""The agent: what runs between the portal's wishes and this job's engines. `python -m gpuworker.agent`.
+
+Three loops over shared state, each with one question: what should be here (`_steps`), what does the portal say
+(`_syncs`), is there work to pull (the leaser). Everything that changes wakes them; each also looks by itself,
+because a wake-up is a hint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from gpuworker import exits, lifetime, logtail, settings, wire
+from gpuworker.ingress import Ingress
+from gpuworker.leaser import Leaser
+from gpuworker.outbox import Outbox
+from gpuworker.portal_client import Ended, Lost, PortalClient, Refused, Unavailable
+from gpuworker.replica import Replica
+from gpuworker.replicas import Replicas
+from gpuworker.seats import Fence
+
+log = logging.getLogger("berth.agent")
+
+VERSION = "0.1.0"
+STEP_S = 0.2
+# Changes that come together go into one sync; a replica going idle is news, but not at 100 per second.
+GATHER_S = 0.03
+IDLE_NEWS_S = 0.5
+REGISTER_RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+LOG_BYTES = 64 * 1024
+RESULTS_LIMIT_S = 5.0
+END_GRACE_S = 2.0
+LAST_SYNC_LIMIT_S = 4.0
+
+
+class JobOver(Exception):
+    """The agent ends with this exit code, and the job with it."""
+
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+class Agent:
+    def __init__(self, given: settings.Settings, secret: wire.Secret) -> None:
+        self._settings = given
+        self._secret = secret
+        self._agent_at = time.time()
+        self._portal = PortalClient(secret)
+        fence = Fence()
+        self._replicas = Replicas(given.gpus, given.pilot_dir, self._changed)
+        self._outbox = Outbox(secret.pilot, self._portal)
+        self._leaser = Leaser(secret.pilot, self._portal, self._replicas, self._outbox, fence, self._idle_news)
+        self._replicas.cut = self._leaser.give_back
+        self._ingress = Ingress(secret.ingress_key, self._replicas, fence, self._held_left)
+        self._wake_step = asyncio.Event()
+        self._wake_sync = asyncio.Event()
+        # From the clock, so that it also rises over a restart of the agent.
+        self._seq = int(self._agent_at * 1000)
+        self._answer: wire.SyncAnswer | None = None
+        self._heard_at = self._agent_at
+        self._synced_at = 0.0
+        self._hinted_at: float | None = None
+        self._term_at: float | None = None
+        self._drain: lifetime.Drain | None = None
+        self._ending = ""
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._on_term)
+        loop.add_signal_handler(signal.SIGUSR2, self._on_hint)
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            port = await self._ingress.start(self._settings.door_address, self._settings.door_ports)
+            self._apply(await self._register(f"http://{self._settings.door_address}:{port}"))
+            tasks = [
+                asyncio.create_task(work)
+                for work in (self._steps(), self._syncs(), self._leaser.run(), self._outbox.run())
+            ]
+            # Each runs for ever: the first to return or raise decides. A bug in one is a crash of the agent.
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            done.pop().result()
+            return exits.DONE
+        except JobOver as over:
+            log.info("%s", over)
+            return over.code
+        finally:
+            for task in tasks:
+                task.cancel()
+            await self._replicas.stop_all("the agent ends", 0)
+            await self._ingress.stop()
+            await self._portal.close()
+
+    # Wake-ups.
+
+    def _changed(self) -> None:
+        self._wake_step.set()
+        self._wake_sync.set()
+        self._leaser.look()
+
+    def _held_left(self, replica: Replica) -> None:
+        self._leaser.look()
+        if replica.seats.in_flight == 0:
+            self._idle_news()
+
+    def _idle_news(self) -> None:
+        self._wake_step.set()
+        pause = self._synced_at + IDLE_NEWS_S - time.time()
+        if self._drain or pause <= 0:
+            self._wake_sync.set()
+        else:
+            asyncio.get_running_loop().call_later(pause, self._wake_sync.set)
+
+    def _on_term(self) -> None:
+        if self._term_at is None:
+            log.info("SIGTERM: Slurm ends this job soon")
+            self._term_at = time.time()
+            self._wake_step.set()
+
+    def _on_hint(self) -> None:
+        log.info("SIGUSR2: Slurm says that the time limit is near")
+        self._hinted_at = time.time()
+        self._wake_step.set()
+
+    # What the portal says.
+
+    async def _register(self, address: str) -> wire.SyncAnswer:
+        given = self._settings
+        message = wire.Register(
+            pilot=self._secret.pilot,
+            job_id=given.job_id,
+            restart_count=given.restart_count,
+            node=given.node,
+            address=address,
+            started_at=given.started_at or self._agent_at,
+            agent_at=self._agent_at,
+            agent_version=VERSION,
+            gpus=given.gpus,
+            host_mem_mb=given.host_mem_mb,
+        )
+        tries = 0
+        while True:
+            try:
+                answer = await self._portal.register(message)
+            except (Lost, Ended) as error:
+                raise JobOver(exits.LOST, f"this job is not the pilot's: {error}") from None
+            except Refused as error:
+                raise JobOver(exits.REFUSED, f"the portal does not accept our token: {error}") from None
+            except Unavailable as error:
+                log.warning("not registered yet: %s", error)
+            else:
+                log.info("registered as pilot %s, job %d, ingress %s", message.pilot, message.job_id, address)
+                return answer
+            if time.time() - self._agent_at > given.register_limit_s:
+                raise JobOver(exits.SILENT, f"no portal for {given.register_limit_s:.0f} s")
+            if self._term_at is not None:
+                raise JobOver(exits.DONE, "told to end before the portal answered")
+            await _woken(self._wake_step, REGISTER_RETRY_S[min(tries, len(REGISTER_RETRY_S) - 1)])
+            tries += 1
+
+    def _apply(self, answer: wire.SyncAnswer) -> None:
+        self._answer = answer
+        self._heard_at = time.time()
+        self._replicas.want(answer.desired)
+        for cancel in answer.cancels:
+            self._leaser.cancel(cancel.request, cancel.attempt)
+        self._wake_step.set()
+
+    async def _syncs(self) -> None:
+        while True:
+            try:
+                self._apply(await self._sync())
+            except (Lost, Ended) as error:
+                raise JobOver(exits.DONE, f"the portal holds this pilot for ended: {error}") from None
+            except (Refused, Unavailable) as error:
+                # A portal that refuses our token may be one that is being repaired; silence ends us in time.
+                log.warning("no sync: %s", error)
+            assert self._answer is not None
+            if await _woken(self._wake_sync, max(self._answer.interval_s, GATHER_S)):
+                await asyncio.sleep(GATHER_S)
+            self._wake_sync.clear()
+
+    async def _sync(self) -> wire.SyncAnswer:
+        self._seq += 1
+        self._synced_at = time.time()
+        wants_log = self._answer is not None and self._answer.want_log
+        return await self._portal.sync(
+            wire.Sync(
+                pilot=self._secret.pilot,
+                job_id=self._settings.job_id,
+                seq=self._seq,
+                at=self._synced_at,
+                draining=self._drain is not None,
+                ending=self._ending,
+                replicas=self._replicas.observed(),
+                rows=[*self._leaser.rows(), *self._outbox.rows()],
+                log_tail=self._log_tail() if wants_log else None,
+            )
+        )
+
+    def _log_tail(self) -> str:
+        job_log = self._settings.job_log
+        own = [("job", job_log)] if job_log else []
+        return logtail.sections([*own, *self._replicas.logs()], LOG_BYTES)
+
+    # What should be here.
+
+    async def _steps(self) -> None:
+        while not self._finished():
+            self._wake_step.clear()
+            self._decide_drain()
+            await self._replicas.step(pilot_drains=self._drain is not None)
+            await _woken(self._wake_step, STEP_S)
+        await self._end()
+
+    def _decide_drain(self) -> None:
+        assert self._answer is not None
+        signs = lifetime.Signs(
+            deadline_at=self._answer.deadline_at,
+            portal_drains=self._answer.drain,
+            hinted_at=self._hinted_at,
+            term_at=self._term_at,
+            heard_at=self._heard_at,
+            busy=self._replicas.in_flight > 0,
+            drain_limit_s=self._replicas.drain_limit_s,
+        )
+        before = self._drain
+        self._drain = lifetime.decide(signs, before, self._settings.portal_silence_s, time.time())
+        if self._drain is None or self._drain == before:
+            return
+        log.info("draining (%s), %.0f s at most", self._drain.ending, self._drain.until - time.time())
+        self._ingress.draining = True
+        self._leaser.close()
+        if self._drain.ending == "preempted":
+            # Seconds are left: rows first, they are safe as soon as the portal has them.
+            self._leaser.give_back(None, "preempted")
+        self._wake_sync.set()
+
+    def _finished(self) -> bool:
+        return self._drain is not None and (self._replicas.all_ended() or time.time() >= self._drain.until)
+
+    async def _end(self) -> None:
+        assert self._drain is not None
+        self._leaser.give_back(None, self._drain.ending)
+        if not await self._outbox.flushed(RESULTS_LIMIT_S):
+            log.warning("results not delivered at the end; the portal gives their rows back")
+        await self._replicas.stop_all(self._drain.ending, END_GRACE_S)
+        self._ending = self._drain.ending
+        try:
+            await asyncio.wait_for(self._last_sync(), LAST_SYNC_LIMIT_S)
+        except TimeoutError:
+            log.warning("the portal did not hear our last sync")
+        raise JobOver(exits.DONE, f"ended: {self._ending}")
+
+    async def _last_sync(self) -> None:
+        while True:
+            try:
+                await self._sync()
+                return
+            except (Lost, Ended, Refused):
+                return
+            except Unavailable:
+                await asyncio.sleep(0.3)
+
+
+async def _woken(event: asyncio.Event, within_s: float) -> bool:
+    try:
+        await asyncio.wait_for(event.wait(), within_s)
+    except TimeoutError:
+        return False
+    return True
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m gpuworker.agent")
+    parser.add_argument("--secret", required=True, metavar="FILE")
+    given = parser.parse_args()
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    try:
+        read = settings.read(os.environ)
+        secret = settings.read_secret(Path(given.secret))
+    except settings.SettingsError as error:
+        log.error("%s", error)
+        return exits.CONFIG
+    if names := settings.unknown(os.environ):
+        log.warning("environment variables that nothing reads, misspelt? %s", ", ".join(names))
+    return asyncio.run(_run(read, secret))
+
+
+async def _run(given: settings.Settings, secret: wire.Secret) -> int:
+    try:
+        return await Agent(given, secret).run()
+    except settings.SettingsError as error:
+        log.error("%s", error)
+        return exits.CONFIG
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+"""The engines by the names the catalog uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gpuworker.engines.echo import EchoEngine
+from gpuworker.engines.protocol import BadArgument, Engine, EngineSpec
+from gpuworker.engines.vllm import VllmEngine
+
+ENGINES: dict[str, Callable[[EngineSpec], Engine]] = {
+    "echo": EchoEngine,
+    "vllm": VllmEngine,
+}
+
+
+def make_engine(name: str, spec: EngineSpec) -> Engine:
+    """Raises BadArgument for an engine this agent does not have, or arguments the engine does not know."""
+    kind = ENGINES.get(name)
+    if kind is None:
+        raise BadArgument(f"this gpuworker has no engine {name!r}; it has {', '.join(sorted(ENGINES))}")
+    return kind(spec)

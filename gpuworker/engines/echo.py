@@ -1,0 +1,44 @@
+"""The echo engine: answers with what it was told, as a real process, with load times and faults that can be set.
+
+For tests and benchmarks: all around it is what a real engine has around it. See `echo_server` for the arguments.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from gpuworker.engines import arguments
+from gpuworker.engines.protocol import EngineSpec
+from gpuworker.engines.served import ServedEngine, package_root
+
+ARGS: dict[str, arguments.Kind] = {
+    "load_s": "float",
+    "tokens_per_s": "float",
+    "capacity": "int",
+    "max_tokens": "int",
+    "fail_on_start": "bool",
+    "crash_after_requests": "int",
+    "crash_on_text": "text",
+    "hang_on_text": "text",
+    "garbage_on_text": "text",
+    "close_mid_stream_on_text": "text",
+    "crash_mid_stream_on_text": "text",
+}
+
+
+class EchoEngine(ServedEngine):
+    name = "echo"
+    phases = (("loading weights", "loading weights"),)
+
+    def __init__(self, spec: EngineSpec) -> None:
+        super().__init__(spec)
+        self._args = arguments.checked(self.name, spec.args, ARGS)
+        self._args.setdefault("capacity", spec.seats)
+
+    def command(self) -> list[str]:
+        argv = [self.spec.python, "-m", "gpuworker.engines.echo_server", "--uds", str(self.socket_path)]
+        return [*argv, "--model", self.spec.model, "--args", json.dumps(self._args)]
+
+    def environment(self) -> Mapping[str, str]:
+        return {"PYTHONPATH": package_root()}

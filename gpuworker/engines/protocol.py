@@ -1,0 +1,102 @@
+"""What the agent asks of an engine, whatever serves the model: the seam between a replica and its process.
+
+Errors:  EngineError ── BadArgument   the catalog asks for something this engine does not know; nothing was started
+                     ├─ EngineFailed  it did not become ready; the text ends with the end of its log
+                     └─ NotOffered    the engine has no such capability, verified
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+# What was seen to work, not what an engine answers "ok" to: vLLM on the CPU says that it slept and frees nothing.
+Capability = Literal["sleep", "adapters"]
+
+
+class EngineError(Exception):
+    """The engine cannot do what was asked; the text is shown to people."""
+
+
+class BadArgument(EngineError):
+    pass
+
+
+class EngineFailed(EngineError):
+    pass
+
+
+class NotOffered(EngineError):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """Everything an engine needs to start, as values of this node."""
+
+    model: str  # served name
+    path: str  # model folder; "" where there is none
+    python: str  # interpreter of the engine's environment
+    gpus: list[str]  # names for CUDA_VISIBLE_DEVICES
+    cap: int  # requests in flight that the catalog allows
+    seats: int  # the most that will ever be in flight: cap and the spare seats above it
+    args: dict[str, Any]
+    socket_path: Path  # ≤ 107 bytes, in a 0700 folder
+    log_path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class EngineExit:
+    """How an engine's main process ended. `code` as a shell shows it: 128 + n for signal n."""
+
+    code: int
+
+    @property
+    def crashed(self) -> bool:
+        """Whether it died of itself. A clean end or SIGTERM came from outside, e.g. Slurm ending all of a job."""
+        return self.code not in (0, 128 + 15)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    mem_mb: int  # resident, all its processes
+
+
+class Engine(Protocol):
+    capabilities: frozenset[Capability]
+    socket_path: Path
+    version: str  # "" until ready
+    phase: str  # the engine's own words while it starts
+
+    @property
+    def pid(self) -> int | None:
+        """Root of its process tree; None until started."""
+
+    async def start(self) -> None:
+        """Starts the process and returns. Raises EngineFailed when there is none."""
+
+    async def ready(self) -> None:
+        """Returns once it answers its health check. Raises EngineFailed when it ends instead."""
+
+    async def ended(self) -> EngineExit:
+        """Waits for the end of the main process, whoever caused it."""
+
+    async def stats(self) -> EngineStats: ...
+
+    async def load_adapter(self, name: str, path: str) -> None:
+        """Raises NotOffered without `adapters`."""
+
+    async def unload_adapter(self, name: str) -> None:
+        """Raises NotOffered without `adapters`."""
+
+    async def sleep(self) -> None:
+        """Raises NotOffered without `sleep`."""
+
+    async def wake(self) -> None:
+        """Raises NotOffered without `sleep`."""
+
+    async def stop(self, grace_s: float) -> None:
+        """Asks it to end, after `grace_s` kills it. No process of its tree is left when this returns."""
+
+    def log_tail(self, most_bytes: int) -> str: ...

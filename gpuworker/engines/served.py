@@ -1,0 +1,134 @@
+"""What engines have in common that are a program serving the OpenAI API on a unix socket: start, health, end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from gpuworker import logtail
+from gpuworker.engines.process import EngineProcess, engine_environment
+from gpuworker.engines.protocol import (
+    Capability,
+    EngineExit,
+    EngineFailed,
+    EngineSpec,
+    EngineStats,
+    NotOffered,
+)
+
+POLL_S = 0.05
+ERROR_TAIL_BYTES = 4000
+_STARTING = "starting the engine"
+
+
+class ServedEngine:
+    """Sub-classes say which command serves the model; `phases` maps words in its log to words for people."""
+
+    name: str
+    capabilities: frozenset[Capability] = frozenset()
+    phases: tuple[tuple[str, str], ...] = ()
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self.spec = spec
+        self.socket_path = spec.socket_path
+        self.version = ""
+        self.phase = _STARTING
+        self._process: EngineProcess | None = None
+        self._log_read = 0
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def environment(self) -> Mapping[str, str]:
+        raise NotImplementedError
+
+    def read_version(self, answer: Mapping[str, Any]) -> str:
+        """From the engine's GET /version."""
+        return str(answer.get("version", ""))
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    async def start(self) -> None:
+        # vLLM leaves its socket behind, and a stale one refuses connections like an engine that died.
+        self.socket_path.unlink(missing_ok=True)
+        env = engine_environment(os.environ, self.spec.gpus, self.environment())
+        try:
+            self._process = await EngineProcess.start(self.command(), env, self.spec.log_path)
+        except OSError as error:
+            raise EngineFailed(f"the {self.name} engine could not be started: {error}") from None
+
+    async def ready(self) -> None:
+        process = self._process
+        assert process is not None, "start() comes first"
+        # Local sockets only: no proxy from the environment, no time-out but the poll's own.
+        connector = aiohttp.UnixConnector(str(self.socket_path))
+        async with aiohttp.ClientSession(connector=connector, base_url="http://engine") as session:
+            while process.running():
+                if self.socket_path.exists() and await self._healthy(session):
+                    async with session.get("/version") as answer:
+                        self.version = self.read_version(await answer.json())
+                    return
+                self._read_phase()
+                await asyncio.sleep(POLL_S)
+        ended = await process.ended()
+        raise EngineFailed(f"the {self.name} engine ended with exit code {ended.code} while starting\n{self._tail()}")
+
+    async def _healthy(self, session: aiohttp.ClientSession) -> bool:
+        try:
+            async with session.get("/health", timeout=aiohttp.ClientTimeout(total=5)) as answer:
+                return answer.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    def _read_phase(self) -> None:
+        """Moves `phase` along with new lines of the log. Cheap: most of the time there are none."""
+        with self.spec.log_path.open("rb") as log:
+            log.seek(self._log_read)
+            new = log.read()
+        self._log_read += len(new)
+        for line in new.decode(errors="replace").splitlines():
+            for mark, words in self.phases:
+                if mark in line:
+                    self.phase = words
+
+    def _tail(self) -> str:
+        return self.log_tail(ERROR_TAIL_BYTES).strip()
+
+    async def ended(self) -> EngineExit:
+        assert self._process is not None
+        return await self._process.ended()
+
+    async def stats(self) -> EngineStats:
+        # In a thread: it reads all of /proc, which on a large node takes a while.
+        return EngineStats(mem_mb=await asyncio.to_thread(self._process.memory_mb) if self._process else 0)
+
+    async def load_adapter(self, name: str, path: str) -> None:
+        raise NotOffered(f"the {self.name} engine does not load adapters at run time")
+
+    async def unload_adapter(self, name: str) -> None:
+        raise NotOffered(f"the {self.name} engine does not load adapters at run time")
+
+    async def sleep(self) -> None:
+        raise NotOffered(f"sleeping is not verified for the {self.name} engine")
+
+    async def wake(self) -> None:
+        raise NotOffered(f"sleeping is not verified for the {self.name} engine")
+
+    async def stop(self, grace_s: float) -> None:
+        if self._process:
+            await self._process.stop(grace_s)
+        self.socket_path.unlink(missing_ok=True)
+
+    def log_tail(self, most_bytes: int) -> str:
+        return logtail.tail(self.spec.log_path, most_bytes)
+
+
+def package_root() -> str:
+    return str(Path(__file__).resolve().parent.parent.parent)

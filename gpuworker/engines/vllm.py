@@ -1,0 +1,101 @@
+"""vLLM as an engine: one OpenAI server per replica on a unix socket.
+
+Facts behind the choices, seen with vLLM 0.32 on the CPU: the socket file appears only when everything is loaded;
+uvicorn inside vLLM closes idle connections after 5 s unless told otherwise, which a keep-alive client meets as a
+reset under its next request; SIGTERM with requests in flight cuts them off as "abort" unless --shutdown-timeout
+lets them end; `/sleep` answers success and frees nothing, so sleeping is not offered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from gpuworker.engines import arguments
+from gpuworker.engines.protocol import BadArgument, EngineSpec
+from gpuworker.engines.served import ServedEngine
+
+# Catalog name → kind. As a flag it is the same name with dashes; a false switch is --no-<name>.
+FLAGS: dict[str, arguments.Kind] = {
+    "dtype": "word",
+    "enable_auto_tool_choice": "bool",
+    "enable_chunked_prefill": "bool",
+    "enable_prefix_caching": "bool",
+    "enforce_eager": "bool",
+    "generation_config": "word",
+    "gpu_memory_utilization": "float",
+    "kv_cache_dtype": "word",
+    "max_model_len": "int",
+    "max_num_batched_tokens": "int",
+    "pipeline_parallel_size": "int",
+    "quantization": "word",
+    "reasoning_parser": "word",
+    "runner": "word",
+    "scheduling_policy": "word",
+    "seed": "int",
+    "tensor_parallel_size": "int",
+    "tokenizer_mode": "word",
+    "tool_call_parser": "word",
+    "trust_remote_code": "bool",
+}
+# Not flags but environment variables, on the CPU only.
+CPU_ARGS: dict[str, arguments.Kind] = {
+    "device": "word",  # "cpu": vLLM's CPU build; otherwise it finds the GPUs itself
+    "kv_cache_gib": "int",
+    "omp_threads_bind": "word",
+}
+KEEP_ALIVE_S = 3600
+SHUTDOWN_S = 20
+
+
+class VllmEngine(ServedEngine):
+    name = "vLLM"
+    phases = (
+        ("Initializing a V1 LLM engine", "initialising"),
+        ("Loading weights", "loading weights"),
+        ("Starting to load model", "loading weights"),
+        ("Loading safetensors checkpoint shards", "loading weights"),
+        ("Model loading took", "weights loaded"),
+        ("Using cache directory", "compiling"),
+        ("torch.compile takes", "compiled"),
+        ("Capturing CUDA graph", "capturing graphs"),
+        ("KV cache size", "key-value cache allocated"),
+        ("Starting vLLM", "opening its door"),
+    )
+
+    def __init__(self, spec: EngineSpec) -> None:
+        super().__init__(spec)
+        self._args = arguments.checked(self.name, spec.args, FLAGS | CPU_ARGS)
+        if self._args.get("device", "cpu") != "cpu":
+            raise BadArgument('engine argument device: only "cpu" can be asked for; GPUs are found by vLLM itself')
+        if not Path(spec.path).is_absolute() or not Path(spec.path, "config.json").is_file():
+            raise BadArgument(f"model folder {spec.path!r} holds no config.json on this node")
+
+    def command(self) -> list[str]:
+        argv = [self.spec.python, "-m", "vllm.entrypoints.openai.api_server"]
+        argv += ["--uds", str(self.socket_path)]
+        argv += ["--model", self.spec.path, "--served-model-name", self.spec.model]
+        argv += ["--max-num-seqs", str(self.spec.seats)]
+        argv += ["--shutdown-timeout", str(SHUTDOWN_S), "--disable-uvicorn-access-log"]
+        for name, value in self._args.items():
+            if name in CPU_ARGS:
+                continue
+            flag = name.replace("_", "-")
+            if isinstance(value, bool):
+                argv.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                argv += [f"--{flag}", str(value)]
+        return argv
+
+    def environment(self) -> Mapping[str, str]:
+        own = {
+            "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_S),
+            "VLLM_NO_USAGE_STATS": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
+        if self._args.keys() & CPU_ARGS.keys():
+            own["VLLM_TARGET_DEVICE"] = "cpu"
+            own["VLLM_CPU_KVCACHE_SPACE"] = str(self._args.get("kv_cache_gib", 1))
+            if bind := self._args.get("omp_threads_bind"):
+                own["VLLM_CPU_OMP_THREADS_BIND"] = str(bind)
+        return own
