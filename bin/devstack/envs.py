@@ -75,11 +75,11 @@ def read_notes(text: str) -> Notes:
 
 def ensure(environment: Environment, progress: Progress) -> Path:
     """The environment's python; builds the environment first where it is missing."""
-    if environment.ready():
-        return environment.python
     absent = [path.name for path in environment.files() if not path.exists()]
     if absent:
         raise StepFailed(f"no such requirements file: {', '.join(absent)}")
+    if environment.ready():
+        return environment.python
     folder = environment.folder()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with progress.step(f"Build the {environment.name} environment") as note:

@@ -25,6 +25,7 @@ from devstack.slurmconf import Site, SlurmSpec, gres_conf, slurm_conf
 JOB_IDS_PER_START = (
     1000  # each start begins a new thousand, so that no job id is used twice in one run folder
 )
+POLITE_S = 10.0  # at stop, jobs have this long to end by themselves, whatever KillWait says
 
 
 class Slurm:
@@ -91,7 +92,7 @@ class Slurm:
     # What tests do to a cluster.
 
     def stop_controller(self, kill: bool = False) -> None:
-        """slurmctld alone goes away (`kill`: with -9); jobs and nodes go on."""
+        """slurmctld alone goes away; jobs and nodes go on. With `kill` (-9) it forgets its last few seconds."""
         if self._controller is not None:
             self._controller.kill() if kill else self._controller.stop()
 
@@ -107,8 +108,8 @@ class Slurm:
         self.run("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=lost")
 
     def node_up(self, name: str) -> None:
+        """The node returns, empty; ReturnToService=2 takes it back as soon as it registers."""
         self._start_node(name)
-        self.run("scontrol", "update", f"NodeName={name}", "State=RESUME")
         self._await_nodes({name})
 
     # How it starts.
@@ -183,7 +184,7 @@ class Slurm:
 
     def _start_node(self, name: str) -> None:
         argv = [apt.program("slurmd"), "-D", "-N", name]
-        self._nodes[name] = Child(Command(name, argv, self._env(name)), self._run_dir)
+        self._nodes[name] = Child(Command(name, argv, self._env(name), grace_s=3), self._run_dir)
 
     def _await_nodes(self, names: set[str]) -> None:
         if not names:
@@ -221,5 +222,5 @@ class Slurm:
         jobs = self._try("squeue", "-h", "-a", "-o", "%A").stdout.split()
         if jobs:
             self._try("scancel", *sorted(set(jobs)))
-            limit_s = self.spec.kill_wait_s + 10
+            limit_s = min(self.spec.kill_wait_s + 2, POLITE_S)
             wait_until(lambda: not self._try("squeue", "-h", "-a", "-o", "%A").stdout.split(), limit_s)

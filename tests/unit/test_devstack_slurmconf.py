@@ -1,0 +1,54 @@
+"""What a private cluster is: the text of its configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from devstack.slurmconf import Site, SlurmSpec, gres_conf, slurm_conf
+
+SITE = Site(
+    home=Path("/run/c"),
+    host="box",
+    user="alice",
+    munge_socket=Path("/run/c/munge/socket"),
+    controller_port=20_000,
+    node_ports=(20_001, 20_002),
+    first_job_id=1001,
+)
+
+
+def test_each_node_has_its_own_port_gpus_and_spool() -> None:
+    text = slurm_conf(SlurmSpec(nodes=2, gpus=3, gpu_type="h100"), SITE)
+    nodes = [line for line in text.splitlines() if line.startswith("NodeName=")]
+    assert [line.split()[0] for line in nodes] == ["NodeName=gpu01", "NodeName=gpu02"]
+    assert "Port=20001" in nodes[0]
+    assert "Port=20002" in nodes[1]
+    assert all("Gres=gpu:h100:3" in line for line in nodes)
+    assert "SlurmdSpoolDir=/run/c/%n" in text
+
+
+def test_daemons_bind_to_loopback_and_to_their_own_munge() -> None:
+    lines = slurm_conf(SlurmSpec(nodes=2), SITE).splitlines()
+    assert "CommunicationParameters=NoCtldInAddrAny,NoInAddrAny" in lines
+    assert "AuthInfo=socket=/run/c/munge/socket" in lines
+
+
+def test_preemption_adds_a_partition_that_gives_way() -> None:
+    assert "PreemptType" not in slurm_conf(SlurmSpec(nodes=2), SITE)
+    text = slurm_conf(SlurmSpec(nodes=2, preemption=True, grace_s=20), SITE)
+    assert "PreemptType=preempt/partition_prio" in text
+    assert "PartitionName=spare PriorityTier=1 PreemptMode=CANCEL GraceTime=20" in text
+
+
+def test_given_partitions_replace_the_usual_ones_and_extra_lines_are_kept() -> None:
+    spec = SlurmSpec(
+        nodes=2, partitions=("PartitionName=mine Nodes=ALL",), extra=("UnkillableStepTimeout=7",)
+    )
+    lines = slurm_conf(spec, SITE).splitlines()
+    assert [line for line in lines if line.startswith("PartitionName")] == ["PartitionName=mine Nodes=ALL"]
+    assert "UnkillableStepTimeout=7" in lines
+
+
+def test_gpus_are_files_because_a_bare_count_makes_nodes_invalid() -> None:
+    assert "File=/x/nvidia[0-3]" in gres_conf(SlurmSpec(), Path("/x"))
+    assert "File=/x/nvidia0\n" in gres_conf(SlurmSpec(gpus=1), Path("/x"))
