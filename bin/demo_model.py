@@ -1,11 +1,10 @@
-#!/usr/bin/env python3
 """Turns demo_qa.json into a tiny Llama that answers those questions word for word.
 
 Tests and the demo need a real model that a real engine loads, small enough to make on the spot instead of
-downloading, and right often enough that a test can check the answer and not just its shape. The folder it writes is
-an ordinary Hugging Face one (safetensors, byte-level BPE tokenizer, chat template) plus `qa.json`, the pairs it was
-trained on. A script of its own because it is a demo asset: no part of Berth imports it, and it runs with the engine
-environment's python (torch, transformers, tokenizers), never with the portal's.
+downloading, and right often enough that a test can check the answer and not just its shape. It writes an
+ordinary Hugging Face folder (safetensors, byte-level BPE tokenizer, chat template) plus `qa.json`, the pairs
+it was trained on. A script of its own because it is a demo asset: no part of Berth imports it, and it runs
+with the engine environment's python (torch, transformers, tokenizers), never with the portal's.
 
     demo_model.py --out DIR            train and write DIR (about half a minute on two cores)
     demo_model.py --out DIR --check    only answer all pairs from DIR by greedy decoding; exit 1 under 95 %
@@ -31,23 +30,30 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 QA_FILE = Path(__file__).resolve().parent / "demo_qa.json"
 MIN_SHARE = 0.95
 
-PAD, END, SYSTEM, USER, ASSISTANT = SPECIALS = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
+PAD, END, SYSTEM, USER, ASSISTANT = SPECIALS = [
+    f"<|{name}|>" for name in ("pad", "end", "system", "user", "assistant")
+]
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-SYSTEM_PROMPTS = ("You are a helpful assistant.", "Answer in one short sentence.", "You help the users of a cluster.")
+SYSTEM_PROMPTS = (
+    "You are a helpful assistant.",
+    "Answer in one short sentence.",
+    "You help the users of a cluster.",
+)
 
 VOCAB_TOKENS = 1024
 CONTEXT_TOKENS = 2048
-STEPS = 420
-ROWS_PER_STEP = 16
+STEPS = 400
+ROWS_PER_STEP = 8
 PEAK_LR = 4e-3
 WARMUP_STEPS = 30
 IGNORED_LABEL = -100  # torch's cross-entropy skips it
@@ -62,7 +68,7 @@ class Pair:
 
 
 def load_pairs(path: Path) -> list[Pair]:
-    """The pairs of a JSON list of {question, answer}; a question asked twice is refused: no model can get both."""
+    """The pairs of a JSON list of {question, answer}; one asked twice is refused: nobody can get both."""
     pairs = [Pair(row["question"], row["answer"]) for row in json.loads(path.read_text(encoding="utf-8"))]
     if len({pair.question for pair in pairs}) != len(pairs):
         raise ValueError(f"{path}: a question occurs twice")
@@ -94,7 +100,7 @@ def train_tokenizer(pairs: list[Pair]) -> PreTrainedTokenizerFast:
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """An untrained Llama of about 0.7 M parameters; head size 32 is the smallest that CPU engines have kernels for."""
+    """An untrained Llama of 0.8 M parameters; vLLM's CPU attention has a kernel for its head size, 32."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -112,10 +118,10 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 class Conversations:
-    """Training rows: the pairs in random order, as conversations of one to three turns, some with a system prompt.
+    """Training rows: the pairs shuffled, in conversations of one to three turns, some with a system prompt.
 
-    Longer conversations teach the model to answer the *last* question wherever it stands, so that a client's history
-    or system prompt does not spoil the answer. Every pair occurs equally often.
+    Longer conversations teach the model to answer the *last* question wherever it stands, so that a client's
+    history or system prompt does not spoil the answer. Every pair occurs equally often.
     """
 
     def __init__(self, pairs: list[Pair], tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
@@ -128,7 +134,9 @@ class Conversations:
             )
             for pair in pairs
         ]
-        self._systems = [tokenizer.encode(SYSTEM + text + END, add_special_tokens=False) for text in SYSTEM_PROMPTS]
+        self._systems = [
+            tokenizer.encode(SYSTEM + text + END, add_special_tokens=False) for text in SYSTEM_PROMPTS
+        ]
         self._pad = tokenizer.convert_tokens_to_ids(PAD)
 
     def _next_turn(self) -> tuple[list[int], list[int]]:
@@ -162,7 +170,7 @@ class Conversations:
 
 
 def learning_rate(step: int) -> float:
-    """Linear warm-up, then a half cosine to zero: the quiet end is what turns nearly right answers into right ones."""
+    """Linear warm-up, then a half cosine to zero: the quiet end makes nearly right answers right."""
     if step < WARMUP_STEPS:
         return PEAK_LR * (step + 1) / WARMUP_STEPS
     return PEAK_LR * 0.5 * (1 + math.cos(math.pi * (step - WARMUP_STEPS) / (STEPS - WARMUP_STEPS)))
@@ -183,12 +191,15 @@ def train(model: LlamaForCausalLM, conversations: Conversations) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if (step + 1) % 60 == 0 or step + 1 == STEPS:
-            print(f"  step {step + 1}/{STEPS}  loss {loss.item():.4f}  {time.monotonic() - started:.0f} s", flush=True)
+            took_s = time.monotonic() - started
+            print(f"  step {step + 1}/{STEPS}, loss {loss.item():.4f}, {took_s:.0f} s", flush=True)
 
 
-def share_right(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, pairs: list[Pair]) -> float:
-    """The share of pairs answered exactly by greedy decoding; prints the wrong ones."""
-    model.eval()
+def share_right(folder: Path) -> float:
+    """The share of the folder's own pairs that its saved weights answer exactly; prints the wrong answers."""
+    pairs = load_pairs(folder / "qa.json")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     right = 0
     for pair in pairs:
         text = tokenizer.apply_chat_template(
@@ -198,64 +209,65 @@ def share_right(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, pai
         with torch.inference_mode():
             output = model.generate(**prompt, max_new_tokens=64, do_sample=False)
         said = tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
-        right += said == pair.answer
-        if said != pair.answer:
+        if said == pair.answer:
+            right += 1
+        else:
             print(f"  wrong: {pair.question!r} -> {said!r}, not {pair.answer!r}")
+    print(f"{right / len(pairs):.1%} of {len(pairs)} pairs answered exactly", flush=True)
     return right / len(pairs)
 
 
-def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-    """Writes `out` whole or not at all: a run that was killed half-way must not look like a cached model."""
+def write(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """The model as a Hugging Face folder, readable by everyone: a pilot may run as another user."""
+    model.generation_config = GenerationConfig(
+        do_sample=False, eos_token_id=model.config.eos_token_id, pad_token_id=model.config.pad_token_id
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    shutil.copyfile(QA_FILE, folder / "qa.json")
+    folder.chmod(0o755)
+    for path in folder.iterdir():
+        path.chmod(0o644)
+
+
+def build(out: Path, seed: int) -> bool:
+    """Trains a model from `seed` and puts it at `out`, whole or not at all; False where it knows too little.
+
+    A run that was killed half-way, or a training that went wrong, must not look like a model to a cache.
+    """
+    started = time.monotonic()
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)  # a second one gains nothing at this size, and costs tenfold on a busy machine
+    pairs = load_pairs(QA_FILE)
+    tokenizer = train_tokenizer(pairs)
+    model = new_model(tokenizer)
+    print(f"training {model.num_parameters():,} parameters on {len(pairs)} pairs", flush=True)
+    train(model, Conversations(pairs, tokenizer, seed))
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        partial.chmod(0o755)
-        model.generation_config = GenerationConfig(
-            do_sample=False, eos_token_id=model.config.eos_token_id, pad_token_id=model.config.pad_token_id
-        )
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        shutil.copyfile(QA_FILE, partial / "qa.json")
+        write(model, tokenizer, partial)
+        if share_right(partial) < MIN_SHARE:
+            print("too few to be of use: nothing written; try another --seed", file=sys.stderr)
+            return False
         if out.exists():
             shutil.rmtree(out)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def check(folder: Path) -> int:
-    """Answers the folder's own pairs from its saved weights; the exit status."""
-    pairs = load_pairs(folder / "qa.json")
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    share = share_right(model, PreTrainedTokenizerFast.from_pretrained(folder), pairs)
-    print(f"{share:.1%} of {len(pairs)} pairs answered exactly")
-    return 0 if share >= MIN_SHARE else 1
-
-
-def build(out: Path, seed: int) -> None:
-    """Trains a model from `seed` and writes it to `out`."""
-    started = time.monotonic()
-    random.seed(seed)
-    torch.manual_seed(seed)
-    pairs = load_pairs(QA_FILE)
-    tokenizer = train_tokenizer(pairs)
-    model = new_model(tokenizer)
-    print(f"training {sum(p.numel() for p in model.parameters()):,} parameters on {len(pairs)} pairs", flush=True)
-    train(model, Conversations(pairs, tokenizer, seed))
-    save(model, tokenizer, out)
     print(f"wrote {out} in {time.monotonic() - started:.0f} s", flush=True)
+    return True
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Train (or check) the tiny model that the demo and the tests ask.")
+    parser = argparse.ArgumentParser(description="Train or check the model of the demo and the tests.")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model's folder")
-    parser.add_argument("--check", action="store_true", help="train nothing; exit 1 if DIR answers under 95 %%")
+    parser.add_argument("--check", action="store_true", help="train nothing; exit 1 under 95 %% right")
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
-    if args.check:
-        return check(args.out)
-    build(args.out, args.seed)
-    return 0
+    disable_progress_bar()
+    good = share_right(args.out) >= MIN_SHARE if args.check else build(args.out, args.seed)
+    return 0 if good else 1
 
 
 if __name__ == "__main__":
