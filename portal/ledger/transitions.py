@@ -39,6 +39,7 @@ class NewRequest:
     body: bytes
     expires_at: datetime | None = None
     priority: int = 0
+    crashes: int = 0  # an engine died under it before it was accepted, on the hot path
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +136,10 @@ def accept(cur: Cursor, rows: Sequence[NewRequest]) -> list[UUID]:
                VALUES %s ON CONFLICT (id) DO NOTHING RETURNING id""",
             [
                 (r.id, r.pool, r.model, r.project_id, r.user_id, r.token_id, r.api, r.stream, r.lane,
-                 r.priority, r.order_key, r.holder, r.accepted_at, r.expires_at)
+                 r.priority, r.order_key, r.crashes, r.holder, r.accepted_at, r.expires_at)
                 for r in rows
             ],
-            template="(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,'queued',0,0,%s,%s,%s)",
+            template="(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,'queued',0,%s,%s,%s,%s)",
             page_size=len(rows),
             fetch=True,
         )

@@ -1,0 +1,136 @@
+"""Rows of accounts, catalog and fleet → the values that the gateway looks things up in. SELECTs only.
+
+Separate from `directory`, which knows when to read and for whom; this knows what the tables look like.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from psycopg2.extensions import cursor as Cursor
+
+from portal.fleet.phase import Phase, PoolFacts, phase_of
+
+Standing = Literal["active", "revoked", "disabled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A token's owner: one user in one project."""
+
+    token_id: int
+    user_id: int
+    project_id: int
+    scopes: frozenset[str]
+    expires_at: float  # UNIX seconds
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    name: str
+    pool: str
+    kind: str
+    is_public: bool
+    projects: frozenset[int]
+    context_tokens: int | None
+    created: int
+
+    def open_to(self, project_id: int) -> bool:
+        return self.is_public or project_id in self.projects
+
+
+def read_callers(cur: Cursor, digests: Iterable[str]) -> dict[str, Caller]:
+    wanted = list(digests)
+    if not wanted:
+        return {}
+    cur.execute(
+        """SELECT t.digest, t.id, t.user_id, t.project_id, t.scopes::text, extract(epoch FROM t.expires_at),
+             t.revoked_at IS NOT NULL,
+             u.is_active AND p.is_active AND EXISTS (SELECT 1 FROM accounts_membership m
+               WHERE m.user_id = t.user_id AND m.project_id = t.project_id)
+           FROM accounts_apitoken t JOIN accounts_user u ON u.id = t.user_id
+             JOIN accounts_project p ON p.id = t.project_id
+           WHERE t.digest = ANY(%s)""",
+        (wanted,),
+    )
+    callers = {}
+    for digest, id_, user, project, scopes, expires_at, revoked, active in cur.fetchall():
+        standing: Standing = "revoked" if revoked else "active" if active else "disabled"
+        callers[digest] = Caller(id_, user, project, _scopes(scopes), float(expires_at), standing)
+    return callers
+
+
+def _scopes(text: str) -> frozenset[str]:
+    return frozenset(str(scope) for scope in json.loads(text))
+
+
+def read_models(cur: Cursor) -> dict[str, ModelEntry]:
+    cur.execute(
+        """SELECT m.name, m.pool_id, m.kind, m.is_public, m.context_tokens, extract(epoch FROM m.created_at),
+             array(SELECT mp.project_id FROM catalog_model_projects mp WHERE mp.model_id = m.id)
+           FROM catalog_model m WHERE m.enabled ORDER BY m.name"""
+    )
+    return {
+        name: ModelEntry(name, pool, kind, public, frozenset(projects), context, int(created))
+        for name, pool, kind, public, context, created, projects in cur.fetchall()
+    }
+
+
+def read_phases(cur: Cursor) -> dict[str, Phase]:
+    """How each pool is doing, in the words people see."""
+    cur.execute(
+        """SELECT r.pool_id, r.state, p.state, p.slurm_reason, extract(epoch FROM now() - r.started_at)
+           FROM fleet_replica r JOIN fleet_pilot p ON p.id = r.pilot_id
+           WHERE r.state NOT IN ('stopped', 'failed')"""
+    )
+    live: dict[str, list[tuple[str, str, str, float | None]]] = {}
+    for pool, state, pilot_state, reason, loading_for_s in cur.fetchall():
+        loading = None if loading_for_s is None else float(loading_for_s)
+        live.setdefault(pool, []).append((state, pilot_state, reason, loading))
+    cur.execute(
+        """SELECT p.name, p.paused OR EXISTS (SELECT 1 FROM fleet_cluster c WHERE c.paused),
+             coalesce(s.load_s, p.load_estimate_s),
+             CASE WHEN s.latched_at IS NOT NULL THEN s.reason ELSE '' END
+           FROM catalog_pool p LEFT JOIN fleet_poolstate s ON s.pool_id = p.name"""
+    )
+    phases = {}
+    for pool, paused, load_s, latched in cur.fetchall():
+        rows = live.get(pool, [])
+        pending = [reason for _, pilot_state, reason, _ in rows if pilot_state in ("submitted", "pending")]
+        loading_s = [loading for state, _, _, loading in rows if state == "starting" and loading is not None]
+        phases[pool] = phase_of(
+            PoolFacts(
+                replica_states=[state for state, _, _, _ in rows],
+                pilot_states=[pilot_state for _, pilot_state, _, _ in rows],
+                slurm_reason_text=slurm_words(pending[0]) if pending else "",
+                paused=paused,
+                latched_reason=latched,
+                load_s=load_s,
+                loading_for_s=max(loading_s, default=None),
+            )
+        )
+    return phases
+
+
+_SLURM_WORDS = {
+    "": "waiting for Slurm to start it",
+    "None": "waiting for Slurm to start it",
+    "Priority": "jobs of higher priority are ahead of it",
+    "Resources": "waiting for free GPUs",
+    "ReqNodeNotAvail": "the nodes it needs are reserved or down",
+    "Reservation": "waiting for a reservation to begin",
+    "QOSMaxJobsPerUserLimit": "the limit of jobs at once is reached",
+    "QOSGrpGRES": "the limit of GPUs at once is reached",
+    "AssocGrpGRES": "the account's limit of GPUs at once is reached",
+}
+
+
+def slurm_words(reason: str) -> str:
+    """Slurm's reason for a pending job, in plain words where we know them."""
+    key = reason.split(",")[0].strip()
+    return _SLURM_WORDS.get(key) or f"Slurm says {key}"
+

@@ -1,0 +1,255 @@
+"""What this gateway holds in Redis: leases in use, requests in line; kept there, and grants taken from there.
+
+Separate from `slots`, which only knows commands. Once a second: renew leases, fill the pools this gateway
+waits in, and put back what is missing there. So a lost message or a flushed Redis costs seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import redis.asyncio as redis_async
+from redis.exceptions import RedisError
+
+from portal.gateway.slots import (
+    ACCEPT_S,
+    DIRECTORY_CHANNEL,
+    LEASE_S,
+    Lease,
+    QueueDown,
+    Route,
+    Slots,
+    read_route,
+)
+
+log = logging.getLogger(__name__)
+
+_EVERY_S = 1.0
+_CHECKED_AT_ONCE = 1000  # waiters of one pool looked up per round
+
+
+@dataclass(slots=True)
+class Waiter:
+    """One request in line. `granted` is resolved with its route."""
+
+    pool: str
+    request: str
+    order_key: float
+    alone: bool
+    granted: asyncio.Future[Route]
+    missing_since: float | None = None
+
+
+@dataclass(slots=True)
+class _Held:
+    lease: Lease
+    renew_at: float
+
+
+@dataclass(slots=True)
+class _PoolHands:
+    """This gateway's part of one pool."""
+
+    waiters: dict[str, Waiter] = field(default_factory=dict)
+    leases: dict[str, _Held] = field(default_factory=dict)
+    cursor: int = 0
+
+
+class Keeper:
+    def __init__(
+        self,
+        slots: Slots,
+        redis_url: str,
+        gateway: str,
+        *,
+        on_cancel: Callable[[str], None],
+        on_directory: Callable[[], None],
+    ) -> None:
+        self._slots = slots
+        self._gateway = gateway
+        self._redis_url = redis_url
+        self._on_cancel = on_cancel
+        self._on_directory = on_directory
+        self._pools: dict[str, _PoolHands] = {}
+        self._epoch = ""
+        self._tasks: list[asyncio.Task[None]] = []
+        self.listening = asyncio.Event()
+
+    async def start(self) -> None:
+        self._tasks = [
+            asyncio.create_task(self._listen(), name="gateway-grants"),
+            asyncio.create_task(self._keep(), name="gateway-keeper"),
+        ]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def in_hand(self) -> int:
+        """Requests this gateway waits for or runs."""
+        return sum(len(pool.waiters) + len(pool.leases) for pool in self._pools.values())
+
+    # Leases
+
+    def hold(self, pool: str, route: Route, request: str, *, alone: bool, admitted: bool) -> None:
+        """This slot is ours and in use. One that was granted has only ACCEPT_S: it is renewed in the next round."""
+        renew_at = time.monotonic() + (LEASE_S / 2 if admitted else 0.0)
+        self._hands(pool).leases[request] = _Held(Lease(route.replica, request, alone), renew_at)
+
+    def release(self, pool: str, request: str, *, over: bool) -> None:
+        """The slot is free again; `over`: the request has ended."""
+        held = self._hands(pool).leases.pop(request, None)
+        self._slots.release(pool, request, held.lease.replica if held else "", over=over)
+
+    def release_later(self, pool: str, request: str, delay_s: float) -> None:
+        """For a replica that said it is busy: the slot stays taken for a moment, or it would be granted again
+        at once, and refused again."""
+        held = self._hands(pool).leases.pop(request, None)
+        if held is not None:
+            asyncio.get_running_loop().call_later(
+                delay_s, lambda: self._slots.release(pool, request, held.lease.replica, over=False)
+            )
+
+    # Waiters
+
+    async def wait(self, pool: str, request: str, order_key: float, *, alone: bool) -> Waiter:
+        """Enters the line. Raises QueueDown, and is then not in line."""
+        waiter = Waiter(pool, request, order_key, alone, asyncio.get_running_loop().create_future())
+        self._hands(pool).waiters[request] = waiter
+        try:
+            await self._slots.enqueue(pool, request, order_key, self._gateway, alone)
+        except BaseException:
+            self.leave(waiter)
+            raise
+        return waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        """Out of the line: granted, given up or gone."""
+        self._hands(waiter.pool).waiters.pop(waiter.request, None)
+        if waiter.granted.done() and not waiter.granted.cancelled():
+            return
+        waiter.granted.cancel()
+        self._slots.release(waiter.pool, waiter.request, over=True)
+
+    # Messages
+
+    async def _listen(self) -> None:
+        pause_s = 0.1
+        while True:
+            client = redis_async.Redis.from_url(self._redis_url, protocol=2, socket_keepalive=True)
+            try:
+                async with client.pubsub(ignore_subscribe_messages=False) as channel:
+                    await channel.subscribe(f"berth:gw:{self._gateway}", DIRECTORY_CHANNEL)
+                    subscribed = 0
+                    async for message in channel.listen():
+                        if message["type"] == "subscribe":
+                            subscribed += 1
+                            if subscribed == 2:
+                                pause_s = 0.1
+                                self._came_back()
+                        elif message["type"] == "message":
+                            self._heard(message["channel"], message["data"])
+            except (RedisError, OSError) as error:
+                log.warning("grants: Redis: %s; again in %.1f s", error, pause_s)
+            finally:
+                self.listening.clear()
+                await client.aclose()
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, 2.0)
+
+    def _came_back(self) -> None:
+        """While nobody listened, grants to us were dropped together with their waiters."""
+        self.listening.set()
+        self._on_directory()
+        for hands in self._pools.values():
+            for waiter in hands.waiters.values():
+                waiter.missing_since = -math.inf
+
+    def _heard(self, channel: bytes, data: bytes) -> None:
+        if channel == DIRECTORY_CHANNEL.encode():
+            self._on_directory()
+            return
+        try:
+            message = json.loads(data)
+            if "cancel" in message:
+                self._on_cancel(str(message["cancel"]))
+            else:
+                route = read_route(str(message["replica"]), str(message["route"]))
+                self._granted(str(message["pool"]), str(message["request"]), route)
+        except (ValueError, KeyError, TypeError) as error:
+            log.error("a message that is none: %s", error)
+
+    def _granted(self, pool: str, request: str, route: Route) -> None:
+        waiter = self._hands(pool).waiters.pop(request, None)
+        if waiter is None or waiter.granted.done():
+            self._slots.release(pool, request, route.replica, over=False)
+            return
+        self.hold(pool, route, request, alone=waiter.alone, admitted=False)
+        waiter.granted.set_result(route)
+
+    # Once a second
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(_EVERY_S)
+            try:
+                await self.keep_once()
+            except QueueDown as error:
+                log.warning("keeper: %s", error)
+
+    async def keep_once(self) -> None:
+        """One round. Raises QueueDown."""
+        epoch = await self._slots.epoch()
+        flushed = bool(self._epoch) and epoch != self._epoch
+        now = time.monotonic()
+        for name, hands in list(self._pools.items()):
+            if flushed:
+                for waiter in hands.waiters.values():
+                    waiter.missing_since = -math.inf
+            due = [held for held in hands.leases.values() if flushed or held.renew_at <= now]
+            if due:
+                await self._slots.renew(name, [held.lease for held in due])
+                for held in due:
+                    held.renew_at = now + LEASE_S / 2
+            if hands.waiters:
+                await self._check_line(name, hands, now)
+                await self._slots.fill(name)
+            elif not hands.leases:
+                self._pools.pop(name, None)
+        self._epoch = epoch  # only now: a round that failed half-way is done again in full
+
+    async def _check_line(self, name: str, hands: _PoolHands, now: float) -> None:
+        """A waiter that is not in line and got no grant for longer than a grant can take goes back, in its place."""
+        names = list(hands.waiters)
+        start = hands.cursor % len(names)
+        hands.cursor = start + _CHECKED_AT_ONCE
+        looked_at = names[start : start + _CHECKED_AT_ONCE]
+        missing = set(await self._slots.missing(name, looked_at))
+        for request in looked_at:
+            waiter = hands.waiters.get(request)
+            if waiter is None:
+                continue
+            if request not in missing:
+                waiter.missing_since = None
+            elif waiter.missing_since is None:
+                waiter.missing_since = now
+            elif now - waiter.missing_since > ACCEPT_S:
+                waiter.missing_since = None
+                await self._slots.enqueue(
+                    name, request, waiter.order_key, self._gateway, waiter.alone
+                )
+
+    def _hands(self, pool: str) -> _PoolHands:
+        hands = self._pools.get(pool)
+        if hands is None:
+            hands = self._pools[pool] = _PoolHands()
+        return hands
+

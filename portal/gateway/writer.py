@@ -1,0 +1,295 @@
+"""The gateway's only writer: moves of the ledger from many requests → few transactions on one connection.
+
+One thread, because psycopg2 blocks, and one connection, because a gateway must not need a database connection
+per request. What waits for a COMMIT (accept, grant, interrupt) goes at once with whatever has gathered; what
+nobody waits for (ends) may gather for 5 ms. A future is resolved after the COMMIT and never before.
+
+When PostgreSQL goes away the batch is kept and tried again. A COMMIT whose answer was lost may have happened:
+the second time, what "moved nothing" is read back, so that our own first try is not taken for somebody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import psycopg2
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
+
+from portal import postgres
+from portal.ledger import transitions
+from portal.ledger.transitions import Finish, Grant, Interrupted, NewRequest, Recorded
+
+log = logging.getLogger(__name__)
+
+GATHER_S = 0.005
+MOST = 500  # moves in one transaction
+HEARTBEAT_S = 5.0
+PATIENCE_S = 10.0  # how long a request waits for a database that is away
+_LATE_LIMIT = 200_000  # ends kept in memory while the database is away
+
+
+class DatabaseDown(Exception):
+    """PostgreSQL did not answer within PATIENCE_S."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Ends the request whatever it is doing. Also the way to give up on a move whose outcome is not known:
+    it comes after that move, and so finds the row wherever it got to."""
+
+    id: UUID
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndQueued:
+    id: UUID
+    state: str  # expired | failed
+    error_code: str
+    error_text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What became of a request that did not move."""
+
+    id: UUID
+
+
+Move = NewRequest | Recorded | Grant | Interrupted | Finish | Cancel | EndQueued | Look
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    move: Move
+    answer: asyncio.Future[Any] | None = None
+    abandoned: bool = False
+
+
+class Writer:
+    def __init__(self, database_url: str, gateway: str, poison_after: int) -> None:
+        self._url = database_url
+        self._gateway = gateway
+        self._poison_after = poison_after
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gateway-writer", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._link: Connection | None = None
+        self._beat_at = -HEARTBEAT_S
+        self.batches = 0
+        self.lost_records = 0
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    async def stop(self, limit_s: float = 5.0) -> None:
+        """Writes what is left, if the database is there, and ends the thread."""
+        self._stopping.set()
+        self._queue.put(None)
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.join, limit_s)
+
+    # Waited for. Each raises DatabaseDown.
+
+    async def accept(self, row: NewRequest) -> None:
+        await self._ask(row)
+
+    async def grant(self, grant: Grant) -> int | None:
+        """The new attempt, or None when the row is not ours to run any more."""
+        answer: int | None = await self._ask(grant)
+        return answer
+
+    async def interrupt(self, row: Interrupted) -> str | None:
+        """"queued", "failed" (poison), or None when the row was not running as named."""
+        answer: str | None = await self._ask(row)
+        return answer
+
+    async def look(self, id_: UUID) -> tuple[str, str] | None:
+        """(state, lane) of a request."""
+        answer: tuple[str, str] | None = await self._ask(Look(id_))
+        return answer
+
+    # Nobody waits for these; they are written as soon as the database lets us.
+
+    def later(self, move: Recorded | Finish | Cancel | EndQueued) -> None:
+        if self._queue.qsize() > _LATE_LIMIT and isinstance(move, Recorded):
+            self.lost_records += 1
+            return
+        self._queue.put(_Job(move))
+
+    async def _ask(self, move: Move) -> Any:
+        job = _Job(move, asyncio.get_running_loop().create_future())
+        self._queue.put(job)
+        assert job.answer is not None
+        try:
+            return await asyncio.wait_for(job.answer, PATIENCE_S)
+        except TimeoutError:
+            raise DatabaseDown(f"PostgreSQL did not answer for {PATIENCE_S:.0f} s") from None
+        finally:
+            # Given up, or its request was cancelled: if it has not begun it never will.
+            job.abandoned = job.answer.cancelled()
+
+    # The thread
+
+    def _run(self) -> None:
+        while True:
+            jobs, last = self._gather()
+            self._apply(jobs)
+            if last:
+                break
+        if self._link is not None:
+            self._link.close()
+
+    def _gather(self) -> tuple[list[_Job], bool]:
+        """Blocks until there is something to do or a heartbeat is due. True = that was all."""
+        jobs: list[_Job] = []
+        urgent = False
+        until = self._beat_at + HEARTBEAT_S
+        while len(jobs) < MOST:
+            try:
+                job = self._queue.get(timeout=0 if urgent else max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                break
+            if job is None:
+                return jobs, True
+            if not jobs:
+                until = time.monotonic() + GATHER_S
+            urgent = urgent or job.answer is not None
+            jobs.append(job)
+        return jobs, False
+
+    def _apply(self, jobs: list[_Job]) -> None:
+        now = datetime.now(UTC)  # the same in every try: it marks what an earlier try of ours wrote
+        again = False
+        pause_s = 0.1
+        while True:
+            jobs = [job for job in jobs if not job.abandoned]
+            try:
+                link = self._connection()
+                with link.cursor() as cur:
+                    answers = self._write(cur, jobs, now, again)
+                    beat_at = self._beat(cur)
+                link.commit()
+                break
+            except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+                log.warning("writer: PostgreSQL: %s", str(error).strip().split("\n")[0])
+                self._drop_link()
+                again = True
+                if self._stopping.wait(pause_s):
+                    return self._resolve(jobs, {}, DatabaseDown("the gateway is stopping"))
+                pause_s = min(pause_s * 2, 2.0)
+            except (psycopg2.Error, ValueError) as error:
+                self._rollback()
+                if len(jobs) <= 1:
+                    log.error("writer: refused: %s", type(error).__name__)
+                    return self._resolve(jobs, {}, error)
+                for job in jobs:  # one that the database refuses must not take its neighbours along
+                    self._apply([job])
+                return None
+        self.batches += 1
+        self._beat_at = beat_at
+        return self._resolve(jobs, answers, None)
+
+    def _write(self, cur: Cursor, jobs: Sequence[_Job], now: datetime, again: bool) -> dict[UUID, Any]:
+        def of(kind: type[Any]) -> list[Any]:
+            return [job.move for job in jobs if isinstance(job.move, kind)]
+
+        answers: dict[UUID, Any] = {}
+        transitions.accept(cur, of(NewRequest))
+        transitions.record(cur, of(Recorded))
+        if grants := of(Grant):
+            answers.update(transitions.grant(cur, grants, now))
+            if again:
+                answers.update(_granted_before(cur, grants, now))
+        if interrupts := of(Interrupted):
+            queued, poisoned = transitions.interrupt(cur, interrupts, now, self._poison_after)
+            if again:
+                answers.update(_interrupted_before(cur, interrupts))
+            answers.update(dict.fromkeys(queued, "queued") | dict.fromkeys(poisoned, "failed"))
+        transitions.finish(cur, of(Finish))
+        for end in of(EndQueued):
+            transitions.end_queued(
+                cur, [end.id], now, state=end.state, error_code=end.error_code, error_text=end.error_text
+            )
+        for cancel in of(Cancel):
+            transitions.cancel(cur, [cancel.id], now, cancel.reason)
+        if looks := of(Look):
+            cur.execute(
+                "SELECT id, state, lane FROM ledger_request WHERE id = ANY(%s)", ([look.id for look in looks],)
+            )
+            answers.update({id_: (state, lane) for id_, state, lane in cur.fetchall()})
+        return answers
+
+    def _beat(self, cur: Cursor) -> float:
+        """With every batch that is due one; when it was last done."""
+        if time.monotonic() - self._beat_at < HEARTBEAT_S:
+            return self._beat_at
+        transitions.heartbeat(cur, self._gateway, "gateway", datetime.now(UTC))
+        return time.monotonic()
+
+    def _connection(self) -> Connection:
+        if self._link is None or self._link.closed:
+            self._link = postgres.connect(self._url, f"berth {self._gateway}")
+        return self._link
+
+    def _drop_link(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            try:
+                link.close()
+            except psycopg2.Error:
+                log.debug("the connection was closed already")
+
+    def _rollback(self) -> None:
+        try:
+            if self._link is not None:
+                self._link.rollback()
+        except psycopg2.Error:
+            self._drop_link()
+
+    def _resolve(self, jobs: Sequence[_Job], answers: dict[UUID, Any], error: Exception | None) -> None:
+        waited = [(job.answer, error or answers.get(job.move.id)) for job in jobs if job.answer is not None]
+        if waited and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(_set_all, waited)
+
+
+def _set_all(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
+    for future, answer in answers:
+        if future.done():
+            continue
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+
+
+def _granted_before(cur: Cursor, grants: Sequence[Grant], now: datetime) -> dict[UUID, int]:
+    """Those that the try whose answer was lost had moved: the time of the grant is ours."""
+    cur.execute(
+        """SELECT id, attempt FROM ledger_request
+           WHERE id = ANY(%s) AND state = 'running' AND holder = %s AND granted_at = %s""",
+        ([grant.id for grant in grants], grants[0].holder, now),
+    )
+    return dict(cur.fetchall())
+
+
+def _interrupted_before(cur: Cursor, rows: Sequence[Interrupted]) -> dict[UUID, str]:
+    cur.execute(
+        """SELECT id, state, attempt FROM ledger_request
+           WHERE id = ANY(%s) AND holder = %s
+             AND (state = 'queued' OR (state = 'failed' AND error_code = 'poison'))""",
+        ([row.id for row in rows], rows[0].holder),
+    )
+    attempts = {row.id: row.attempt for row in rows}
+    return {id_: state for id_, state, attempt in cur.fetchall() if attempts[id_] == attempt}

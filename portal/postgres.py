@@ -1,0 +1,29 @@
+"""One way to open a plain psycopg2 connection, for the processes that have no Django.
+
+Separate so that the writer, the directory and the worker API agree on types, time-outs and names.
+"""
+
+from __future__ import annotations
+
+import psycopg2
+from psycopg2.extensions import connection as Connection
+from psycopg2.extras import register_uuid
+
+# Adapts uuid.UUID, which the transitions take and give, in every connection of this process.
+register_uuid()
+
+
+def connect(url: str, name: str, *, autocommit: bool = False, statement_s: float = 20.0) -> Connection:
+    """A connection seen in pg_stat_activity as `name`. Raises psycopg2.OperationalError."""
+    link: Connection = psycopg2.connect(
+        url,
+        application_name=name[:63],
+        connect_timeout=5,
+        keepalives=1,
+        keepalives_idle=10,
+        keepalives_interval=5,
+        keepalives_count=3,
+        options=f"-c statement_timeout={int(statement_s * 1000)} -c timezone=UTC",
+    )
+    link.autocommit = autocommit
+    return link
