@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from devstack import proctable
 from devstack.rundir import RunDir
@@ -34,6 +35,26 @@ def wait_until(probe: Callable[[], bool], timeout_s: float) -> bool:
         if time.monotonic() >= deadline:
             return False
         pause.wait(POLL_S)
+
+
+def foreground(argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> int:
+    """Runs a program that owns the terminal, and waits until it has tidied up; its exit status.
+
+    Ctrl-C reaches it from the terminal, so we only wait; a SIGTERM sent to us alone is passed on as Ctrl-C.
+    """
+    process = subprocess.Popen(list(argv), cwd=cwd, env=dict(env))
+    passed_on = {signal.SIGTERM: True, signal.SIGHUP: True, signal.SIGINT: False}
+
+    def answer(number: int, _frame: FrameType | None) -> None:
+        if passed_on[signal.Signals(number)]:
+            process.send_signal(signal.SIGINT)
+
+    before = {number: signal.signal(number, answer) for number in passed_on}
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)

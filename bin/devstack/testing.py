@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
 from devstack import apt, demomodel, envs, linting
 from devstack.checkout import ROOT, cache_dir, run_dir
+from devstack.procs import foreground
 from devstack.rundir import RunDir
 from devstack.say import Progress, StepFailed
 from devstack.stack import Stack, interrupt_on_terminate
@@ -55,16 +54,6 @@ def environment(stack: Stack) -> dict[str, str]:
     }
 
 
-def run_pytest(arguments: list[str], env: dict[str, str]) -> int:
-    """pytest in the foreground: it gets the terminal's Ctrl-C itself, and we wait until it has tidied up."""
-    process = subprocess.Popen([str(envs.PORTAL.python), "-m", "pytest", *arguments], cwd=ROOT, env=env)
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            process.send_signal(signal.SIGINT)
-
-
 def main() -> int:
     arguments = sys.argv[1:]
     interrupt_on_terminate()
@@ -85,7 +74,8 @@ def main() -> int:
             progress.say(
                 "phases: " + ", ".join(f"{name} {took:.0f} s" for name, took in progress.seconds.items())
             )
-            code = run_pytest(arguments, environment(stack))
+            argv = [str(envs.PORTAL.python), "-m", "pytest", *arguments]
+            code = foreground(argv, ROOT, environment(stack))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return code

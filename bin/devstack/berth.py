@@ -1,0 +1,76 @@
+"""Turns an installed machine into a running Berth that somebody can ask: services, migrated, seeded, started.
+
+Shared by the demo, which stays up for a person, and the benches, which measure it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from devstack import apt, demomodel, envs
+from devstack.checkout import cache_dir
+from devstack.procs import wait_until
+from devstack.say import Progress, StepFailed
+from devstack.site import Site
+from devstack.slurmconf import SlurmSpec
+from devstack.stack import Stack, held_interrupts
+
+READY_S = 60.0
+
+
+@dataclass(frozen=True)
+class Berth:
+    """What is running and how to ask it. `logins`: role to (user name, password)."""
+
+    stack: Stack
+    site: Site
+    token: str
+    model: str
+    logins: dict[str, tuple[str, str]]
+
+
+def install(progress: Progress) -> Path:
+    """Everything that is kept between runs; returns the demo model's folder."""
+    apt.install(apt.SERVICES, progress, cache_dir() / "apt.log")
+    for wanted in (envs.PORTAL, envs.AGENT, envs.VLLM_CPU):
+        envs.ensure(wanted, progress)
+    return demomodel.ensure(progress)
+
+
+@contextlib.contextmanager
+def running(run_dir: Path, model: Path, progress: Progress, spec: SlurmSpec | None = None) -> Iterator[Berth]:
+    """Starts everything below `run_dir`, and stops everything on the way out."""
+    with Stack(run_dir, progress, slurm=spec or SlurmSpec()) as stack:
+        with Site(run_dir, stack.env(), progress) as site:
+            with progress.step("Migrate the database"):
+                site.manage("migrate", "--no-input")
+            with progress.step("Set up keys, people, a token and the model"):
+                site.manage("setup")
+                berth = seed(stack, site, model)
+            with progress.step("Start web, worker and beat"):
+                site.start()
+                if not wait_until(lambda: site.get("/readyz") == 200, READY_S):
+                    why = f"the control loop completed no tick in {READY_S:.0f} s"
+                    raise StepFailed(why, f"read the logs in {site.log_dir}", site.log_dir / "worker.log")
+            try:
+                yield berth
+            finally:
+                with held_interrupts():
+                    site.stop()
+
+
+def seed(stack: Stack, site: Site, model: Path) -> Berth:
+    """Creates the demo's people, token and models; the command prints them as one JSON object, last."""
+    python = str(envs.VLLM_CPU.python)
+    out = site.manage("demo_seed", "--json", "--model-path", str(model), "--engine-python", python)
+    try:
+        seeded: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
+        logins = {role: (seeded[role]["username"], seeded[role]["password"]) for role in ("admin", "user")}
+        return Berth(stack, site, str(seeded["token"]), str(seeded["model"]), logins)
+    except (ValueError, IndexError, KeyError, TypeError) as error:
+        raise StepFailed(f"manage.py demo_seed printed something unexpected: {error!r}") from None
