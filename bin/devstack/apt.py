@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from devstack import longrun
 from devstack.say import Progress, StepFailed
 
 SERVER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -141,37 +140,12 @@ def install(needs: Sequence[Need], progress: Progress, log: Path) -> None:
     if shutil.which("apt-get") is None:
         raise StepFailed(f"missing: {', '.join(packages)}, and this is not a Debian machine", by_hand)
     with progress.step(f"Install Debian packages: {' '.join(packages)}") as note:
-        log.parent.mkdir(parents=True, exist_ok=True)
         try:
-            prefix = _as_root()
+            argv = [*_as_root(), "sh", "-c", INSTALL_SCRIPT, "install", *packages]
         except StepFailed as failure:
             raise StepFailed(failure.why, by_hand) from None
-        with log.open("wb") as out:
-            # In our own session's foreground: sudo may have to ask for a password.
-            process = subprocess.Popen(
-                [*prefix, "sh", "-c", INSTALL_SCRIPT, "install", *packages],
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
-            _report(process, log, note)
-        if process.returncode != 0:
-            raise StepFailed(f"apt-get ended with status {process.returncode}", by_hand, log)
+        code = longrun.run(argv, log, note, longrun.last_line, keep_stdin=True)
+        if code != 0:
+            raise StepFailed(f"apt-get ended with status {code}", by_hand, log)
         if still := missing(needs):
             raise StepFailed(f"still missing after the install: {', '.join(still)}", by_hand, log)
-
-
-def _report(process: subprocess.Popen[bytes], log: Path, note: Callable[[str], None]) -> None:
-    """A line every 10 s with what apt is doing, until it ends; ended with us if we are interrupted."""
-    pause = threading.Event()
-    told = time.monotonic()
-    try:
-        while process.poll() is None:
-            pause.wait(0.2)
-            if time.monotonic() - told > 10:
-                told = time.monotonic()
-                lines = log.read_text(errors="replace").splitlines()
-                note(lines[-1][:90] if lines else "waiting for apt")
-    except BaseException:
-        process.terminate()
-        process.wait()
-        raise

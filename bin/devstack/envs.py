@@ -9,24 +9,20 @@ comment lines that pip ignores and this module obeys: `# post: uninstall a b c` 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import shutil
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from devstack import longrun
 from devstack.checkout import ROOT, cache_dir
 from devstack.say import Progress, StepFailed
 
 WANTED_PYTHON = (3, 11)
-REPORT_EVERY_S = 10.0
 NOT_FOUND = "No matching distribution found"
 
 
@@ -81,16 +77,9 @@ def ensure(environment: Environment, progress: Progress) -> Path:
     if environment.ready():
         return environment.python
     folder = environment.folder()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with progress.step(f"Build the {environment.name} environment") as note:
-        with folder.with_suffix(".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                note("another process builds it; waiting")
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            if not environment.ready():
-                _build(environment, folder, note)
+    with progress.step(f"Build the {environment.name} environment") as note, longrun.only_one(folder, note):
+        if not environment.ready():
+            _build(environment, folder, note)
     return environment.python
 
 
@@ -100,7 +89,7 @@ def _build(environment: Environment, folder: Path, note: Callable[[str], None]) 
         wanted = ".".join(map(str, WANTED_PYTHON))
         raise StepFailed(f"this is Python {sys.version.split()[0]}", f"run it with python{wanted}")
     shutil.rmtree(folder, ignore_errors=True)
-    log = folder.with_suffix(".log")
+    log = folder.with_name(f"{folder.name}.log")
     log.unlink(missing_ok=True)
     # The interpreter below a virtual environment, should we have been started from one.
     base = str(getattr(sys, "_base_executable", "") or sys.executable)
@@ -124,24 +113,7 @@ def _build(environment: Environment, folder: Path, note: Callable[[str], None]) 
 
 
 def _run(argv: list[str], log: Path, note: Callable[[str], None]) -> int:
-    """Runs pip with its output in the log, and a line now and then that says where it is."""
-    pause = threading.Event()
-    told = time.monotonic()
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, cwd="/"
-        )
-    try:
-        while process.poll() is None:
-            pause.wait(0.1)
-            if time.monotonic() - told >= REPORT_EVERY_S:
-                told = time.monotonic()
-                note(where(log.read_text(errors="replace")))
-    except BaseException:
-        process.terminate()
-        process.wait()
-        raise
-    return process.returncode
+    return longrun.run(argv, log, note, where)
 
 
 def where(pip_output: str) -> str:
