@@ -220,7 +220,11 @@ def share_right(folder: Path) -> float:
 def write(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """The model as a Hugging Face folder, readable by everyone: a pilot may run as another user."""
     model.generation_config = GenerationConfig(
-        do_sample=False, eos_token_id=model.config.eos_token_id, pad_token_id=model.config.pad_token_id
+        # vLLM takes a request's defaults from here: top_k=1 is greedy, also for clients that set no temperature.
+        do_sample=True,
+        top_k=1,
+        eos_token_id=model.config.eos_token_id,
+        pad_token_id=model.config.pad_token_id,
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
