@@ -17,7 +17,7 @@ from scheduler.policy.decisions import (
     LaunchPilot,
     PlaceReplica,
 )
-from scheduler.policy.placement import InPilot, NewPilot, Nowhere, RoomSoon, place
+from scheduler.policy.placement import Draft, InPilot, NewPilot, Nowhere, RoomSoon, place
 from scheduler.policy.snapshot import PoolView, ReplicaView, Snapshot
 
 
@@ -27,7 +27,7 @@ class _Draft:
 
     decisions: list[Decision] = field(default_factory=list)
     taken: list[ReplicaView] = field(default_factory=list)
-    new_pilots: list[str] = field(default_factory=list)
+    drafts: list[Draft] = field(default_factory=list)
     leaving: set[str] = field(default_factory=set)
     latched: set[str] = field(default_factory=set)
 
@@ -95,7 +95,7 @@ def _start(pool: PoolView, target: autoscale.Target, snapshot: Snapshot, draft: 
         "serving": target.serving,
         "wanted": target.wanted,
     }
-    spot = place(pool, snapshot, draft.taken, draft.new_pilots, now)
+    spot = place(pool, snapshot, draft.taken, draft.drafts, now)
     if isinstance(spot, InPilot):
         draft.taken.append(
             ReplicaView(f"new:{pool.name}", pool.name, spot.pilot, "wanted", spot.gpu_indices, pool.mem_mb)
@@ -115,7 +115,8 @@ def _start(pool: PoolView, target: autoscale.Target, snapshot: Snapshot, draft: 
     if not snapshot.slurm_fresh:
         return f"Slurm does not answer; nothing is started until it does. {snapshot.slurm_error}".strip()
     if isinstance(spot, NewPilot):
-        draft.new_pilots.append(spot.profile)
+        profile = next(p for p in snapshot.profiles if p.name == spot.profile)
+        draft.drafts.append(Draft(spot.profile, profile.gpus - pool.gpus, profile.mem_mb - pool.mem_mb))
         draft.decisions.append(
             LaunchPilot(
                 pool=pool.name,

@@ -16,7 +16,7 @@ class InPilot:
 
 @dataclass(frozen=True, slots=True)
 class RoomSoon:
-    """Replicas on their way out of this pilot leave enough room: cheaper than a new job."""
+    """There will be room in this pilot ("" = one that is just being launched): cheaper than a new job."""
 
     pilot: str
 
@@ -35,17 +35,35 @@ class Nowhere:
     full: bool
 
 
+@dataclass(slots=True)
+class Draft:
+    """A job that this tick launches: what is left in it for the pools that come after."""
+
+    profile: str
+    free_gpus: int
+    free_mb: int
+
+    def takes(self, pool: PoolView) -> bool:
+        fits = self.free_gpus >= pool.gpus and self.free_mb >= pool.mem_mb
+        if fits and self.profile in pool.profiles:
+            self.free_gpus -= pool.gpus
+            self.free_mb -= pool.mem_mb
+            return True
+        return False
+
+
 Place = InPilot | RoomSoon | NewPilot | Nowhere
 
 
 def place(
-    pool: PoolView, snapshot: Snapshot, taken: Sequence[ReplicaView], new_pilots: Sequence[str], now: float
+    pool: PoolView, snapshot: Snapshot, taken: Sequence[ReplicaView], drafts: Sequence[Draft], now: float
 ) -> Place:
-    """`taken` and `new_pilots` (profile names) are what this tick has decided already.
+    """`taken` and `drafts` are what this tick has decided already.
 
     1. A pilot that is up, else one on its way, with free GPUs and memory and enough time left; the fullest
        that fits, so that whole pilots go idle.
-    2. Room that a draining replica is about to leave.
+    2. Room that a draining replica is about to leave, or that a job launched in this very tick will have: the
+       next tick places it there.
     3. A new job on the first allowed profile that fits and has jobs left; preemptible ones last.
     4. Nowhere.
     """
@@ -68,7 +86,9 @@ def place(
     if fits:
         _, _, pilot_id, gpus = min(fits)
         return InPilot(pilot_id, gpus)
-    return soon or _new_pilot(pool, allowed, snapshot, new_pilots)
+    if soon is None and any(draft.takes(pool) for draft in drafts):
+        soon = RoomSoon("")
+    return soon or _new_pilot(pool, allowed, snapshot, drafts)
 
 
 def free_gpus(pilot: PilotView, pool: PoolView, residents: Sequence[ReplicaView]) -> tuple[int, ...] | None:
@@ -95,7 +115,7 @@ def _leaves_soon(replica: ReplicaView, snapshot: Snapshot, now: float) -> bool:
 
 
 def _new_pilot(
-    pool: PoolView, allowed: Sequence[ProfileView], snapshot: Snapshot, new_pilots: Sequence[str]
+    pool: PoolView, allowed: Sequence[ProfileView], snapshot: Snapshot, drafts: Sequence[Draft]
 ) -> NewPilot | Nowhere:
     if not allowed:
         return Nowhere("No profile is set for it: an administrator has to choose where it may run.", False)
@@ -104,7 +124,7 @@ def _new_pilot(
         return Nowhere(f"No enabled profile has {pool.gpus} GPUs and {pool.mem_mb} MiB for it.", False)
     for profile in sorted(fitting, key=lambda p: (p.preemptible, p.name)):
         live = sum(pilot.profile == profile.name for pilot in snapshot.pilots)
-        if live + sum(name == profile.name for name in new_pilots) < profile.max_pilots:
+        if live + sum(draft.profile == profile.name for draft in drafts) < profile.max_pilots:
             return NewPilot(profile.name, tuple(range(pool.gpus)))
     names = ", ".join(sorted(p.name for p in fitting))
     return Nowhere(f"All jobs allowed by {names} are in use; it waits for room.", True)

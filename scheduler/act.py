@@ -1,0 +1,246 @@
+"""Decisions → rows, then deeds. The intent is committed before Slurm is asked (invariant 2); what a decision
+moves and the row that says why stand in one transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+import redis as redis_library
+from django.db import IntegrityError
+
+from portal.catalog.models import Model, Pool, Profile
+from portal.config import Config
+from portal.fleet import transitions as fleet
+from portal.fleet.models import Cluster, Pilot, PilotState, PoolState
+from portal.fleet.models import Decision as DecisionRow
+from scheduler import endings, routes
+from scheduler.jobspec import job_name, prefix_of, spec_of
+from scheduler.listing import ClientFor, silence
+from scheduler.moves import moving
+from scheduler.policy.decisions import (
+    CancelPilot,
+    Decision,
+    DrainPilot,
+    DrainReplica,
+    HoldPool,
+    LaunchPilot,
+    PlaceReplica,
+)
+from scheduler.policy.snapshot import ON_ITS_WAY
+from scheduler.slurm.protocol import NoAnswer, Rejected
+from scheduler.slurm.render import BadDirective, render
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """What acting needs. `clock` gives UNIX seconds."""
+
+    cluster: Cluster
+    redis: redis_library.Redis
+    client_for: ClientFor
+    config: Config
+    clock: Callable[[], float]
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.clock(), UTC)
+
+
+def act(actor: Actor, decisions: list[Decision]) -> None:
+    for decision in decisions:
+        logger.info("%s: %s", decision.kind, decision.reason)
+        try:
+            carry_out(actor, decision)
+        except IntegrityError as error:
+            # The database knows better than the snapshot, e.g. a GPU has been taken. The next tick looks again.
+            logger.warning("%s was overtaken: %s", decision.kind, error)
+
+
+def carry_out(actor: Actor, decision: Decision) -> bool:
+    """False when it came too late or Slurm did not answer."""
+    match decision:
+        case LaunchPilot():
+            return _launch(actor, decision)
+        case PlaceReplica():
+            return _place(actor, decision)
+        case DrainReplica():
+            return _drain_replica(actor, decision)
+        case DrainPilot():
+            return _drain_pilot(actor, decision)
+        case CancelPilot():
+            return _cancel(actor, decision)
+        case HoldPool():
+            return _hold(actor, decision)
+
+
+def submit(actor: Actor, pilot_id: UUID) -> bool:
+    """planned → submitted, or ended when Slurm refuses it. On silence the intent stays: the job may exist."""
+    pilot = Pilot.objects.select_related("profile").get(pk=pilot_id)
+    if pilot.state != PilotState.PLANNED:
+        return False
+    try:
+        spec = spec_of(pilot, actor.config)
+        job_id = actor.client_for(prefix_of(pilot)).submit(render(spec), spec)
+    except NoAnswer as error:
+        logger.warning("pilot %s: %s", pilot_id, error)
+        silence(actor.cluster, str(error))
+        return False
+    except (Rejected, BadDirective) as error:
+        said = f"Slurm refused the job: {error}" if isinstance(error, Rejected) else f"Its profile: {error}"
+        endings.end([pilot_id], said, actor.clock(), failed=True)
+        return False
+    with moving() as cur:
+        taken = fleet.submitted(cur, pilot_id, job_id, actor.now())
+    if not taken:
+        logger.warning("job %d: pilot %s has moved on; the orphan rule deals with it", job_id, pilot_id)
+    return taken
+
+
+def _launch(actor: Actor, decision: LaunchPilot) -> bool:
+    if actor.cluster.error:
+        return False  # an earlier decision of this tick found Slurm silent
+    pool = Pool.objects.select_related("environment").get(pk=decision.pool)
+    profile = Profile.objects.get(name=decision.profile)
+    pilot_id = uuid.uuid4()
+    pilot = fleet.NewPilot(
+        id=pilot_id,
+        cluster=actor.cluster.name,
+        profile_id=profile.pk,
+        job_name=job_name(actor.config, str(pilot_id)),
+        gpus=profile.gpus,
+        mem_mb=profile.mem_mb,
+        walltime_min=profile.walltime_min,
+    )
+    replica = _new_replica(pool, pilot_id, decision.gpu_indices)
+    if replica is None:
+        return _no_model(actor, pool)
+    with moving() as cur:
+        fleet.plan(cur, pilot, actor.now())
+        fleet.want(cur, replica, actor.now())
+        _record(actor, decision, pool=pool.name, pilot=pilot_id, replica=replica.id)
+    return submit(actor, pilot_id)
+
+
+def _place(actor: Actor, decision: PlaceReplica) -> bool:
+    pool = Pool.objects.select_related("environment").get(pk=decision.pool)
+    pilot_id = UUID(decision.pilot)
+    replica = _new_replica(pool, pilot_id, decision.gpu_indices)
+    if replica is None:
+        return _no_model(actor, pool)
+    with moving() as cur:
+        # Locked, so that no drain or end comes between the look and the insert.
+        states = (*ON_ITS_WAY, PilotState.UP)
+        if not Pilot.objects.select_for_update().filter(pk=pilot_id, state__in=states).exists():
+            return False
+        fleet.want(cur, replica, actor.now())
+        _record(actor, decision, pool=pool.name, pilot=pilot_id, replica=replica.id)
+    return True
+
+
+def _new_replica(pool: Pool, pilot: UUID, gpu_indices: tuple[int, ...]) -> fleet.NewReplica | None:
+    model = Model.objects.filter(pool=pool, enabled=True).order_by("id").first()
+    if model is None:
+        return None
+    return fleet.NewReplica(
+        id=uuid.uuid4(),
+        pilot=pilot,
+        pool=pool.name,
+        model=model.name,
+        engine=pool.environment.engine,
+        gpu_indices=gpu_indices,
+        mem_mb=pool.mem_mb,
+        cap=pool.cap,
+    )
+
+
+def _no_model(actor: Actor, pool: Pool) -> bool:
+    reason = "No enabled model belongs to it: nothing is started."
+    PoolState.objects.update_or_create(pool=pool, defaults={"reason": reason})
+    return False
+
+
+def _drain_replica(actor: Actor, decision: DrainReplica) -> bool:
+    with moving() as cur:
+        moved = fleet.drain_replicas(cur, [UUID(decision.replica)], actor.now(), decision.reason)
+        if not moved:
+            return False
+        _record(
+            actor,
+            decision,
+            pool=decision.pool,
+            pilot=UUID(decision.pilot),
+            replica=UUID(decision.replica),
+        )
+    routes.drop(actor.redis, decision.pool, [decision.replica])
+    return True
+
+
+def _drain_pilot(actor: Actor, decision: DrainPilot) -> bool:
+    pilot_id = UUID(decision.pilot)
+    with moving() as cur:
+        if not fleet.drain_pilots(cur, [pilot_id], actor.now(), decision.reason):
+            return False
+        _record(actor, decision, pilot=pilot_id)
+    routes.sweep(actor.redis, Pool.objects.values_list("name", flat=True))
+    return True
+
+
+def _cancel(actor: Actor, decision: CancelPilot) -> bool:
+    """A job that runs is drained in the tables and ends when Slurm or its agent says so; one that does not
+    run yet ends here, once Slurm has taken the cancellation."""
+    pilot_id = UUID(decision.pilot)
+    pilot = Pilot.objects.select_related("profile").get(pk=pilot_id)
+    if pilot.state == PilotState.ENDED:
+        return False
+    with moving() as cur:
+        _record(actor, decision, pilot=pilot_id)
+        fleet.drain_pilots(cur, [pilot_id], actor.now(), decision.reason)
+    if pilot.job_id is not None:
+        try:
+            actor.client_for(prefix_of(pilot)).cancel([pilot.job_id])
+        except NoAnswer as error:
+            logger.warning("scancel %d: %s", pilot.job_id, error)
+            silence(actor.cluster, str(error))
+            return False
+    if pilot.state in ON_ITS_WAY and pilot.registered_at is None:
+        endings.end([pilot_id], decision.reason, actor.clock(), failed=decision.failed)
+    return True
+
+
+def _hold(actor: Actor, decision: HoldPool) -> bool:
+    hold = decision.hold
+    state, _ = PoolState.objects.get_or_create(pool_id=decision.pool)
+    was_latched = state.latched_at
+    state.failures, state.reason = hold.failures, hold.reason
+    state.retry_at = datetime.fromtimestamp(hold.retry_at, UTC) if hold.retry_at is not None else None
+    state.latched_at = (was_latched or actor.now()) if hold.latched else None
+    with moving():
+        state.save(update_fields=["failures", "reason", "retry_at", "latched_at"])
+        _record(actor, decision, pool=decision.pool)
+    return True
+
+
+def _record(
+    actor: Actor,
+    decision: Decision,
+    *,
+    pool: str = "",
+    pilot: UUID | None = None,
+    replica: UUID | None = None,
+) -> None:
+    DecisionRow.objects.create(
+        at=actor.now(),
+        kind=decision.kind,
+        pool=pool,
+        pilot=pilot,
+        replica=replica,
+        reason=decision.reason,
+        inputs=decision.inputs,
+    )

@@ -1,0 +1,78 @@
+"""What follows the end of a pilot: its rows go back, its routes go, its last words are kept, its secret goes.
+
+Separate, because it has to happen for every kind of end, and the ledger's part is repeated every tick: a
+sweep skips rows that somebody holds locked.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from uuid import UUID
+
+import redis as redis_library
+
+from portal.config import Config
+from portal.fleet import transitions as fleet
+from portal.fleet.models import Pilot, PilotLog
+from portal.ledger import transitions as ledger
+from scheduler import routes
+from scheduler.jobspec import log_path, prefix_of, secret_path
+from scheduler.listing import ClientFor
+from scheduler.moves import moving
+from scheduler.slurm.protocol import NoAnswer
+
+logger = logging.getLogger(__name__)
+
+LOG_BYTES = 64 * 1024
+
+
+def end(pilots: Iterable[UUID], reason: str, now: float, *, failed: bool) -> list[UUID]:
+    """Any live state → ended; what they had pulled goes back to the queue. Answers those that ended now."""
+    at = datetime.fromtimestamp(now, UTC)
+    with moving() as cur:
+        ended = fleet.end_pilots(cur, pilots, at, reason, failed=failed)
+        for pilot in ended:
+            ledger.release(cur, pilot, at, reason)
+    return ended
+
+
+def release_leftovers(now: float) -> None:
+    """Rows still in the hands of pilots that have ended."""
+    at = datetime.fromtimestamp(now, UTC)
+    with moving() as cur:
+        cur.execute(
+            """SELECT p.id, p.end_reason FROM fleet_pilot p
+               WHERE p.state = 'ended' AND p.ended_at > %s - interval '1 day' AND EXISTS (
+                 SELECT 1 FROM ledger_request r
+                 WHERE r.holder = p.id::text AND r.state = 'running' AND r.lane <> 'held')""",
+            (at,),
+        )
+        for pilot, reason in cur.fetchall():
+            ledger.release(cur, UUID(str(pilot)), at, reason)
+
+
+def clean_up(
+    pilots: Iterable[UUID], redis: redis_library.Redis, client_for: ClientFor, config: Config, now: float
+) -> None:
+    """Routes, log and secret of pilots that have ended. What Slurm's side does not answer is left behind: a
+    secret that nobody accepts any more."""
+    for pilot in Pilot.objects.filter(id__in=list(pilots)).select_related("profile"):
+        for replica, pool in pilot.replicas.values_list("id", "pool_id"):
+            routes.drop(redis, pool, [str(replica)])
+        try:
+            keep_log(pilot, client_for, config, now)
+            client_for(prefix_of(pilot)).forget(secret_path(config, str(pilot.pk)))
+        except NoAnswer as error:
+            logger.warning("pilot %s: log or secret left behind: %s", pilot.pk, error)
+
+
+def keep_log(pilot: Pilot, client_for: ClientFor, config: Config, now: float) -> int:
+    """Stores the end of the job's output for operators; answers its length. Raises NoAnswer."""
+    text = client_for(prefix_of(pilot)).log_tail(log_path(config, str(pilot.pk)), LOG_BYTES)
+    # PostgreSQL's text cannot hold a NUL.
+    text = text.replace("\0", "\ufffd")
+    at = datetime.fromtimestamp(now, UTC)
+    PilotLog.objects.update_or_create(pilot=pilot, defaults={"text": text, "at": at})
+    return len(text)

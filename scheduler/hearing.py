@@ -1,0 +1,52 @@
+"""What pilots last reported, from Redis, as values.
+
+Separate from the listing: these are two witnesses, and neither may speak for the other. Redis that does not
+answer is `None`, not "nobody reported" (invariant 1).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import redis as redis_library
+
+from gpuworker.wire import ObservedReplica, Sync, WireError, loads
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One pilot's last report and when the portal got it (UNIX seconds)."""
+
+    received_at: float
+    job_id: int
+    replicas: dict[str, ObservedReplica]
+
+
+def hear(redis: redis_library.Redis, pilots: Iterable[str]) -> dict[str, Heard] | None:
+    """By pilot id; those without a report are missing. None when Redis did not answer."""
+    ids = list(pilots)
+    if not ids:
+        return {}
+    try:
+        found = redis.mget([f"berth:sync:{pilot}" for pilot in ids])
+    except redis_library.RedisError as error:
+        logger.warning("Redis did not answer: %s", error)
+        return None
+    assert isinstance(found, list)
+    heard = {}
+    for pilot, text in zip(ids, found, strict=True):
+        if text is None:
+            continue
+        try:
+            sync = loads(Sync, text)
+            received_at = float(json.loads(text)["received_at"])
+        except (WireError, KeyError, TypeError, ValueError) as error:
+            logger.warning("pilot %s: unreadable report: %s", pilot, error)
+            continue
+        heard[pilot] = Heard(received_at, sync.job_id, {r.id: r for r in sync.replicas})
+    return heard

@@ -1,0 +1,60 @@
+"""A pilot's row and its profile → the job that is asked of Slurm, with the secret that only it may read."""
+
+from __future__ import annotations
+
+from gpuworker.wire import Secret, derive_key, dumps
+from portal.config import Config
+from portal.fleet.models import Pilot
+from scheduler.listing import Prefix
+from scheduler.slurm.spec import JobSpec, SecretFile
+
+SIGNAL_S = 60  # Slurm's hint before the end; the agent trusts the deadline that the portal tells it
+
+
+def job_name(config: Config, pilot: str) -> str:
+    """The name by which a job is found again after a crash (invariant 2)."""
+    return f"berth-{config.instance}-{pilot}"
+
+
+def prefix_of(pilot: Pilot) -> Prefix:
+    return tuple(map(str, pilot.profile.submit_prefix))
+
+
+def log_path(config: Config, pilot: str) -> str:
+    return f"{config.spool}/log/{pilot}.out"
+
+
+def secret_path(config: Config, pilot: str) -> str:
+    return f"{config.spool}/secret/{pilot}.json"
+
+
+def spec_of(pilot: Pilot, config: Config) -> JobSpec:
+    profile, name = pilot.profile, str(pilot.pk)
+    secret = Secret(
+        pilot=name,
+        portal_url=profile.portal_url_from_nodes or config.portal_url,
+        portal_token=derive_key(config.site_key, "portal", name),
+        ingress_key=derive_key(config.site_key, "ingress", name),
+    )
+    gpus = f"gpu:{profile.gpu_type}:{pilot.gpus}" if profile.gpu_type else f"gpu:{pilot.gpus}"
+    return JobSpec(
+        name=pilot.job_name,
+        pilot=name,
+        log_path=log_path(config, name),
+        agent_python=config.agent_python,
+        agent_home=config.agent_home,
+        secret=SecretFile(secret_path(config, name), dumps(secret).decode()),
+        limit_min=pilot.walltime_min,
+        least_limit_min=min(profile.walltime_least_min, pilot.walltime_min),
+        cpus=profile.cpus,
+        mem_mb=pilot.mem_mb,
+        partition=profile.partition,
+        account=profile.account,
+        qos=profile.qos,
+        gres=gpus,
+        signal_s=SIGNAL_S,
+        door_address=profile.door_address,
+        door_ports=profile.door_ports,
+        scratch=profile.scratch,
+        prologue=profile.prologue.replace("\r\n", "\n").strip(),
+    )

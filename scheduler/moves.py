@@ -1,0 +1,41 @@
+"""A database transaction as the plain cursor that `portal.*.transitions` take.
+
+Separate, because it is the one place where the scheduler reaches below the ORM: moves and the decision
+rows written through the ORM must share one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django.db import connection, transaction
+from psycopg2.extensions import cursor as Cursor
+
+# Any number that no other part of Berth uses: one loop at a time per database.
+LOOP_LOCK = 0x6265727468  # "berth"
+
+
+@contextmanager
+def moving() -> Iterator[Cursor]:
+    """Commits at the end, rolls back on an error. Inside another one it is a savepoint of it."""
+    with transaction.atomic():
+        connection.ensure_connection()
+        assert connection.connection is not None
+        with connection.connection.cursor() as cur:
+            yield cur
+
+
+@contextmanager
+def loop_lock() -> Iterator[bool]:
+    """Whether this process is the loop now. Held by the session that does the work: if the connection is
+    lost, the lock goes and so does the power to move anything."""
+    with connection.cursor() as cur:
+        cur.execute("SELECT pg_try_advisory_lock(%s)", (LOOP_LOCK,))
+        taken = bool(cur.fetchone()[0])
+    try:
+        yield taken
+    finally:
+        if taken and connection.connection is not None and not connection.connection.closed:
+            with connection.cursor() as cur:
+                cur.execute("SELECT pg_advisory_unlock(%s)", (LOOP_LOCK,))

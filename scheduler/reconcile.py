@@ -1,0 +1,58 @@
+"""One pass of the control loop: observe → decide → act, by one process at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache
+
+import redis as redis_library
+
+from portal.catalog.models import Pool
+from portal.config import Config, config
+from portal.fleet.models import Cluster
+from scheduler import commands, routes
+from scheduler.act import Actor, act, submit
+from scheduler.listing import ClientFor, Prefix
+from scheduler.moves import loop_lock
+from scheduler.observe import observe
+from scheduler.policy.decide import decide
+from scheduler.slurm.cli import CliClient
+from scheduler.slurm.protocol import SlurmClient
+from scheduler.view import snapshot_of
+
+
+def run_once(
+    settings: Config,
+    redis: redis_library.Redis,
+    client_for: ClientFor | None = None,
+    clock: Callable[[], float] = time.time,
+) -> bool:
+    """One tick. False when another process is in one."""
+    with loop_lock() as ours:
+        if ours:
+            _tick(settings, redis, client_for or cli_client, clock)
+        return ours
+
+
+def _tick(
+    settings: Config, redis: redis_library.Redis, client_for: ClientFor, clock: Callable[[], float]
+) -> None:
+    cluster, _ = Cluster.objects.get_or_create(name=settings.cluster)
+    actor = Actor(cluster, redis, client_for, settings, clock)
+    now = clock()
+    observed = observe(cluster, redis, client_for, settings, now)
+    commands.execute(actor)
+    for pilot in observed.resubmit:
+        if not (cluster.paused or cluster.error):
+            submit(actor, pilot)
+    act(actor, decide(snapshot_of(cluster, observed, settings, now), now))
+    routes.sweep(redis, Pool.objects.values_list("name", flat=True))
+    cluster.ticked_at = actor.now()
+    cluster.save(update_fields=["ticked_at"])
+
+
+@cache
+def cli_client(prefix: Prefix) -> SlurmClient:
+    """Kept, because a client remembers which release of Slurm it talks to."""
+    return CliClient(prefix, limit_s=config().slurm_timeout_s)

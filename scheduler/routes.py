@@ -1,0 +1,59 @@
+"""Takes replicas out of Redis' routes once the fleet's tables say that they are out of routing.
+
+The worker API writes routes from pilots' reports; a pilot that died reports nothing any more, so somebody
+else has to take its routes away. Losing Redis here costs nothing: the sweep comes round every tick.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from uuid import UUID
+
+import redis as redis_library
+
+from portal.fleet.models import Replica, ReplicaState
+
+logger = logging.getLogger(__name__)
+
+_ROUTED = (ReplicaState.WANTED, ReplicaState.STARTING, ReplicaState.HOT)
+
+
+def drop(redis: redis_library.Redis, pool: str, replicas: Iterable[str]) -> None:
+    names = list(replicas)
+    if names:
+        try:
+            redis.hdel(f"berth:{{{pool}}}:routes", *names)
+        except redis_library.RedisError as error:
+            logger.warning("could not remove routes of %s, the next sweep will: %s", pool, error)
+
+
+def sweep(redis: redis_library.Redis, pools: Iterable[str]) -> None:
+    """Removes routes of replicas that drain or have ended. Redis is read before the tables, so that a route
+    that is being added is never taken for a stale one."""
+    names = sorted(pools)
+    pipe = redis.pipeline(transaction=False)
+    for pool in names:
+        pipe.hkeys(f"berth:{{{pool}}}:routes")
+    try:
+        routed = {
+            pool: {key.decode() for key in keys} for pool, keys in zip(names, pipe.execute(), strict=True)
+        }
+    except redis_library.RedisError as error:
+        logger.warning("Redis did not answer: %s", error)
+        return
+    ids = {replica for keys in routed.values() for replica in keys if _is_id(replica)}
+    if not any(routed.values()):
+        return
+    rows = Replica.objects.filter(id__in=ids, state__in=_ROUTED).values_list("id", flat=True)
+    good = {str(replica) for replica in rows}
+    for pool, keys in routed.items():
+        drop(redis, pool, keys - good)
+
+
+def _is_id(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True

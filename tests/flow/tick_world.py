@@ -1,0 +1,232 @@
+"""A world for the control loop: real tables and Redis, a clock that tests move, and a Slurm and agents that
+do what they are told. The process boundary to real Slurm commands is tested in tests/slurm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import redis as redis_library
+
+from gpuworker.wire import ObservedReplica, Sync
+from portal.catalog.models import Engine, Environment, Model, Pool, Profile
+from portal.config import Config, config
+from portal.fleet import transitions as fleet
+from portal.fleet.models import Cluster, Command, Pilot, Replica
+from portal.ledger import transitions as ledger
+from scheduler.moves import moving
+from scheduler.reconcile import run_once
+from scheduler.slurm.protocol import (
+    JobInfo,
+    Jobs,
+    NoAnswer,
+    PartitionInfo,
+    Rejected,
+    ReservationInfo,
+    UsageInfo,
+)
+from scheduler.slurm.spec import JobSpec
+
+
+class FakeSlurm:
+    """Jobs in a list. `silent`: what every verb raises NoAnswer with. `on_submit`: runs after a job is made."""
+
+    def __init__(self) -> None:
+        self.listed: list[JobInfo] = []
+        self.submitted: list[JobSpec] = []
+        self.scripts: list[str] = []
+        self.cancelled: list[int] = []
+        self.forgotten: list[str] = []
+        self.asked = 0
+        self.silent = ""
+        self.refuse = ""
+        self.on_submit: Callable[[], None] = lambda: None
+        self._next_id = 100
+
+    def submit(self, script: str, spec: JobSpec) -> int:
+        self._hear()
+        if self.refuse:
+            raise Rejected(self.refuse)
+        self.submitted.append(spec)
+        self.scripts.append(script)
+        job_id = self.add(spec.name)
+        self.on_submit()
+        return job_id
+
+    def jobs(self) -> Jobs:
+        self.asked += 1
+        self._hear()
+        found: dict[str, list[JobInfo]] = {}
+        for job in sorted(self.listed, key=lambda job: job.job_id):
+            found.setdefault(job.name, []).append(job)
+        return {name: tuple(jobs) for name, jobs in found.items()}
+
+    def cancel(self, job_ids: list[int]) -> None:
+        self._hear()
+        self.cancelled += job_ids
+        for job_id in job_ids:
+            self.set(job_id, "CANCELLED")
+
+    def partitions(self) -> dict[str, PartitionInfo]:
+        raise NoAnswer("not asked here")
+
+    def reservations(self) -> dict[str, ReservationInfo]:
+        raise NoAnswer("not asked here")
+
+    def estimate_start(self, spec: JobSpec) -> float:
+        raise NoAnswer("not asked here")
+
+    def usage(self, job_ids: list[int]) -> dict[int, UsageInfo]:
+        raise NoAnswer("not asked here")
+
+    def log_tail(self, path: str, max_bytes: int) -> str:
+        self._hear()
+        return f"the end of {path}"
+
+    def forget(self, secret_path: str) -> None:
+        self._hear()
+        self.forgotten.append(secret_path)
+
+    def add(self, name: str, state: str = "PENDING") -> int:
+        self._next_id += 1
+        self.listed.append(JobInfo(self._next_id, name, state, "None", "gpu", "", None, None, None))
+        return self._next_id
+
+    def set(self, job_id: int, state: str, reason: str = "None") -> None:
+        self.listed = [
+            dataclasses.replace(job, state=state, reason=reason) if job.job_id == job_id else job
+            for job in self.listed
+        ]
+
+    def vanish(self, job_id: int) -> None:
+        self.listed = [job for job in self.listed if job.job_id != job_id]
+
+    def _hear(self) -> None:
+        if self.silent:
+            raise NoAnswer(self.silent)
+
+
+@dataclass
+class World:
+    redis: redis_library.Redis
+    slurm: FakeSlurm = field(default_factory=FakeSlurm)
+    now: float = field(default_factory=time.time)
+    seq: int = 0
+
+    def __post_init__(self) -> None:
+        self.config: Config = dataclasses.replace(config(), slurm_min_interval_s=1.0)
+        self.profile = Profile.objects.create(
+            name="gpu", partition="gpu", gpu_type="a100", gpus=2, mem_mb=16_000, max_pilots=2
+        )
+        self.environment = Environment.objects.create(name="echo", engine=Engine.ECHO)
+        self.pool = self.add_pool("llama")
+
+    def add_pool(self, name: str, **changes: Any) -> Pool:
+        pool = Pool.objects.create(
+            name=name, environment=self.environment, **{"keep_alive_s": 100, "load_estimate_s": 1, **changes}
+        )
+        pool.profiles.add(self.profile)
+        Model.objects.create(name=f"{name}-model", pool=pool, path="/models/llama")
+        return pool
+
+    def at(self) -> datetime:
+        return datetime.fromtimestamp(self.now, UTC)
+
+    def tick(self, after_s: float = 2.0) -> None:
+        self.now += after_s
+        assert run_once(self.config, self.redis, lambda prefix: self.slurm, lambda: self.now)
+
+    def ask(self, pool: str = "llama", lane: str = "async", holder: str | None = None) -> UUID:
+        request = ledger.NewRequest(
+            id=uuid.uuid4(), pool=pool, model=f"{pool}-model", project_id=1, user_id=1, token_id=None,
+            api="/v1/completions", stream=False, lane=lane, order_key=self.now, holder=holder,
+            accepted_at=self.at(), body=b"{}",
+        )  # fmt: skip
+        with moving() as cur:
+            ledger.accept(cur, [request])
+        return request.id
+
+    def give(self, kind: Command.Kind, **target: Any) -> Command:
+        return Command.objects.create(kind=kind, **target)
+
+    def pilot(self) -> Pilot:
+        """The only live one."""
+        return Pilot.objects.exclude(state="ended").get()
+
+    def replica(self, pilot: Pilot) -> Replica:
+        return Replica.objects.get(pilot=pilot)
+
+    def cluster(self) -> Cluster:
+        return Cluster.objects.get()
+
+    def start(self, pilot: Pilot) -> None:
+        """Slurm runs the job and its agent registers."""
+        pilot.refresh_from_db()
+        assert pilot.job_id is not None
+        self.slurm.set(pilot.job_id, "RUNNING")
+        said = fleet.Registration(pilot.pk, pilot.job_id, "gpu01", "http://x", self.at(), ("0", "1"), "1")
+        with moving() as cur:
+            assert fleet.register(cur, said, self.at())
+
+    def report(
+        self, pilot: Pilot, state: str = "hot", *, in_flight: int = 0, idle_for_s: float = 0.0
+    ) -> None:
+        """The agent's sync, as the worker API writes it down."""
+        pilot.refresh_from_db()
+        assert pilot.job_id is not None
+        self.seq += 1
+        rows = Replica.objects.filter(pilot=pilot).exclude(state__in=("stopped", "failed"))
+        observed = [
+            ObservedReplica(
+                id=str(row.pk), pool=row.pool_id, model=row.model, state=state, phase="", cap=row.cap,  # type: ignore[arg-type]
+                held=in_flight, filler=0, started_at=self.now - 1, hot_at=self.now - 1,
+                idle_since=None if in_flight else self.now - idle_for_s,
+                error="it broke\nTraceback" if state == "failed" else "",
+                crashes=0, mem_mb=100, engine_version="1",
+            )
+            for row in rows
+        ]  # fmt: skip
+        hot_at = self.at() if state in ("hot", "draining") else None
+        seen = [
+            fleet.Seen(row.pk, state, "", self.at(), hot_at, report.error, "1")
+            for row, report in zip(rows, observed, strict=True)
+        ]
+        with moving() as cur:
+            fleet.seen(cur, pilot.pk, seen, self.at())
+        sync = Sync(
+            pilot=str(pilot.pk), job_id=pilot.job_id, seq=self.seq, at=self.now, draining=False, ending="",
+            replicas=observed, rows=[], log_tail=None,
+        )  # fmt: skip
+        self.redis.set(
+            f"berth:sync:{pilot.pk}",
+            json.dumps({**dataclasses.asdict(sync), "received_at": self.now}),
+            ex=600,
+        )
+
+    def says_ending(self, pilot: Pilot, reason: str = "drained") -> None:
+        with moving() as cur:
+            fleet.said_ending(cur, pilot.pk, reason)
+
+    def hot_pilot(self) -> Pilot:
+        """A pilot that serves llama."""
+        self.ask_and_forget()
+        pilot = self.pilot()
+        self.start(pilot)
+        self.report(pilot)
+        self.tick(1.0)
+        pilot.refresh_from_db()
+        return pilot
+
+    def ask_and_forget(self) -> None:
+        request = self.ask()
+        self.tick()
+        with moving() as cur:
+            ledger.cancel(cur, [request], self.at(), "left")
