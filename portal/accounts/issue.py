@@ -5,22 +5,17 @@ Separate from `tokens`, which knows only text, and from the callers (API, admin,
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import timedelta
 
-import redis
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
 
+from portal import hints
 from portal.accounts.models import ApiToken, Membership, Project, User
 from portal.accounts.tokens import Minted, mint
-from portal.config import config
 
-logger = logging.getLogger(__name__)
-
-DIRECTORY_CHANNEL = "berth:directory"
 DEFAULT_DAYS, MOST_DAYS = 90, 365
 
 
@@ -65,25 +60,6 @@ def revoke(token: ApiToken) -> bool:
     with transaction.atomic():
         moved = ApiToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now())
         if moved:
-            tell_gateways()
+            transaction.on_commit(hints.directory_changed)
     token.refresh_from_db(fields=["revoked_at"])
     return bool(moved)
-
-
-def tell_gateways() -> None:
-    """Once the current transaction has committed: every gateway reads its directory anew."""
-    transaction.on_commit(lambda: hint("gateways to read the directory", _publish_directory))
-
-
-def _publish_directory() -> None:
-    # A short patience: the caller may be a page that a person waits for.
-    with redis.Redis.from_url(config().redis_url, socket_timeout=1, socket_connect_timeout=1) as link:
-        link.publish(DIRECTORY_CHANNEL, "changed")
-
-
-def hint(what: str, act: Callable[[], object]) -> None:
-    """Runs a wake-up. It may fail: gateways look for themselves every 2 s, and a lost hint costs only that."""
-    try:
-        act()
-    except redis.RedisError as error:
-        logger.warning("could not tell %s: %s; it will be seen at the next look", what, error)

@@ -14,7 +14,8 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portal.accounts import issue, tokens
+from portal import hints
+from portal.accounts import tokens
 from portal.accounts.issue import issue_token, revoke
 from portal.accounts.models import ApiToken, Membership, Project, User
 
@@ -106,7 +107,7 @@ def test_revoking_tells_gateways_once_and_keeps_the_first_time(redis: redis_libr
     Membership.objects.create(user=user, project=project)
     row, _ = issue_token(user, project, "n", ["read"])
     heard = redis.pubsub()
-    heard.subscribe(issue.DIRECTORY_CHANNEL)
+    heard.subscribe(hints.DIRECTORY_CHANNEL)
     assert heard.get_message(timeout=5)["type"] == "subscribe"
     assert revoke(row)
     first = row.revoked_at
@@ -121,7 +122,7 @@ def test_revoking_holds_when_redis_is_down() -> None:
     user, project = User.objects.create_user("ada"), Project.objects.create(slug="w", name="W")
     Membership.objects.create(user=user, project=project)
     row, _ = issue_token(user, project, "n", ["read"])
-    with patch.object(issue, "_publish_directory", side_effect=redis_library.ConnectionError("down")):
+    with patch.object(hints, "_publish", side_effect=redis_library.ConnectionError("down")):
         assert revoke(row)
     row.refresh_from_db()
     assert row.revoked_at is not None

@@ -1,0 +1,100 @@
+"""/api/v1/{fleet,commands,decisions}: what operators see of the fleet and ask of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import Prefetch, Q, QuerySet
+from django.utils import timezone
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import status
+from rest_framework.permissions import IsAuthenticated
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from portal.api.access import FLEET, HasScope, IsOperator, caller
+from portal.api.commanding import Wish, give
+from portal.api.pages import LastFirst
+from portal.api.serializers import CommandIn, CommandOut, DecisionOut, FleetOut
+from portal.api.standing import standing
+from portal.fleet.models import Cluster, Command, Decision, Pilot, PilotState, Replica
+
+ENDED_SHOWN_FOR = timedelta(hours=1)
+MOST_PILOTS = 500
+
+
+class Fleet(APIView):
+    permission_classes = [IsAuthenticated, HasScope, IsOperator]
+    scopes = {"GET": (FLEET,)}
+
+    @extend_schema(responses=FleetOut)
+    def get(self, request: Request) -> Response:
+        """Clusters, live pilots and those that ended within the last hour, with their replicas."""
+        now = timezone.now()
+        clusters = [told(cluster, now) for cluster in Cluster.objects.order_by("name")]
+        return Response(FleetOut({"clusters": clusters, "pilots": recent_pilots(now)[:MOST_PILOTS]}).data)
+
+
+class Commands(APIView):
+    permission_classes = [IsAuthenticated, HasScope, IsOperator]
+    scopes = {"GET": (FLEET,), "POST": (FLEET,)}
+
+    @extend_schema(request=CommandIn, responses={202: CommandOut})
+    def post(self, request: Request) -> Response:
+        """Writes a command; the control loop carries it out at its next tick and says so in `state` and `result`."""
+        said = CommandIn(data=request.data)
+        said.is_valid(raise_exception=True)
+        command = give(Wish(**said.validated_data), caller(request))
+        return Response(CommandOut(command).data, status.HTTP_202_ACCEPTED)
+
+    @extend_schema(responses=CommandOut(many=True))
+    def get(self, request: Request) -> Response:
+        """Commands, newest first."""
+        pages = LastFirst()
+        rows = Command.objects.select_related("created_by")
+        page = pages.paginate_queryset(rows, request, self)
+        return pages.get_paginated_response(CommandOut(page or [], many=True).data)
+
+
+class Decisions(APIView):
+    permission_classes = [IsAuthenticated, HasScope, IsOperator]
+    scopes = {"GET": (FLEET,)}
+
+    @extend_schema(responses=DecisionOut(many=True), parameters=[OpenApiParameter("pool", OpenApiTypes.STR)])
+    def get(self, request: Request) -> Response:
+        """What the loop did and why, newest first."""
+        pages = LastFirst()
+        rows = Decision.objects.all()
+        if pool := request.query_params.get("pool"):
+            rows = rows.filter(pool=pool)
+        return pages.get_paginated_response(
+            DecisionOut(pages.paginate_queryset(rows, request, self) or [], many=True).data
+        )
+
+
+def told(cluster: Cluster, now: datetime) -> dict[str, Any]:
+    return {
+        "name": cluster.name,
+        "paused": cluster.paused,
+        "tried_at": cluster.tried_at,
+        "answered_at": cluster.answered_at,
+        "ticked_at": cluster.ticked_at,
+        "orphans": cluster.orphans,
+        **asdict(standing(cluster, now)),
+    }
+
+
+def recent_pilots(now: datetime) -> QuerySet[Pilot]:
+    """Live ones and those that ended a while ago, newest first, replicas and profile fetched along."""
+    recent = ~Q(state=PilotState.ENDED) | Q(ended_at__gt=now - ENDED_SHOWN_FOR)
+    replicas = Prefetch("replicas", Replica.objects.order_by("wanted_at"))
+    return (
+        Pilot.objects.filter(recent)
+        .select_related("profile")
+        .prefetch_related(replicas)
+        .order_by("-planned_at")
+    )

@@ -1,0 +1,54 @@
+"""/api/v1/models: what the caller may use and how ready it is, and the wish to have one ready."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import status
+from rest_framework.permissions import IsAuthenticated
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from portal.api import access
+from portal.api.access import INFERENCE, READ, HasScope, caller
+from portal.api.commanding import Wish, give
+from portal.api.residency import residency
+from portal.api.serializers import CommandOut, ModelList
+from portal.catalog.models import Model
+from portal.fleet.models import Command
+
+
+class Models(APIView):
+    permission_classes = [IsAuthenticated, HasScope]
+    scopes = {"GET": (READ, INFERENCE)}
+
+    @extend_schema(responses=ModelList)
+    def get(self, request: Request) -> Response:
+        """Models that the caller may use, each with its residency, an estimate and the reason."""
+        mine = access.usable_models(access.projects(request))
+        rows = Model.objects.filter(mine).distinct().order_by("name")
+        told = [
+            {
+                "name": shown.model.name,
+                "kind": shown.model.kind,
+                "context_tokens": shown.model.context_tokens,
+                "description": shown.model.description,
+                "phase": asdict(shown.phase),
+            }
+            for shown in residency(rows)
+        ]
+        return Response(ModelList({"results": told}).data)
+
+
+class Wake(APIView):
+    permission_classes = [IsAuthenticated, HasScope]
+    scopes = {"POST": (INFERENCE,)}
+
+    @extend_schema(request=None, responses={202: CommandOut})
+    def post(self, request: Request, name: str) -> Response:
+        """Asks for the model to be made ready. A wish that still waits is not written twice."""
+        model = access.model_for(name, access.projects(request))
+        command = give(Wish(Command.Kind.WAKE, pool=model.pool), caller(request))
+        return Response(CommandOut(command).data, status.HTTP_202_ACCEPTED)

@@ -1,0 +1,170 @@
+"""/api/v1/requests: hand in a request that nobody waits for, ask how it is, take it back."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+from django.db import connection, transaction
+from django.db.models import QuerySet
+from django.urls import reverse
+from django.utils import timezone
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import status
+from rest_framework.permissions import IsAuthenticated
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from portal import hints
+from portal.accounts.models import ApiToken
+from portal.api import access, telling
+from portal.api.access import INFERENCE, READ, HasScope, caller
+from portal.api.pages import NewestFirst
+from portal.api.rawcursor import plain
+from portal.api.serializers import RequestBrief, RequestDetail, Submission
+from portal.catalog.models import Model
+from portal.config import config
+from portal.errors import ApiError
+from portal.gateway import asked
+from portal.ledger import transitions
+from portal.ledger.models import Lane, RequestState
+from portal.ledger.models import Request as Row
+
+
+class Requests(APIView):
+    permission_classes = [IsAuthenticated, HasScope]
+    scopes = {"POST": (INFERENCE,), "GET": (READ, INFERENCE)}
+
+    @extend_schema(request=Submission, responses={202: RequestDetail})
+    def post(self, request: Request) -> Response:
+        """Queues a request and answers at once; its result is found at the address in `Location`."""
+        said = Submission(data=request.data)
+        said.is_valid(raise_exception=True)
+        project = access.project_to_charge(request, said.validated_data["project"])
+        model = access.model_for(said.validated_data["model"], [project])
+        body = engine_body(said.validated_data["api"], said.validated_data["body"], model)
+        row = self._accept(request, project.pk, model, said.validated_data["api"], body)
+        return Response(
+            RequestDetail(telling.detail(row, with_result=True)).data,
+            status.HTTP_202_ACCEPTED,
+            headers={"Location": reverse("api:request", args=[row.id]), "x-request-id": str(row.id)},
+        )
+
+    def _accept(self, request: Request, project_id: int, model: Model, api: str, body: bytes) -> Row:
+        now = timezone.now()
+        new = transitions.NewRequest(
+            id=uuid.uuid4(),
+            pool=model.pool_id,
+            model=model.name,
+            project_id=project_id,
+            user_id=caller(request).pk,
+            token_id=request.auth.pk if isinstance(request.auth, ApiToken) else None,
+            api=api,
+            stream=False,
+            lane=Lane.ASYNC,
+            order_key=now.timestamp(),
+            holder=None,
+            accepted_at=now,
+            body=body,
+        )
+        with transaction.atomic(), connection.cursor() as cur:
+            transitions.accept(plain(cur), [new])
+        # After the commit: a pilot that asks because of this must find the row.
+        hints.rows_waiting(model.pool_id)
+        return Row.objects.get(id=new.id)
+
+    @extend_schema(
+        responses=RequestBrief(many=True),
+        parameters=[
+            OpenApiParameter("state", enum=RequestState.values),
+            OpenApiParameter("model", OpenApiTypes.STR),
+            OpenApiParameter("cursor", OpenApiTypes.STR),
+            OpenApiParameter("page_size", OpenApiTypes.INT),
+        ],
+    )
+    def get(self, request: Request) -> Response:
+        """The caller's own requests, newest first."""
+        pages = NewestFirst()
+        rows = pages.paginate_queryset(self._filtered(request), request, self) or []
+        return pages.get_paginated_response(
+            RequestBrief([telling.brief(row) for row in rows], many=True).data
+        )
+
+    def _filtered(self, request: Request) -> QuerySet[Row]:
+        rows = Row.objects.filter(user_id=caller(request).pk)
+        if isinstance(request.auth, ApiToken):
+            rows = rows.filter(project_id=request.auth.project_id)
+        if state := request.query_params.get("state"):
+            if state not in RequestState.values:
+                known = ", ".join(RequestState.values)
+                raise ApiError("invalid_parameter", detail=f"state is one of: {known}.", param="state")
+            rows = rows.filter(state=state)
+        if model := request.query_params.get("model"):
+            rows = rows.filter(model=model)
+        return rows
+
+
+class OneRequest(APIView):
+    permission_classes = [IsAuthenticated, HasScope]
+    scopes = {"GET": (READ, INFERENCE), "DELETE": (INFERENCE,)}
+
+    @extend_schema(responses=RequestDetail)
+    def get(self, request: Request, id: uuid.UUID) -> Response:
+        """State, place in the queue, timeline and, for its owner while it is kept, the result."""
+        row = visible(request, id)
+        return self._told(request, row)
+
+    @extend_schema(responses=RequestDetail)
+    def delete(self, request: Request, id: uuid.UUID) -> Response:
+        """Cancels it, also while it runs. 409 if it had ended before."""
+        row = visible(request, id)
+        who = "its owner" if access.is_owner(request, row) else f"{caller(request).username}"
+        moved = cancel(row, f"cancelled by {who}")
+        row.refresh_from_db()
+        if not moved:
+            raise ApiError("conflict", detail=f"The request had ended already: it is {row.state}.")
+        return self._told(request, row)
+
+    def _told(self, request: Request, row: Row) -> Response:
+        return Response(RequestDetail(telling.detail(row, with_result=access.is_owner(request, row))).data)
+
+
+def visible(request: Request, id: uuid.UUID) -> Row:
+    """The row, or the same answer for one that does not exist and one that is none of the caller's business."""
+    row = Row.objects.filter(id=id).first()
+    if row is None or not access.sees_metadata(request, row):
+        raise ApiError("request_not_found")
+    return row
+
+
+def cancel(row: Row, reason: str) -> bool:
+    """→ cancelled, and whoever runs it is told. False if it had ended before."""
+    with transaction.atomic(), connection.cursor() as cur:
+        moved = transitions.cancel(plain(cur), [row.id], timezone.now(), reason)
+    for gone in moved:
+        # A gateway hears it now; a pilot with its next sync.
+        if row.lane == Lane.HELD and gone.holder:
+            hints.cancelled(gone.holder, gone.id, gone.attempt)
+    return bool(moved)
+
+
+def engine_body(api: str, body: dict[str, Any], model: Model) -> bytes:
+    """What the engine will be sent: checked as the gateway checks it, never streaming. Raises ApiError."""
+    if body.get("model", model.name) != model.name:
+        raise ApiError(
+            "invalid_parameter", detail="body.model is not the request's model.", param="body.model"
+        )
+    if body.get("stream"):
+        raise ApiError(
+            "invalid_parameter", detail="Nobody listens: body.stream must be false.", param="body.stream"
+        )
+    whole = {**body, "model": model.name}
+    for name in ("stream", "stream_options"):
+        whole.pop(name, None)
+    text = json.dumps(whole, separators=(",", ":"), allow_nan=False).encode()
+    if len(text) > config().max_body_bytes:
+        raise ApiError("body_too_large", detail=str(config().max_body_bytes))
+    return asked.read(api, text).body

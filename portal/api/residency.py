@@ -1,0 +1,26 @@
+"""Models → what people see of each: a word, an estimate and a reason. The same reading as the gateway's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from django.db import connection
+
+from portal.api.rawcursor import plain
+from portal.catalog.models import Model
+from portal.fleet.phase import Phase
+from portal.gateway.catalog import read_phases
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    model: Model
+    phase: Phase
+
+
+def residency(models: Iterable[Model]) -> list[Shown]:
+    """Each model with the phase of its pool."""
+    with connection.cursor() as cur:
+        phases = read_phases(plain(cur))
+    return [Shown(model, phases[model.pool_id]) for model in models]

@@ -1,0 +1,158 @@
+"""The shapes that go in and out of /api/v1, as the OpenAPI document shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework import serializers
+
+from portal.catalog.models import Pool
+from portal.fleet.models import Command, Decision, Pilot, Replica
+from portal.gateway.asked import APIS
+
+
+class Submission(serializers.Serializer[Any]):
+    """A request that nobody waits for on a connection."""
+
+    model = serializers.CharField(max_length=128)
+    api = serializers.ChoiceField(choices=sorted(APIS))
+    body = serializers.DictField(help_text="The body as it would be sent to `api`, without `stream`.")
+    project = serializers.SlugField(
+        required=False, default="", help_text="Needed only at the browser, by members of several projects."
+    )
+
+
+class PilotOfRequest(serializers.Serializer[Any]):
+    job_id = serializers.IntegerField(allow_null=True)
+    node = serializers.CharField()
+
+
+class Timeline(serializers.Serializer[Any]):
+    """Times of the steps, null where a step has not happened. The seconds add up to done − accepted."""
+
+    accepted = serializers.DateTimeField()
+    job_submitted = serializers.DateTimeField(allow_null=True)
+    job_running = serializers.DateTimeField(allow_null=True)
+    registered = serializers.DateTimeField(allow_null=True)
+    engine_started = serializers.DateTimeField(allow_null=True)
+    engine_ready = serializers.DateTimeField(allow_null=True)
+    granted = serializers.DateTimeField(allow_null=True)
+    first_token = serializers.DateTimeField(allow_null=True)
+    done = serializers.DateTimeField(allow_null=True)
+    pilot = PilotOfRequest(allow_null=True)
+    queue_s = serializers.FloatField(allow_null=True)
+    slurm_s = serializers.FloatField(allow_null=True)
+    load_s = serializers.FloatField(allow_null=True)
+    engine_s = serializers.FloatField(allow_null=True)
+
+
+class Failure(serializers.Serializer[Any]):
+    code = serializers.CharField()
+    message = serializers.CharField()
+
+
+class RequestBrief(serializers.Serializer[Any]):
+    id = serializers.UUIDField()
+    state = serializers.CharField()
+    lane = serializers.CharField()
+    model = serializers.CharField()
+    api = serializers.CharField()
+    stream = serializers.BooleanField()
+    attempt = serializers.IntegerField()
+    accepted_at = serializers.DateTimeField()
+    ended_at = serializers.DateTimeField(allow_null=True)
+    http_status = serializers.IntegerField(allow_null=True)
+    prompt_tokens = serializers.IntegerField(allow_null=True)
+    completion_tokens = serializers.IntegerField(allow_null=True)
+    error = Failure(allow_null=True)
+
+
+class RequestDetail(RequestBrief):
+    position = serializers.IntegerField(allow_null=True, help_text="1 = next; null when it does not wait.")
+    timeline = Timeline()
+    result = serializers.JSONField(
+        allow_null=True, help_text="The engine's answer, for its owner, while it is kept."
+    )
+
+
+class Phase(serializers.Serializer[Any]):
+    residency = serializers.ChoiceField(choices=["ready", "starting", "not_loaded", "unavailable"])
+    eta_s = serializers.FloatField(allow_null=True)
+    reason = serializers.CharField()
+
+
+class ModelOut(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    kind = serializers.CharField()
+    context_tokens = serializers.IntegerField(allow_null=True)
+    description = serializers.CharField()
+    phase = Phase()
+
+
+class ModelList(serializers.Serializer[Any]):
+    results = ModelOut(many=True)
+
+
+class ReplicaOut(serializers.ModelSerializer[Replica]):
+    class Meta:
+        model = Replica
+        fields = [
+            "id", "pool", "model", "engine", "state", "phase", "gpu_indices", "cap", "wanted_at", "started_at",
+            "hot_at", "ended_at", "end_reason", "engine_version",
+        ]  # fmt: skip
+
+
+class PilotOut(serializers.ModelSerializer[Pilot]):
+    profile = serializers.SlugRelatedField[Any](slug_field="name", read_only=True)
+    replicas = ReplicaOut(many=True)
+
+    class Meta:
+        model = Pilot
+        # Not its address: routes are opaque, and nobody but gateways dials them.
+        fields = [
+            "id", "cluster", "profile", "state", "job_name", "job_id", "node", "gpus", "mem_mb", "walltime_min",
+            "planned_at", "submitted_at", "job_started_at", "registered_at", "up_at", "draining_at", "ended_at",
+            "end_reason", "slurm_state", "slurm_reason", "slurm_seen_at", "slurm_start_at", "slurm_end_at",
+            "said_ending", "agent_version", "replicas",
+        ]  # fmt: skip
+
+
+class ClusterOut(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    paused = serializers.BooleanField()
+    tried_at = serializers.DateTimeField(allow_null=True)
+    answered_at = serializers.DateTimeField(allow_null=True)
+    ticked_at = serializers.DateTimeField(allow_null=True)
+    slurm_answers = serializers.BooleanField()
+    slurm = serializers.CharField(help_text="In words: does Slurm answer, and if not, since when.")
+    loop_runs = serializers.BooleanField()
+    loop = serializers.CharField()
+    orphans = serializers.JSONField()
+
+
+class FleetOut(serializers.Serializer[Any]):
+    clusters = ClusterOut(many=True)
+    pilots = PilotOut(many=True)
+
+
+class CommandIn(serializers.Serializer[Any]):
+    kind = serializers.ChoiceField(choices=Command.Kind.choices)
+    pilot = serializers.PrimaryKeyRelatedField(queryset=Pilot.objects.all(), required=False, default=None)
+    replica = serializers.PrimaryKeyRelatedField(queryset=Replica.objects.all(), required=False, default=None)
+    pool = serializers.PrimaryKeyRelatedField(queryset=Pool.objects.all(), required=False, default=None)
+
+
+class CommandOut(serializers.ModelSerializer[Command]):
+    created_by = serializers.SlugRelatedField[Any](slug_field="username", read_only=True)
+
+    class Meta:
+        model = Command
+        fields = [
+            "id", "kind", "pilot", "replica", "pool", "state", "result", "created_by", "created_at", "done_at",
+        ]  # fmt: skip
+
+
+class DecisionOut(serializers.ModelSerializer[Decision]):
+    class Meta:
+        model = Decision
+        fields = ["id", "at", "kind", "pool", "pilot", "replica", "reason", "inputs"]

@@ -1,0 +1,66 @@
+"""A cluster's row → what to tell an operator of it, in words. Pure, so that pages and API say the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from portal.fleet.models import Cluster
+
+TICK_LATE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    slurm_answers: bool
+    slurm: str
+    loop_runs: bool
+    loop: str
+
+
+def standing(cluster: Cluster, now: datetime) -> Standing:
+    loop_runs = cluster.ticked_at is not None and (now - cluster.ticked_at).total_seconds() < TICK_LATE_S
+    if cluster.ticked_at is None:
+        loop = "The control loop has not completed a tick yet. Are the Celery worker and beat running?"
+    elif loop_runs:
+        loop = f"The control loop's last tick was {ago(cluster.ticked_at, now)}."
+    else:
+        loop = (
+            f"The control loop's last tick was {ago(cluster.ticked_at, now)}: nothing is launched or let go. "
+            "Look at the Celery worker and beat."
+        )
+    return Standing(_answers(cluster), _slurm(cluster, now), loop_runs, loop)
+
+
+def _answers(cluster: Cluster) -> bool:
+    return cluster.answered_at is not None and not cluster.error
+
+
+def _slurm(cluster: Cluster, now: datetime) -> str:
+    if cluster.tried_at is None:
+        return "Slurm has not been asked yet."
+    if cluster.answered_at is None:
+        return f"Slurm has never answered. Nothing is launched and nothing is ended until it does. {cluster.error}"
+    if cluster.error:
+        since = cluster.answered_at.strftime("%Y-%m-%d %H:%M:%S UTC")
+        return (
+            f"No answer from Slurm since {since} ({ago(cluster.answered_at, now)}). "
+            f"Nothing is launched and nothing is ended until it answers. {cluster.error}"
+        )
+    return f"Slurm answered {ago(cluster.answered_at, now)}; {len(cluster.jobs)} jobs in its last listing."
+
+
+def ago(then: datetime, now: datetime) -> str:
+    return f"{span((now - then).total_seconds())} ago"
+
+
+def span(seconds: float) -> str:
+    """Seconds in the words of a person: 40 s, 12 min, 3 h 5 min, 2 d 4 h."""
+    s = max(0, int(seconds))
+    if s < 120:
+        return f"{s} s"
+    if s < 7200:
+        return f"{s // 60} min"
+    if s < 172_800:
+        return f"{s // 3600} h {s % 3600 // 60} min"
+    return f"{s // 86_400} d {s % 86_400 // 3600} h"

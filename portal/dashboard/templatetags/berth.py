@@ -1,0 +1,72 @@
+"""States and times → the words, colours and marks in which every page shows them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django import template
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from portal.api.standing import ago as ago_words
+from portal.api.standing import span as span_words
+
+register = template.Library()
+
+# word → (tone, mark, shown as). The mark and the word carry the meaning; colour only helps.
+STATES = {
+    "ready": ("good", "●", "Ready"),
+    "starting": ("wait", "◐", "Starting"),
+    "not_loaded": ("quiet", "○", "Not loaded"),
+    "unavailable": ("bad", "✕", "Unavailable"),
+    "queued": ("wait", "◌", "Queued"),
+    "parked": ("quiet", "‖", "Parked"),
+    "running": ("good", "▸", "Running"),
+    "done": ("good", "✓", "Done"),
+    "failed": ("bad", "✕", "Failed"),
+    "cancelled": ("quiet", "–", "Cancelled"),
+    "expired": ("bad", "⌛", "Expired"),
+    "planned": ("quiet", "○", "Planned"),
+    "submitted": ("wait", "◌", "Submitted"),
+    "pending": ("wait", "◌", "Pending"),
+    "up": ("good", "●", "Up"),
+    "draining": ("wait", "◑", "Draining"),
+    "ended": ("quiet", "–", "Ended"),
+    "wanted": ("wait", "◌", "Wanted"),
+    "hot": ("good", "●", "Hot"),
+    "asleep": ("quiet", "☾", "Asleep"),
+    "stopped": ("quiet", "–", "Stopped"),
+    "refused": ("bad", "✕", "Refused"),
+}
+
+
+@register.simple_tag
+def state(word: str) -> SafeString:
+    """A state as a chip. An unknown word is shown as it is."""
+    tone, mark, text = STATES.get(word, ("quiet", "·", word))
+    return format_html('<span class="chip {}"><span aria-hidden="true">{}</span> {}</span>', tone, mark, text)
+
+
+@register.filter
+def ago(then: datetime | None) -> str:
+    return ago_words(then, timezone.now()) if then else "–"
+
+
+@register.filter
+def left(until: datetime | None) -> str:
+    """Time that remains, e.g. of a job."""
+    if until is None:
+        return "–"
+    seconds = (until - timezone.now()).total_seconds()
+    return span_words(seconds) if seconds > 0 else "over"
+
+
+@register.filter
+def span(seconds: float | None) -> str:
+    return "–" if seconds is None else span_words(seconds)
+
+
+@register.filter
+def clock(at: datetime | None) -> str:
+    return at.strftime("%Y-%m-%d %H:%M:%S") if at else "–"

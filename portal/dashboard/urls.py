@@ -1,0 +1,20 @@
+"""Addresses of the pages."""
+
+from __future__ import annotations
+
+from django.contrib.auth.views import LoginView, LogoutView
+from django.urls import path
+
+from portal.dashboard import fleet, home
+
+urlpatterns = [
+    path("", home.page, name="home"),
+    path("fragments/home", home.fragment, name="home-fragment"),
+    path("login/", LoginView.as_view(template_name="dashboard/login.html"), name="login"),
+    path("logout/", LogoutView.as_view(), name="logout"),
+    path("fleet/", fleet.page, name="fleet"),
+    path("fleet/fragments/fleet", fleet.fragment, name="fleet-fragment"),
+    path("fleet/commands/", fleet.command, name="fleet-command"),
+    path("fleet/pilots/<uuid:id>/", fleet.pilot, name="fleet-pilot"),
+    path("fleet/pilots/<uuid:id>/fragments/pilot", fleet.pilot_fragment, name="fleet-pilot-fragment"),
+]

@@ -1,0 +1,59 @@
+"""Wake-ups to other processes, from Django: "look now". Each may be lost; polls find the truth (invariant 10).
+
+Separate so that there is one place that forgives a silent Redis: a page or an API call that has committed its
+row has done its work, and must not fail because the nudge after it did.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from uuid import UUID
+
+import redis
+from kombu.exceptions import OperationalError
+
+from portal.celery import TICK, app
+from portal.config import config
+
+logger = logging.getLogger(__name__)
+
+DIRECTORY_CHANNEL = "berth:directory"
+PATIENCE_S = 1.0  # somebody's page or call waits for this
+
+
+def directory_changed() -> None:
+    """Gateways read tokens, projects and models anew."""
+    _try("gateways of a changed directory", lambda: _publish(DIRECTORY_CHANNEL, "changed"))
+
+
+def rows_waiting(pool: str) -> None:
+    """Pilots that wait for rows of this pool ask again; the control loop looks whether it needs a pilot."""
+    _try(f"pilots of {pool}", lambda: _publish(f"berth:lease:{pool}", "look"))
+    tick_soon()
+
+
+def cancelled(gateway: str, request: UUID, attempt: int) -> None:
+    """The gateway that holds this request ends it towards its client and its engine."""
+    said = json.dumps({"cancel": str(request), "attempt": attempt})
+    _try(f"gateway {gateway}", lambda: _publish(f"berth:gw:{gateway}", said))
+
+
+def tick_soon() -> None:
+    """The control loop looks now instead of at its next tick."""
+    _try("the control loop", lambda: app.send_task(TICK, expires=5, retry=False))
+
+
+def _publish(channel: str, text: str) -> None:
+    with redis.Redis.from_url(
+        config().redis_url, socket_timeout=PATIENCE_S, socket_connect_timeout=PATIENCE_S
+    ) as link:
+        link.publish(channel, text)
+
+
+def _try(whom: str, act: Callable[[], object]) -> None:
+    try:
+        act()
+    except (redis.RedisError, OperationalError, OSError) as error:
+        logger.warning("could not tell %s: %s; it will be seen at the next look", whom, error)
