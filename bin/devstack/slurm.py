@@ -20,7 +20,7 @@ from devstack.ports import free_port
 from devstack.procs import Child, Command, wait_until
 from devstack.rundir import RunDir
 from devstack.say import StepFailed
-from devstack.slurmconf import Site, SlurmSpec, gres_conf, slurm_conf
+from devstack.slurmconf import Site, SlurmSpec, cgroup_conf, gres_conf, slurm_conf
 
 JOB_IDS_PER_START = (
     1000  # each start begins a new thousand, so that no job id is used twice in one run folder
@@ -149,6 +149,15 @@ class Slurm:
         )
         self.conf.write_text(slurm_conf(self.spec, site))
         (home / "gres.conf").write_text(gres_conf(self.spec, home))
+        (home / "cgroup.conf").write_text(cgroup_conf(self._version()))
+
+    def _version(self) -> tuple[int, int]:
+        """Slurm's release, e.g. (22, 5)."""
+        said = subprocess.run(
+            [apt.program("slurmd"), "-V"], capture_output=True, text=True, check=True
+        ).stdout
+        major, minor = said.split()[-1].split(".")[:2]
+        return int(major), int(minor)
 
     def _next_job_id(self) -> int:
         counter = self._run_dir.path / "starts"

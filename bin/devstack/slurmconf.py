@@ -113,6 +113,14 @@ def slurm_conf(spec: SlurmSpec, site: Site) -> str:
     return "\n".join(lines) + "\n"
 
 
+def cgroup_conf(version: tuple[int, int]) -> str:
+    """Keeps slurmd away from the machine's cgroups, which it would else look for (and want to own) at its start.
+
+    Releases before 23.11 cannot do without a plugin; the v1 one touches nothing until something is confined.
+    """
+    return f"CgroupPlugin={'disabled' if version >= (23, 11) else 'cgroup/v1'}\n"
+
+
 def gres_conf(spec: SlurmSpec, home: Path) -> str:
     """Files must be named: with a bare Count the nodes go INVAL. Plain files will do."""
     last = spec.gpus - 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from devstack.slurmconf import Site, SlurmSpec, gres_conf, slurm_conf
+from devstack.slurmconf import Site, SlurmSpec, cgroup_conf, gres_conf, slurm_conf
 
 SITE = Site(
     home=Path("/run/c"),
@@ -52,3 +52,8 @@ def test_given_partitions_replace_the_usual_ones_and_extra_lines_are_kept() -> N
 def test_gpus_are_files_because_a_bare_count_makes_nodes_invalid() -> None:
     assert "File=/x/nvidia[0-3]" in gres_conf(SlurmSpec(), Path("/x"))
     assert "File=/x/nvidia0\n" in gres_conf(SlurmSpec(gpus=1), Path("/x"))
+
+
+def test_slurmd_is_kept_away_from_the_machines_cgroups_in_the_words_of_its_release() -> None:
+    assert cgroup_conf((22, 5)) == "CgroupPlugin=cgroup/v1\n"
+    assert cgroup_conf((24, 11)) == "CgroupPlugin=disabled\n"
