@@ -30,7 +30,10 @@ class Later(Exception):
 
 def execute(actor: Actor) -> None:
     pending = Command.objects.filter(state=Command.State.PENDING).order_by("created_at", "id")
-    for command in pending.select_related("pilot__profile", "replica", "pool", "created_by"):
+    for key in list(pending.values_list("pk", flat=True)):
+        command = Command.objects.select_related("pilot__profile", "replica", "pool", "created_by").get(
+            pk=key
+        )
         try:
             result, state = _do(actor, command), Command.State.DONE
         except Refused as refusal:

@@ -24,6 +24,7 @@ from scheduler.hearing import Heard, hear
 from scheduler.listing import ClientFor, Listing, OurJob, listen
 from scheduler.moves import moving
 from scheduler.pilots import Patience, PilotFacts, Verdict, is_over, judge
+from scheduler.policy.snapshot import ON_ITS_WAY
 from scheduler.slurm.protocol import NoAnswer
 
 logger = logging.getLogger(__name__)
@@ -118,9 +119,12 @@ def _write_facts(verdicts: dict[UUID, Verdict], listing: Listing, now: float) ->
 
 
 def _register(pilots: Iterable[Pilot], now: float) -> None:
-    registered = [pilot.pk for pilot in pilots if pilot.registered_at is not None]
-    with moving() as cur:
-        fleet.up(cur, registered, datetime.fromtimestamp(now, UTC))
+    registered = [
+        pilot.pk for pilot in pilots if pilot.registered_at is not None and pilot.state in ON_ITS_WAY
+    ]
+    if registered:
+        with moving() as cur:
+            fleet.up(cur, registered, datetime.fromtimestamp(now, UTC))
 
 
 def _end(verdicts: dict[UUID, Verdict], now: float) -> list[UUID]:

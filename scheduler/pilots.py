@@ -60,7 +60,8 @@ def judge(
 ) -> Verdict:
     """`jobs`: those of the pilot's name in the last listing, which was asked for at `answered_at`.
 
-    1. The agent said why it ends → ended. 2. Never heard of Slurm → nothing. 3. The pilot's job is the one
+    1. The agent said why it ends → ended. 2. Never heard of Slurm → nothing, but an agent that registered
+    names its job itself. 3. The pilot's job is the one
     its row or its agent names, else the lowest live id; other live ones are surplus. 4. Listed as ended, and
     no report since → ended. 5. Not listed: a planned pilot is resubmitted if the listing is newer than the
     intent; another has ended if neither Slurm nor its agent was heard of it for alive_s. Redis' silence keeps
@@ -68,11 +69,14 @@ def judge(
     """
     if pilot.said_ending and pilot.state != "planned":
         return Verdict(ended=f"Its agent ended it: {pilot.said_ending}.")
+    registered = pilot.agent_job_id if pilot.state == "planned" else None
     if answered_at is None:
-        return Verdict()
+        return Verdict(adopt=registered)
     silent_s = now - heard.received_at if heard is not None else float("inf")
     live = [job for job in jobs if not is_over(job)]
     own = _own(pilot, jobs, live)
+    if own is None and registered is not None:
+        return Verdict(adopt=registered)
     if own is None:
         return _unlisted(pilot, silent_s, redis_answers, answered_at, patience, now)
     surplus = tuple(job for job in live if job.info.job_id != own.info.job_id)

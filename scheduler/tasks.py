@@ -7,15 +7,27 @@ from __future__ import annotations
 from functools import cache
 
 import redis as redis_library
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from portal.celery import TICK, app
 from portal.config import config
 from scheduler.reconcile import run_once
 
+# Set by a tick that found another one running: that one may have looked before whatever this one was woken for.
+AGAIN = "berth:tick:again"
+
 
 @app.task(name=TICK, ignore_result=True)
 def tick() -> None:
-    run_once(config(), _redis())
+    redis = _redis()
+    if not run_once(config(), redis):
+        redis.set(AGAIN, 1, ex=60)
+        # The other one may have ended before it could see the mark.
+        if not run_once(config(), redis):
+            return
+    while redis.getdel(AGAIN):
+        run_once(config(), redis)
 
 
 def wake() -> None:
@@ -25,4 +37,7 @@ def wake() -> None:
 
 @cache
 def _redis() -> redis_library.Redis:
-    return redis_library.Redis.from_url(config().redis_url, socket_timeout=5, socket_connect_timeout=2)
+    # One more try on a connection that went stale; a tick does not wait for a Redis that is away.
+    return redis_library.Redis.from_url(
+        config().redis_url, socket_timeout=5, socket_connect_timeout=2, retry=Retry(NoBackoff(), 1)
+    )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 
 import pytest
 import redis as redis_library
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from portal.fleet.models import Command, Decision, FleetEvent, Pilot, PilotLog, PoolState, Replica
 from portal.ledger import transitions as ledger
@@ -77,7 +80,7 @@ def test_redis_without_an_answer_ends_no_pilot_that_slurm_forgot(world: World) -
     assert pilot.job_id
     world.slurm.vanish(pilot.job_id)
     good = world.redis
-    world.redis = redis_library.Redis(host="127.0.0.1", port=1, socket_connect_timeout=0.2)
+    world.redis = redis_library.Redis(host="127.0.0.1", port=1, retry=Retry(NoBackoff(), 0))
     world.tick(1000)
     pilot.refresh_from_db()
     assert pilot.state == "up"
@@ -110,7 +113,7 @@ def test_a_job_that_dies_while_loading_is_retried_ever_later_then_latched_with_t
     world: World,
 ) -> None:
     world.ask()
-    for _ in range(200):
+    for _ in range(50):
         world.tick(1.0)
         live = Pilot.objects.exclude(state="ended").first()
         if live is not None and live.job_id is not None:
@@ -238,6 +241,14 @@ def test_a_gateway_that_went_away_leaves_its_requests_to_the_pilots(world: World
     world.tick(2)
     moved = Request.objects.get(pk=request)
     assert (moved.lane, moved.state, moved.holder) == ("async", "queued", None)
+
+
+def test_load_times_are_measured(world: World) -> None:
+    pilot = world.hot_pilot()
+    Replica.objects.update(started_at=world.at() - timedelta(seconds=12), hot_at=world.at())
+    world.tick(1)
+    assert PoolState.objects.get().load_s == 12.0
+    assert pilot.state == "up"
 
 
 def test_moves_are_written_down(world: World) -> None:

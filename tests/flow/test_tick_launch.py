@@ -12,8 +12,9 @@ import redis as redis_library
 from django.db import connection
 from psycopg2.extensions import connection as Connection
 
+from portal.fleet import transitions as fleet
 from portal.fleet.models import Command, Decision, FleetEvent, Pilot, PoolState, Replica
-from scheduler.moves import LOOP_LOCK
+from scheduler.moves import LOOP_LOCK, moving
 from scheduler.reconcile import run_once
 from scheduler.slurm.protocol import NoAnswer
 from tests.flow.tick_world import World
@@ -138,6 +139,18 @@ def test_a_loop_killed_after_the_submission_adopts_and_one_killed_before_it_subm
     world.tick()
     assert (world.pilot().state, world.pilot().job_id, len(world.slurm.submitted)) == ("submitted", 102, 2)
     assert world.slurm.submitted[0].name == world.slurm.submitted[1].name
+
+
+def test_an_agent_that_registers_names_its_job_even_while_slurm_is_silent(world: World) -> None:
+    world.ask()
+    world.tick()
+    Pilot.objects.update(state="planned", job_id=None, submitted_at=None)
+    world.slurm.silent = "squeue: no answer within 20 s"
+    said = fleet.Registration(world.pilot().pk, 101, "gpu01", "http://x", world.at(), ("0",), "1")
+    with moving() as cur:
+        assert fleet.register(cur, said, world.at())
+    world.tick()
+    assert (world.pilot().state, world.pilot().job_id) == ("up", 101)
 
 
 def test_an_intent_is_not_submitted_again_on_the_word_of_an_older_listing(world: World) -> None:

@@ -1,0 +1,168 @@
+"""The control loop on a real private Slurm: real sbatch, squeue and scancel, with a shell script as the agent."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis as redis_library
+from devstack.slurm import Slurm
+from devstack.slurmconf import SlurmSpec
+
+from portal.catalog.models import Profile
+from portal.fleet.models import Cluster, Pilot, PilotLog
+from scheduler.reconcile import run_once
+from scheduler.slurm.cli import CliClient
+from scheduler.slurm.protocol import SlurmClient
+from scheduler.slurm.spec import JobSpec
+from tests.flow.tick_world import World
+from tests.slurm.contract import until
+
+pytestmark = [pytest.mark.slurm, pytest.mark.django_db(transaction=True)]
+
+
+class Killed(BaseException):
+    """Stands for kill -9 of the loop's process at a chosen moment."""
+
+
+class DiesAfterSubmit(CliClient):
+    def submit(self, script: str, spec: JobSpec) -> int:
+        super().submit(script, spec)
+        raise Killed
+
+
+class RealWorld(World):
+    """Ticks with the real clock and the real client."""
+
+    client: SlurmClient = CliClient(limit_s=15)
+
+    def tick(self, after_s: float = 0.0) -> None:
+        assert run_once(self.config, self.redis, lambda prefix: self.client, time.time)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    spec = SlurmSpec(nodes=1, sched_interval_s=1, extra=("MessageTimeout=2",))
+    with Slurm(tmp_path_factory.mktemp("slurm"), spec) as slurm:
+        yield slurm
+
+
+@pytest.fixture
+def world(
+    redis: redis_library.Redis, cluster: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[RealWorld]:
+    monkeypatch.setenv("SLURM_CONF", cluster.env()["SLURM_CONF"])
+    agent = tmp_path / "agent"
+    agent.write_text("#!/bin/sh\necho the agent runs\nexec sleep 300\n")
+    agent.chmod(0o755)
+    world = RealWorld(redis)
+    world.config = dataclasses.replace(
+        world.config,
+        spool=tmp_path / "spool",
+        agent_python=str(agent),
+        slurm_min_interval_s=0.0,
+        state_dir=tmp_path / "state",
+    )
+    Profile.objects.update(cpus=1, mem_mb=8_000, walltime_min=10, walltime_least_min=2)
+    yield world
+    world.client.cancel([job.job_id for jobs in world.client.jobs().values() for job in jobs])
+
+
+def seen(world: RealWorld, slurm_state: str) -> bool:
+    world.tick()
+    return Pilot.objects.filter(slurm_state=slurm_state).exists()
+
+
+def test_a_request_becomes_a_running_job_within_half_a_second_of_the_wake_up(world: RealWorld) -> None:
+    world.tick()
+    world.ask()
+    before = time.monotonic()
+    world.tick()
+    took_s = time.monotonic() - before
+    pilot = world.pilot()
+    assert pilot.state == "submitted"
+    assert took_s < 0.5
+    until(lambda: seen(world, "RUNNING"))
+    pilot.refresh_from_db()
+    assert pilot.node == "gpu01"
+    assert pilot.slurm_end_at is not None
+    assert pilot.slurm_start_at is not None
+    assert 119 <= (pilot.slurm_end_at - pilot.slurm_start_at).total_seconds() <= 601
+
+
+def test_a_loop_killed_after_sbatch_adopts_the_job_and_submits_no_second_one(world: RealWorld) -> None:
+    world.client = DiesAfterSubmit(limit_s=15)
+    world.ask()
+    with pytest.raises(Killed):
+        world.tick()
+    assert world.pilot().state == "planned"
+    world.client = CliClient(limit_s=15)
+    world.tick()
+    world.tick()
+    mine = world.client.jobs()[world.pilot().job_name]
+    assert [job.job_id for job in mine] == [world.pilot().job_id]
+    assert Pilot.objects.count() == 1
+
+
+def test_a_controller_that_is_gone_launches_and_kills_nothing(world: RealWorld, cluster: Slurm) -> None:
+    world.ask()
+    world.tick()
+    until(lambda: seen(world, "RUNNING"))
+    pilot = world.pilot()
+    world.add_pool("mistral", gpus=2)
+    world.ask("mistral")
+    cluster.stop_controller(kill=True)
+    try:
+        world.tick()
+        assert "squeue" in world.cluster().error
+        assert Pilot.objects.count() == 1
+        assert world.pilot().state == pilot.state
+    finally:
+        cluster.start_controller()
+    world.tick()
+    assert world.cluster().error == ""
+    assert Pilot.objects.exclude(state="ended").count() == 2
+
+
+def test_a_job_that_fails_ends_its_pilot_and_keeps_its_log_and_not_its_secret(world: RealWorld) -> None:
+    Path(world.config.agent_python).write_text("#!/bin/sh\necho no such model >&2\nexit 3\n")
+    world.ask()
+    world.tick()
+    pilot = world.pilot()
+
+    def over() -> bool:
+        world.tick()
+        pilot.refresh_from_db()
+        return pilot.state == "ended"
+
+    until(over)
+    assert "its program failed" in pilot.end_reason
+    assert "no such model" in PilotLog.objects.get(pilot=pilot).text
+    assert list((world.config.spool / "secret").iterdir()) == []
+
+
+def test_two_installations_of_one_user_leave_each_others_jobs_alone(world: RealWorld, tmp_path: Path) -> None:
+    world.ask()
+    world.tick()
+    mine = world.pilot()
+    other = dataclasses.replace(world.config, state_dir=tmp_path / "other", orphan_grace_s=0.0)
+    assert other.instance != world.config.instance
+    Profile.objects.create(name="other", cluster="other", partition="gpu")
+    for _ in range(2):
+        assert run_once(
+            dataclasses.replace(other, cluster="other"), world.redis, lambda prefix: world.client, time.time
+        )
+    assert Cluster.objects.get(name="other").answered_at is not None
+    assert world.client.jobs()[mine.job_name][0].state in ("PENDING", "RUNNING", "CONFIGURING")
+
+
+def test_a_job_that_no_node_can_run_is_withdrawn_and_explained(world: RealWorld) -> None:
+    Profile.objects.update(gpus=8)
+    world.ask()
+    world.tick()
+    pilot = Pilot.objects.get()
+    assert pilot.state == "ended"
+    assert "Slurm refused the job: Requested node configuration is not available" in pilot.end_reason
