@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from gpuworker import exits, lifetime, logtail, settings, wire
 from gpuworker.ingress import Ingress
@@ -37,6 +38,7 @@ LOG_BYTES = 64 * 1024
 RESULTS_LIMIT_S = 5.0
 END_GRACE_S = 2.0
 LAST_SYNC_LIMIT_S = 4.0
+CLEAN_UP_LIMIT_S = 5.0
 
 
 class JobOver(Exception):
@@ -93,9 +95,17 @@ class Agent:
         finally:
             for task in tasks:
                 task.cancel()
-            await self._replicas.stop_all("the agent ends", 0)
-            await self._ingress.stop()
-            await self._portal.close()
+            await self._clean_up()
+
+    async def _clean_up(self) -> None:
+        """Bounded: whatever hangs here, the supervisor ends what is left and the job must end."""
+        try:
+            async with asyncio.timeout(CLEAN_UP_LIMIT_S):
+                await self._replicas.stop_all("the agent ends", 0)
+                await self._ingress.stop()
+                await self._portal.close()
+        except TimeoutError:
+            log.warning("not cleaned up within %.0f s", CLEAN_UP_LIMIT_S)
 
     # Wake-ups.
 
@@ -253,7 +263,8 @@ class Agent:
         await self._replicas.stop_all(self._drain.ending, END_GRACE_S)
         self._ending = self._drain.ending
         try:
-            await asyncio.wait_for(self._last_sync(), LAST_SYNC_LIMIT_S)
+            async with asyncio.timeout(LAST_SYNC_LIMIT_S):
+                await self._last_sync()
         except TimeoutError:
             log.warning("the portal did not hear our last sync")
         raise JobOver(exits.DONE, f"ended: {self._ending}")
@@ -270,8 +281,10 @@ class Agent:
 
 
 async def _woken(event: asyncio.Event, within_s: float) -> bool:
+    # Not asyncio.wait_for: in Python 3.11 it swallows a cancellation that comes together with the event.
     try:
-        await asyncio.wait_for(event.wait(), within_s)
+        async with asyncio.timeout(within_s):
+            await event.wait()
     except TimeoutError:
         return False
     return True
@@ -292,15 +305,20 @@ def main() -> int:
         return exits.CONFIG
     if names := settings.unknown(os.environ):
         log.warning("environment variables that nothing reads, misspelt? %s", ", ".join(names))
-    return asyncio.run(_run(read, secret))
+    asyncio.run(_run(read, secret))
+    raise AssertionError("_run never returns")
 
 
-async def _run(given: settings.Settings, secret: wire.Secret) -> int:
+async def _run(given: settings.Settings, secret: wire.Secret) -> NoReturn:
+    code = exits.CONFIG
     try:
-        return await Agent(given, secret).run()
+        code = await Agent(given, secret).run()
     except settings.SettingsError as error:
         log.error("%s", error)
-        return exits.CONFIG
+    # Not by returning: a closing event loop gives signals their deadly defaults back, and Slurm's warning would
+    # then turn a clean end into a crash that the supervisor answers with a new agent.
+    logging.shutdown()
+    os._exit(code)
 
 
 if __name__ == "__main__":

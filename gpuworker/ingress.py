@@ -43,12 +43,12 @@ class Ingress:
         """Binds the first free port of the range, or any; returns it. Raises SettingsError when none is free."""
         # Cancellation of the handler is how a gateway's disconnect reaches the engine.
         server = web.Server(self._handle, access_log=None, handler_cancellation=True, keepalive_timeout=3600)
-        self._runner = web.ServerRunner(server)
+        self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await self._runner.setup()
         error: OSError | None = None
         for port in range(ports[0], ports[1] + 1) if ports else [0]:
             try:
-                await web.TCPSite(self._runner, address, port, shutdown_timeout=0.1).start()
+                await web.TCPSite(self._runner, address, port).start()
             except OSError as failed:
                 error = failed
                 continue

@@ -39,7 +39,8 @@ class Outbox:
     async def flushed(self, within_s: float) -> bool:
         """True once everything put so far has been taken."""
         try:
-            await asyncio.wait_for(self._emptied.wait(), within_s)
+            async with asyncio.timeout(within_s):
+                await self._emptied.wait()
         except TimeoutError:
             return False
         return True

@@ -66,7 +66,8 @@ class EngineProcess:
             self._stopping = True
             self._warden.stdin.write(warden.GENTLE)
             try:
-                await asyncio.wait_for(self._warden.wait(), grace_s)
+                async with asyncio.timeout(grace_s):
+                    await self._warden.wait()
                 return
             except TimeoutError:
                 pass

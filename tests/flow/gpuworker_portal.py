@@ -9,19 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp import web
 
-from gpuworker import wire
+from gpuworker import proctree, wire
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -31,18 +32,24 @@ PILOT = "pilot-1"
 WITHIN_S = 20.0
 
 
-async def until(look: Callable[[], T | None], what: str, within_s: float = WITHIN_S) -> T:
+async def until(look: Callable[[], T | None], what: str | Callable[[], str], within_s: float = WITHIN_S) -> T:
     """The first truthy answer of `look`; fails with `what` after the time."""
     end = time.monotonic() + within_s
     while not (found := look()):
         if time.monotonic() > end:
-            raise AssertionError(f"not within {within_s:.0f} s: {what}")
+            raise AssertionError(f"not within {within_s:.0f} s: {what if isinstance(what, str) else what()}")
         await asyncio.sleep(0.01)
     return found
 
 
 def echo(
-    name: str = "r1", *, state: wire.DesiredState = "hot", cap: int = 4, drain_limit_s: float = 5.0, **args: Any
+    name: str = "r1",
+    *,
+    state: wire.DesiredState = "hot",
+    cap: int = 4,
+    drain_limit_s: float = 5.0,
+    load_limit_s: float = 15.0,
+    args: Mapping[str, Any] | None = None,
 ) -> wire.DesiredReplica:
     return wire.DesiredReplica(
         id=name,
@@ -54,19 +61,21 @@ def echo(
         python="",
         gpus=[],
         cap=cap,
-        args=args,
-        load_limit_s=15.0,
+        args=dict(args or {}),
+        load_limit_s=load_limit_s,
         drain_limit_s=drain_limit_s,
     )
 
 
-def row(request: str, text: str, *, attempt: int = 1, replica: str = "r1", alone: bool = False) -> wire.LeasedRow:
-    return wire.LeasedRow(request, attempt, replica, "/v1/chat/completions", alone, chat_body(text, stream=True))
+def row(
+    request: str, text: str, *, attempt: int = 1, replica: str = "r1", alone: bool = False
+) -> wire.LeasedRow:
+    return wire.LeasedRow(
+        request, attempt, replica, "/v1/chat/completions", alone, chat_body(text, stream=True)
+    )
 
 
 def chat_body(text: str, *, stream: bool = False) -> str:
-    import json
-
     return json.dumps({"model": "demo", "stream": stream, "messages": [{"role": "user", "content": text}]})
 
 
@@ -102,12 +111,16 @@ class FakePortal:
         """The replica in the newest sync."""
         return next((r for r in self.syncs[-1].replicas if r.id == replica), None) if self.syncs else None
 
-    async def state(self, state: str, replica: str = "r1", within_s: float = WITHIN_S) -> wire.ObservedReplica:
+    async def state(
+        self, state: str, replica: str = "r1", within_s: float = WITHIN_S
+    ) -> wire.ObservedReplica:
         def look() -> wire.ObservedReplica | None:
             seen = self.seen(replica)
             return seen if seen and seen.state == state else None
 
-        return await until(look, f"replica {replica} {state}; last seen {self.seen(replica)}", within_s)
+        return await until(
+            look, lambda: f"replica {replica} {state}; last seen {self.seen(replica)}", within_s
+        )
 
     async def result(self, request: str) -> wire.RowResult:
         return await until(
@@ -176,7 +189,9 @@ async def fake_portal() -> AsyncIterator[FakePortal]:
 class Worker:
     """The supervisor as a process, and what a test asks of it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], portal: FakePortal, scratch: Path, log: Path) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], portal: FakePortal, scratch: Path, log: Path
+    ) -> None:
         self.process = process
         self.portal = portal
         self.scratch = scratch
@@ -193,26 +208,30 @@ class Worker:
         self.process.send_signal(number)
 
     async def exit_code(self, within_s: float = WITHIN_S) -> int:
-        await until(lambda: self.process.poll() is not None, f"the end of the gpuworker; log:\n{self.said()}", within_s)
+        await until(
+            lambda: self.process.poll() is not None,
+            f"the end of the gpuworker; log:\n{self.said()}",
+            within_s,
+        )
         assert self.process.returncode is not None
         return self.process.returncode
 
     def pids(self, module: str) -> list[int]:
         """Processes below the supervisor that run this Python module."""
-        return [pid for pid in descendants(self.process.pid) if module in command_of(pid)]
+        below = proctree.descendants(self.process.pid)
+        return [pid for pid in below if command_of(pid)[1:3] == ["-m", module]]
+
+    def wardens(self) -> list[int]:
+        return [pid for pid in proctree.descendants(self.process.pid) if "-I" in command_of(pid)[:2]]
 
     async def engine_stats(self) -> dict[str, int]:
-        socket = next(iter(sorted(self.scratch.glob("berth-*/*.sock"), key=lambda p: p.stat().st_mtime, reverse=True)))
+        socket = next(
+            iter(sorted(self.scratch.glob("berth-*/*.sock"), key=lambda p: p.stat().st_mtime, reverse=True))
+        )
         async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket))) as session:
             async with session.get("http://engine/stats") as answer:
                 counts: dict[str, int] = await answer.json()
                 return counts
-
-
-def descendants(root: int) -> list[int]:
-    from gpuworker import proctree
-
-    return proctree.descendants(root)
 
 
 def command_of(pid: int) -> list[str]:
@@ -237,7 +256,9 @@ def write_secret(folder: Path, portal_url: str, mode: int = 0o600) -> Path:
 
 
 @contextlib.contextmanager
-def worker(portal: FakePortal, folder: Path, secret_mode: int = 0o600, **env: str) -> Iterator[Worker]:
+def worker(
+    portal: FakePortal, folder: Path, env: Mapping[str, str] | None = None, secret_mode: int = 0o600
+) -> Iterator[Worker]:
     scratch = folder / "s"
     scratch.mkdir(exist_ok=True)
     log = folder / "job.log"
@@ -250,16 +271,20 @@ def worker(portal: FakePortal, folder: Path, secret_mode: int = 0o600, **env: st
         "CUDA_VISIBLE_DEVICES": "0,1",
         "BERTH_SCRATCH": str(scratch),
         "BERTH_JOB_LOG": str(log),
-        **env,
+        **(env or {}),
     }
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gpuworker", "--secret", str(secret)], env=given, stdout=out, stderr=out, cwd="/"
+            [sys.executable, "-m", "gpuworker", "--secret", str(secret)],
+            env=given,
+            stdout=out,
+            stderr=out,
+            cwd="/",
         )
     try:
         yield Worker(process, portal, scratch, log)
     finally:
-        left = descendants(process.pid)
+        left = proctree.descendants(process.pid)
         process.kill()
         process.wait()
         for pid in left:
@@ -278,3 +303,17 @@ def fence(
         "Content-Type": "application/json",
     }
     return headers | ({wire.HEADER_ALONE: "1"} if alone else {})
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    folder: Path, *replicas: wire.DesiredReplica, env: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[FakePortal, Worker, aiohttp.ClientSession]]:
+    """A portal, a gpuworker whose replicas are hot, and a client."""
+    async with fake_portal() as portal:
+        portal.set(desired=list(replicas or [echo()]))
+        with worker(portal, folder, env) as job:
+            for replica in portal.answer.desired:
+                await portal.state("hot", replica.id)
+            async with aiohttp.ClientSession(base_url=job.address) as client:
+                yield portal, job, client
