@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from devstack import proctable
 
@@ -36,9 +36,15 @@ def end_recorded(pid_dir: Path, mark_prefix: str) -> None:
             path.unlink(missing_ok=True)
 
 
-def clean(pid_dir: Path, mark: str, remove: list[str]) -> None:
+def leftovers(mark: str, slurm_conf: str) -> set[int]:
+    """Processes of a run (or, with a mark that ends in "#", of any run in a folder) and of its cluster's jobs."""
+    marked = proctable.with_environment(proctable.MARK, mark, prefix=mark.endswith("#"))
+    return marked | (proctable.of_jobs(slurm_conf) if slurm_conf else set())
+
+
+def clean(pid_dir: Path, mark: str, slurm_conf: str, remove: list[str]) -> None:
     end_recorded(pid_dir, mark)
-    proctable.sweep(proctable.MARK, mark)
+    proctable.sweep(lambda: leftovers(mark, slurm_conf))
     for folder in remove:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -70,8 +76,10 @@ class Leash:
         pipe.write(json.dumps(message).encode() + b"\n")
         pipe.flush()
 
-    def watch(self, pid_dir: Path, mark: str, remove: list[str]) -> None:
-        self._tell({"do": "watch", "pid_dir": str(pid_dir), "mark": mark, "remove": remove})
+    def watch(self, pid_dir: Path, mark: str, slurm_conf: str, remove: list[str]) -> None:
+        self._tell(
+            {"do": "watch", "pid_dir": str(pid_dir), "mark": mark, "slurm_conf": slurm_conf, "remove": remove}
+        )
 
     def forget(self, mark: str) -> None:
         if self._process is not None and self._owner == os.getpid() and self._process.poll() is None:
@@ -90,20 +98,15 @@ class Leash:
 def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    watched: dict[str, dict[str, object]] = {}
+    watched: dict[str, Any] = {}
     for line in sys.stdin.buffer:
         message = json.loads(line)
         if message["do"] == "watch":
             watched[message["mark"]] = message
         else:
             watched.pop(message["mark"], None)
-    for mark, message in reversed(list(watched.items())):
-        remove = message["remove"]
-        clean(
-            Path(str(message["pid_dir"])),
-            mark,
-            [str(path) for path in remove] if isinstance(remove, list) else [],
-        )
+    for mark, message in reversed(watched.items()):
+        clean(Path(message["pid_dir"]), mark, message["slurm_conf"], message["remove"])
     return 0
 
 

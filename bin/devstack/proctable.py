@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 # Not BERTH_…: the portal refuses settings it does not know.
@@ -36,18 +37,31 @@ def pids() -> list[int]:
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 
+def _environment(pid: int) -> list[bytes]:
+    """VARIABLE=value entries the process was started with; none where it is gone or not ours to read."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
 def with_environment(variable: str, value: str, prefix: bool = False) -> set[int]:
     """Processes that carry VARIABLE=value (with `prefix`: any value that begins so) in their environment."""
     wanted = f"{variable}={value}".encode()
-    found = set()
-    for pid in pids():
-        try:
-            entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if any(entry.startswith(wanted) if prefix else entry == wanted for entry in entries):
-            found.add(pid)
-    return found - {os.getpid()}
+
+    def carries(pid: int) -> bool:
+        return any(entry.startswith(wanted) if prefix else entry == wanted for entry in _environment(pid))
+
+    return {pid for pid in pids() if carries(pid)} - {os.getpid()}
+
+
+def of_jobs(slurm_conf: str) -> set[int]:
+    """Processes of jobs of that cluster. Its SLURM_CONF alone would not do: a person's shell may have it too."""
+    return {
+        pid
+        for pid in with_environment("SLURM_CONF", slurm_conf)
+        if any(entry.startswith(b"SLURM_JOB_ID=") for entry in _environment(pid))
+    }
 
 
 def descendants(roots: set[int]) -> set[int]:
@@ -96,22 +110,18 @@ def end(pid: int, ticks: int, number: int = signal.SIGTERM, grace_s: float = 10.
             wait_gone(pid, ticks, 5.0)
 
 
-def sweep(variable: str, value: str, prefix: bool = False) -> int:
-    """Kills every process that carries the mark, and everything below it; returns how many were found.
+def sweep(find: Callable[[], set[int]]) -> None:
+    """Kills every process found, and everything below those.
 
-    Twice at least, because a process may fork between the look and the kill.
+    Until none is found, because a process may fork between the look and the kill.
     """
-    total = 0
     for _ in range(5):
-        marked = with_environment(variable, value, prefix)
-        doomed = {pid for pid in marked | descendants(marked) if start_ticks(pid) is not None} - {os.getpid()}
-        if not doomed:
+        roots = find()
+        doomed = {pid: start_ticks(pid) for pid in roots | descendants(roots) if pid != os.getpid()}
+        alive = {pid: ticks for pid, ticks in doomed.items() if ticks is not None}
+        if not alive:
             break
-        total += len(doomed)
-        ticks = {pid: start_ticks(pid) for pid in doomed}
-        for pid in doomed:
+        for pid in alive:
             send(pid, signal.SIGKILL)
-        for pid, started in ticks.items():
-            if started is not None:
-                wait_gone(pid, started, 5.0)
-    return total
+        for pid, ticks in alive.items():
+            wait_gone(pid, ticks, 5.0)

@@ -63,6 +63,7 @@ class RunDir:
         self.pid_dir = self.path / "pids"
         self.log_dir = log_dir or self.path / "log"
         self.mark = f"{self.path}#{secrets.token_hex(6)}"
+        self.slurm_conf = ""  # of a cluster: its jobs are ended with it
         self._lock: IO[str] | None = None
 
     def open(self) -> None:
@@ -84,15 +85,17 @@ class RunDir:
         lock.flush()
         self._lock = lock
         leash.end_recorded(self.pid_dir, f"{self.path}#")
-        proctable.sweep(proctable.MARK, f"{self.path}#", prefix=True)
+        proctable.sweep(lambda: self._leftovers(f"{self.path}#"))
+        for log in self.log_dir.glob("*.log"):
+            log.replace(log.with_name(f"{log.name}.1"))  # a log begins with its run
 
     def watch(self, remove: list[Path] | None = None) -> None:
         """From here on the leash ends our processes (and removes these folders) should we die."""
         _watched.add(self.mark)
-        _leash.watch(self.pid_dir, self.mark, [str(path) for path in remove or []])
+        _leash.watch(self.pid_dir, self.mark, self.slurm_conf, [str(path) for path in remove or []])
 
     def close(self, remove: list[Path] | None = None) -> None:
-        proctable.sweep(proctable.MARK, self.mark)
+        proctable.sweep(lambda: self._leftovers(self.mark))
         for folder in remove or []:
             shutil.rmtree(folder, ignore_errors=True)
         if self.mark in _watched:
@@ -102,6 +105,9 @@ class RunDir:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def _leftovers(self, mark: str) -> set[int]:
+        return leash.leftovers(mark, self.slurm_conf)
 
     def short(self, uid: int | None = None, gid: int | None = None) -> Path:
         """This folder, or its substitute in /var/tmp: too deep for sockets, or closed to that user."""

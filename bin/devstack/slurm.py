@@ -62,6 +62,8 @@ class Slurm:
         return done.stdout
 
     def start(self) -> Slurm:
+        self._home = self._run_dir.short()
+        self._run_dir.slurm_conf = str(self.conf)
         self._run_dir.open()
         try:
             self._start()
@@ -104,7 +106,7 @@ class Slurm:
     def node_down(self, name: str) -> None:
         """The node is lost with everything on it; Slurm is told, as its own time-out would take minutes."""
         self._nodes.pop(name).kill()
-        proctable.sweep(proctable.NODE_MARK, self._node_mark(name))
+        proctable.sweep(lambda: proctable.with_environment(proctable.NODE_MARK, self._node_mark(name)))
         self.run("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=lost")
 
     def node_up(self, name: str) -> None:
@@ -115,7 +117,6 @@ class Slurm:
     # How it starts.
 
     def _start(self) -> None:
-        self._home = self._run_dir.short()
         self._run_dir.watch(remove=[] if self._home == self._run_dir.path else [self._home])
         self._write_files()
         self._start_munged()

@@ -179,3 +179,21 @@ def test_kill_9_of_the_program_that_started_it_leaves_nothing(tmp_path: Path) ->
 
     assert wait_until(all_gone, 20)
     assert proctable.start_ticks(int(out.read_text())) is None
+
+
+def test_a_jobs_process_that_escaped_its_step_ends_with_the_cluster(tmp_path: Path) -> None:
+    out = tmp_path / "pid"
+    with Slurm(tmp_path / "escaped", SlurmSpec(nodes=1, sched_interval_s=1)) as slurm:
+        # Left behind by a step that was killed: an orphan in a session of its own, with nothing but its variables.
+        escaped = subprocess.Popen(
+            ["sh", "-c", f"setsid sleep 600 & echo $! > {out}"],
+            env={"PATH": os.environ["PATH"], **slurm.env(), "SLURM_JOB_ID": "1"},
+        )
+        escaped.wait()
+        shell = subprocess.Popen(["sleep", "600"], env={"PATH": os.environ["PATH"], **slurm.env()})
+    try:
+        assert proctable.start_ticks(int(out.read_text())) is None
+        assert shell.poll() is None  # a person's shell with SLURM_CONF exported is no job
+    finally:
+        shell.kill()
+        shell.wait()
