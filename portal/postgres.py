@@ -10,7 +10,7 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extras import register_uuid
 
 # Adapts uuid.UUID, which the transitions take and give, in every connection of this process.
-register_uuid()
+register_uuid()  # type: ignore[no-untyped-call]
 
 
 def connect(url: str, name: str, *, autocommit: bool = False, statement_s: float = 20.0) -> Connection:

@@ -133,4 +133,3 @@ def slurm_words(reason: str) -> str:
     """Slurm's reason for a pending job, in plain words where we know them."""
     key = reason.split(",")[0].strip()
     return _SLURM_WORDS.get(key) or f"Slurm says {key}"
-

@@ -117,7 +117,9 @@ class Directory:
         while not self._stopping:
             asks = self._gather(next_at)
             try:
-                self._read(asks, everything=time.monotonic() >= next_at or any(a.digest is None for a in asks))
+                self._read(
+                    asks, everything=time.monotonic() >= next_at or any(a.digest is None for a in asks)
+                )
                 next_at, pause_s = time.monotonic() + REFRESH_S, 0.2
             except psycopg2.Error as error:
                 log.warning("directory: PostgreSQL: %s", str(error).strip().split("\n")[0])

@@ -126,18 +126,17 @@ class Keeper:
         self._hands(pool).waiters[request] = waiter
         try:
             await self._slots.enqueue(pool, request, order_key, self._gateway, alone)
-        except BaseException:
-            self.leave(waiter)
+        except QueueDown:
+            self._hands(pool).waiters.pop(request, None)
             raise
         return waiter
 
-    def leave(self, waiter: Waiter) -> None:
-        """Out of the line: granted, given up or gone."""
-        self._hands(waiter.pool).waiters.pop(waiter.request, None)
-        if waiter.granted.done() and not waiter.granted.cancelled():
-            return
-        waiter.granted.cancel()
-        self._slots.release(waiter.pool, waiter.request, over=True)
+    def forget(self, pool: str, request: str) -> None:
+        """The request has ended, wherever it was: in line, granted or running."""
+        waiter = self._hands(pool).waiters.pop(request, None)
+        if waiter is not None:
+            waiter.granted.cancel()
+        self.release(pool, request, over=True)
 
     # Messages
 
@@ -243,13 +242,10 @@ class Keeper:
                 waiter.missing_since = now
             elif now - waiter.missing_since > ACCEPT_S:
                 waiter.missing_since = None
-                await self._slots.enqueue(
-                    name, request, waiter.order_key, self._gateway, waiter.alone
-                )
+                await self._slots.enqueue(name, request, waiter.order_key, self._gateway, waiter.alone)
 
     def _hands(self, pool: str) -> _PoolHands:
         hands = self._pools.get(pool)
         if hands is None:
             hands = self._pools[pool] = _PoolHands()
         return hands
-

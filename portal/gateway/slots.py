@@ -201,7 +201,7 @@ class Slots:
                     future.set_result(answer)
 
     async def _exchange(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        link = await self._pool.get_connection()
+        link = await self._pool.get_connection()  # type: ignore[no-untyped-call]
         try:
             answers = await self._send(link, [_spelt(command) for command in commands])
             unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]

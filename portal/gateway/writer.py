@@ -111,7 +111,7 @@ class Writer:
         return answer
 
     async def interrupt(self, row: Interrupted) -> str | None:
-        """"queued", "failed" (poison), or None when the row was not running as named."""
+        """ "queued", "failed" (poison), or None when the row was not running as named."""
         answer: str | None = await self._ask(row)
         return answer
 
@@ -122,7 +122,7 @@ class Writer:
 
     # Nobody waits for these; they are written as soon as the database lets us.
 
-    def later(self, move: Recorded | Finish | Cancel | EndQueued) -> None:
+    def later(self, move: Recorded | Finish | Interrupted | Cancel | EndQueued) -> None:
         if self._queue.qsize() > _LATE_LIMIT and isinstance(move, Recorded):
             self.lost_records += 1
             return
@@ -226,7 +226,8 @@ class Writer:
             transitions.cancel(cur, [cancel.id], now, cancel.reason)
         if looks := of(Look):
             cur.execute(
-                "SELECT id, state, lane FROM ledger_request WHERE id = ANY(%s)", ([look.id for look in looks],)
+                "SELECT id, state, lane FROM ledger_request WHERE id = ANY(%s)",
+                ([look.id for look in looks],),
             )
             answers.update({id_: (state, lane) for id_, state, lane in cur.fetchall()})
         return answers

@@ -1,0 +1,181 @@
+"""The data plane as an ASGI application: path → caller → what is asked → one flow. No framework, no Django.
+
+It is separate from the pages so that a stream costs no thread, no middleware and no database connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import socket
+import time
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+from portal.accounts import tokens
+from portal.config import Config
+from portal.errors import ApiError
+from portal.gateway import asked as asking
+from portal.gateway.call import Call
+from portal.gateway.catalog import Caller, ModelEntry
+from portal.gateway.directory import Directory
+from portal.gateway.exchange import Exchange, Gone, Scope
+from portal.gateway.forward import Forward
+from portal.gateway.hold import Hold
+from portal.gateway.keeper import Keeper
+from portal.gateway.serve import Serve
+from portal.gateway.slots import Slots
+from portal.gateway.wake import Wake
+from portal.gateway.writer import Writer
+
+log = logging.getLogger(__name__)
+
+_MODELS = "/v1/models"
+_READY_S = 10.0
+
+
+class Gateway:
+    """`start`, then call it as an ASGI application, then `stop`."""
+
+    def __init__(self, config: Config) -> None:
+        self.id = f"gw-{socket.gethostname()[:30]}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._config = config
+        self.slots = Slots(config.redis_url)
+        self.directory = Directory(config.database_url, self.id)
+        self.writer = Writer(config.database_url, self.id, config.poison_after)
+        self._wake = Wake()
+        self._forward = Forward(config.site_key)
+        self.keeper = Keeper(
+            self.slots,
+            config.redis_url,
+            self.id,
+            on_cancel=lambda request: self._serve.cancel(request),
+            on_directory=self.directory.refresh_soon,
+        )
+        self._serve = Serve(
+            self.id,
+            self.slots,
+            self.keeper,
+            self.writer,
+            Hold(self.slots, self.directory, config),
+            self._forward,
+            self._wake.soon,
+            config.poison_after,
+        )
+
+    async def start(self) -> None:
+        self.directory.start()
+        self.writer.start()
+        self._wake.start()
+        await self._forward.start()
+        await self.keeper.start()
+        try:
+            # Grants to a gateway that does not listen yet are dropped. Redis may also be away: then go on.
+            await asyncio.wait_for(self.keeper.listening.wait(), _READY_S)
+        except TimeoutError:
+            log.warning("Redis does not answer at start; requests wait until it does")
+
+    async def stop(self) -> None:
+        await self.keeper.stop()
+        await self._forward.stop()
+        self._wake.stop()
+        await self.writer.stop()
+        await self.directory.stop()
+        await self.slots.close()
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        id_ = uuid.uuid4()
+        ex = Exchange(scope, receive, send, str(id_))
+        try:
+            await self._route(ex, id_)
+        except ApiError as error:
+            await ex.fail(error)
+        except Gone:
+            return
+        except Exception:
+            log.exception("request %s", ex.request_id)  # the traceback shows code, not bodies
+            await ex.fail(ApiError("internal"))
+
+    async def _route(self, ex: Exchange, id_: uuid.UUID) -> None:
+        path, method = ex.scope["path"], ex.scope["method"]
+        if path in asking.APIS:
+            if method != "POST":
+                raise ApiError("method_not_allowed", detail="POST")
+            await self._infer(ex, id_, await self._caller(ex, "inference"))
+        elif path == _MODELS or path.startswith(_MODELS + "/"):
+            if method != "GET":
+                raise ApiError("method_not_allowed", detail="GET")
+            await self._models(ex, path, await self._caller(ex, "inference", "read"))
+        else:
+            raise ApiError("not_found")
+
+    async def _caller(self, ex: Exchange, *scopes: str) -> Caller:
+        """Whose token this is, if it has one of the scopes. Raises ApiError."""
+        kind, _, text = ex.header(b"authorization").partition(" ")
+        text = text.strip()
+        if kind.lower() != "bearer" or not text:
+            raise ApiError("token_missing")
+        if not tokens.well_formed(text):
+            raise ApiError("token_malformed")
+        caller = await self.directory.caller(tokens.digest(text))
+        if caller is None:
+            raise ApiError("token_unknown")
+        if caller.standing != "active":
+            raise ApiError(f"token_{caller.standing}")
+        if caller.expires_at <= time.time():
+            raise ApiError("token_expired")
+        if caller.scopes.isdisjoint(scopes):
+            raise ApiError("scope_missing", detail=scopes[0])
+        return caller
+
+    async def _infer(self, ex: Exchange, id_: uuid.UUID, caller: Caller) -> None:
+        body = await ex.read(self._config.max_body_bytes)
+        asked = asking.read(ex.scope["path"], body)
+        model = await self.directory.model(asked.model, caller.project_id)
+        if model is None:
+            raise ApiError("model_not_found", detail=asked.model[:128], param="model")
+        phase = self.directory.phase(model.pool)
+        if phase.residency == "unavailable":
+            raise ApiError("model_unavailable", detail=phase.reason, retry_after_s=60)
+        call = Call(
+            id=id_,
+            ex=ex,
+            asked=asked,
+            caller=caller,
+            pool=model.pool,
+            accepted_at=datetime.now(UTC),
+            since=time.monotonic(),
+            task=asyncio.current_task(),
+        )
+        await self._serve.run(call)
+
+    async def _models(self, ex: Exchange, path: str, caller: Caller) -> None:
+        if path == _MODELS:
+            data = [self._describe(entry) for entry in self.directory.models(caller.project_id)]
+            answer: dict[str, Any] = {"object": "list", "data": data}
+        else:
+            name = path.removeprefix(_MODELS + "/")
+            entry = await self.directory.model(name, caller.project_id)
+            if entry is None:
+                raise ApiError("model_not_found", detail=name[:128], param="model")
+            answer = self._describe(entry)
+        await ex.answer(200, json.dumps(answer).encode())
+
+    def _describe(self, entry: ModelEntry) -> dict[str, Any]:
+        phase = self.directory.phase(entry.pool)
+        return {
+            "id": entry.name,
+            "object": "model",
+            "created": entry.created,
+            "owned_by": "berth",
+            "berth": {
+                "residency": phase.residency,
+                "eta_s": phase.eta_s,
+                "reason": phase.reason,
+                "context_tokens": entry.context_tokens,
+            },
+        }

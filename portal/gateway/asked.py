@@ -1,0 +1,118 @@
+"""A request's bytes → what the gateway must know of them, or a 400 that names the parameter. Pure.
+
+Checks shape, not taste: what decides whether a request may stand in line for minutes is checked before it does;
+what only the engine can judge (temperatures, lengths) is left to it. The body itself travels on unchanged.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from portal.errors import ApiError
+
+_USAGE = b'"stream_options":{"include_usage":true},'
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """`body` is what the engine gets: streams always report their usage. `strips_usage`: the client did not
+    ask for it and does not see it."""
+
+    api: str
+    model: str
+    stream: bool
+    strips_usage: bool
+    body: bytes
+
+
+def read(api: str, body: bytes) -> Asked:
+    """Raises ApiError."""
+    raw = _object(body)
+    model = raw.get("model")
+    if not isinstance(model, str) or not model:
+        raise _wrong("model", "must be the name of a model")
+    _CHECKS[api](raw)
+    for name in ("max_tokens", "max_completion_tokens", "n"):
+        _whole_number(raw, name, least=1)
+    for name in ("temperature", "top_p", "presence_penalty", "frequency_penalty"):
+        if not isinstance(raw.get(name), (int, float, type(None))) or isinstance(raw.get(name), bool):
+            raise _wrong(name, "must be a number")
+    stream = raw.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise _wrong("stream", "must be true or false")
+    options = raw.get("stream_options")
+    if options is not None and not isinstance(options, dict):
+        raise _wrong("stream_options", "must be an object")
+    if not stream:
+        return Asked(api, model, False, False, body)
+    if options and options.get("include_usage"):
+        return Asked(api, model, True, False, body)
+    return Asked(api, model, True, True, _with_usage(raw, body))
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        raw = json.loads(body.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise ApiError("invalid_json", detail="it is not UTF-8") from None
+    except RecursionError:
+        raise ApiError("invalid_json", detail="it is nested too deeply") from None
+    except ValueError as error:
+        # Only the position: the decoder's own words may quote the body.
+        where = (
+            f"line {error.lineno}, column {error.colno}"
+            if isinstance(error, json.JSONDecodeError)
+            else "a number"
+        )
+        raise ApiError("invalid_json", detail=f"syntax error at {where}") from None
+    if not isinstance(raw, dict):
+        raise ApiError("invalid_json", detail="it is not an object")
+    return raw
+
+
+def _with_usage(raw: dict[str, Any], body: bytes) -> bytes:
+    if "stream_options" not in raw:  # the usual case: no need to write the whole body anew
+        at = body.index(b"{") + 1
+        return body[:at] + _USAGE + body[at:]
+    options = {**(raw["stream_options"] or {}), "include_usage": True}
+    return json.dumps({**raw, "stream_options": options}).encode()
+
+
+def _chat(raw: dict[str, Any]) -> None:
+    messages = raw.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise _wrong("messages", "must be a list of at least one message")
+    for i, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise _wrong(f"messages[{i}]", "must be an object")
+        if not isinstance(message.get("role"), str):
+            raise _wrong(f"messages[{i}].role", "must be a string, e.g. 'user'")
+        if not isinstance(message.get("content"), (str, list, type(None))):
+            raise _wrong(f"messages[{i}].content", "must be a string or a list of parts")
+
+
+def _completion(raw: dict[str, Any]) -> None:
+    prompt = raw.get("prompt")
+    if not isinstance(prompt, (str, list)) or prompt == []:
+        raise _wrong("prompt", "must be a string or a list")
+
+
+# The paths of the data plane. A new one is a line here; the ingress has its own list (wire.FORWARDED_PATHS).
+_CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "/v1/chat/completions": _chat,
+    "/v1/completions": _completion,
+}
+APIS = frozenset(_CHECKS)
+
+
+def _whole_number(raw: dict[str, Any], name: str, least: int) -> None:
+    value = raw.get(name)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+        raise _wrong(name, f"must be a whole number, at least {least}")
+
+
+def _wrong(param: str, what: str) -> ApiError:
+    return ApiError("invalid_parameter", detail=f"'{param}' {what}.", param=param)

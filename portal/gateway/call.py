@@ -1,0 +1,132 @@
+"""One request in the gateway's hands: what is known of it and how far it has come; and its rows in the ledger.
+
+Separate from `serve`, which moves it: here it only turns into the values that the ledger's transitions take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from portal.gateway.asked import Asked
+from portal.gateway.catalog import Caller
+from portal.gateway.exchange import Exchange
+from portal.gateway.forward import End
+from portal.gateway.slots import Route
+from portal.ledger.transitions import Finish, NewRequest, Recorded
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    id: UUID
+    ex: Exchange
+    asked: Asked
+    caller: Caller
+    pool: str
+    accepted_at: datetime
+    since: float  # monotonic, the same moment
+    task: asyncio.Task[Any] | None
+    route: Route | None = None  # where it runs; None while it waits
+    granted_at: datetime | None = None
+    has_row: bool = False  # its acceptance has been asked of the ledger
+    attempt: int = 0  # > 0: its row is running, at this attempt
+    crashes: int = 0
+    stopped: Literal["", "left", "cancelled"] = ""
+    settled: bool = field(default=False)  # its end has been written, or is somebody else's
+
+    @property
+    def request(self) -> str:
+        return self.ex.request_id
+
+    def stop(self, why: Literal["left", "cancelled"]) -> None:
+        """Breaks off whatever is being awaited for it; `serve` then ends it."""
+        if not self.stopped and not self.settled and self.task is not None:
+            self.stopped = why
+            self.task.cancel()
+
+    def to_accept(self, gateway: str) -> NewRequest:
+        return NewRequest(
+            id=self.id,
+            pool=self.pool,
+            model=self.asked.model,
+            project_id=self.caller.project_id,
+            user_id=self.caller.user_id,
+            token_id=self.caller.token_id,
+            api=self.asked.api,
+            stream=self.asked.stream,
+            lane="held",
+            order_key=self.accepted_at.timestamp(),
+            holder=gateway,
+            accepted_at=self.accepted_at,
+            body=self.asked.body,
+            crashes=self.crashes,
+        )
+
+    def recorded(self, gateway: str, end: Ended) -> Recorded:
+        assert self.route is not None and self.granted_at is not None
+        return Recorded(
+            id=self.id,
+            pool=self.pool,
+            model=self.asked.model,
+            project_id=self.caller.project_id,
+            user_id=self.caller.user_id,
+            token_id=self.caller.token_id,
+            api=self.asked.api,
+            stream=self.asked.stream,
+            holder=gateway,
+            replica=UUID(self.route.replica),
+            state=end.state,
+            accepted_at=self.accepted_at,
+            granted_at=self.granted_at,
+            first_token_at=end.first_token_at,
+            ended_at=datetime.now(UTC),
+            http_status=end.http_status,
+            error_code=end.error_code,
+            error_text=end.error_text,
+            prompt_tokens=end.prompt_tokens,
+            completion_tokens=end.completion_tokens,
+        )
+
+    def finished(self, gateway: str, end: Ended) -> Finish:
+        return Finish(
+            id=self.id,
+            attempt=self.attempt,
+            holder=gateway,
+            state=end.state,
+            ended_at=datetime.now(UTC),
+            first_token_at=end.first_token_at,
+            http_status=end.http_status,
+            error_code=end.error_code,
+            error_text=end.error_text,
+            prompt_tokens=end.prompt_tokens,
+            completion_tokens=end.completion_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a request ended, in the ledger's terms. Engines' own words may quote the prompt: they stay out."""
+
+    state: str
+    http_status: int | None = None
+    error_code: str | None = None
+    error_text: str | None = None
+    first_token_at: datetime | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+def ended(end: End) -> Ended:
+    error = end.error
+    text = None if error is None else error.kind.what.replace("{detail}", "").strip() or error.code
+    return Ended(
+        state="done" if end.kind == "done" else "failed",
+        http_status=error.status if error is not None else end.status,
+        error_code=error.code if error is not None else None,
+        error_text=text,
+        prompt_tokens=end.usage.prompt_tokens,
+        completion_tokens=end.usage.completion_tokens,
+    )

@@ -1,0 +1,126 @@
+"""One ASGI call → read the body within its limit, answer as JSON or as a stream, know when the client has left.
+
+Separate from what is answered: it knows HTTP and nothing of models. Errors before the first byte have their
+proper status; later ones are a `data: {"error": …}` event (DESIGN §3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+from portal.errors import ApiError
+
+Scope = dict[str, Any]
+Headers = list[tuple[bytes, bytes]]
+
+_JSON = (b"content-type", b"application/json")
+# Proxies must neither keep nor gather what is streamed.
+_STREAM: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Gone(Exception):
+    """The client left before its request was read."""
+
+
+class Exchange:
+    def __init__(self, scope: Scope, receive: Any, send: Any, request_id: str) -> None:
+        self.scope = scope
+        self.request_id = request_id
+        self._receive = receive
+        self._send = send
+        self._id_header = (b"x-request-id", request_id.encode())
+        self.streaming = False  # the status is out and events follow
+        self.ended = False
+        self.content_at: float | None = None  # UNIX seconds of the first byte of an engine's answer
+
+    def header(self, name: bytes) -> str:
+        for key, value in self.scope["headers"]:
+            if key == name:
+                return str(value.decode("latin-1"))
+        return ""
+
+    async def read(self, most: int) -> bytes:
+        """The body. Raises ApiError when it is too large, Gone when the client left."""
+        try:
+            announced = int(self.header(b"content-length") or 0)
+        except ValueError:
+            announced = 0
+        if announced > most:
+            raise ApiError("body_too_large", detail=str(most))
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise Gone
+            part = message.get("body", b"")
+            size += len(part)
+            if size > most:
+                raise ApiError("body_too_large", detail=str(most))
+            parts.append(part)
+            if not message.get("more_body"):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def watch(self, left: Callable[[], None]) -> asyncio.Future[Any]:
+        """Calls `left` once the client is gone. After `read`. Cancel what comes back when it is over."""
+
+        def over(done: asyncio.Future[Any]) -> None:
+            if not done.cancelled() and not self.ended:
+                left()
+
+        watching: asyncio.Future[Any] = asyncio.ensure_future(self._receive())
+        watching.add_done_callback(over)
+        return watching
+
+    # Answers
+
+    async def answer(self, status: int, body: bytes, headers: Headers | None = None) -> None:
+        """A whole JSON answer."""
+        self.ended = True
+        length = (b"content-length", str(len(body)).encode())
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [_JSON, length, self._id_header, *(headers or ())],
+            }
+        )
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def begin_stream(self) -> None:
+        """Status 200 and the headers of an event stream, once."""
+        if not self.streaming:
+            self.streaming = True
+            await self._send(
+                {"type": "http.response.start", "status": 200, "headers": [*_STREAM, self._id_header]}
+            )
+
+    async def chunk(self, data: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def comment(self, said: dict[str, Any]) -> None:
+        """A heartbeat: an SSE comment, which clients skip."""
+        await self.begin_stream()
+        await self.chunk(b": berth " + json.dumps(said).encode() + b"\n\n")
+
+    async def end_stream(self) -> None:
+        self.ended = True
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def fail(self, error: ApiError) -> None:
+        """The error in the form that still fits; nothing when the answer has ended."""
+        if self.ended:
+            return
+        body = error.body(self.request_id)
+        if self.streaming:
+            await self.chunk(b"data: " + body + b"\n\n")
+            await self.end_stream()
+        else:
+            await self.answer(error.status, body, error.headers())

@@ -1,0 +1,161 @@
+"""One try of a request at one replica: through the ingress, streaming back. → how it ended.
+
+The only module that knows how a transport is dialled (DESIGN §9: a route is opaque to everyone else). It tells
+apart what was refused (no engine has seen it), what was lost before the client saw a byte (it may run again)
+and what was lost later (it may not).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import socket
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import aiohttp
+
+from gpuworker import wire
+from portal.errors import ApiError
+from portal.gateway.asked import Asked
+from portal.gateway.exchange import Exchange
+from portal.gateway.slots import Route
+from portal.gateway.usage import Usage, UsageTap, of_answer
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["done", "failed", "refused", "lost"]
+
+
+@dataclass(slots=True)
+class End:
+    """`why` says in a word why it was refused or lost: full, busy, draining … crash, gone, connection."""
+
+    kind: Kind
+    status: int | None = None
+    why: str = ""
+    error: ApiError | None = None
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def crashed(self) -> bool:
+        return self.kind == "lost" and self.why == "crash"
+
+
+class Forward:
+    def __init__(self, site_key: bytes) -> None:
+        self._key = functools.lru_cache(maxsize=4096)(
+            lambda pilot: wire.derive_key(site_key, "ingress", pilot)
+        )
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        connector = aiohttp.TCPConnector(
+            limit=0, ttl_dns_cache=60, keepalive_timeout=60, socket_factory=_watched_socket
+        )
+        # No limit on reading: an answer may take as long as it takes. Dead nodes are found by TCP keep-alive.
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+        )
+
+    async def stop(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def run(self, ex: Exchange, asked: Asked, route: Route, attempt: int, *, alone: bool) -> End:
+        """Sends the answer to the client as it comes. The caller ends the exchange unless it is done or failed
+        with the answer sent. Cancelled: the connection to the engine is closed, which aborts it there."""
+        assert self._session is not None
+        headers = {
+            "Content-Type": "application/json",
+            wire.HEADER_KEY: self._key(route.pilot),
+            wire.HEADER_REPLICA: route.replica,
+            wire.HEADER_REQUEST: ex.request_id,
+            wire.HEADER_ATTEMPT: str(attempt),
+        }
+        if alone:
+            headers[wire.HEADER_ALONE] = "1"
+        end = End("lost", why="connection")
+        try:
+            async with self._session.post(
+                route.transport + asked.api, data=asked.body, headers=headers, allow_redirects=False
+            ) as answer:
+                if wire.HEADER_REFUSED in answer.headers:
+                    return End("refused", answer.status, answer.headers[wire.HEADER_REFUSED])
+                if wire.HEADER_LOST in answer.headers:
+                    return End("lost", answer.status, answer.headers[wire.HEADER_LOST])
+                end.status = answer.status
+                if asked.stream and answer.status == 200:
+                    await self._stream(ex, asked, answer, end)
+                else:
+                    await self._whole(ex, asked, answer, end)
+        except aiohttp.ClientConnectorError:
+            return End("refused", why="unreachable")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            # Also a stream that broke off: content_at says whether the client had seen any of it.
+            log.info("request %s: the ingress went away: %s", ex.request_id, type(error).__name__)
+            if ex.content_at is not None:
+                end.kind, end.error = "failed", ApiError("replica_lost")
+        return end
+
+    async def _stream(self, ex: Exchange, asked: Asked, answer: aiohttp.ClientResponse, end: End) -> None:
+        tap = UsageTap(asked.strips_usage)
+        async for chunk in answer.content.iter_any():
+            if ex.content_at is None:
+                await ex.begin_stream()
+                ex.content_at = time.time()
+            if out := tap.feed(chunk):
+                await ex.chunk(out)
+        if ex.content_at is None:
+            return  # a stream of nothing: nobody saw anything, it counts as lost
+        if rest := tap.end():
+            await ex.chunk(rest)
+        end.usage = tap.usage
+        end.kind, end.why = "done", ""
+        await ex.end_stream()
+
+    async def _whole(self, ex: Exchange, asked: Asked, answer: aiohttp.ClientResponse, end: End) -> None:
+        body = await answer.read()
+        if answer.status == 200:
+            end.kind, end.why, ex.content_at = "done", "", time.time()
+            end.usage = of_answer(body)
+            await ex.answer(200, body)
+        else:
+            end.kind, end.why, end.error = "failed", "", engine_error(answer.status, body)
+
+
+def engine_error(status: int, body: bytes) -> ApiError:
+    """An engine's error answer as one of ours. Its words go to the client, never to a log."""
+    said: dict[str, Any] = {}
+    try:
+        raw = json.loads(body)
+        said = raw["error"] if isinstance(raw.get("error"), dict) else raw
+    except (ValueError, AttributeError, TypeError, KeyError, RecursionError):
+        said = {}
+    message = said.get("message") if isinstance(said, dict) else None
+    detail = str(message)[:2000] if message else f"HTTP {status}."
+    if 400 <= status < 500 and status not in (401, 403):
+        param = said.get("param")
+        return ApiError(
+            "engine_rejected", detail=detail, status=status, param=param if isinstance(param, str) else None
+        )
+    return ApiError("engine_error", detail=detail)
+
+
+def _watched_socket(address: Any) -> socket.socket:
+    """A node that loses power sends no FIN: without keep-alive a stream from it would hang for ever."""
+    family, kind, protocol, _, _ = address
+    link = socket.socket(family, kind, protocol)
+    link.setblocking(False)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, option):
+            link.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return link

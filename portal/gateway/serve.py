@@ -1,0 +1,235 @@
+"""The one grant flow (DESIGN §3) for a request on a connection: admit → forward, or accept → wait → grant → forward.
+
+1. Nobody waits and a hot replica has room: it runs at once and is recorded at its end.
+2. Else it is accepted: a row, then a place in line, then a grant, then a try at a replica.
+3. A try that was refused or lost before the client saw a byte goes back in line, with its old place.
+4. However it ends, it ends once: `_settle` is the only place that writes an end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TypeVar
+from uuid import UUID
+
+from portal.errors import ApiError
+from portal.gateway.call import Call, Ended, ended
+from portal.gateway.forward import End, Forward
+from portal.gateway.hold import QUEUE_PATIENCE_S, Hold
+from portal.gateway.keeper import Keeper
+from portal.gateway.slots import QueueDown, Route, Slots
+from portal.gateway.writer import Cancel, DatabaseDown, EndQueued, Writer
+from portal.ledger.transitions import Grant, Interrupted
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_TRY_AGAIN_S = 0.25
+# Refusals for lack of room: the replica is fine. The slot stays taken for a moment, which is the truth of it.
+_NO_ROOM = frozenset({"full", "busy"})
+# Refusals that no other replica would answer differently: something of ours is broken.
+_OUR_FAULT = frozenset({"key", "path", "headers", "body"})
+
+
+class Serve:
+    def __init__(
+        self,
+        gateway: str,
+        slots: Slots,
+        keeper: Keeper,
+        writer: Writer,
+        hold: Hold,
+        forward: Forward,
+        wake: Callable[[], None],
+        poison_after: int,
+    ) -> None:
+        self._gateway = gateway
+        self._slots = slots
+        self._keeper = keeper
+        self._writer = writer
+        self._hold = hold
+        self._forward = forward
+        self._wake = wake
+        self._poison_after = poison_after
+        self._live: dict[str, Call] = {}
+
+    def cancel(self, request: str) -> None:
+        """The owner cancelled it through the API; its row says so already."""
+        if call := self._live.get(request):
+            call.stop("cancelled")
+
+    async def run(self, call: Call) -> None:
+        """Answers the client, whatever happens."""
+        self._live[call.request] = call
+        watching = call.ex.watch(lambda: call.stop("left"))
+        error: ApiError | None = None
+        try:
+            await self._go(call)
+        except ApiError as ended_with:
+            error = ended_with
+        except DatabaseDown:
+            error = ApiError("database_unavailable", retry_after_s=10)
+        except QueueDown:
+            error = ApiError("queue_unavailable", retry_after_s=10)
+        except asyncio.CancelledError:
+            error = self._stopped(call)
+        finally:
+            watching.cancel()
+            self._live.pop(call.request, None)
+            self._settle(call, error or ApiError("internal"))
+        if error is not None and call.stopped != "left":
+            await call.ex.fail(error)
+
+    async def _go(self, call: Call) -> None:
+        route = await _patiently(lambda: self._slots.admit(call.pool, call.request))
+        if route is not None:
+            self._running(call, route, admitted=True)
+            end = await self._forward.run(call.ex, call.asked, route, 0, alone=False)
+            if self._over(call, end):
+                return
+            call.crashes += end.crashed
+            if call.crashes >= self._poison_after:
+                raise _poisoned(call)
+            self._step_back(call, end)
+        call.has_row = True
+        await self._writer.accept(call.to_accept(self._gateway))
+        while not await self._attempt(call):
+            pass
+
+    async def _attempt(self, call: Call) -> bool:
+        """In line → granted → one try. True when the request has ended."""
+        waiter = await _patiently(
+            lambda: self._keeper.wait(
+                call.pool, call.request, call.accepted_at.timestamp(), alone=call.crashes > 0
+            )
+        )
+        if not waiter.granted.done():
+            self._wake()
+        route = await self._hold.wait(call.ex, call.asked, waiter, call.since)
+        attempt = await self._writer.grant(Grant(call.id, self._gateway, UUID(route.replica)))
+        if attempt is None:
+            raise await self._taken(call)
+        call.attempt = attempt
+        self._running(call, route, admitted=False)
+        end = await self._forward.run(call.ex, call.asked, route, attempt, alone=call.crashes > 0)
+        if self._over(call, end):
+            return True
+        why = f"{end.kind}: {end.why}"
+        row = Interrupted(call.id, attempt, self._gateway, why, crashed=end.crashed)
+        moved = await self._writer.interrupt(row)
+        call.attempt = 0
+        call.crashes += end.crashed
+        if moved == "failed":
+            call.settled = True
+            self._keeper.forget(call.pool, call.request)
+            raise _poisoned(call)
+        if moved is None:
+            raise await self._taken(call)
+        self._step_back(call, end)
+        return False
+
+    def _running(self, call: Call, route: Route, *, admitted: bool) -> None:
+        call.route, call.granted_at = route, datetime.now(UTC)
+        if admitted:
+            self._keeper.hold(call.pool, route, call.request, alone=False, admitted=True)
+
+    def _over(self, call: Call, end: End) -> bool:
+        """Whether this try was the last: answered, or failed for good."""
+        if end.kind == "refused" and end.why in _OUR_FAULT:
+            log.error("request %s: the ingress refused it for good: %s", call.request, end.why)
+            raise ApiError("internal")
+        if end.kind == "failed":
+            assert end.error is not None
+            self._write_end(call, ended(end))
+            raise end.error
+        if end.kind == "done":
+            self._write_end(call, ended(end))
+        return end.kind == "done"
+
+    def _step_back(self, call: Call, end: End) -> None:
+        """Gives the slot back. A replica that cannot be reached leaves the routes until its next sync."""
+        assert call.route is not None
+        if end.why in _NO_ROOM:
+            self._keeper.release_later(call.pool, call.request, _TRY_AGAIN_S)
+        else:
+            self._slots.drop_route(call.pool, call.route.replica)
+            self._keeper.release(call.pool, call.request, over=False)
+        call.route = None
+
+    async def _taken(self, call: Call) -> ApiError:
+        """The row is not ours any more: cancelled by its owner, or detached because we seemed to be gone."""
+        call.settled = True
+        self._keeper.forget(call.pool, call.request)
+        found = await self._writer.look(call.id)
+        return ApiError("cancelled" if found is None or found[0] == "cancelled" else "detached")
+
+    def _stopped(self, call: Call) -> ApiError:
+        """What to say after the request was broken off: by its client, its owner, or the end of this server."""
+        if call.task is not None:
+            call.task.uncancel()
+        if call.stopped:
+            if call.stopped == "cancelled" and call.has_row:
+                call.settled = True  # the API wrote its end
+                self._keeper.forget(call.pool, call.request)
+            return ApiError("cancelled")
+        if not call.has_row:
+            return ApiError("shutting_down", retry_after_s=1)
+        # Accepted is kept: the row stays queued under our name, and is detached once we are gone.
+        if call.attempt:
+            self._writer.later(Interrupted(call.id, call.attempt, self._gateway, "its gateway is stopping"))
+        call.settled = True
+        self._keeper.forget(call.pool, call.request)
+        return ApiError("detached")
+
+    def _settle(self, call: Call, error: ApiError) -> None:
+        """Writes the end of a request that did not get its answer, from wherever it had come to."""
+        if call.settled:
+            return
+        text = error.kind.what.replace("{detail}", "").strip() or error.code
+        end = Ended("failed", error.status, error.code, text)
+        if call.stopped:
+            end = Ended("cancelled", None, "client_left" if call.stopped == "left" else "cancelled", None)
+        if call.attempt or (not call.has_row and call.route is not None):
+            self._write_end(call, end)
+            return
+        call.settled = True
+        self._keeper.forget(call.pool, call.request)
+        if not call.has_row:
+            return
+        if call.stopped or error.code in ("database_unavailable", "internal"):
+            # Where the row is by now is not known: this comes after whatever is still on its way.
+            self._writer.later(Cancel(call.id, end.error_code or "given up"))
+        else:
+            state = "expired" if error.code == "model_starting" else "failed"
+            self._writer.later(EndQueued(call.id, state, error.code, text))
+
+    def _write_end(self, call: Call, end: Ended) -> None:
+        call.settled = True
+        if call.ex.content_at is not None:
+            end = replace(end, first_token_at=datetime.fromtimestamp(call.ex.content_at, UTC))
+        if call.has_row:
+            self._writer.later(call.finished(self._gateway, end))
+        else:
+            self._writer.later(call.recorded(self._gateway, end))
+        self._keeper.forget(call.pool, call.request)
+
+
+def _poisoned(call: Call) -> ApiError:
+    return ApiError("poison", detail=f"It was tried {call.crashes} times.")
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Asks Redis again while it is away, for as long as a caller may be kept. Raises QueueDown."""
+    until = time.monotonic() + QUEUE_PATIENCE_S
+    while True:
+        try:
+            return await ask()
+        except QueueDown:
+            if time.monotonic() >= until:
+                raise
+            await asyncio.sleep(_TRY_AGAIN_S)

@@ -1,0 +1,82 @@
+"""What an engine says of tokens used, found cheaply at the end of its answer. Pure.
+
+Streams are passed on by the chunk; only an event that can be the usage event is looked into, and where the
+client did not ask for it, it is taken out again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+_TAIL = 65_536
+_LONGEST_EVENT = 1_048_576
+_PROMPT = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,9})')
+_COMPLETION = re.compile(rb'"completion_tokens"\s*:\s*(\d{1,9})')
+_NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
+_END = re.compile(rb"\r?\n\r?\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+def of_answer(body: bytes) -> Usage:
+    """From a whole JSON answer."""
+    at = body.rfind(b'"usage"', max(0, len(body) - _TAIL))
+    if at < 0:
+        return Usage()
+    prompt, completion = _PROMPT.search(body, at), _COMPLETION.search(body, at)
+    return Usage(int(prompt.group(1)) if prompt else None, int(completion.group(1)) if completion else None)
+
+
+class UsageTap:
+    """Sees each chunk of a stream and answers what the client gets of it. `usage` is known at the end."""
+
+    def __init__(self, strips: bool) -> None:
+        self._strips = strips
+        self._rest = b""  # an event that has not ended yet; nothing of it has been passed on
+        self.usage = Usage()
+
+    def feed(self, chunk: bytes) -> bytes:
+        if not self._rest and chunk.endswith(b"\n\n"):
+            return chunk if b'"usage"' not in chunk else self._events(chunk)
+        data = self._rest + chunk
+        cut = max((end.end() for end in _END.finditer(data)), default=0)
+        self._rest = data[cut:]
+        if len(self._rest) > _LONGEST_EVENT:
+            cut, self._rest = len(data), b""
+        whole = data[:cut]
+        return whole if b'"usage"' not in whole else self._events(whole)
+
+    def end(self) -> bytes:
+        """What is left when the stream has ended."""
+        rest, self._rest = self._rest, b""
+        return self._events(rest) if b'"usage"' in rest else rest
+
+    def _events(self, data: bytes) -> bytes:
+        out = []
+        start = 0
+        ends = [match.end() for match in _END.finditer(data)]
+        for end in [*ends, len(data)] if not ends or ends[-1] < len(data) else ends:
+            event = data[start:end]
+            start = end
+            if b'"usage"' in event and self._took(event) and self._strips:
+                continue
+            out.append(event)
+        return b"".join(out)
+
+    def _took(self, event: bytes) -> bool:
+        """True for the event that is there only for the usage."""
+        if not event.startswith(b"data:"):
+            return False
+        try:
+            usage = json.loads(event[5:]).get("usage")
+            found = Usage(int(usage["prompt_tokens"]), int(usage.get("completion_tokens") or 0))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return False
+        self.usage = found
+        return _NO_CHOICES.search(event) is not None

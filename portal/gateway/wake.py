@@ -1,0 +1,40 @@
+"""Somebody waits for a model that is not there: the control loop is told to look now.
+
+A thread, because Celery's publishing blocks; a hint, so its failure is a line in the log and no more.
+"""
+
+from __future__ import annotations
+
+import threading
+
+LEAST_S = 0.2
+
+
+class Wake:
+    def __init__(self) -> None:
+        self._wanted = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gateway-wake", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._wanted.set()
+
+    def soon(self) -> None:
+        self._wanted.set()
+
+    def _run(self) -> None:
+        # Celery takes a third of a second to import: not in the way of the first request, nor of a page that
+        # only wants to know what a gateway is.
+        from portal import hints
+
+        while True:
+            self._wanted.wait()
+            if self._stopping.is_set():
+                return
+            self._wanted.clear()
+            hints.tick_soon()
+            self._stopping.wait(LEAST_S)

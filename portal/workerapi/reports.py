@@ -1,0 +1,174 @@
+"""A pilot's `register` and `sync` → the fleet's tables; → what is wanted of it. Each is one transaction.
+
+Writes to PostgreSQL only what has changed: what a pilot says every two seconds belongs in Redis.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from psycopg2.extensions import cursor as Cursor
+
+from gpuworker import wire
+from portal.fleet import transitions as fleet
+from portal.ledger import transitions as ledger
+from portal.workerapi import wishes
+from portal.workerapi.wishes import PilotRow, ReplicaRow
+
+LOST_ROW_S = 30.0
+_LOAD_WEIGHT = 0.3  # of the newest load time in the smoothed one
+
+
+class Ended(Exception):
+    """The portal holds this pilot for ended, or never had it."""
+
+
+class NotYours(Exception):
+    """Another job is this pilot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The answer, and what the caller has to tell others: routes to write, whether to wake the control loop."""
+
+    answer: wire.SyncAnswer
+    pilot: PilotRow
+    replicas: dict[str, ReplicaRow]
+    moved: list[fleet.Moved]
+    news: bool
+    requeued: list[UUID]
+
+
+def register(cur: Cursor, said: wire.Register, interval_s: float) -> wire.SyncAnswer:
+    """Raises Ended, NotYours."""
+    pilot = UUID(said.pilot)
+    now = datetime.now(UTC)
+    took = fleet.register(
+        cur,
+        fleet.Registration(
+            pilot=pilot,
+            job_id=said.job_id,
+            node=said.node[:200],
+            address=said.address[:300],
+            job_started_at=_at(said.started_at) or now,
+            gpu_ids=tuple(said.gpus),
+            agent_version=said.agent_version[:50],
+        ),
+        now,
+    )
+    row = wishes.pilot_row(cur, pilot)
+    if row is None or row.state == "ended":
+        raise Ended
+    if not took:
+        raise NotYours
+    ledger.heartbeat(cur, said.pilot, "pilot", now)
+    return wishes.answer(cur, pilot, row, [], interval_s)
+
+
+def sync(
+    cur: Cursor, said: wire.Sync, *, stale: bool, beat: bool, interval_s: float, poison_after: int
+) -> Heard:
+    """`stale`: a later one has been heard already; it changes nothing. Raises Ended, NotYours."""
+    pilot = UUID(said.pilot)
+    now = datetime.now(UTC)
+    row = wishes.pilot_row(cur, pilot)
+    if row is None or row.state == "ended":
+        raise Ended
+    if row.agent_job_id != said.job_id:
+        raise NotYours
+    moved: list[fleet.Moved] = []
+    requeued: list[UUID] = []
+    news = False
+    if not stale:
+        moved = _seen(cur, pilot, said, now)
+        news = any(move.new in ("hot", "failed", "stopped") for move in moved)
+        if said.ending and said.ending != row.said_ending:
+            fleet.said_ending(cur, pilot, said.ending)
+            news = True
+        if said.log_tail is not None:
+            _keep_log(cur, pilot, said.log_tail, now)
+        requeued = _give_back_lost(cur, said, now, poison_after)
+        if beat:
+            ledger.heartbeat(cur, said.pilot, "pilot", now)
+    answer = wishes.answer(cur, pilot, row, said.rows, interval_s)
+    return Heard(answer, row, wishes.replica_rows(cur, pilot), moved, news, requeued)
+
+
+def _seen(cur: Cursor, pilot: UUID, said: wire.Sync, now: datetime) -> list[fleet.Moved]:
+    known = wishes.replica_rows(cur, pilot)
+    changed = [seen for seen in said.replicas if _is_news(known.get(seen.id), seen)]
+    moved = fleet.seen(
+        cur,
+        pilot,
+        [
+            fleet.Seen(
+                id=UUID(seen.id),
+                state=seen.state,
+                phase=_clean(seen.phase),
+                started_at=_at(seen.started_at),
+                hot_at=_at(seen.hot_at) or (now if seen.state in ("hot", "asleep") else None),
+                error=_clean(seen.error)[-4000:],
+                engine_version=_clean(seen.engine_version),
+            )
+            for seen in changed
+        ],
+        now,
+    )
+    newly_hot = {str(move.replica): move.pool for move in moved if move.new == "hot" and move.old != "asleep"}
+    for seen in changed:
+        if seen.id in newly_hot and seen.started_at is not None and seen.hot_at is not None:
+            _remember_load(cur, newly_hot[seen.id], max(0.0, seen.hot_at - seen.started_at))
+    return moved
+
+
+def _is_news(known: ReplicaRow | None, seen: wire.ObservedReplica) -> bool:
+    if known is None:
+        return False  # ended here already, or another pilot's
+    return known.state != seen.state or (seen.state == "starting" and known.phase != _clean(seen.phase)[:200])
+
+
+def _remember_load(cur: Cursor, pool: str, load_s: float) -> None:
+    cur.execute(
+        """INSERT INTO fleet_poolstate (pool_id, failures, reason, load_s) VALUES (%s, 0, '', %s)
+           ON CONFLICT (pool_id) DO UPDATE SET
+             load_s = coalesce(fleet_poolstate.load_s * (1 - %s) + excluded.load_s * %s, excluded.load_s)""",
+        (pool, load_s, _LOAD_WEIGHT, _LOAD_WEIGHT),
+    )
+
+
+def _keep_log(cur: Cursor, pilot: UUID, text: str, now: datetime) -> None:
+    cur.execute(
+        """INSERT INTO fleet_pilotlog (pilot_id, text, at) VALUES (%s, %s, %s)
+           ON CONFLICT (pilot_id) DO UPDATE SET text = excluded.text, at = excluded.at""",
+        (str(pilot), _clean(text), now),
+    )
+
+
+def _give_back_lost(cur: Cursor, said: wire.Sync, now: datetime, poison_after: int) -> list[UUID]:
+    """Rows granted to this pilot well before it spoke, which it does not have: their lease answer never
+    arrived, or the agent was started anew. A node whose clock runs ahead must not lose young ones."""
+    cur.execute(
+        """SELECT id, attempt FROM ledger_request
+           WHERE holder = %s AND state = 'running' AND granted_at < %s""",
+        (said.pilot, datetime.fromtimestamp(min(said.at, time.time()) - LOST_ROW_S, UTC)),
+    )
+    has = {(row.request, row.attempt) for row in said.rows}
+    lost = [
+        ledger.Interrupted(UUID(str(id_)), attempt, said.pilot, "its pilot does not have it")
+        for id_, attempt in cur.fetchall()
+        if (str(id_), attempt) not in has
+    ]
+    requeued, _ = ledger.interrupt(cur, lost, now, poison_after)
+    return requeued
+
+
+def _at(unix_s: float | None) -> datetime | None:
+    return None if unix_s is None else datetime.fromtimestamp(unix_s, UTC)
+
+
+def _clean(text: str) -> str:
+    """PostgreSQL's text cannot hold a NUL; engines' output can."""
+    return text.replace("\0", "\ufffd")

@@ -1,0 +1,103 @@
+"""Async and batch rows out to pilots that have room, and their results back in. Each is one transaction."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from uuid import UUID
+
+from psycopg2.extensions import cursor as Cursor
+
+from gpuworker import wire
+from portal.ledger import transitions as ledger
+
+_MOST_AT_ONCE = 256  # rows in one answer
+
+
+def claim(cur: Cursor, pilot: UUID, room: dict[str, int]) -> list[wire.LeasedRow]:
+    """Rows for the hot replicas of this pilot that have room. A pilot that drains gets none."""
+    cur.execute(
+        """SELECT r.id, r.pool_id, r.cap FROM fleet_replica r JOIN fleet_pilot p ON p.id = r.pilot_id
+           WHERE p.id = %s AND p.state IN ('submitted', 'pending', 'up') AND r.state = 'hot'""",
+        (str(pilot),),
+    )
+    now = datetime.now(UTC)
+    rows: list[wire.LeasedRow] = []
+    for id_, pool, cap in cur.fetchall():
+        replica, places = UUID(str(id_)), room.get(str(id_), 0)
+        most = min(places, _MOST_AT_ONCE - len(rows))
+        if most <= 0:
+            continue
+        for row in ledger.claim(
+            cur, holder=str(pilot), pool=pool, replica=replica, room=most, now=now, idle=places >= cap
+        ):
+            body = row.body.decode("utf-8", "replace")
+            rows.append(wire.LeasedRow(str(row.id), row.attempt, str(replica), row.api, row.alone, body))
+    return rows
+
+
+def pools_of(cur: Cursor, pilot: UUID) -> list[str]:
+    """Pools for which this pilot could run rows: whose hints wake its poll."""
+    cur.execute(
+        "SELECT DISTINCT pool_id FROM fleet_replica WHERE pilot_id = %s AND state IN ('wanted', 'starting', 'hot')",
+        (str(pilot),),
+    )
+    return [pool for (pool,) in cur.fetchall()]
+
+
+def give_back(cur: Cursor, pilot: UUID, rows: list[wire.LeasedRow], poison_after: int) -> None:
+    """The pilot left before it had its answer."""
+    lost = [
+        ledger.Interrupted(UUID(row.request), row.attempt, str(pilot), "its pilot left the poll")
+        for row in rows
+    ]
+    ledger.interrupt(cur, lost, datetime.now(UTC), poison_after)
+
+
+def take(cur: Cursor, said: wire.Results, poison_after: int) -> wire.ResultsAnswer:
+    """Ends and returns, each fenced by attempt and holder: what is late moves nothing."""
+    ends = [_finish(row, said.pilot) for row in said.results if row.outcome != "back"]
+    backs = [
+        ledger.Interrupted(
+            UUID(row.request), row.attempt, said.pilot, (row.error_code or "given back")[:200], row.crashed
+        )
+        for row in said.results
+        if row.outcome == "back"
+    ]
+    moved = ledger.finish(cur, ends)
+    queued, poisoned = ledger.interrupt(cur, backs, datetime.now(UTC), poison_after)
+    taken = {str(id_) for id_ in (*moved, *queued, *poisoned)}
+    named = list(dict.fromkeys(row.request for row in said.results))
+    return wire.ResultsAnswer(
+        taken=[request for request in named if request in taken],
+        late=[request for request in named if request not in taken],
+    )
+
+
+def _finish(row: wire.RowResult, pilot: str) -> ledger.Finish:
+    failed = row.outcome == "failed"
+    return ledger.Finish(
+        id=UUID(row.request),
+        attempt=row.attempt,
+        holder=pilot,
+        state=row.outcome,
+        ended_at=datetime.fromtimestamp(row.ended_at, UTC),
+        first_token_at=None
+        if row.first_token_at is None
+        else datetime.fromtimestamp(row.first_token_at, UTC),
+        http_status=row.status or None,
+        error_code=(row.error_code or "engine_error")[:40] if failed else None,
+        error_text=_message(row.body) if failed else None,
+        prompt_tokens=max(0, row.prompt_tokens),
+        completion_tokens=max(0, row.completion_tokens),
+        result=row.body.encode("utf-8", "replace"),
+    )
+
+
+def _message(body: str) -> str:
+    """The engine's message is in the result, which only its owner sees; here stands that there is one."""
+    try:
+        kind = json.loads(body)["error"]["type"]
+        return f"The engine answered with an error ({str(kind)[:60]})."
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return "The engine answered with an error."

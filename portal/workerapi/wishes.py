@@ -1,0 +1,144 @@
+"""Rows of the fleet → what the portal wants of one pilot (wire.SyncAnswer). SELECTs only.
+
+Separate because `register` and `sync` both answer with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from psycopg2.extensions import cursor as Cursor
+
+from gpuworker import wire
+
+# What the loop's state of a replica asks of its agent.
+_DESIRED: dict[str, wire.DesiredState] = {
+    "wanted": "hot",
+    "starting": "hot",
+    "hot": "hot",
+    "draining": "draining",
+    "asleep": "asleep",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PilotRow:
+    state: str
+    agent_job_id: int | None
+    address: str
+    deadline_at: float | None
+    said_ending: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRow:
+    id: str
+    pool: str
+    model: str
+    state: str
+    phase: str
+    cap: int
+    hot_at: float | None
+
+
+def pilot_row(cur: Cursor, pilot: UUID) -> PilotRow | None:
+    cur.execute(
+        """SELECT state, agent_job_id, address, extract(epoch FROM slurm_end_at), said_ending
+           FROM fleet_pilot WHERE id = %s""",
+        (str(pilot),),
+    )
+    row = cur.fetchone()
+    if row is None:
+        return None
+    return PilotRow(row[0], row[1], row[2], None if row[3] is None else float(row[3]), row[4])
+
+
+def replica_rows(cur: Cursor, pilot: UUID) -> dict[str, ReplicaRow]:
+    """Live ones, by id."""
+    cur.execute(
+        """SELECT id, pool_id, model, state, phase, cap, extract(epoch FROM hot_at) FROM fleet_replica
+           WHERE pilot_id = %s AND state NOT IN ('stopped', 'failed')""",
+        (str(pilot),),
+    )
+    return {
+        str(id_): ReplicaRow(str(id_), pool, model, state, phase, cap, None if hot is None else float(hot))
+        for id_, pool, model, state, phase, cap, hot in cur.fetchall()
+    }
+
+
+def answer(
+    cur: Cursor, pilot: UUID, row: PilotRow, rows: Sequence[wire.RowRef], interval_s: float
+) -> wire.SyncAnswer:
+    return wire.SyncAnswer(
+        desired=_desired(cur, pilot),
+        drain=row.state == "draining",
+        deadline_at=row.deadline_at,
+        cancels=_cancels(cur, pilot, rows),
+        interval_s=interval_s,
+        want_log=_wants_log(cur, pilot),
+    )
+
+
+def _desired(cur: Cursor, pilot: UUID) -> list[wire.DesiredReplica]:
+    cur.execute(
+        """SELECT r.id, r.pool_id, r.model, r.engine, r.state, coalesce(m.path, ''), e.python, r.gpu_indices::text,
+             r.cap, p.args::text, p.load_limit_s, p.drain_limit_s
+           FROM fleet_replica r JOIN catalog_pool p ON p.name = r.pool_id
+             JOIN catalog_environment e ON e.id = p.environment_id
+             LEFT JOIN catalog_model m ON m.name = r.model
+           WHERE r.pilot_id = %s AND r.state NOT IN ('stopped', 'failed') ORDER BY r.wanted_at, r.id""",
+        (str(pilot),),
+    )
+    return [_replica(*row) for row in cur.fetchall()]
+
+
+def _replica(
+    id_: UUID, pool: str, model: str, engine: Any, state: str, path: str, python: str, gpus: str, cap: int,
+    args: str, load_limit_s: int, drain_limit_s: int,
+) -> wire.DesiredReplica:  # fmt: skip
+    return wire.DesiredReplica(
+        id=str(id_),
+        pool=pool,
+        model=model,
+        engine=engine,
+        state=_DESIRED[state],
+        path=path,
+        python=python,
+        gpus=list(json.loads(gpus)),
+        cap=cap,
+        args=dict(json.loads(args)),
+        load_limit_s=float(load_limit_s),
+        drain_limit_s=float(drain_limit_s),
+    )
+
+
+def _cancels(cur: Cursor, pilot: UUID, rows: Sequence[wire.RowRef]) -> list[wire.Cancel]:
+    """Of the rows the agent says it holds: those that are not its any more, at that attempt. Rows that ended
+    well are not among them, they are on their way out of its hands anyway."""
+    held = {row.request: row.attempt for row in rows}
+    cur.execute(
+        """SELECT id, attempt, state, holder FROM ledger_request WHERE id = ANY(%s::uuid[])""",
+        (list(held),),
+    )
+    return [
+        wire.Cancel(str(id_), held[str(id_)])
+        for id_, attempt, state, holder in cur.fetchall()
+        if state not in ("done", "failed")
+        and (state != "running" or attempt != held[str(id_)] or holder != str(pilot))
+    ]
+
+
+def _wants_log(cur: Cursor, pilot: UUID) -> bool:
+    """An operator asked after the log that we have."""
+    cur.execute(
+        """SELECT EXISTS (SELECT 1 FROM fleet_command c LEFT JOIN fleet_pilotlog l ON l.pilot_id = c.pilot_id
+             WHERE c.pilot_id = %s AND c.kind = 'log' AND c.state = 'pending'
+               AND (l.at IS NULL OR l.at < c.created_at))""",
+        (str(pilot),),
+    )
+    row = cur.fetchone()
+    return bool(row and row[0])
