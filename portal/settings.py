@@ -92,6 +92,9 @@ LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "login"
 
+# Larger bodies are refused before they are read.
+DATA_UPLOAD_MAX_MEMORY_SIZE = _config.max_body_bytes
+
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _config.secure_cookies
 SESSION_COOKIE_HTTPONLY = True
 SECURE_CONTENT_TYPE_NOSNIFF = True
@@ -102,7 +105,6 @@ LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
 USE_TZ = True
 STATIC_URL = "/static/"
-STATIC_ROOT = BASE_DIR / "staticfiles"
 STATICFILES_DIRS = [BASE_DIR / "static"]
 # Files are served from static/ itself: no collectstatic step is needed to run.
 WHITENOISE_USE_FINDERS = True

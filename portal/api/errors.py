@@ -6,12 +6,13 @@ import logging
 import uuid
 from typing import Any
 
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, ValidationError
 from django.http import Http404
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
+from portal.config import config
 from portal.errors import ApiError
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ def as_api_error(exc: Exception) -> ApiError:
             return ApiError("not_found")
         case exceptions.MethodNotAllowed():
             return ApiError("method_not_allowed", detail="another method")
+        case RequestDataTooBig():
+            return ApiError("body_too_large", detail=str(config().max_body_bytes))
         case exceptions.ParseError():
             return ApiError("invalid_json", detail=_text(exc.detail))
         case exceptions.ValidationError():

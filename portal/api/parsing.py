@@ -1,4 +1,4 @@
-"""A request body → JSON, refused before it is read when it is too large, and after when it is not an object."""
+"""A request body → a JSON object. Its size is limited by Django before it comes here."""
 
 from __future__ import annotations
 
@@ -8,18 +8,11 @@ from typing import IO, Any
 from rest_framework.exceptions import ParseError
 from rest_framework.parsers import JSONParser
 
-from portal.config import config
-from portal.errors import ApiError
-
 
 class ObjectParser(JSONParser):
     def parse(
         self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        limit = config().max_body_bytes
-        declared = (parser_context or {})["request"].META.get("CONTENT_LENGTH") or "0"
-        if declared.isdigit() and int(declared) > limit:
-            raise ApiError("body_too_large", detail=str(limit))
         try:
             read = super().parse(stream, media_type, dict(parser_context or {}))
         except RecursionError:
