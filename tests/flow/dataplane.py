@@ -1,0 +1,362 @@
+"""A gateway and a worker API on a real port, over real PostgreSQL and Redis, with a scripted ingress behind them.
+
+The fake stands at the process boundary: it is an HTTP server that answers as an ingress may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import aiohttp
+import redis as redis_library
+import uvicorn
+from aiohttp import web
+from psycopg2.extensions import connection as Connection
+
+from gpuworker import wire
+from portal.accounts.issue import issue_token
+from portal.accounts.models import Membership, Project, User
+from portal.asgi import Application
+from portal.catalog.models import Environment, Model, Pool, Profile
+from portal.config import Config, config
+
+T = TypeVar("T")
+WITHIN_S = 15.0
+
+
+async def until(look: Callable[[], T | None], what: str, within_s: float = WITHIN_S) -> T:
+    """The first truthy answer of `look`."""
+    end = time.monotonic() + within_s
+    while not (found := look()):
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {within_s:.0f} s: {what}")
+        await asyncio.sleep(0.01)
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Seeded:
+    """One project, one user with a token, one model in a pool of its own."""
+
+    token: str
+    token_pk: int
+    project: int
+    user: int
+    pool: str = "demo"
+    model: str = "demo"
+
+
+def seed() -> Seeded:
+    """With Django, before the event loop runs."""
+    user = User.objects.create_user("ada", password="a-long-password")
+    project = Project.objects.create(slug="science", name="Science")
+    Membership.objects.create(user=user, project=project)
+    row, minted = issue_token(user, project, "test", ["inference", "read"])
+    environment = Environment.objects.create(name="echo", engine="echo")
+    profile = Profile.objects.create(name="gpu", partition="gpu")
+    pool = Pool.objects.create(name="demo", environment=environment, cap=4, args={"load_s": 0.1})
+    pool.profiles.add(profile)
+    Model.objects.create(name="demo", pool=pool, context_tokens=2048)
+    Model.objects.create(name="hidden", pool=pool, is_public=False)
+    return Seeded(minted.text, row.pk, project.pk, user.pk)
+
+
+@dataclasses.dataclass
+class Seen:
+    """One request as it came to the ingress."""
+
+    path: str
+    headers: dict[str, str]
+    body: dict[str, Any]
+    cut: bool = False  # its client went away before the end
+
+    @property
+    def attempt(self) -> int:
+        return int(self.headers[wire.HEADER_ATTEMPT])
+
+
+Behaviour = Callable[["FakeIngress", web.Request, Seen], Awaitable[web.StreamResponse]]
+
+
+class FakeIngress:
+    """`next` holds behaviours for the requests to come; when it is empty, requests get a good answer."""
+
+    def __init__(self) -> None:
+        self.seen: list[Seen] = []
+        self.next: list[Behaviour] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.running = 0
+        self.most = 0
+        self.url = ""
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        seen = Seen(request.path, {k.lower(): v for k, v in request.headers.items()}, await request.json())
+        self.seen.append(seen)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            behaviour = self.next.pop(0) if self.next else answer_well
+            return await behaviour(self, request, seen)
+        except asyncio.CancelledError:
+            seen.cut = True
+            raise
+        finally:
+            self.running -= 1
+
+    async def start(self) -> web.ServerRunner:
+        server = web.Server(self.handle, access_log=None, handler_cancellation=True)
+        runner = web.ServerRunner(server, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        return runner
+
+
+def event(text: str = "", usage: tuple[int, int] | None = None) -> bytes:
+    choices = [] if usage else [{"index": 0, "delta": {"content": text}}]
+    said: dict[str, Any] = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": choices}
+    if usage:
+        said["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
+    return b"data: " + json.dumps(said, separators=(",", ":")).encode() + b"\n\n"
+
+
+async def answer_well(ingress: FakeIngress, request: web.Request, seen: Seen) -> web.StreamResponse:
+    """Waits at the gate, then answers "hello world", with usage as vLLM reports it."""
+    await ingress.gate.wait()
+    if not seen.body.get("stream"):
+        choice = {"index": 0, "message": {"role": "assistant", "content": "hello world"}}
+        usage = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+        return web.json_response({"id": "chatcmpl-1", "choices": [choice], "usage": usage})
+    out = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await out.prepare(request)
+    for text in ("hello", " world"):
+        await out.write(event(text))
+    if (seen.body.get("stream_options") or {}).get("include_usage"):
+        await out.write(event(usage=(7, 2)))
+    await out.write(b"data: [DONE]\n\n")
+    await out.write_eof()
+    return out
+
+
+def refuse(why: str, status: int = 503) -> Behaviour:
+    async def behave(ingress: FakeIngress, request: web.Request, seen: Seen) -> web.StreamResponse:
+        return web.json_response({"error": {}}, status=status, headers={wire.HEADER_REFUSED: why})
+
+    return behave
+
+
+def lose(how: str) -> Behaviour:
+    async def behave(ingress: FakeIngress, request: web.Request, seen: Seen) -> web.StreamResponse:
+        return web.json_response({"error": {}}, status=502, headers={wire.HEADER_LOST: how})
+
+    return behave
+
+
+def break_off(after: int = 1) -> Behaviour:
+    """The connection closes after so many events; after 0, before even the status."""
+
+    async def behave(ingress: FakeIngress, request: web.Request, seen: Seen) -> web.StreamResponse:
+        out = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        if after:
+            await out.prepare(request)
+        for _ in range(after):
+            await out.write(event("hello"))
+        assert request.transport is not None
+        request.transport.close()
+        return out
+
+    return behave
+
+
+def go_on_for_ever(ingress: FakeIngress, request: web.Request, seen: Seen) -> Awaitable[web.StreamResponse]:
+    async def behave() -> web.StreamResponse:
+        out = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await out.prepare(request)
+        while True:
+            await out.write(event("again "))
+            await asyncio.sleep(0.01)
+
+    return behave()
+
+
+def reject(status: int, message: str) -> Behaviour:
+    async def behave(ingress: FakeIngress, request: web.Request, seen: Seen) -> web.StreamResponse:
+        error = {"message": message, "type": "BadRequestError", "param": None, "code": status}
+        return web.json_response({"error": error}, status=status)
+
+    return behave
+
+
+class Plane:
+    """The running data plane, and short ways to set the scene and to look."""
+
+    def __init__(
+        self,
+        app: Application,
+        url: str,
+        seeded: Seeded,
+        ingress: FakeIngress,
+        pg: Connection,
+        redis: redis_library.Redis,
+        settings: Config,
+        client: aiohttp.ClientSession,
+    ) -> None:
+        self.app = app
+        self.url = url
+        self.seeded = seeded
+        self.ingress = ingress
+        self.pg = pg
+        self.redis = redis
+        self.settings = settings
+        self.client = client
+
+    @property
+    def gateway(self) -> Any:
+        assert self.app.gateway is not None
+        return self.app.gateway
+
+    # People
+
+    def headers(self, token: str | None = None) -> dict[str, str]:
+        return {"Authorization": f"Bearer {token or self.seeded.token}"}
+
+    def post(
+        self, body: Any = None, path: str = "/v1/chat/completions", headers: dict[str, str] | None = None
+    ) -> Any:
+        data = body if isinstance(body, bytes) else json.dumps(chat() if body is None else body).encode()
+        return self.client.post(self.url + path, data=data, headers=self.headers() | (headers or {}))
+
+    # Pilots and replicas
+
+    def new_pilot(self, state: str = "up", job_id: int | None = None) -> str:
+        """A pilot whose job runs."""
+        pilot = str(uuid.uuid4())
+        now = datetime.now(UTC)
+        job = job_id if job_id is not None else int(uuid.UUID(pilot)) % 1_000_000_007
+        self.sql(
+            """INSERT INTO fleet_pilot (id, cluster, profile_id, state, job_name, job_id, gpus, mem_mb, walltime_min,
+                 planned_at, submitted_at, up_at, draining_at, end_reason, slurm_state, slurm_reason, node, address,
+                 gpu_ids, agent_version, said_ending)
+               SELECT %s, 'main', id, %s, %s, %s, 4, 16000, 60, %s, %s, %s, %s, '', 'RUNNING', '', '', '', '[]', '', ''
+               FROM catalog_profile LIMIT 1""",
+            (pilot, state, f"berth-test-{pilot}", job, now, now, now, now),
+        )
+        return pilot
+
+    def new_replica(self, pilot: str, state: str = "wanted", cap: int = 4) -> str:
+        replica = str(uuid.uuid4())
+        now = datetime.now(UTC)
+        self.sql(
+            """INSERT INTO fleet_replica (id, pilot_id, pool_id, model, engine, state, gpu_indices, mem_mb, cap,
+                 wanted_at, hot_at, draining_at, end_reason, phase, engine_version)
+               VALUES (%s, %s, 'demo', 'demo', 'echo', %s, '[0]', 1000, %s, %s, %s, %s, '', '', '')""",
+            (replica, pilot, state, cap, now, now if state == "hot" else None, now if state == "draining" else None),
+        )
+        return replica
+
+    def route(self, cap: int = 4, pilot: str | None = None, url: str | None = None) -> str:
+        """A hot replica at the fake ingress, as a sync would route it."""
+        pilot = pilot or self.new_pilot()
+        replica = self.new_replica(pilot, "hot", cap)
+        self.set_route(replica, pilot, cap, url)
+        return replica
+
+    def set_route(self, replica: str, pilot: str, cap: int = 4, url: str | None = None) -> None:
+        said = {"transport": url or self.ingress.url, "pilot": pilot, "cap": cap, "state": "hot", "model": "demo"}
+        self.redis.hset("berth:{demo}:routes", replica, json.dumps(said))
+
+    async def open(self, cap: int = 4) -> str:
+        """A route that comes while requests wait: with the fill that a sync does."""
+        replica = self.route(cap)
+        await self.gateway.slots.fill("demo")
+        return replica
+
+    # Looking
+
+    def sql(self, text: str, args: tuple[Any, ...] = ()) -> list[Any]:
+        with self.pg.cursor() as cur:
+            cur.execute(text, args)
+            found = cur.fetchall() if cur.description else []
+        self.pg.commit()
+        return found
+
+    def row(self, request: str) -> dict[str, Any] | None:
+        found = self.sql("SELECT row_to_json(r) FROM ledger_request r WHERE id = %s", (request,))
+        return found[0][0] if found else None
+
+    async def ended(self, request: str) -> dict[str, Any]:
+        """The request's row once it has ended."""
+
+        def look() -> dict[str, Any] | None:
+            row = self.row(request)
+            return row if row and row["ended_at"] else None
+
+        return await until(look, f"end of {request}; it is {self.row(request)}")
+
+    async def waiting(self, n: int = 1) -> list[str]:
+        """Request ids in line, once there are n."""
+        await until(lambda: self.redis.zcard("berth:{demo}:wait") == n, f"{n} in line")
+        return [str(m.decode()) for m in self.redis.zrange("berth:{demo}:wait", 0, -1)]
+
+    def slots(self, replica: str) -> int:
+        return int(self.redis.zcard(f"berth:{{demo}}:slots:{replica}"))
+
+    def events(self, request: str) -> list[tuple[str, str]]:
+        return [
+            (kind, detail)
+            for kind, detail in self.sql(
+                "SELECT kind, detail FROM ledger_requestevent WHERE request_id = %s ORDER BY id", (request,)
+            )
+        ]
+
+
+def chat(stream: bool = False, **more: Any) -> dict[str, Any]:
+    return {"model": "demo", "stream": stream, "messages": [{"role": "user", "content": "hi"}], **more}
+
+
+@asynccontextmanager
+async def serving(app: Any) -> AsyncIterator[str]:
+    """The application on a free port, as uvicorn serves it."""
+    link = socket.socket()
+    link.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="error", lifespan="on", access_log=False, timeout_graceful_shutdown=1)
+    )
+    task = asyncio.create_task(server.serve(sockets=[link]))
+    try:
+        await until(lambda: server.started or task.done(), "the server's start")
+        if task.done():
+            task.result()
+        yield f"http://127.0.0.1:{link.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+        link.close()
+
+
+@asynccontextmanager
+async def running(
+    seeded: Seeded, dsn: str, pg: Connection, redis: redis_library.Redis, **changes: Any
+) -> AsyncIterator[Plane]:
+    settings = dataclasses.replace(
+        config(), **({"database_url": dsn, "serve": "gateway", "heartbeat_s": 0.3} | changes)
+    )
+    ingress = FakeIngress()
+    runner = await ingress.start()
+    app = Application(settings)
+    async with serving(app) as url, aiohttp.ClientSession() as client:
+        try:
+            yield Plane(app, url, seeded, ingress, pg, redis, settings, client)
+        finally:
+            ingress.gate.set()
+    await runner.cleanup()
