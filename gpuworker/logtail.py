@@ -24,7 +24,11 @@ def sections(files: list[tuple[str, Path]], most_bytes: int) -> str:
     """The ends of several files under headings, each with an equal share of the limit."""
     if not files:
         return ""
-    share = most_bytes // len(files) - 80
-    text = "\n".join(f"== {title} ==\n{tail(path, max(share, 200))}" for title, path in files)
-    # Replaced bytes grow: the limit is on what is sent.
+    share = max(most_bytes // len(files) - 80, 200)
+    text = "\n".join(f"== {title} ==\n{_last(tail(path, share), share)}" for title, path in files)
+    return _last(text, most_bytes)
+
+
+def _last(text: str, most_bytes: int) -> str:
+    """Bytes that were no text have grown in decoding: the limit is on what is sent."""
     return text.encode()[-most_bytes:].decode(errors="ignore")

@@ -22,7 +22,7 @@ from gpuworker import wire
 from gpuworker.replica import Replica
 
 # An engine that answers 5xx because it is dying is gone within a second or two.
-DYING_S = 3.0
+DYING_S = 2.0
 # In JSON as vLLM writes it; inside a text the quotes would be escaped.
 ABORTED = b'"finish_reason":"abort"'
 _GOING = frozenset({502, 503, 504})

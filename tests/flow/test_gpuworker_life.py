@@ -107,21 +107,17 @@ async def test_what_changes_is_told_at_once(tmp_path: Path) -> None:
         assert [s.seq for s in portal.syncs] == sorted({s.seq for s in portal.syncs})
 
 
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        ({"fail_on_start": True}, "told to fail on start"),
-        ({"no_such_argument": 1}, "'no_such_argument' is not known to the echo engine"),
-        ({"load_s": "soon"}, "not a valid float"),
-    ],
-)
-async def test_an_engine_that_does_not_start_fails_with_its_reason(
-    tmp_path: Path, args: dict[str, object], words: str
-) -> None:
+async def test_an_engine_that_does_not_start_fails_with_its_reason(tmp_path: Path) -> None:
+    reasons: dict[str, tuple[dict[str, object], str]] = {
+        "r1": ({"fail_on_start": True}, "told to fail on start"),
+        "r2": ({"no_such_argument": 1}, "'no_such_argument' is not known to the echo engine"),
+        "r3": ({"load_s": "soon"}, "not a valid float"),
+    }
     async with fake_portal() as portal:
-        portal.set(desired=[echo(args=args)])
+        portal.set(desired=[echo(name, args=args) for name, (args, _) in reasons.items()])
         with worker(portal, tmp_path) as job:
-            assert words in (await portal.state("failed")).error
+            for name, (_, words) in reasons.items():
+                assert words in (await portal.state("failed", name)).error
             assert job.pids(ENGINE) == []
 
 
@@ -255,14 +251,16 @@ async def test_a_pilot_that_the_portal_holds_for_ended_exits(tmp_path: Path) -> 
 
 
 async def test_a_silent_portal_ends_an_idle_job_but_not_a_busy_one(tmp_path: Path) -> None:
-    async with serving(tmp_path, echo(args={"tokens_per_s": 10.0}), env={"BERTH_PORTAL_SILENCE_S": "1"}) as (
+    async with serving(
+        tmp_path, echo(args={"tokens_per_s": 10.0}), env={"BERTH_PORTAL_SILENCE_S": "0.6"}
+    ) as (
         portal,
         job,
         client,
     ):
-        async with client.post(CHAT, data=chat_body("w " * 25, stream=True), headers=fence()) as answer:
+        async with client.post(CHAT, data=chat_body("w " * 15, stream=True), headers=fence()) as answer:
             portal.sync_status = 503
-            # 2.5 s of answer outlast the second of silence.
+            # 1.5 s of answer outlast the silence.
             assert (await answer.read()).endswith(b"data: [DONE]\n\n")
         assert await job.exit_code() == exits.DONE
         assert portal.syncs[-1].ending == "portal silent"

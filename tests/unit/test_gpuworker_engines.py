@@ -1,0 +1,118 @@
+"""From the catalog's words to an engine's command and environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpuworker.engines import make_engine
+from gpuworker.engines.echo_server import prompt_of, tokens_of
+from gpuworker.engines.process import engine_environment
+from gpuworker.engines.protocol import BadArgument, EngineExit, EngineSpec
+from gpuworker.engines.vllm import VllmEngine
+
+
+def spec(folder: Path, **args: Any) -> EngineSpec:
+    (folder / "config.json").touch()
+    return EngineSpec(
+        model="demo",
+        path=str(folder),
+        python="/env/bin/python",
+        gpus=["2", "3"],
+        cap=8,
+        seats=10,
+        args=args,
+        socket_path=folder / "1.sock",
+        log_path=folder / "1.log",
+    )
+
+
+def test_vllm_gets_its_arguments_as_flags(tmp_path: Path) -> None:
+    engine = VllmEngine(
+        spec(tmp_path, max_model_len=2048, enforce_eager=True, enable_prefix_caching=False, dtype="float32")
+    )
+    command = engine.command()
+    assert command[:3] == ["/env/bin/python", "-m", "vllm.entrypoints.openai.api_server"]
+    joined = " ".join(command)
+    assert f"--uds {tmp_path}/1.sock" in joined
+    assert f"--model {tmp_path} --served-model-name demo --max-num-seqs 10" in joined
+    assert "--max-model-len 2048 --enforce-eager --no-enable-prefix-caching --dtype float32" in joined
+    assert "VLLM_TARGET_DEVICE" not in engine.environment()
+
+
+def test_vllm_on_the_cpu_gets_its_cache_size_by_environment(tmp_path: Path) -> None:
+    engine = VllmEngine(spec(tmp_path, device="cpu", kv_cache_gib=3, omp_threads_bind="nobind"))
+    own = engine.environment()
+    assert own["VLLM_TARGET_DEVICE"] == "cpu"
+    assert own["VLLM_CPU_KVCACHE_SPACE"] == "3"
+    assert own["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    assert not any(word in " ".join(engine.command()) for word in ("kv-cache-gib", "device", "omp"))
+    assert engine.capabilities == frozenset()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"api_key": "x"},
+        {"max_model_len": "2048"},
+        {"max_model_len": True},
+        {"enforce_eager": 1},
+        {"dtype": "--trust-remote-code"},
+        {"dtype": "half --x"},
+        {"device": "tpu"},
+    ],
+)
+def test_arguments_outside_the_allow_list_are_refused_by_name(tmp_path: Path, args: dict[str, Any]) -> None:
+    with pytest.raises(BadArgument, match=next(iter(args))):
+        make_engine("vllm", spec(tmp_path, **args))
+
+
+def test_a_model_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    good = spec(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(BadArgument, match=r"config\.json"):
+        make_engine("vllm", good)
+
+
+def test_an_engine_this_agent_does_not_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadArgument, match="no engine 'torch'"):
+        make_engine("torch", spec(tmp_path))
+
+
+def test_the_environment_loses_what_confuses_engines_and_keeps_the_rest() -> None:
+    inherited = {
+        "PATH": "/bin",
+        "LD_LIBRARY_PATH": "/cuda",
+        "VLLM_CACHE_ROOT": "/cache",
+        "CUDA_VISIBLE_DEVICES": "0,1,2,3",
+        "VLLM_PORT": "8000",
+        "SQUEUE_FORMAT": "%i",
+        "SLURM_PROCID": "0",
+        "MASTER_PORT": "1",
+        "PYTHONPATH": "/agent",
+        "BERTH_SCRATCH": "/x",
+    }
+    assert engine_environment(inherited, ["2", "3"], {"OWN": "1"}) == {
+        "PATH": "/bin",
+        "LD_LIBRARY_PATH": "/cuda",
+        "VLLM_CACHE_ROOT": "/cache",
+        "CUDA_VISIBLE_DEVICES": "2,3",
+        "PYTHONUNBUFFERED": "1",
+        "OWN": "1",
+    }
+
+
+def test_a_clean_end_is_no_crash() -> None:
+    assert [EngineExit(code).crashed for code in (0, 143, 1, 137, 139)] == [False, False, True, True, True]
+
+
+def test_the_echo_engines_tokens_lose_nothing() -> None:
+    for text in ("one two  three\n", " lead", "", "   ", "é ü"):
+        assert "".join(tokens_of(text)) == text
+    assert prompt_of({"messages": [{"role": "user", "content": [{"type": "text", "text": "a b"}]}]}) == (
+        "a b",
+        2,
+    )
+    assert prompt_of({"prompt": "a b c"}) == ("a b c", 3)
