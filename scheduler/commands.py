@@ -10,7 +10,7 @@ import logging
 from datetime import timedelta
 
 from portal.catalog.models import Pool
-from portal.fleet.models import Cluster, Command, Pilot, PilotState, PoolState
+from portal.fleet.models import Cluster, Command, Pilot, PilotLog, PilotState, PoolState
 from scheduler import endings
 from scheduler.act import Actor, carry_out
 from scheduler.policy.decisions import CancelPilot, Decision, DrainPilot, DrainReplica
@@ -19,13 +19,15 @@ from scheduler.slurm.protocol import NoAnswer
 
 logger = logging.getLogger(__name__)
 
+LOG_PATIENCE_S = 10.0
+
 
 class Refused(Exception):
     """The command makes no sense; the text goes back to whoever gave it."""
 
 
 class Later(Exception):
-    """Slurm did not answer: the command stays pending."""
+    """Somebody has not answered yet: the command stays pending."""
 
 
 def execute(actor: Actor) -> None:
@@ -125,11 +127,19 @@ def _pause(actor: Actor, command: Command, paused: bool) -> str:
 
 
 def _log(actor: Actor, command: Command) -> str:
+    """From the agent, which sees its job's log wherever the node keeps it; else from the spool."""
+    pilot = _pilot(command)
+    kept = PilotLog.objects.filter(pilot=pilot).first()
+    if kept is not None and kept.at >= command.created_at:
+        return f"{len(kept.text)} characters of the log came from the agent."
+    waited_s = actor.clock() - command.created_at.timestamp()
+    if pilot.state in (PilotState.UP, PilotState.DRAINING) and waited_s < LOG_PATIENCE_S:
+        raise Later("The agent has been asked.")
     try:
-        length = endings.keep_log(_pilot(command), actor.client_for, actor.config, actor.clock())
+        length = endings.keep_log(pilot, actor.client_for, actor.config, actor.clock())
     except NoAnswer as error:
         raise Refused(f"The log could not be read: {error}") from None
-    return f"{length} characters of the log were fetched."
+    return f"{length} characters of the log were read from the spool."
 
 
 def _pilot(command: Command) -> Pilot:

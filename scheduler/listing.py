@@ -37,12 +37,7 @@ class OurJob:
 class Listing:
     jobs: dict[str, tuple[OurJob, ...]]  # by pilot id, lowest job id first
     answered_at: float | None  # when Slurm was asked for the answer that this is; None = never heard
-    error: str  # why the last question had no answer
     taken_now: bool  # asked and answered in this tick
-
-    @property
-    def fresh(self) -> bool:
-        return self.answered_at is not None and not self.error
 
 
 def listen(row: Cluster, config: Config, client_for: ClientFor, now: float) -> Listing:
@@ -67,13 +62,13 @@ def listen(row: Cluster, config: Config, client_for: ClientFor, now: float) -> L
     row.error = ""
     row.jobs = {pilot: [_packed(job) for job in js] for pilot, js in jobs.items()}
     row.save(update_fields=["tried_at", "answered_at", "error", "jobs"])
-    return Listing(jobs, now, "", True)
+    return Listing(jobs, now, True)
 
 
 def kept(row: Cluster) -> Listing:
     jobs = {pilot: tuple(_unpacked(pilot, job) for job in js) for pilot, js in row.jobs.items()}
     answered_at = row.answered_at.timestamp() if row.answered_at else None
-    return Listing(jobs, answered_at, row.error, False)
+    return Listing(jobs, answered_at, False)
 
 
 def silence(row: Cluster, error: str) -> None:

@@ -69,7 +69,7 @@ def observe(
         live = {str(pilot.pk) for pilot in pilots} - {str(pilot) for pilot in ended}
         _orphans(cluster, listing, live, redis, client_for, config, now)
     _ledger_sweeps(config, now)
-    resubmit = tuple(pilot for pilot, verdict in verdicts.items() if verdict.resubmit and listing.fresh)
+    resubmit = tuple(pilot for pilot, verdict in verdicts.items() if verdict.resubmit)
     return Observed(listing, heard, reports is not None, resubmit)
 
 

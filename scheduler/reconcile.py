@@ -11,7 +11,7 @@ import redis as redis_library
 from portal.catalog.models import Pool
 from portal.config import Config, config
 from portal.fleet.models import Cluster
-from scheduler import commands, loads, routes
+from scheduler import commands, routes
 from scheduler.act import Actor, act, submit
 from scheduler.listing import ClientFor, Prefix
 from scheduler.moves import loop_lock
@@ -48,7 +48,6 @@ def _tick(
             submit(actor, pilot)
     act(actor, decide(snapshot_of(cluster, observed, settings, now), now))
     routes.sweep(redis, Pool.objects.values_list("name", flat=True))
-    loads.remember(now)
     cluster.ticked_at = actor.now()
     cluster.save(update_fields=["ticked_at"])
 

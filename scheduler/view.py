@@ -50,7 +50,7 @@ def snapshot_of(cluster: Cluster, observed: Observed, config: Config, now: float
             for p in Profile.objects.filter(cluster=cluster.name)
         ),
         limits=Limits(config.pilot_idle_s, config.launch_backoff_s, config.latch_after),
-        slurm_fresh=observed.listing.fresh and not cluster.error,
+        slurm_fresh=observed.listing.answered_at is not None and not cluster.error,
         slurm_error=cluster.error,
         paused=cluster.paused,
     )

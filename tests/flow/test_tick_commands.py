@@ -109,11 +109,19 @@ def test_a_wake_makes_a_model_ready_and_keeps_it_so_for_the_time_asked(world: Wo
     assert world.replica(pilot).state == "draining"
 
 
-def test_a_log_is_fetched_for_operators(world: World) -> None:
+def test_a_log_comes_from_the_agent_or_else_from_the_spool(world: World) -> None:
     pilot = world.hot_pilot()
     command = world.give(Command.Kind.LOG, pilot=pilot)
     world.tick(1)
-    assert done(command)[0] == "done"
+    assert done(command) == ("pending", "The agent has been asked.")
+    PilotLog.objects.create(pilot=pilot, text="from the agent", at=world.at())
+    world.tick(1)
+    assert done(command) == ("done", "14 characters of the log came from the agent.")
+    again = world.give(Command.Kind.LOG, pilot=pilot)
+    world.now = again.created_at.timestamp() + 11
+    PilotLog.objects.all().delete()
+    world.tick(1)
+    assert "from the spool" in done(again)[1]
     assert str(pilot.pk) in PilotLog.objects.get(pilot=pilot).text
 
 

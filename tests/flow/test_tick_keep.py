@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from datetime import timedelta
 
 import pytest
 import redis as redis_library
@@ -241,14 +240,6 @@ def test_a_gateway_that_went_away_leaves_its_requests_to_the_pilots(world: World
     world.tick(2)
     moved = Request.objects.get(pk=request)
     assert (moved.lane, moved.state, moved.holder) == ("async", "queued", None)
-
-
-def test_load_times_are_measured(world: World) -> None:
-    pilot = world.hot_pilot()
-    Replica.objects.update(started_at=world.at() - timedelta(seconds=12), hot_at=world.at())
-    world.tick(1)
-    assert PoolState.objects.get().load_s == 12.0
-    assert pilot.state == "up"
 
 
 def test_moves_are_written_down(world: World) -> None:
