@@ -11,6 +11,7 @@ from django.db import models
 from django.db.models import F, Q
 
 from portal.accounts.models import Project
+from portal.catalog import rules
 
 # Names reach file names, job names and engine arguments: a small alphabet, checked here and again there.
 model_name = RegexValidator(r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}\Z", "Letters, digits and . _ / - only.")
@@ -36,6 +37,10 @@ class Environment(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        rules.interpreter("python", self.engine, self.python)
+        rules.words("gpu_types", self.gpu_types)
 
 
 class Profile(models.Model):
@@ -94,6 +99,15 @@ class Profile(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    def clean(self) -> None:
+        rules.at_least_one("cpus", self.cpus)
+        rules.at_least_one("walltime_least_min", self.walltime_least_min)
+        rules.command("submit_prefix", self.submit_prefix)
+        rules.host("door_address", self.door_address)
+        rules.ports("door_ports", self.door_ports)
+        rules.url("portal_url_from_nodes", self.portal_url_from_nodes)
+        rules.absolute("scratch", self.scratch)
+
 
 class Pool(models.Model):
     """What shares replicas and a queue: a base model with its adapters, or a group of dnn models."""
@@ -133,6 +147,9 @@ class Pool(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    def clean(self) -> None:
+        rules.arguments("args", self.args)
+
 
 class Model(models.Model):
     """Something servable, addressed by its name."""
@@ -157,3 +174,7 @@ class Model(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        engine = Pool.objects.filter(pk=self.pool_id).values_list("environment__engine", flat=True).first()
+        rules.weights("path", engine or "", self.kind, self.path)

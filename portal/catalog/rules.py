@@ -1,0 +1,91 @@
+"""A row of the catalog as a person wrote it → nothing, or a ValidationError that says what to write instead.
+
+What the database's constraints cannot say. Separate from the tables so that each rule stands beside its reason;
+rendering of job scripts checks again whatever becomes a directive (invariant 13).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import Any
+
+from django.core.exceptions import ValidationError
+
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]*")
+_PORTS = re.compile(r"(\d{1,5})-(\d{1,5})")
+_URL = re.compile(r"https?://[A-Za-z0-9][A-Za-z0-9.:/_-]*")
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+
+
+def absolute(field: str, path: str) -> None:
+    """Empty, or a path that means the same on every node and nothing but itself."""
+    if not path:
+        return
+    pure = PurePosixPath(path)
+    if not pure.is_absolute() or ".." in pure.parts or any(ord(c) < 32 for c in path):
+        raise ValidationError({field: "Write an absolute path without '..'."})
+
+
+def words(field: str, value: Any) -> None:
+    """A JSON list of short words, e.g. GPU types."""
+    if not isinstance(value, list) or not all(isinstance(w, str) and _WORD.fullmatch(w) for w in value):
+        raise ValidationError({field: 'Write a JSON list of names, e.g. ["a100", "h100"].'})
+
+
+def command(field: str, value: Any) -> None:
+    """A JSON list of arguments. It is run without a shell."""
+    if not isinstance(value, list) or not all(isinstance(part, str) and part for part in value):
+        raise ValidationError({field: 'Write a JSON list of arguments, e.g. ["ssh", "login01"].'})
+
+
+def host(field: str, value: str) -> None:
+    if value and not _HOST.fullmatch(value):
+        raise ValidationError({field: "Write a host name or an IP address."})
+
+
+def ports(field: str, value: str) -> None:
+    if not value:
+        return
+    found = _PORTS.fullmatch(value)
+    if found is None or not 1024 <= int(found[1]) <= int(found[2]) <= 65535:
+        raise ValidationError(
+            {field: "Write a range between 1024 and 65535, lower port first, e.g. 20000-20100."}
+        )
+
+
+def url(field: str, value: str) -> None:
+    if value and not _URL.fullmatch(value):
+        raise ValidationError({field: "Write an address that begins with http:// or https://."})
+
+
+def at_least_one(field: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise ValidationError({field: "Must be at least 1."})
+
+
+def arguments(field: str, value: Any) -> None:
+    """Engine arguments: names of the engine's own, with plain values. The engine refuses what it does not know."""
+    plain = isinstance(value, dict) and all(
+        re.fullmatch(r"[a-z][a-z0-9_]*", name) and isinstance(given, str | int | float | bool)
+        for name, given in value.items()
+    )
+    if not plain:
+        raise ValidationError(
+            {field: 'Write a JSON object of names and plain values, e.g. {"max_model_len": 8192}.'}
+        )
+
+
+def interpreter(field: str, engine: str, python: str) -> None:
+    """Only the echo engine runs in the agent's own environment: it has no libraries for the others."""
+    absolute(field, python)
+    if engine in ("vllm", "torch") and not python:
+        raise ValidationError({field: f"The {engine} engine needs an interpreter of its own."})
+
+
+def weights(field: str, engine: str, kind: str, path: str) -> None:
+    absolute(field, path)
+    if engine != "echo" and not path:
+        raise ValidationError({field: "Write the folder of the model as seen on compute nodes."})
+    if (kind == "llm" and engine == "torch") or (kind == "dnn" and engine == "vllm"):
+        raise ValidationError({"kind": f"The pool's engine, {engine}, does not serve this kind."})

@@ -1,0 +1,73 @@
+"""Admin pages for tables that a person must not write, and the buttons with which operators write commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+from uuid import UUID
+
+from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
+from django.db.models import Model
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from portal.accounts.models import User
+from portal.api.commanding import Wish, give
+
+M = TypeVar("M", bound=Model)
+
+
+class ReadOnlyAdmin(admin.ModelAdmin[M]):
+    """Lists and shows; adds, changes and deletes nothing."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_command_permission(self, request: HttpRequest) -> bool:
+        """For actions that write commands."""
+        return may_command(request)
+
+
+def may_command(request: HttpRequest) -> bool:
+    return isinstance(request.user, User) and request.user.operates
+
+
+def command_each(request: HttpRequest, wishes: Iterable[Wish]) -> None:
+    """Writes the commands and tells how many were written, and why the others were not."""
+    assert isinstance(request.user, User)
+    given = 0
+    for wish in wishes:
+        try:
+            give(wish, request.user)
+            given += 1
+        except ValidationError as error:
+            messages.error(request, " ".join(error.messages))
+    if given:
+        messages.success(
+            request, f"{given} commands written; the control loop carries them out at its next tick."
+        )
+
+
+def link(table: str, key: Any, text: str = "") -> SafeString | str:
+    """To the admin page of one row, e.g. link("fleet_pilot", id)."""
+    if key is None:
+        return "–"
+    return format_html('<a href="{}">{}</a>', reverse(f"admin:{table}_change", args=[key]), text or str(key))
+
+
+def link_list(table: str, query: str, text: str) -> SafeString:
+    """To a filtered list."""
+    return format_html('<a href="{}?{}">{}</a>', reverse(f"admin:{table}_changelist"), query, text)
+
+
+def short(key: UUID | None) -> str:
+    return str(key)[:8] if key else "–"

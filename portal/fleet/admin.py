@@ -1,0 +1,168 @@
+"""Admin pages for the fleet: what the control loop and the agents wrote, and actions that write commands."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from portal.api.commanding import Wish
+from portal.dashboard.readonly import ReadOnlyAdmin, command_each, link, link_list, short
+from portal.fleet.models import (
+    Cluster,
+    Command,
+    Decision,
+    FleetEvent,
+    GpuClaim,
+    Pilot,
+    PilotLog,
+    PoolState,
+    Replica,
+)
+
+
+@admin.register(Pilot)
+class PilotAdmin(ReadOnlyAdmin[Pilot]):
+    list_display = [
+        "job_name", "state", "job_id", "slurm_state", "slurm_reason", "node", "profile", "planned_at", "slurm_end_at",
+        "about",
+    ]  # fmt: skip
+    list_filter = ["state", "cluster", "profile", "slurm_state"]
+    search_fields = ["job_name", "=job_id", "node"]
+    list_select_related = ["profile"]
+    ordering = ["-planned_at"]
+    # Not its address: routes are opaque and for gateways only.
+    exclude = ["address"]
+    readonly_fields = ["about"]
+    actions = ["drain", "cancel", "fetch_log"]
+
+    @admin.display(description="about it")
+    def about(self, pilot: Pilot) -> SafeString:
+        return format_html(
+            '{} · {} · {} · <a href="{}">log</a>',
+            link_list("fleet_replica", f"pilot__id={pilot.id}", "replicas"),
+            link_list("fleet_decision", f"pilot={pilot.id}", "decisions"),
+            link_list("fleet_fleetevent", f"pilot={pilot.id}", "moves"),
+            reverse("fleet-pilot", args=[pilot.id]),
+        )
+
+    @admin.action(description="Drain: finish what runs, then end", permissions=["command"])
+    def drain(self, request: HttpRequest, pilots: QuerySet[Pilot]) -> None:
+        command_each(request, (Wish(Command.Kind.DRAIN, pilot=pilot) for pilot in pilots))
+
+    @admin.action(description="Cancel the job at once", permissions=["command"])
+    def cancel(self, request: HttpRequest, pilots: QuerySet[Pilot]) -> None:
+        command_each(request, (Wish(Command.Kind.CANCEL, pilot=pilot) for pilot in pilots))
+
+    @admin.action(description="Fetch the log", permissions=["command"])
+    def fetch_log(self, request: HttpRequest, pilots: QuerySet[Pilot]) -> None:
+        command_each(request, (Wish(Command.Kind.LOG, pilot=pilot) for pilot in pilots))
+
+
+@admin.register(Replica)
+class ReplicaAdmin(ReadOnlyAdmin[Replica]):
+    list_display = [
+        "id",
+        "model",
+        "pool",
+        "state",
+        "phase",
+        "engine",
+        "of_pilot",
+        "wanted_at",
+        "hot_at",
+        "end_reason",
+    ]
+    list_filter = ["state", "engine", "pool"]
+    search_fields = ["=id", "model", "pilot__job_name"]
+    list_select_related = ["pilot", "pool"]
+    ordering = ["-wanted_at"]
+    actions = ["drain"]
+
+    @admin.display(description="pilot")
+    def of_pilot(self, replica: Replica) -> SafeString | str:
+        return link("fleet_pilot", replica.pilot_id, replica.pilot.job_name)
+
+    @admin.action(description="Drain: out of routing, then stop", permissions=["command"])
+    def drain(self, request: HttpRequest, replicas: QuerySet[Replica]) -> None:
+        command_each(request, (Wish(Command.Kind.DRAIN, replica=replica) for replica in replicas))
+
+
+@admin.register(GpuClaim)
+class GpuClaimAdmin(ReadOnlyAdmin[GpuClaim]):
+    list_display = ["pilot", "gpu", "replica"]
+    search_fields = ["pilot__job_name", "replica__model"]
+    list_select_related = ["pilot", "replica"]
+
+
+@admin.register(PoolState)
+class PoolStateAdmin(ReadOnlyAdmin[PoolState]):
+    list_display = ["pool", "failures", "retry_at", "latched_at", "reason", "load_s"]
+    list_filter = ["latched_at"]
+    search_fields = ["pool__name"]
+    list_select_related = ["pool"]
+
+
+@admin.register(Command)
+class CommandAdmin(ReadOnlyAdmin[Command]):
+    """Written by the actions of pilots, replicas, pools and clusters, which know what fits together."""
+
+    list_display = ["id", "kind", "pilot", "replica", "pool", "state", "result", "created_by", "created_at"]
+    list_filter = ["state", "kind"]
+    search_fields = ["pilot__job_name", "pool__name", "created_by__username"]
+    list_select_related = ["pilot", "replica", "pool", "created_by"]
+    ordering = ["-id"]
+
+
+@admin.register(Decision)
+class DecisionAdmin(ReadOnlyAdmin[Decision]):
+    list_display = ["at", "kind", "pool", "of_pilot", "reason"]
+    list_filter = ["kind", "pool"]
+    search_fields = ["=pilot", "=replica", "reason"]
+    ordering = ["-id"]
+    show_full_result_count = False
+
+    @admin.display(description="pilot")
+    def of_pilot(self, decision: Decision) -> SafeString | str:
+        return link("fleet_pilot", decision.pilot, short(decision.pilot))
+
+
+@admin.register(FleetEvent)
+class FleetEventAdmin(ReadOnlyAdmin[FleetEvent]):
+    list_display = ["at", "of_pilot", "of_replica", "old", "new", "detail"]
+    list_filter = ["new"]
+    search_fields = ["=pilot", "=replica"]
+    ordering = ["-id"]
+    show_full_result_count = False
+
+    @admin.display(description="pilot")
+    def of_pilot(self, event: FleetEvent) -> SafeString | str:
+        return link("fleet_pilot", event.pilot, short(event.pilot))
+
+    @admin.display(description="replica")
+    def of_replica(self, event: FleetEvent) -> SafeString | str:
+        return link("fleet_replica", event.replica, short(event.replica))
+
+
+@admin.register(PilotLog)
+class PilotLogAdmin(ReadOnlyAdmin[PilotLog]):
+    list_display = ["pilot", "at"]
+    search_fields = ["pilot__job_name"]
+    list_select_related = ["pilot"]
+
+
+@admin.register(Cluster)
+class ClusterAdmin(ReadOnlyAdmin[Cluster]):
+    list_display = ["name", "paused", "tried_at", "answered_at", "error", "ticked_at"]
+    actions = ["pause", "resume"]
+
+    @admin.action(description="Pause: the whole fleet launches nothing", permissions=["command"])
+    def pause(self, request: HttpRequest, clusters: QuerySet[Cluster]) -> None:
+        command_each(request, [Wish(Command.Kind.PAUSE)])
+
+    @admin.action(description="Resume the whole fleet", permissions=["command"])
+    def resume(self, request: HttpRequest, clusters: QuerySet[Cluster]) -> None:
+        command_each(request, [Wish(Command.Kind.RESUME)])

@@ -1,0 +1,124 @@
+"""Admin pages for the ledger: metadata only, and nothing that writes. Payloads are never shown to anyone here."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.db.models.functions import Length
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+
+from portal.accounts.models import Project, User
+from portal.dashboard.readonly import ReadOnlyAdmin, link, link_list, short
+from portal.ledger.models import Batch, Depth, File, Holder, Payload, Request, RequestEvent
+
+
+@admin.register(Request)
+class RequestAdmin(ReadOnlyAdmin[Request]):
+    list_display = [
+        "id",
+        "state",
+        "lane",
+        "model",
+        "project_id",
+        "user_id",
+        "attempt",
+        "accepted_at",
+        "ended_at",
+        "error_code",
+    ]
+    list_filter = ["state", "lane", "pool", "stream"]
+    search_fields = ["=id", "=holder", "=model"]
+    # A count of the whole table for each page would cost more than the page.
+    show_full_result_count = False
+    list_per_page = 50
+    ordering = ["-accepted_at"]
+    fields = [
+        "id", "state", "lane", "model", "pool", "project", "user", "token_id", "api", "stream", "priority", "order_key",
+        "attempt", "crashes", "holder", "ran_on", "accepted_at", "granted_at", "first_token_at", "ended_at", "expires_at",
+        "http_status", "error_code", "error_text", "prompt_tokens", "completion_tokens", "batch_id", "batch_line",
+        "custom_id", "events",
+    ]  # fmt: skip
+
+    @admin.display(description="project")
+    def project(self, row: Request) -> SafeString | str:
+        # Plain numbers without foreign keys: the one they name may be gone.
+        found = Project.objects.filter(pk=row.project_id).first()
+        return link("accounts_project", found.pk, found.slug) if found else f"{row.project_id} (gone)"
+
+    @admin.display(description="user")
+    def user(self, row: Request) -> SafeString | str:
+        found = User.objects.filter(pk=row.user_id).first()
+        return link("accounts_user", found.pk, found.username) if found else f"{row.user_id} (gone)"
+
+    @admin.display(description="replica")
+    def ran_on(self, row: Request) -> SafeString | str:
+        return link("fleet_replica", row.replica)
+
+    @admin.display(description="events")
+    def events(self, row: Request) -> SafeString:
+        return link_list("ledger_requestevent", f"request_id={row.id}", "abnormal moves")
+
+
+@admin.register(Payload)
+class PayloadAdmin(ReadOnlyAdmin[Payload]):
+    """That a payload is kept and how large it is; its bytes are not even read."""
+
+    list_display = ["request", "body_bytes", "result_bytes"]
+    fields = ["request", "body_bytes", "result_bytes"]
+    search_fields = ["=request__id"]
+    show_full_result_count = False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Payload]:
+        rows = super().get_queryset(request).defer("body", "result").select_related("request")
+        return rows.annotate(body_bytes=Length("body"), result_bytes=Length("result"))
+
+    @admin.display(description="body, bytes")
+    def body_bytes(self, row: Payload) -> int | None:
+        return getattr(row, "body_bytes", None)
+
+    @admin.display(description="result, bytes")
+    def result_bytes(self, row: Payload) -> int | None:
+        return getattr(row, "result_bytes", None)
+
+
+@admin.register(RequestEvent)
+class RequestEventAdmin(ReadOnlyAdmin[RequestEvent]):
+    list_display = ["at", "kind", "of_request", "attempt", "detail"]
+    list_filter = ["kind"]
+    search_fields = ["=request_id"]
+    ordering = ["-id"]
+
+    @admin.display(description="request")
+    def of_request(self, row: RequestEvent) -> SafeString | str:
+        return link("ledger_request", row.request_id, short(row.request_id))
+
+
+@admin.register(Holder)
+class HolderAdmin(ReadOnlyAdmin[Holder]):
+    list_display = ["id", "kind", "seen_at"]
+    list_filter = ["kind"]
+    search_fields = ["id"]
+
+
+@admin.register(Depth)
+class DepthAdmin(ReadOnlyAdmin[Depth]):
+    list_display = ["pool", "lane", "state", "n"]
+    list_filter = ["lane", "state"]
+    search_fields = ["pool"]
+    ordering = ["pool", "lane", "state"]
+
+
+@admin.register(File)
+class FileAdmin(ReadOnlyAdmin[File]):
+    list_display = ["id", "purpose", "bytes", "project_id", "user_id", "created_at", "expires_at"]
+    list_filter = ["purpose"]
+    search_fields = ["=id"]
+    fields = ["id", "purpose", "name", "bytes", "project_id", "user_id", "created_at", "expires_at"]
+
+
+@admin.register(Batch)
+class BatchAdmin(ReadOnlyAdmin[Batch]):
+    list_display = ["id", "state", "endpoint", "project_id", "total", "completed", "failed", "created_at"]
+    list_filter = ["state", "endpoint"]
+    search_fields = ["=id"]

@@ -1,0 +1,296 @@
+"""The admin: every table has its pages, what a person must not write cannot be written, payloads are never shown."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.apps import apps
+from django.contrib import admin
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.auth.models import Permission
+from django.db.models import Model as Row
+from django.forms import JSONField
+from django.urls import reverse
+from django.utils import timezone
+
+from portal.accounts.models import ApiToken, Project, User
+from portal.catalog.models import Model, Pool, Profile
+from portal.fleet.models import (
+    Cluster,
+    Command,
+    Decision,
+    FleetEvent,
+    GpuClaim,
+    PilotLog,
+    PoolState,
+)
+from portal.ledger.models import Batch, Depth, File, Holder, Payload, Request, RequestEvent
+from tests.api import world as make
+from tests.api.world import CANARY_BODY, CANARY_RESULT, ApiClient, Person, World
+
+EDITABLE = {
+    "accounts.User", "accounts.Project", "accounts.Membership",
+    "catalog.Environment", "catalog.Profile", "catalog.Pool", "catalog.Model",
+}  # fmt: skip
+OURS = ("accounts", "catalog", "ledger", "fleet")
+TABLES = [
+    model
+    for label in OURS
+    for model in apps.get_app_config(label).get_models()
+    if not model._meta.auto_created
+]
+READ_ONLY = [model for model in TABLES if model._meta.label not in EDITABLE]
+
+
+def label(model: type[Row]) -> str:
+    return model._meta.label
+
+
+@pytest.fixture
+def world(db: None) -> World:
+    """One row at least in every table."""
+    made = make.build()
+    now = timezone.now()
+    pilot = make.pilot_row(made)
+    replica = make.replica_row(made, pilot)
+    GpuClaim.objects.create(pilot=pilot, gpu=0, replica=replica)
+    PoolState.objects.create(pool=made.pool, reason="waits")
+    PilotLog.objects.create(pilot=pilot, text="loading weights", at=now)
+    Decision.objects.create(
+        at=now, kind="launch", pool="surf", pilot=pilot.id, reason="3 wait", inputs={"n": 3}
+    )
+    FleetEvent.objects.create(at=now, pilot=pilot.id, replica=replica.id, old="starting", new="hot")
+    Command.objects.create(kind="drain", pilot=pilot, state="done", done_at=now)
+    row = make.request_row(made, "done", replica=replica.id)
+    make.request_row(made, "running")
+    RequestEvent.objects.create(
+        request_id=row.id, at=now, kind="requeue", attempt=1, detail="its pilot ended"
+    )
+    Holder.objects.create(id="gw-1", kind="gateway", seen_at=now)
+    file = File.objects.create(
+        project_id=1,
+        user_id=1,
+        purpose="batch",
+        name="in.jsonl",
+        bytes=3,
+        path="/x",
+        created_at=now,
+        expires_at=now,
+    )
+    Batch.objects.create(
+        project_id=1, user_id=1, state="validating", endpoint="/v1/completions", input_file=file,
+        created_at=now, expires_at=now,
+    )  # fmt: skip
+    return made
+
+
+@pytest.fixture
+def root(world: World) -> ApiClient:
+    user = User.objects.create_superuser("root", password=None)
+    return Person(user, "").browser
+
+
+def test_every_table_has_a_page_in_the_admin() -> None:
+    assert [label(model) for model in TABLES if not admin.site.is_registered(model)] == []
+
+
+@pytest.mark.parametrize("model", TABLES, ids=label)
+def test_every_list_and_every_row_is_shown(root: ApiClient, model: type[Row]) -> None:
+    page = root.get(admin_url(model, "changelist") + "?q=4711")
+    assert page.status_code == 200
+    assert root.get(admin_url(model, "changelist")).status_code == 200
+    rows = model._default_manager.all()[:3]
+    assert rows, f"the fixture makes no row of {label(model)}"
+    for row in rows:
+        shown = root.get(admin_url(model, "change", row.pk))
+        assert shown.status_code == 200
+
+
+@pytest.mark.parametrize("model", TABLES, ids=label)
+def test_no_page_shows_a_payload(root: ApiClient, model: type[Row]) -> None:
+    paths = [admin_url(model, "changelist")]
+    for row in model._default_manager.all()[:3]:
+        paths += [admin_url(model, "change", row.pk), admin_url(model, "history", row.pk)]
+    for path in paths:
+        text = root.get(path).content.decode()
+        assert CANARY_BODY not in text and CANARY_RESULT not in text
+        assert CANARY_BODY.encode().hex() not in text
+
+
+@pytest.mark.parametrize("model", READ_ONLY, ids=label)
+def test_what_a_person_must_not_write_is_refused_to_the_superuser(root: ApiClient, model: type[Row]) -> None:
+    row = model._default_manager.all()[0]
+    before = model._default_manager.filter(pk=row.pk).values().get()
+    fields = {field.name: "x" for field in model._meta.fields}
+    assert root.post(admin_url(model, "add"), fields).status_code == 403
+    assert root.post(admin_url(model, "change", row.pk), fields).status_code == 403
+    assert root.post(admin_url(model, "delete", row.pk), {"post": "yes"}).status_code == 403
+    act(root, model, "delete_selected", row.pk)
+    assert model._default_manager.filter(pk=row.pk).values().get() == before
+
+
+def test_the_table_of_read_only_tables_is_whole() -> None:
+    assert {label(model) for model in READ_ONLY} == {
+        label(model)
+        for model in (
+            ApiToken, Batch, Cluster, Command, Decision, Depth, File, FleetEvent, GpuClaim, Holder, Payload, PilotLog,
+            PoolState, Request, RequestEvent, *apps.get_app_config("fleet").get_models(),
+        )
+    }  # fmt: skip
+
+
+def test_tokens_are_revoked_by_an_action(root: ApiClient, world: World) -> None:
+    token = ApiToken.objects.get(user=world.owner.user)
+    act(root, ApiToken, "revoke_tokens", token.pk)
+    token.refresh_from_db()
+    assert token.revoked_at is not None
+    page = root.get(admin_url(ApiToken, "change", token.pk)).content.decode()
+    assert token.digest not in page and token.prefix in page
+
+
+@pytest.mark.parametrize(
+    ("table", "action", "kind"),
+    [
+        ("fleet.Pilot", "drain", "drain"),
+        ("fleet.Pilot", "cancel", "cancel"),
+        ("fleet.Pilot", "fetch_log", "log"),
+        ("fleet.Replica", "drain", "drain"),
+        ("fleet.Cluster", "pause", "pause"),
+        ("fleet.Cluster", "resume", "resume"),
+        ("catalog.Pool", "wake", "wake"),
+        ("catalog.Pool", "relaunch", "relaunch"),
+        ("catalog.Pool", "pause", "pause"),
+        ("catalog.Pool", "resume", "resume"),
+    ],
+)
+def test_actions_write_commands_and_nothing_else(root: ApiClient, table: str, action: str, kind: str) -> None:
+    model = apps.get_model(table)
+    row = model._default_manager.all()[0]
+    before = model._default_manager.filter(pk=row.pk).values().get()
+    act(root, model, action, row.pk)
+    assert Command.objects.get(state="pending").kind == kind
+    assert model._default_manager.filter(pk=row.pk).values().get() == before
+
+
+def test_staff_who_do_not_operate_give_no_commands(root: ApiClient, world: World) -> None:
+    clerk = User.objects.create_user("clerk", is_staff=True)
+    clerk.user_permissions.set(Permission.objects.filter(content_type__app_label="fleet"))
+    browser = Person(clerk, "").browser
+    model = apps.get_model("fleet.Pilot")
+    assert browser.get(admin_url(model, "changelist")).status_code == 200
+    act(browser, model, "cancel", model._default_manager.all()[0].pk)
+    assert not Command.objects.filter(state="pending").exists()
+
+
+def test_the_admin_is_closed_to_users_and_operators(world: World) -> None:
+    for who in (world.owner, world.manager, world.operator):
+        assert who.browser.get(reverse("admin:index")).status_code == 302
+
+
+def test_pages_lead_from_pilot_to_replicas_decisions_and_log(root: ApiClient, world: World) -> None:
+    pilot = apps.get_model("fleet.Pilot")._default_manager.all()[0]
+    page = root.get(admin_url(type(pilot), "change", pilot.pk)).content.decode()
+    paths = [
+        f"/admin/fleet/replica/?pilot__id={pilot.pk}",
+        f"/admin/fleet/decision/?pilot={pilot.pk}",
+        f"/admin/fleet/fleetevent/?pilot={pilot.pk}",
+        f"/fleet/pilots/{pilot.pk}/",
+    ]
+    for path in paths:
+        assert f'href="{path}"' in page
+        assert root.get(path).status_code == 200
+    assert root.get("/admin/fleet/replica/?pool__name=surf").status_code == 200
+    assert "10.1.2.3" not in page
+
+
+def test_a_pool_is_edited_by_a_person(root: ApiClient, world: World) -> None:
+    answer = save(root, world.pool, cap=7, args='{"max_model_len": 1024}')
+    assert answer.status_code == 302, answer.context["adminform"].form.errors
+    world.pool.refresh_from_db()
+    assert (world.pool.cap, world.pool.args) == (7, {"max_model_len": 1024})
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "field"),
+    [
+        (Pool, {"args": "[1]"}, "args"),
+        (Pool, {"args": '{"a b": 1}'}, "args"),
+        (Pool, {"args": '{"nested": {"x": 1}}'}, "args"),
+        (Pool, {"min_replicas": 3, "max_replicas": 1}, "__all__"),
+        (Profile, {"partition": "gpu; rm -rf /"}, "partition"),
+        (Profile, {"door_ports": "9-5"}, "door_ports"),
+        (Profile, {"submit_prefix": '"ssh"'}, "submit_prefix"),
+        (Profile, {"scratch": "tmp"}, "scratch"),
+        (Profile, {"walltime_least_min": 999}, "__all__"),
+        (Profile, {"portal_url_from_nodes": "ftp://x"}, "portal_url_from_nodes"),
+        (Model, {"path": "/models/../etc"}, "path"),
+        (Model, {"name": "a b"}, "name"),
+    ],
+)
+def test_the_catalog_says_what_is_wrong(
+    root: ApiClient, world: World, table: type[Row], change: dict[str, Any], field: str
+) -> None:
+    row = table._default_manager.all()[0]
+    answer = save(root, row, **change)
+    assert answer.status_code == 200
+    assert field in answer.context["adminform"].form.errors
+
+
+def test_vllm_needs_an_interpreter_and_a_model_folder(root: ApiClient, world: World) -> None:
+    answer = save(root, world.pool.environment, engine="vllm")
+    assert "python" in answer.context["adminform"].form.errors
+    assert save(root, world.pool.environment, engine="vllm", python="/env/bin/python").status_code == 302
+    assert "path" in save(root, world.model).context["adminform"].form.errors
+
+
+def test_a_user_and_a_project_are_made_by_a_person(root: ApiClient) -> None:
+    form = {"username": "grace", "usable_password": "false", "password1": "", "password2": ""}
+    answer = root.post(reverse("admin:accounts_user_add"), form | management("membership_set"))
+    assert answer.status_code == 302, answer.context["adminform"].form.errors
+    answer = root.post(
+        reverse("admin:accounts_project_add"),
+        {"slug": "tides", "name": "Tides", "weight": "1", "is_active": "on"} | management("membership_set"),
+    )
+    assert answer.status_code == 302
+    assert User.objects.filter(username="grace").exists() and Project.objects.filter(slug="tides").exists()
+
+
+def test_pages_carry_the_content_security_policy(root: ApiClient) -> None:
+    assert root.get("/admin/")["Content-Security-Policy"].startswith("default-src 'self';")
+
+
+def admin_url(model: type[Row], page: str, *args: Any) -> str:
+    return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_{page}", args=args)
+
+
+def act(client: ApiClient, model: type[Row], action: str, pk: Any) -> Any:
+    return client.post(admin_url(model, "changelist"), {"action": action, ACTION_CHECKBOX_NAME: [pk]})
+
+
+def save(client: ApiClient, row: Row, **change: Any) -> Any:
+    """Posts the row's own form, with changes."""
+    path = admin_url(type(row), "change", row.pk)
+    form = client.get(path).context["adminform"].form
+    data: dict[str, Any] = {}
+    for name, field in form.fields.items():
+        value = form.get_initial_for_field(field, name)
+        if isinstance(field, JSONField):
+            data[name] = json.dumps(value)
+        elif isinstance(value, bool):
+            data |= {name: "on"} if value else {}
+        elif isinstance(value, list):
+            data[name] = [item.pk for item in value]
+        elif value is not None:
+            data[name] = value
+    return client.post(path, data | change)
+
+
+def management(prefix: str) -> dict[str, int]:
+    return {f"{prefix}-TOTAL_FORMS": 0, f"{prefix}-INITIAL_FORMS": 0}
+
+
+def test_an_unknown_row_is_not_an_error_page(root: ApiClient) -> None:
+    assert root.get(admin_url(Request, "change", uuid4())).status_code == 302
