@@ -1,0 +1,97 @@
+"""Fences that import-linter cannot express: they read the source instead of the imports.
+
+Each check turns the text of one module into the lines that break it, so that a test can plant a violation.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Only `*.transitions` write states. A state column is written by an UPDATE, an INSERT or an ORM assignment.
+_SQL_STATE = re.compile(
+    r"(update\s+(ledger_request|fleet_pilot|fleet_replica)\b[^;]*?\bset\b[^;]*?\bstate\s*=)"
+    r"|(insert\s+into\s+(ledger_request|fleet_pilot|fleet_replica)\b)",
+    re.IGNORECASE | re.DOTALL,
+)
+_GUARDED_MODELS = {"Request", "Pilot", "Replica"}
+_PROCESS_CALLS = {
+    ("os", "system"), ("os", "popen"), ("os", "fork"), ("os", "posix_spawn"),
+    ("asyncio", "create_subprocess_exec"), ("asyncio", "create_subprocess_shell"),
+}  # fmt: skip
+_POLICY_ALLOWED = set(sys.stdlib_module_names) | {"numpy"}
+
+
+def modules(*rooms: str) -> Iterator[tuple[str, str]]:
+    """(path relative to the root, source) of every module of the rooms, migrations left out."""
+    for room in rooms:
+        for path in sorted((ROOT / room).rglob("*.py")):
+            if "migrations" not in path.parts:
+                yield str(path.relative_to(ROOT)), path.read_text()
+
+
+def state_writes(path: str, source: str) -> list[str]:
+    """Writes of a request's, pilot's or replica's state outside a `transitions` module."""
+    if Path(path).name == "transitions.py":
+        return []
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and _SQL_STATE.search(node.value):
+            found.append(f"{path}:{node.lineno}: SQL writes a state")
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            words = {keyword.arg for keyword in node.keywords}
+            chain = ast.unparse(node.func)
+            model = chain.split(".objects", 1)[0].rsplit(".", 1)[-1]
+            if model in _GUARDED_MODELS and (
+                (node.func.attr == "update" and "state" in words)
+                or node.func.attr
+                in ("create", "bulk_create", "bulk_update", "get_or_create", "update_or_create")
+            ):
+                found.append(f"{path}:{node.lineno}: {chain} writes a state")
+        if isinstance(node, (ast.Assign, ast.AugAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in targets:
+                if isinstance(target, ast.Attribute) and target.attr == "state" and _is_row(target.value):
+                    found.append(f"{path}:{node.lineno}: assigns {ast.unparse(target)}")
+    return found
+
+
+def _is_row(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in ("request", "row", "pilot", "replica")
+
+
+def process_starts(path: str, source: str) -> list[str]:
+    """Calls that start a process. Within portal and scheduler only `scheduler.slurm` may have one."""
+    if path.startswith("scheduler/slurm/"):
+        return []
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if (node.value.id, node.attr) in _PROCESS_CALLS or node.value.id == "subprocess":
+                found.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and "subprocess" in ast.unparse(node):
+            found.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+def foreign_imports(path: str, source: str) -> list[str]:
+    """Imports of a policy that are neither the standard library, numpy, nor its own room."""
+    room = path.rsplit("/", 1)[0].replace("/", ".")
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        names = (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+        for name in names:
+            if name.split(".")[0] not in _POLICY_ALLOWED and not name.startswith(room):
+                found.append(f"{path}:{node.lineno}: imports {name}")
+    return found

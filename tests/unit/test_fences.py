@@ -1,0 +1,113 @@
+"""The fences of docs/design.md §7 hold, and each catches a violation that is planted."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.unit import fences
+from tests.unit.fences import ROOT
+
+# One planted line per contract of .importlinter: (contract, file, line).
+PLANTED = [
+    ("The gpuworker knows nothing of the portal", "gpuworker/plan.py", "import celery"),
+    (
+        "The portal knows nothing of the scheduler",
+        "portal/fleet/phase.py",
+        "import scheduler.policy.autoscale",
+    ),
+    ("Portal and scheduler know of the gpuworker only the wire", "portal/errors.py", "import gpuworker.row"),
+    ("Gateway, worker API and transitions know no Django", "portal/gateway/slots.py", "import django.conf"),
+    ("Policies import no clock", "scheduler/policy/autoscale.py", "import time"),
+    ("Within portal and scheduler only scheduler.slurm", "scheduler/act.py", "import subprocess"),
+    ("The scheduler reads top-down", "scheduler/moves.py", "import scheduler.act"),
+]
+
+
+def lint_imports(root: Path) -> str:
+    """import-linter's report on the tree at `root`, one line per contract, its white space folded."""
+    ran = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()", "--no-cache"],
+        cwd=root,
+        env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin", "COLUMNS": "400"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return ran.stdout + ran.stderr
+
+
+def copy_tree(to: Path) -> None:
+    for room in ("portal", "scheduler", "gpuworker"):
+        shutil.copytree(ROOT / room, to / room, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / ".importlinter", to)
+
+
+def verdicts(report: str) -> dict[str, bool]:
+    """{contract: kept?} from a report."""
+    lines = [line.strip() for line in report.splitlines()]
+    ends = {"KEPT": True, "BROKEN": False}
+    return {line: ends[word] for line in lines for word in ends if line.partition(" (")[0].endswith(word)}
+
+
+def test_every_import_fence_holds_and_catches_what_is_planted(tmp_path: Path) -> None:
+    copy_tree(tmp_path)
+    whole = verdicts(lint_imports(tmp_path))
+    assert len(whole) == len(PLANTED), "a contract without a planted violation, or one that was not checked"
+    assert all(whole.values()), whole
+    for _, file, line in PLANTED:
+        path = tmp_path / file
+        path.write_text(path.read_text() + f"\n{line}\n")
+    broken = verdicts(lint_imports(tmp_path))
+    for contract, file, line in PLANTED:
+        caught = [not kept for name, kept in broken.items() if name.startswith(contract)]
+        assert caught == [True], f"{line!r} in {file} was not caught by {contract!r}: {broken}"
+
+
+@pytest.mark.parametrize(
+    ("check", "rooms"),
+    [
+        (fences.state_writes, ("portal", "scheduler")),
+        (fences.process_starts, ("portal", "scheduler")),
+        (fences.foreign_imports, ("scheduler/policy", "portal/gateway/policy")),
+    ],
+)
+def test_every_source_fence_holds(check: Callable[[str, str], list[str]], rooms: tuple[str, ...]) -> None:
+    seen = list(fences.modules(*rooms))
+    assert seen, "nothing was read"
+    assert [line for path, source in seen for line in check(path, source)] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Pilot.objects.filter(id=1).update(state='up')",
+        "Request.objects.create(state='queued')",
+        "cur.execute('UPDATE fleet_pilot SET node = 1, state = %s', ('up',))",
+        "cur.execute('insert into ledger_request (id) values (1)')",
+        "pilot.state = 'ended'",
+    ],
+)
+def test_a_planted_state_write_is_caught(line: str) -> None:
+    assert fences.state_writes("portal/api/x.py", line)
+    assert not fences.state_writes("portal/fleet/transitions.py", line)
+
+
+@pytest.mark.parametrize(
+    "line", ["import subprocess", "os.system('ls')", "asyncio.create_subprocess_exec('ls')"]
+)
+def test_a_planted_process_start_is_caught(line: str) -> None:
+    assert fences.process_starts("portal/api/x.py", line)
+    assert not fences.process_starts("scheduler/slurm/x.py", line)
+
+
+@pytest.mark.parametrize(
+    "line", ["import django", "from portal.config import config", "import scheduler.act"]
+)
+def test_a_planted_import_of_a_policy_is_caught(line: str) -> None:
+    assert fences.foreign_imports("scheduler/policy/x.py", line)
