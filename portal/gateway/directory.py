@@ -86,7 +86,9 @@ class Directory:
         """The model, if there is one of this name that the project may use. Raises ApiError."""
         entry = self.snapshot.models.get(name)
         if entry is None or not entry.open_to(project_id):
-            if time.monotonic() - self.snapshot.read_at > _LEAST_S:
+            now = time.monotonic()
+            await asyncio.sleep(max(0.0, self.snapshot.read_at + _LEAST_S - now))
+            if self.snapshot.read_at < now:
                 await self._ask(None)
             entry = self.snapshot.models.get(name)
         return entry if entry is not None and entry.open_to(project_id) else None
