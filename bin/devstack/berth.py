@@ -61,6 +61,11 @@ def running(run_dir: Path, model: Path, progress: Progress, spec: SlurmSpec | No
                 yield berth
             finally:
                 with held_interrupts():
+                    # Jobs end while the portal still listens; without beat nothing asks for new ones.
+                    site.stop_process("beat")
+                    site.stop_process("worker")
+                    if stack.slurm is not None:
+                        stack.slurm.cancel_jobs()
                     site.stop()
 
 

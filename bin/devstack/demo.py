@@ -18,6 +18,7 @@ from typing import Any
 from devstack import ask
 from devstack.berth import Berth, install, running
 from devstack.checkout import run_dir
+from devstack.procs import wait_until
 from devstack.say import Progress, StepFailed, tail
 from devstack.site import Site
 from devstack.stack import interrupt_on_terminate
@@ -66,8 +67,10 @@ def question(berth: Berth, expected: str, progress: Progress) -> Outcome:
     site = berth.site
     with progress.step(f"Ask {berth.model}: {QUESTION}") as note:
         try:
-            answer = ask.ask(site.url, berth.token, berth.model, QUESTION, note)
-            detail = ask.get_json(site.url, berth.token, f"/api/v1/requests/{answer.request_id}")
+            answer = ask.ask(
+                site.url, berth.token, berth.model, QUESTION, lambda text: note(while_waiting(text))
+            )
+            detail = finished_detail(berth, answer.request_id)
         except StepFailed as failure:
             failure.log = failure.log or newest_log(site)
             failure.remedy = failure.remedy or f"read the logs in {site.log_dir} and {site.run_dir / 'spool'}"
@@ -75,24 +78,45 @@ def question(berth: Berth, expected: str, progress: Progress) -> Outcome:
     return outcome(answer.text, expected, detail)
 
 
+def while_waiting(heartbeat: str) -> str:
+    """A heartbeat (`berth {"position": 1, "eta_s": 20.5, "reason": "…"}`) as a sentence; others as they are."""
+    try:
+        said = json.loads(heartbeat.removeprefix("berth "))
+        eta = "" if said["eta_s"] is None else f", about {said['eta_s']:.0f} s more"
+        return f"place {said['position']}{eta}: {said['reason']}"
+    except (ValueError, KeyError, TypeError):
+        return heartbeat
+
+
+def finished_detail(berth: Berth, request_id: str) -> dict[str, Any]:
+    """The request's detail once its end is recorded, which may take a moment longer than the stream."""
+    got: dict[str, Any] = {}
+
+    def ended() -> bool:
+        got.update(ask.get_json(berth.site.url, berth.token, f"/api/v1/requests/{request_id}"))
+        return got["timeline"]["done"] is not None
+
+    wait_until(ended, 5)
+    return got
+
+
 def newest_log(site: Site) -> Path:
     """The log most likely to explain a failed question: the latest job's, else the worker's."""
-    logs = [path for path in (site.run_dir / "spool").rglob("*.log") if tail(path)]
+    logs = [path for path in (site.run_dir / "spool" / "log").glob("*") if tail(path)]
     return max(logs, key=lambda path: path.stat().st_mtime, default=site.log_dir / "worker.log")
 
 
 def outcome(text: str, expected: str, detail: dict[str, Any]) -> Outcome:
-    """From the request's detail: `timeline.times` holds ISO times or nulls by step."""
+    """From the request's detail: `timeline` holds ISO times or nulls by step, and the pilot that served it."""
     line = detail["timeline"]
-    at = {name: datetime.fromisoformat(value) for name, value in line["times"].items() if value}
+    at = {name: datetime.fromisoformat(line[name]) for name in TIMELINE if line.get(name)}
+    pilot = line["pilot"] or {}
     return Outcome(
         answer=text,
         right=text.strip() == expected.strip(),
-        slurm_job_id=line["job_id"],
-        node=line["node"],
-        timeline={
-            name: round((at[name] - at["accepted"]).total_seconds(), 2) for name in TIMELINE if name in at
-        },
+        slurm_job_id=pilot.get("job_id"),
+        node=pilot.get("node", ""),
+        timeline={name: round((at[name] - at["accepted"]).total_seconds(), 2) for name in at},
     )
 
 

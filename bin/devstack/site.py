@@ -67,7 +67,7 @@ class Site:
             "BERTH_PORTAL_URL": self.url,
             "BERTH_AGENT_PYTHON": str(envs.AGENT.python),
             "BERTH_SLURM_MIN_INTERVAL_S": "1",
-            "BERTH_TICK_S": "1",
+            "BERTH_TICK_S": "2",
             "BERTH_SECURE_COOKIES": "0",
             "BERTH_DEBUG": "0",
         }
@@ -144,13 +144,18 @@ class Site:
     def pid(self, name: str) -> int:
         return self._children[name].child.pid
 
-    def stop(self) -> None:
+    def stop_process(self, name: str) -> None:
+        """Ends one of them for good; from here on nothing is started again."""
         self._stopping.set()
         if self._watcher is not None:
             self._watcher.join()
+            self._watcher = None
+        if name in self._children:
+            self._children.pop(name).child.stop()
+
+    def stop(self) -> None:
         for name in ("beat", "worker", "web"):
-            if name in self._children:
-                self._children.pop(name).child.stop()
+            self.stop_process(name)
         self._home.close()
 
     def __enter__(self) -> Site:

@@ -74,7 +74,7 @@ class Slurm:
 
     def stop(self) -> None:
         if self._controller is not None and self._controller.alive:
-            self._cancel_all()
+            self.cancel_jobs()
         for child in [*self._nodes.values(), self._controller]:
             if child is not None and child.alive:
                 proctable.send(child.pid, child.command.stop_signal)  # all at once, then wait for each
@@ -90,6 +90,14 @@ class Slurm:
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
+
+    def cancel_jobs(self) -> None:
+        """Cancels every job and waits until Slurm has ended them; the sweep in `close` gets the rest."""
+        jobs = self._try("squeue", "-h", "-a", "-o", "%A").stdout.split()
+        if jobs:
+            self._try("scancel", *sorted(set(jobs)))
+            limit_s = min(self.spec.kill_wait_s + 2, POLITE_S)
+            wait_until(lambda: not self._try("squeue", "-h", "-a", "-o", "%A").stdout.split(), limit_s)
 
     # What tests do to a cluster.
 
@@ -226,11 +234,3 @@ class Slurm:
             )
         except subprocess.TimeoutExpired:
             return subprocess.CompletedProcess(command, 124, "", f"no answer within {timeout_s:.0f} s")
-
-    def _cancel_all(self) -> None:
-        """Cancels every job and waits until Slurm has ended them; the sweep in `close` gets the rest."""
-        jobs = self._try("squeue", "-h", "-a", "-o", "%A").stdout.split()
-        if jobs:
-            self._try("scancel", *sorted(set(jobs)))
-            limit_s = min(self.spec.kill_wait_s + 2, POLITE_S)
-            wait_until(lambda: not self._try("squeue", "-h", "-a", "-o", "%A").stdout.split(), limit_s)

@@ -97,14 +97,20 @@ def test_a_stream_that_breaks_off_is_a_failed_step() -> None:
 
 
 def test_the_answer_is_right_only_word_for_word_and_with_a_job() -> None:
-    times = {"accepted": "2026-01-01T00:00:00+00:00", "done": "2026-01-01T00:00:07.5+00:00", "granted": None}
-    detail = {"timeline": {"times": times, "job_id": 12, "node": "gpu01"}}
+    times = {"accepted": "2026-01-01T00:00:00Z", "done": "2026-01-01T00:00:07.5Z", "job_running": None}
+    detail: dict[str, Any] = {"timeline": {**times, "pilot": {"job_id": 12, "node": "gpu01"}, "queue_s": 1.5}}
     got = demo.outcome("A scheduler. ", "A scheduler.", detail)
     assert got.ok
     assert got.timeline == {"accepted": 0.0, "done": 7.5}
     assert not demo.outcome("A schedule.", "A scheduler.", detail).ok
-    detail["timeline"]["job_id"] = None
+    detail["timeline"]["pilot"] = None
     assert not demo.outcome("A scheduler.", "A scheduler.", detail).ok
+
+
+def test_a_heartbeat_is_told_as_a_sentence() -> None:
+    heartbeat = 'berth {"position": 2, "eta_s": 33.9, "reason": "The model is being loaded."}'
+    assert demo.while_waiting(heartbeat) == "place 2, about 34 s more: The model is being loaded."
+    assert demo.while_waiting("something else") == "something else"
 
 
 def test_a_table_lines_up_and_a_median_is_one(tmp_path: Path) -> None:
