@@ -71,9 +71,12 @@ def process_starts(path: str, source: str) -> list[str]:
         return []
     found = []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if (node.value.id, node.attr) in _PROCESS_CALLS or node.value.id == "subprocess":
-                found.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and ((node.value.id, node.attr) in _PROCESS_CALLS or node.value.id == "subprocess")
+        ):
+            found.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
         if isinstance(node, (ast.Import, ast.ImportFrom)) and "subprocess" in ast.unparse(node):
             found.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
     return found
