@@ -49,8 +49,8 @@ def bound_child() -> Callable[[], None]:
     return prepare
 
 
-def _parents() -> dict[int, int]:
-    """pid → parent pid of every process, zombies left out (they hold nothing and only wait to be reaped)."""
+def _table() -> dict[int, tuple[int, bool]]:
+    """pid → (parent pid, whether it is a zombie) of every process."""
     found = {}
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
@@ -60,21 +60,22 @@ def _parents() -> dict[int, int]:
             fields = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if fields[0] != "Z":
-            found[int(entry.name)] = int(fields[1])
+        found[int(entry.name)] = (int(fields[1]), fields[0] == "Z")
     return found
 
 
 def descendants(root: int) -> list[int]:
-    """Live processes under `root`, without it."""
+    """Live processes under `root`, without it. Zombies hold nothing and only wait to be reaped, but the way down
+    leads through them: a process shows as one while other threads of it are still dying with its children."""
+    table = _table()
     children: dict[int, list[int]] = {}
-    for pid, parent in _parents().items():
+    for pid, (parent, _) in table.items():
         children.setdefault(parent, []).append(pid)
     found: list[int] = []
     queue = [root]
     while queue:
         below = children.get(queue.pop(), [])
-        found += below
+        found += [pid for pid in below if not table[pid][1]]
         queue += below
     return found
 
