@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-import redis as redis_library
 from django.db import IntegrityError
 
 from portal.catalog.models import Model, Pool, Profile
@@ -19,7 +18,7 @@ from portal.config import Config
 from portal.fleet import transitions as fleet
 from portal.fleet.models import Cluster, Pilot, PilotState, PoolState
 from portal.fleet.models import Decision as DecisionRow
-from scheduler import endings, routes
+from scheduler import endings
 from scheduler.jobspec import job_name, prefix_of, spec_of
 from scheduler.listing import ClientFor, silence
 from scheduler.moves import moving
@@ -44,7 +43,6 @@ class Actor:
     """What acting needs. `clock` gives UNIX seconds."""
 
     cluster: Cluster
-    redis: redis_library.Redis
     client_for: ClientFor
     config: Config
     clock: Callable[[], float]
@@ -94,7 +92,7 @@ def submit(actor: Actor, pilot_id: UUID) -> bool:
         return False
     except (Rejected, BadDirective) as error:
         said = f"Slurm refused the job: {error}" if isinstance(error, Rejected) else f"Its profile: {error}"
-        endings.end([pilot_id], said, actor.clock(), failed=True)
+        _end(actor, pilot_id, said, failed=True)
         return False
     with moving() as cur:
         taken = fleet.submitted(cur, pilot_id, job_id, actor.now())
@@ -178,7 +176,6 @@ def _drain_replica(actor: Actor, decision: DrainReplica) -> bool:
             pilot=UUID(decision.pilot),
             replica=UUID(decision.replica),
         )
-    routes.drop(actor.redis, decision.pool, [decision.replica])
     return True
 
 
@@ -188,7 +185,6 @@ def _drain_pilot(actor: Actor, decision: DrainPilot) -> bool:
         if not fleet.drain_pilots(cur, [pilot_id], actor.now(), decision.reason):
             return False
         _record(actor, decision, pilot=pilot_id)
-    routes.sweep(actor.redis, Pool.objects.values_list("name", flat=True))
     return True
 
 
@@ -210,8 +206,13 @@ def _cancel(actor: Actor, decision: CancelPilot) -> bool:
             silence(actor.cluster, str(error))
             return False
     if pilot.state in ON_ITS_WAY and pilot.registered_at is None:
-        endings.end([pilot_id], decision.reason, actor.clock(), failed=decision.failed)
+        _end(actor, pilot_id, decision.reason, failed=decision.failed)
     return True
+
+
+def _end(actor: Actor, pilot: UUID, reason: str, *, failed: bool) -> None:
+    ended = endings.end([pilot], reason, actor.clock(), failed=failed)
+    endings.clean_up(ended, actor.client_for, actor.config, actor.clock())
 
 
 def _hold(actor: Actor, decision: HoldPool) -> bool:

@@ -1,7 +1,7 @@
-"""What follows the end of a pilot: its rows go back, its routes go, its last words are kept, its secret goes.
+"""What follows the end of a pilot: its rows go back, its last words are kept, its secret goes.
 
-Separate, because it has to happen for every kind of end, and the ledger's part is repeated every tick: a
-sweep skips rows that somebody holds locked.
+Separate, because it has to happen for every kind of end. The ledger's part is a sweep of its own, every tick,
+because it skips rows that somebody holds locked.
 """
 
 from __future__ import annotations
@@ -11,13 +11,10 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from uuid import UUID
 
-import redis as redis_library
-
 from portal.config import Config
 from portal.fleet import transitions as fleet
 from portal.fleet.models import Pilot, PilotLog
 from portal.ledger import transitions as ledger
-from scheduler import routes
 from scheduler.jobspec import log_path, prefix_of, secret_path
 from scheduler.listing import ClientFor
 from scheduler.moves import moving
@@ -29,17 +26,13 @@ LOG_BYTES = 64 * 1024
 
 
 def end(pilots: Iterable[UUID], reason: str, now: float, *, failed: bool) -> list[UUID]:
-    """Any live state → ended; what they had pulled goes back to the queue. Answers those that ended now."""
-    at = datetime.fromtimestamp(now, UTC)
+    """Any live state → ended. Answers those that ended now. Their rows go back with the next `release_rows`."""
     with moving() as cur:
-        ended = fleet.end_pilots(cur, pilots, at, reason, failed=failed)
-        for pilot in ended:
-            ledger.release(cur, pilot, at, reason)
-    return ended
+        return fleet.end_pilots(cur, pilots, datetime.fromtimestamp(now, UTC), reason, failed=failed)
 
 
-def release_leftovers(now: float) -> None:
-    """Rows still in the hands of pilots that have ended."""
+def release_rows(now: float) -> None:
+    """Rows in the hands of pilots that have ended go back to the queue."""
     at = datetime.fromtimestamp(now, UTC)
     with moving() as cur:
         cur.execute(
@@ -53,14 +46,10 @@ def release_leftovers(now: float) -> None:
             ledger.release(cur, UUID(str(pilot)), at, reason)
 
 
-def clean_up(
-    pilots: Iterable[UUID], redis: redis_library.Redis, client_for: ClientFor, config: Config, now: float
-) -> None:
-    """Routes, log and secret of pilots that have ended. What Slurm's side does not answer is left behind: a
+def clean_up(pilots: Iterable[UUID], client_for: ClientFor, config: Config, now: float) -> None:
+    """Log and secret of pilots that have ended. What Slurm's side does not answer is left behind: a
     secret that nobody accepts any more."""
     for pilot in Pilot.objects.filter(id__in=list(pilots)).select_related("profile"):
-        for replica, pool in pilot.replicas.values_list("id", "pool_id"):
-            routes.drop(redis, pool, [str(replica)])
         try:
             keep_log(pilot, client_for, config, now)
             client_for(prefix_of(pilot)).forget(secret_path(config, str(pilot.pk)))

@@ -62,7 +62,7 @@ def observe(
     _write_facts(verdicts, listing, now)
     _register(pilots, now)
     ended = _end(verdicts, now)
-    endings.clean_up(ended, redis, client_for, config, now)
+    endings.clean_up(ended, client_for, config, now)
     if listing.taken_now:
         surplus = [job for verdict in verdicts.values() for job in verdict.surplus]
         _cancel(surplus, client_for, "a second job of one name")
@@ -185,7 +185,7 @@ def _ledger_sweeps(config: Config, now: float) -> None:
         moved = ledger.detach(cur, datetime.fromtimestamp(now - config.holder_stale_s, UTC), at)
     if moved:
         logger.warning("%d requests of gateways that went away are async now", len(moved))
-    endings.release_leftovers(now)
+    endings.release_rows(now)
 
 
 def _seconds(moment: datetime | None) -> float | None:

@@ -39,7 +39,7 @@ def _tick(
     settings: Config, redis: redis_library.Redis, client_for: ClientFor, clock: Callable[[], float]
 ) -> None:
     cluster, _ = Cluster.objects.get_or_create(name=settings.cluster)
-    actor = Actor(cluster, redis, client_for, settings, clock)
+    actor = Actor(cluster, client_for, settings, clock)
     now = clock()
     observed = observe(cluster, redis, client_for, settings, now)
     commands.execute(actor)

@@ -1,7 +1,7 @@
 """Takes replicas out of Redis' routes once the fleet's tables say that they are out of routing.
 
 The worker API writes routes from pilots' reports; a pilot that died reports nothing any more, so somebody
-else has to take its routes away. Losing Redis here costs nothing: the sweep comes round every tick.
+else has to take its routes away. One sweep at the end of each tick serves every kind of drain and end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _ROUTED = (ReplicaState.WANTED, ReplicaState.STARTING, ReplicaState.HOT)
 
 
-def drop(redis: redis_library.Redis, pool: str, replicas: Iterable[str]) -> None:
+def _drop(redis: redis_library.Redis, pool: str, replicas: Iterable[str]) -> None:
     names = list(replicas)
     if names:
         try:
@@ -48,7 +48,7 @@ def sweep(redis: redis_library.Redis, pools: Iterable[str]) -> None:
     rows = Replica.objects.filter(id__in=ids, state__in=_ROUTED).values_list("id", flat=True)
     good = {str(replica) for replica in rows}
     for pool, keys in routed.items():
-        drop(redis, pool, keys - good)
+        _drop(redis, pool, keys - good)
 
 
 def _is_id(text: str) -> bool:

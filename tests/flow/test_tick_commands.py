@@ -39,8 +39,11 @@ def test_a_drained_pilot_says_who_asked(world: World) -> None:
 
 def test_a_replica_can_be_drained_alone(world: World) -> None:
     pilot = world.hot_pilot()
-    command = world.give(Command.Kind.DRAIN, replica=world.replica(pilot))
+    replica = world.replica(pilot)
+    world.redis.hset("berth:{llama}:routes", str(replica.pk), "{}")
+    command = world.give(Command.Kind.DRAIN, replica=replica)
     world.tick(1)
+    assert not world.redis.exists("berth:{llama}:routes")
     pilot.refresh_from_db()
     assert (pilot.state, world.replica(pilot).state) == ("up", "draining")
     assert done(command)[0] == "done"
@@ -53,6 +56,7 @@ def test_cancelling_ends_a_job_that_waits_and_one_that_runs(world: World) -> Non
     world.tick(1)
     waiting.refresh_from_db()
     assert (waiting.state, done(command)[0]) == ("ended", "done")
+    assert world.slurm.forgotten == [f"{world.config.spool}/secret/{waiting.pk}.json"]
     running = world.hot_pilot()
     world.give(Command.Kind.CANCEL, pilot=running)
     world.tick(1)

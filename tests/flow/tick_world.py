@@ -118,7 +118,7 @@ class FakeSlurm:
 class World:
     redis: redis_library.Redis
     slurm: FakeSlurm = field(default_factory=FakeSlurm)
-    now: float = field(default_factory=time.time)
+    now: float = field(default_factory=lambda: float(int(time.time())))  # whole: a datetime holds it exactly
     seq: int = 0
 
     def __post_init__(self) -> None:
