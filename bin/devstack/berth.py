@@ -47,11 +47,8 @@ def running(run_dir: Path, model: Path, progress: Progress, spec: SlurmSpec | No
     """Starts everything below `run_dir`, and stops everything on the way out."""
     with Stack(run_dir, progress, slurm=spec or SlurmSpec()) as stack:
         with Site(run_dir, stack.env(), progress) as site:
-            with progress.step("Migrate the database"):
-                site.manage("migrate", "--no-input")
-            with progress.step("Set up keys, people, a token and the model"):
-                site.manage("setup")
-                berth = seed(stack, site, model)
+            with progress.step("Migrate the database; set up keys, people, a token, the model"):
+                berth = set_up(stack, site, model)
             with progress.step("Start web, worker and beat"):
                 site.start()
                 if not wait_until(lambda: site.get("/readyz") == 200, READY_S):
@@ -69,10 +66,11 @@ def running(run_dir: Path, model: Path, progress: Progress, spec: SlurmSpec | No
                     site.stop()
 
 
-def seed(stack: Stack, site: Site, model: Path) -> Berth:
-    """Creates the demo's people, token and models; the command prints them as one JSON object, last."""
+def set_up(stack: Stack, site: Site, model: Path) -> Berth:
+    """Brings database, keys and the demo's people and models up to date; the last command prints JSON."""
     python = str(envs.VLLM_CPU.python)
-    out = site.manage("demo_seed", "--json", "--model-path", str(model), "--engine-python", python)
+    seed = ["demo_seed", "--json", "--model-path", str(model), "--engine-python", python]
+    out = site.manage(["migrate", "--no-input", "-v", "0"], ["setup"], seed)
     try:
         seeded: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
         logins = {role: (seeded[role]["username"], seeded[role]["password"]) for role in ("admin", "user")}

@@ -89,4 +89,5 @@ def exit_code(main: Callable[[], int]) -> int:
         print(f"✗ {failure.text()}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
+        print("✗ interrupted; what was started here is stopped", file=sys.stderr, flush=True)
         return 130

@@ -5,11 +5,13 @@ Separate from `stack` because this half knows Django's commands, while the servi
 
 from __future__ import annotations
 
+import json
 import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +24,14 @@ from devstack.say import Progress, StepFailed
 
 WATCH_EVERY_S = 0.5
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+# manage.py for several commands: importing Django takes longer than any of them.
+MANAGE = """
+import json, os, sys
+os.environ["DJANGO_SETTINGS_MODULE"] = "portal.settings"
+from django.core.management import execute_from_command_line
+for command in json.loads(sys.argv[1]):
+    execute_from_command_line(["manage.py", *command])
+"""
 STEADY_S = 60.0  # a child that ran this long starts again without delay
 
 
@@ -79,35 +89,29 @@ class Site:
         self._home.open()
         self._home.watch()
 
-    def manage(self, *argv: str, timeout_s: float = 120) -> str:
-        """A Django command; its standard output, or a failed step with what it said."""
-        log = self.log_dir / "manage.log"
-        command = [str(envs.PORTAL.python), "manage.py", *argv]
+    def manage(self, *commands: Sequence[str], timeout_s: float = 180) -> str:
+        """Django commands, one after the other in one process; their standard output."""
+        names = ", ".join(command[0] for command in commands)
+        argv = [str(envs.PORTAL.python), "-c", MANAGE, json.dumps(commands)]
         try:
             done = subprocess.run(
-                command,
-                cwd=ROOT,
-                env=self.env(),
-                capture_output=True,
-                text=True,
-                timeout=timeout_s,
-                check=False,
+                argv, cwd=ROOT, env=self.env(), capture_output=True, text=True, timeout=timeout_s, check=False
             )
         except subprocess.TimeoutExpired:
-            raise StepFailed(f"manage.py {argv[0]} took longer than {timeout_s:.0f} s") from None
+            raise StepFailed(f"manage.py {names} took longer than {timeout_s:.0f} s") from None
+        log = self.log_dir / "manage.log"
         with log.open("a") as out:
             # Standard output may hold a token (demo_seed prints one): only what went wrong is kept.
-            out.write(f"manage.py {argv[0]}: status {done.returncode}\n{done.stderr}")
+            out.write(f"manage.py {names}: status {done.returncode}\n{done.stderr}")
         if done.returncode != 0:
-            raise StepFailed(f"manage.py {argv[0]} ended with status {done.returncode}", "", log)
+            raise StepFailed(f"manage.py {names}: status {done.returncode}", "", log)
         return done.stdout
 
     def start(self) -> None:
-        """Web first, until it answers; then the worker and beat, whose first tick makes the site ready."""
+        """Starts web, worker and beat, and waits until the web answers."""
         for command in self.commands():
             self._children[command.name] = Supervised(command, Child(command, self._home))
-            if command.name == "web":
-                self._children["web"].child.wait_ready(lambda: self.get("/healthz") == 200, 60)
+        self._children["web"].child.wait_ready(lambda: self.get("/healthz") == 200, 60)
         self._watcher = threading.Thread(target=self._watch, name="site-watcher", daemon=True)
         self._watcher.start()
 
