@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from django.contrib import admin
+from django.templatetags.static import static
 from django.urls import URLPattern, URLResolver, include, path
+from django.views.generic import RedirectView
 
 admin.site.site_header = "Berth administration"
 admin.site.site_title = "Berth"
@@ -12,5 +14,7 @@ admin.site.index_title = "Tables"
 urlpatterns: list[URLPattern | URLResolver] = [
     path("api/v1/", include("portal.api.urls")),
     path("admin/", admin.site.urls),
+    # Browsers ask for it on pages that name no icon, e.g. the admin's.
+    path("favicon.ico", RedirectView.as_view(url=static("icon.svg"))),
     path("", include("portal.dashboard.urls")),
 ]

@@ -83,7 +83,8 @@ def command(request: HttpRequest) -> HttpResponse:
         messages.error(request, " ".join(error.messages))
     else:
         messages.success(
-            request, f"Asked: {given.get_kind_display()}. The control loop does it at its next tick."
+            request,
+            f"Command {given.pk} ({given.kind}) is written; the control loop carries it out at its next tick.",
         )
     back = post.get("next", "")
     if not url_has_allowed_host_and_scheme(back, {request.get_host()}, require_https=request.is_secure()):

@@ -27,7 +27,7 @@ from portal.fleet.models import (
 @admin.register(Pilot)
 class PilotAdmin(ReadOnlyAdmin[Pilot]):
     list_display = [
-        "job_name", "state", "job_id", "slurm_state", "slurm_reason", "node", "profile", "planned_at", "slurm_end_at",
+        "pilot", "state", "job_id", "slurm_state", "slurm_reason", "node", "profile", "planned_at", "slurm_end_at",
         "about",
     ]  # fmt: skip
     list_filter = ["state", "cluster", "profile", "slurm_state"]
@@ -38,6 +38,10 @@ class PilotAdmin(ReadOnlyAdmin[Pilot]):
     exclude = ["address"]
     readonly_fields = ["about"]
     actions = ["drain", "cancel", "fetch_log"]
+
+    @admin.display(description="pilot", ordering="job_name")
+    def pilot(self, pilot: Pilot) -> str:
+        return short(pilot.id)
 
     @admin.display(description="about it")
     def about(self, pilot: Pilot) -> SafeString:

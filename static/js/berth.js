@@ -1,9 +1,24 @@
-// Two small things that HTML alone does not do. Kept in a file: the Content-Security-Policy allows no inline script.
+// Small things that HTML alone does not do. Kept in a file: the Content-Security-Policy allows no inline script.
 "use strict";
 
 // A page that nobody looks at asks nothing.
 document.addEventListener("htmx:beforeRequest", (event) => {
   if (document.hidden && event.target.closest("[data-polled]")) event.preventDefault();
+});
+
+// A refresh leaves tables and logs scrolled to where the reader had them.
+let scrolled = [];
+const scrollers = (polled) => [...polled.querySelectorAll(".scroll, .log")];
+document.addEventListener("htmx:beforeSwap", (event) => {
+  scrolled = scrollers(event.target).map((box) => [box.scrollLeft, box.scrollTop]);
+});
+document.addEventListener("htmx:afterSwap", (event) => {
+  scrollers(event.target).forEach((box, i) => scrolled[i] && box.scrollTo(...scrolled[i]));
+});
+
+// Of a log, the end is what one came for.
+document.addEventListener("DOMContentLoaded", () => {
+  document.querySelectorAll(".log").forEach((log) => log.scrollTo(0, log.scrollHeight));
 });
 
 // Buttons that end something ask first.

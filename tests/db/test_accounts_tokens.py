@@ -77,7 +77,8 @@ def test_the_database_keeps_a_hash_and_never_the_text(member: tuple[User, Projec
 )
 def test_a_wish_outside_the_rules_makes_no_token(member: tuple[User, Project], wish: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        issue_token(*member, **({"name": "n", "scopes": ["inference"], "days": 5} | wish))
+        fields: dict[str, Any] = {"name": "n", "scopes": ["inference"], "days": 5} | wish
+        issue_token(*member, **fields)
     assert not ApiToken.objects.exists()
 
 
@@ -106,7 +107,7 @@ def test_revoking_tells_gateways_once_and_keeps_the_first_time(redis: redis_libr
     user, project = User.objects.create_user("ada"), Project.objects.create(slug="w", name="W")
     Membership.objects.create(user=user, project=project)
     row, _ = issue_token(user, project, "n", ["read"])
-    heard = redis.pubsub()
+    heard = redis.pubsub()  # type: ignore[no-untyped-call]
     heard.subscribe(hints.DIRECTORY_CHANNEL)
     assert heard.get_message(timeout=5)["type"] == "subscribe"
     assert revoke(row)
