@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,16 @@ def install(progress: Progress) -> Path:
 
 
 @contextlib.contextmanager
-def running(run_dir: Path, model: Path, progress: Progress, spec: SlurmSpec | None = None) -> Iterator[Berth]:
+def running(
+    run_dir: Path,
+    model: Path,
+    progress: Progress,
+    spec: SlurmSpec | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[Berth]:
     """Starts everything below `run_dir`, and stops everything on the way out."""
     with Stack(run_dir, progress, slurm=spec or SlurmSpec()) as stack:
-        with Site(run_dir, stack.env(), progress) as site:
+        with Site(run_dir, stack.env(), progress, settings) as site:
             with progress.step("Migrate the database; set up keys, people, a token, the model"):
                 berth = set_up(stack, site, model)
             with progress.step("Start web, worker and beat"):

@@ -129,18 +129,19 @@ class Postgres:
         argv = [str(self._bin / "initdb"), "-D", str(self._data), "-U", ROLE, f"--pwfile={for_initdb}"]
         argv += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"]
         log = self._run_dir.log_dir / "initdb.log"
-        done = subprocess.run(
-            argv if self.durable else [*argv, "--no-sync"],
-            stdin=subprocess.DEVNULL,
-            stdout=log.open("wb"),
-            stderr=subprocess.STDOUT,
-            cwd="/",
-            env={"PATH": apt.SERVER_PATH, "LC_ALL": "C.UTF-8"},
-            user=self._user,
-            group=owner.pw_gid if owner else None,
-            extra_groups=[] if owner else None,
-            check=False,
-        )
+        with log.open("wb") as out:
+            done = subprocess.run(
+                argv if self.durable else [*argv, "--no-sync"],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                env={"PATH": apt.SERVER_PATH, "LC_ALL": "C.UTF-8"},
+                user=self._user,
+                group=owner.pw_gid if owner else None,
+                extra_groups=[] if owner else None,
+                check=False,
+            )
         for_initdb.unlink()
         if done.returncode != 0:
             raise StepFailed(f"initdb ended with status {done.returncode}", "", log)

@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,11 +49,18 @@ class Supervised:
 class Site:
     """`manage()` runs Django commands; `start()` brings up web, worker and beat; `stop()` ends them."""
 
-    def __init__(self, run_dir: Path, services: dict[str, str], progress: Progress) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        services: dict[str, str],
+        progress: Progress,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.port = free_port()
         self.run_dir = run_dir
         self.log_dir = run_dir / "log"
         self._services = services
+        self._settings = settings or {}
         self._progress = progress
         self._home = RunDir(run_dir / "site", self.log_dir)
         self._children: dict[str, Supervised] = {}
@@ -80,6 +87,7 @@ class Site:
             "BERTH_TICK_S": "2",
             "BERTH_SECURE_COOKIES": "0",
             "BERTH_DEBUG": "0",
+            **self._settings,
         }
 
     def open(self) -> None:
