@@ -113,13 +113,14 @@ class CliClient:
         return shell.run(self._prefix, program, limit_s=self._limit_s, what=what)
 
     def _export_word(self) -> str:
-        """NIL from 23.02 on, where NONE also runs the user's log-in shell on the node (--get-user-env)."""
+        """NIL from 23.02 on. Before, every value but ALL runs the user's log-in shell on the node first, which
+        takes seconds or fails; and ALL of an emptied environment is nothing. See docs/decisions/0005."""
         if not self._export:
             said = self._ask("sbatch --version", "sbatch")
             release = re.search(r"(\d+)\.(\d+)", said)
             if release is None:
                 raise NoAnswer(f"sbatch --version: {said.strip()[:200]!r}")
-            self._export = "NIL" if (int(release.group(1)), int(release.group(2))) >= (23, 2) else "NONE"
+            self._export = "NIL" if (int(release.group(1)), int(release.group(2))) >= (23, 2) else "ALL"
         return self._export
 
 

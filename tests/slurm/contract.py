@@ -123,7 +123,10 @@ class Contract:
         monkeypatch.setenv("SBATCH_HOLD", "1")
         job_id = client.submit(render(spec), spec)
         until(lambda: "s3cret-key" in client.log_tail(spec.log_path, 100_000))
-        assert "hidden" not in client.log_tail(spec.log_path, 100_000)
+        log = client.log_tail(spec.log_path, 100_000)
+        assert "hidden" not in log
+        # Nor of the user's log-in shell, whose start would delay every job by seconds.
+        assert not [line for line in log.splitlines() if line.startswith(("TZ=", "SHELL=", "MAIL="))]
         client.cancel([job_id])
 
     def test_two_jobs_of_one_name_are_both_listed_the_lower_id_first(

@@ -145,7 +145,7 @@ def test_only_what_slurm_refused_is_a_refusal(
         CliClient(limit_s=5).submit(render(job), job)
 
 
-@pytest.mark.parametrize(("version", "word"), [("22.05.8", "NONE"), ("23.02.0", "NIL"), ("25.11.7", "NIL")])
+@pytest.mark.parametrize(("version", "word"), [("22.05.8", "ALL"), ("23.02.0", "NIL"), ("25.11.7", "NIL")])
 def test_what_a_submission_says_and_what_it_never_says(
     commands: Path, tmp_path: Path, version: str, word: str
 ) -> None:
@@ -163,6 +163,9 @@ def test_what_a_submission_says_and_what_it_never_says(
     assert (tmp_path / "script").read_text() == render(job)
     for leaked in ("args", "script", "env"):
         assert "s3cret-key" not in (tmp_path / leaked).read_text()
+    # With ALL the job would get whatever sbatch has: it must have next to nothing.
+    names = {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
+    assert names <= {"PATH", "HOME", "TZ", "LC_ALL", "SLURM_CONF", "PWD", "OLDPWD", "SHLVL", "_"}
     assert Path(job.secret.path).read_text() == job.secret.text + "\n"
     assert Path(job.secret.path).stat().st_mode & 0o777 == 0o600
 
