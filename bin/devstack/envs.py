@@ -96,19 +96,19 @@ def _build(environment: Environment, folder: Path, note: Callable[[str], None]) 
     if _run([base, "-m", "venv", str(folder)], log, note) != 0:
         raise StepFailed("python -m venv failed", "apt-get install python3-venv", log)
     pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    notes = read_notes("\n".join(path.read_text() for path in environment.files()))
+    install = [*pip, "install", "--progress-bar", "off"]
     for path in environment.files():
-        notes = read_notes(path.read_text())
-        install = [*pip, "install", "--progress-bar", "off", "-r", str(path)]
-        code = _run(install, log, note)
-        if code != 0 and notes.extra_index and NOT_FOUND in log.read_text(errors="replace"):
-            note(f"a pinned wheel is not on the usual index; asking {notes.extra_index}")
-            code = _run([*install, "--extra-index-url", notes.extra_index], log, note)
-        if code == 0 and notes.uninstall:
-            code = _run([*pip, "uninstall", "-y", *notes.uninstall], log, note)
-        if code != 0:
-            raise StepFailed(
-                f"pip ended with status {code} for {path.name}", "is the package index reachable?", log
-            )
+        install += ["-r", str(path)]
+    code = _run(install, log, note)
+    if code != 0 and notes.extra_index and NOT_FOUND in log.read_text(errors="replace"):
+        note(f"a pinned wheel is not on the usual index; asking {notes.extra_index}")
+        code = _run([*install, "--extra-index-url", notes.extra_index], log, note)
+    if code == 0 and notes.uninstall:
+        code = _run([*pip, "uninstall", "-y", *notes.uninstall], log, note)
+    if code != 0:
+        names = ", ".join(environment.requirements)
+        raise StepFailed(f"pip ended with status {code} for {names}", "is the package index reachable?", log)
     (folder / ".complete").touch()
 
 
