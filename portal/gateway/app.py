@@ -30,7 +30,7 @@ from portal.gateway.keeper import Keeper
 from portal.gateway.serve import Serve
 from portal.gateway.slots import Slots
 from portal.gateway.wake import Wake
-from portal.gateway.writer import Writer
+from portal.gateway.writer import HEARTBEAT_S, Writer
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,9 @@ class Gateway:
         self._config = config
         self.slots = Slots(config.redis_url)
         self.directory = Directory(config.database_url, self.id)
-        self.writer = Writer(config.database_url, self.id, config.poison_after)
+        # Four missed heartbeats make a gateway stale: one late COMMIT must not.
+        heartbeat_s = min(HEARTBEAT_S, config.holder_stale_s / 4)
+        self.writer = Writer(config.database_url, self.id, config.poison_after, heartbeat_s)
         self._wake = Wake()
         self._forward = Forward(config.site_key)
         self.keeper = Keeper(

@@ -77,7 +77,9 @@ class _Job:
 
 
 class Writer:
-    def __init__(self, database_url: str, gateway: str, poison_after: int) -> None:
+    def __init__(
+        self, database_url: str, gateway: str, poison_after: int, heartbeat_s: float = HEARTBEAT_S
+    ) -> None:
         self._url = database_url
         self._gateway = gateway
         self._poison_after = poison_after
@@ -86,7 +88,8 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="gateway-writer", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._link: Connection | None = None
-        self._beat_at = -HEARTBEAT_S
+        self._heartbeat_s = heartbeat_s
+        self._beat_at = -heartbeat_s
         self.batches = 0
         self.lost_records = 0
 
@@ -155,7 +158,7 @@ class Writer:
         """Blocks until there is something to do or a heartbeat is due. True = that was all."""
         jobs: list[_Job] = []
         urgent = False
-        until = self._beat_at + HEARTBEAT_S
+        until = self._beat_at + self._heartbeat_s
         while len(jobs) < MOST:
             try:
                 job = self._queue.get(timeout=0 if urgent else max(0.0, until - time.monotonic()))
@@ -234,7 +237,7 @@ class Writer:
 
     def _beat(self, cur: Cursor) -> float:
         """With every batch that is due one; when it was last done."""
-        if time.monotonic() - self._beat_at < HEARTBEAT_S:
+        if time.monotonic() - self._beat_at < self._heartbeat_s:
             return self._beat_at
         transitions.heartbeat(cur, self._gateway, "gateway", datetime.now(UTC))
         return time.monotonic()

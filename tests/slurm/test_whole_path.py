@@ -1,0 +1,74 @@
+"""The main job, through every real part: a cold model answers, the job is reused, and let go when idle."""
+
+from __future__ import annotations
+
+import urllib.request
+
+import pytest
+
+from tests.slurm.whole import WORDS, Whole
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
+
+
+def test_a_cold_model_answers_the_job_is_reused_and_let_go_when_idle(whole: Whole) -> None:
+    whole.empty()
+    whole.tune(keep_alive_s=3, load_s=1, tokens_per_s=200)
+    before = whole.jobs()
+    cold = whole.ask()
+    assert cold.result() == WORDS
+    assert any("place" in beat or "position" in beat for beat in cold.heard), "nothing was said while waiting"
+    [job] = whole.live_jobs()
+    assert whole.ask("again please").result() == "again please"
+    detached = whole.post("and in the background")
+    whole.until(lambda: whole.detail(detached)["state"] == "done")
+    assert whole.text_of(detached) == "and in the background"
+    assert whole.live_jobs() == {job}, "the second and third request must reuse the job"
+    assert whole.detail(detached)["timeline"]["pilot"]["job_id"] == job
+    whole.until(lambda: not whole.live_jobs(), what="an idle job's end")
+    whole.until(lambda: whole.model()["berth"]["residency"] == "not_loaded")
+    assert whole.jobs() - before == {job}
+    story = [row[0] for row in whole.rows("SELECT reason FROM fleet_decision ORDER BY id DESC LIMIT 3")][::-1]
+    assert story[0].startswith("1 request waiting for echo"), story
+    assert story[1].startswith("Nobody has used echo for"), story
+    assert story[2].startswith("It has hosted no model for"), story
+
+
+def test_a_cancelled_request_stops_while_it_runs(whole: Whole) -> None:
+    whole.empty()
+    whole.tune(load_s=0, tokens_per_s=1)
+    running = whole.post(" ".join(["word"] * 200))
+    whole.until(lambda: whole.detail(running)["state"] == "running")
+    request = urllib.request.Request(
+        f"{whole.site.url}/api/v1/requests/{running}",
+        method="DELETE",
+        headers={"Authorization": f"Bearer {whole.berth.token}"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert answer.status == 200
+    assert whole.detail(running)["state"] == "cancelled"
+    idle = "SELECT count(*) FROM ledger_request WHERE state IN ('queued', 'running')"
+    assert whole.one(idle) == 0
+
+
+def test_a_model_that_cannot_load_is_latched_and_those_who_wait_are_told(whole: Whole) -> None:
+    whole.empty()
+    whole.tune(fail_on_start=True)
+    waiting = whole.ask()
+    latched = "SELECT reason FROM fleet_poolstate WHERE latched_at IS NOT NULL"
+    whole.until(lambda: whole.one(latched), what="a latch")
+    assert whole.one("SELECT failures FROM fleet_poolstate WHERE latched_at IS NOT NULL") == 3
+    whole.until(
+        lambda: any("3" in beat and "fail" in beat.lower() for beat in waiting.heard), what="a told reason"
+    )
+    model = whole.model()["berth"]
+    assert model["residency"] == "unavailable"
+    assert model["reason"]
+    tried = len(whole.rows("SELECT 1 FROM fleet_replica WHERE state = 'failed'"))
+    whole.tune(load_s=0, tokens_per_s=200)
+    whole.rows(
+        """INSERT INTO fleet_command (kind, pool_id, args, state, result, created_at)
+           VALUES ('relaunch', 'echo', '{}', 'pending', '', now())"""
+    )
+    assert waiting.result() == WORDS, "a relaunch must serve those who kept waiting"
+    assert len(whole.rows("SELECT 1 FROM fleet_replica WHERE state = 'failed'")) == tried

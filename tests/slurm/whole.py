@@ -1,0 +1,181 @@
+"""A whole Berth on a private Slurm, as the tests see it: ask it, look into its tables, kill its parts.
+
+Everything is real, web, worker and beat as processes of their own; the engine is `echo`, whose load time and
+speed are settings, so that each step of a request's way can be held open long enough to be hit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+from devstack import ask
+from devstack.berth import Berth
+from devstack.procs import wait_until
+from devstack.say import StepFailed
+from devstack.slurm import Slurm
+
+POOL = "echo"
+WORDS = "one two three four five six seven eight nine ten eleven twelve"
+
+
+@dataclass
+class Held:
+    """A streaming request on a connection, in a thread of its own. `answer` or `error` once it ended."""
+
+    answer: ask.Answer | None = None
+    error: str = ""
+    heard: list[str] = field(default_factory=list)
+    thread: threading.Thread | None = None
+
+    def result(self, timeout_s: float = 60) -> str:
+        assert self.thread is not None
+        self.thread.join(timeout_s)
+        assert not self.thread.is_alive(), "the held request has no end"
+        return self.answer.text if self.answer else f"error: {self.error}"
+
+
+class Whole:
+    """A running Berth and the means to look at it and to hurt it."""
+
+    def __init__(self, berth: Berth) -> None:
+        self.berth = berth
+        self.site = berth.site
+        assert berth.stack.slurm is not None
+        self.slurm: Slurm = berth.stack.slurm
+        self._dsn = berth.stack.env()["BERTH_DATABASE_URL"]
+
+    # -- asking ------------------------------------------------------------------------------------------
+
+    def ask(self, text: str = WORDS) -> Held:
+        held = Held()
+
+        def run() -> None:
+            try:
+                held.answer = ask.ask(self.site.url, self.berth.token, POOL, text, held.heard.append)
+            except StepFailed as failure:
+                held.error = str(failure)
+
+        held.thread = threading.Thread(target=run, daemon=True)
+        held.thread.start()
+        return held
+
+    def post(self, text: str = WORDS) -> str:
+        """A detached request; its id."""
+        body = {"model": POOL, "messages": [{"role": "user", "content": text}], "max_tokens": 64}
+        asked = {"model": POOL, "api": "/v1/chat/completions", "body": body}
+        request = urllib.request.Request(
+            f"{self.site.url}/api/v1/requests",
+            json.dumps(asked).encode(),
+            {"Authorization": f"Bearer {self.berth.token}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return str(json.load(answer)["id"])
+
+    def detail(self, request_id: str) -> dict[str, Any]:
+        return ask.get_json(self.site.url, self.berth.token, f"/api/v1/requests/{request_id}")
+
+    def text_of(self, request_id: str) -> str:
+        """The answer of a detached request that ended."""
+        result = self.detail(request_id)["result"]
+        return str(result["choices"][0]["message"]["content"])
+
+    def model(self) -> dict[str, Any]:
+        listing = ask.get_json(self.site.url, self.berth.token, "/v1/models")
+        found: dict[str, Any] = next(model for model in listing["data"] if model["id"] == POOL)
+        return found
+
+    # -- looking -----------------------------------------------------------------------------------------
+
+    def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        link = psycopg2.connect(self._dsn)
+        try:
+            with link, link.cursor() as cur:
+                cur.execute(sql, values)
+                return cur.fetchall() if cur.description else []
+        finally:
+            link.close()
+
+    def one(self, sql: str, *values: Any) -> Any:
+        found = self.rows(sql, *values)
+        return found[0][0] if found else None
+
+    def until(self, probe: Callable[[], Any], timeout_s: float = 40, what: str = "") -> None:
+        def tried() -> bool:
+            try:
+                return bool(probe())
+            except (StepFailed, OSError):
+                return False  # web is being restarted
+
+        assert wait_until(tried, timeout_s), f"{what or 'the condition'} did not come in {timeout_s:.0f} s"
+
+    def replica_is(self, state: str) -> bool:
+        return bool(self.one("SELECT count(*) FROM fleet_replica WHERE state = %s", state))
+
+    def jobs(self) -> set[int]:
+        """Every job of ours that Slurm still knows, ended ones included."""
+        out = self.slurm.run("squeue", "-a", "-h", "-t", "all", "-o", "%A")
+        return {int(word) for word in out.split()}
+
+    def live_jobs(self) -> set[int]:
+        out = self.slurm.run("squeue", "-a", "-h", "-o", "%A")
+        return {int(word) for word in out.split()}
+
+    # -- arranging ---------------------------------------------------------------------------------------
+
+    def tune(self, *, keep_alive_s: int = 600, load_limit_s: int = 60, **args: Any) -> None:
+        """How the echo engine behaves from its next start on."""
+        self.rows(
+            "UPDATE catalog_pool SET args = %s, keep_alive_s = %s, load_limit_s = %s WHERE name = %s",
+            json.dumps(args), keep_alive_s, load_limit_s, POOL,
+        )  # fmt: skip
+
+    def empty(self) -> None:
+        """No job, no live pilot, no live request: where each scenario begins."""
+        live = "SELECT count(*) FROM ledger_request WHERE state IN ('queued', 'running')"
+        self.until(lambda: self.one(live) == 0, what="an empty queue")
+        self.slurm.cancel_jobs()
+        self.until(lambda: self.one("SELECT count(*) FROM fleet_pilot WHERE state <> 'ended'") == 0)
+        self.until(lambda: self.site.get("/readyz") == 200)
+
+    def hold_nodes(self, *, held: bool) -> None:
+        """Held nodes start no job, so that it stays pending."""
+        change = ("State=DRAIN", "Reason=test") if held else ("State=RESUME",)
+        self.slurm.run("scontrol", "update", "NodeName=ALL", *change)
+
+    # -- hurting -----------------------------------------------------------------------------------------
+
+    def kill(self, victim: str) -> None:
+        """kill -9. What supervises it in life (systemd, the job's supervisor, us) starts it again."""
+        if victim == "redis":
+            redis = self.berth.stack.redis
+            assert redis is not None
+            redis.kill()
+            redis.start_server()
+        elif victim == "agent":
+            os.kill(self._pid_of("gpuworker.agent"), signal.SIGKILL)
+        elif victim == "job":
+            os.kill(self._pid_of("-m\0gpuworker\0"), signal.SIGKILL)
+        else:
+            os.killpg(self.site.pid(victim), signal.SIGKILL)
+
+    def _pid_of(self, words: str) -> int:
+        """The one process of our spool whose command line has `words`."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                line = (entry / "cmdline").read_text()
+            except OSError:
+                continue
+            if words in line and str(self.site.run_dir) in line:
+                found.append(int(entry.name))
+        assert len(found) == 1, f"{words!r} runs {len(found)} times"
+        return found[0]
