@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from gpuworker import exits, lifetime, logtail, settings, wire
+from gpuworker import exits, lifetime, logtail, registration, settings, wire
+from gpuworker.exits import JobOver
 from gpuworker.ingress import Ingress
 from gpuworker.leaser import Leaser
 from gpuworker.outbox import Outbox
@@ -25,28 +26,19 @@ from gpuworker.portal_client import Ended, Lost, PortalClient, Refused, Unavaila
 from gpuworker.replica import Replica
 from gpuworker.replicas import Replicas
 from gpuworker.seats import Fence
+from gpuworker.wakeup import woken
 
 log = logging.getLogger("berth.agent")
 
-VERSION = "0.1.0"
 STEP_S = 0.2
 # Changes that come together go into one sync; a replica going idle is news, but not at 100 per second.
 GATHER_S = 0.03
 IDLE_NEWS_S = 0.5
-REGISTER_RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 LOG_BYTES = 64 * 1024
 RESULTS_LIMIT_S = 5.0
 END_GRACE_S = 2.0
 LAST_SYNC_LIMIT_S = 3.0
 CLEAN_UP_LIMIT_S = 5.0
-
-
-class JobOver(Exception):
-    """The agent ends with this exit code, and the job with it."""
-
-    def __init__(self, code: int, why: str) -> None:
-        super().__init__(why)
-        self.code = code
 
 
 class Agent:
@@ -80,7 +72,9 @@ class Agent:
         tasks: list[asyncio.Task[None]] = []
         try:
             port = await self._ingress.start(self._settings.door_address, self._settings.door_ports)
-            self._apply(await self._register(f"http://{self._settings.door_address}:{port}"))
+            message = registration.of(self._settings, self._secret.pilot, port, self._agent_at)
+            limit_s = self._settings.register_limit_s
+            self._apply(await registration.register(self._portal, message, limit_s, self._wake_step, self._told_to_end))
             tasks = [
                 asyncio.create_task(work)
                 for work in (self._steps(), self._syncs(), self._leaser.run(), self._outbox.run())
@@ -133,46 +127,15 @@ class Agent:
             self._term_at = time.time()
             self._wake_step.set()
 
+    def _told_to_end(self) -> bool:
+        return self._term_at is not None
+
     def _on_hint(self) -> None:
         log.info("SIGUSR2: Slurm says that the time limit is near")
         self._hinted_at = time.time()
         self._wake_step.set()
 
     # What the portal says.
-
-    async def _register(self, address: str) -> wire.SyncAnswer:
-        given = self._settings
-        message = wire.Register(
-            pilot=self._secret.pilot,
-            job_id=given.job_id,
-            restart_count=given.restart_count,
-            node=given.node,
-            address=address,
-            started_at=given.started_at or self._agent_at,
-            agent_at=self._agent_at,
-            agent_version=VERSION,
-            gpus=given.gpus,
-            host_mem_mb=given.host_mem_mb,
-        )
-        tries = 0
-        while True:
-            try:
-                answer = await self._portal.register(message)
-            except (Lost, Ended) as error:
-                raise JobOver(exits.LOST, f"this job is not the pilot's: {error}") from None
-            except Refused as error:
-                raise JobOver(exits.REFUSED, f"the portal does not accept our token: {error}") from None
-            except Unavailable as error:
-                log.warning("not registered yet: %s", error)
-            else:
-                log.info("registered as pilot %s, job %d, ingress %s", message.pilot, message.job_id, address)
-                return answer
-            if time.time() - self._agent_at > given.register_limit_s:
-                raise JobOver(exits.SILENT, f"no portal for {given.register_limit_s:.0f} s")
-            if self._term_at is not None:
-                raise JobOver(exits.DONE, "told to end before the portal answered")
-            await _woken(self._wake_step, REGISTER_RETRY_S[min(tries, len(REGISTER_RETRY_S) - 1)])
-            tries += 1
 
     def _apply(self, answer: wire.SyncAnswer) -> None:
         self._answer = answer
@@ -192,7 +155,7 @@ class Agent:
                 # A portal that refuses our token may be one that is being repaired; silence ends us in time.
                 log.warning("no sync: %s", error)
             assert self._answer is not None
-            if await _woken(self._wake_sync, max(self._answer.interval_s, GATHER_S)):
+            if await woken(self._wake_sync, max(self._answer.interval_s, GATHER_S)):
                 await asyncio.sleep(GATHER_S)
             self._wake_sync.clear()
 
@@ -226,7 +189,7 @@ class Agent:
             self._wake_step.clear()
             self._decide_drain()
             await self._replicas.step(pilot_drains=self._drain is not None)
-            await _woken(self._wake_step, STEP_S)
+            await woken(self._wake_step, STEP_S)
         await self._end()
 
     def _decide_drain(self) -> None:
@@ -278,16 +241,6 @@ class Agent:
                 return
             except Unavailable:
                 await asyncio.sleep(0.3)
-
-
-async def _woken(event: asyncio.Event, within_s: float) -> bool:
-    # Not asyncio.wait_for: in Python 3.11 it swallows a cancellation that comes together with the event.
-    try:
-        async with asyncio.timeout(within_s):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True
 
 
 def main() -> int:

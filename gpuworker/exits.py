@@ -10,3 +10,11 @@ SILENT = 81  # the portal could not be reached to register
 RESTARTED_JOB = 82  # Slurm ran the script a second time; Berth never wants that
 
 FINAL = frozenset({DONE, CONFIG, LOST, REFUSED, SILENT, RESTARTED_JOB})
+
+
+class JobOver(Exception):
+    """The agent ends with this exit code, and the job with it."""
+
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(why)
+        self.code = code

@@ -84,7 +84,7 @@ class FakePortal:
 
     def __init__(self) -> None:
         self.answer = wire.SyncAnswer(
-            desired=[], drain=False, deadline_at=None, cancels=[], interval_s=0.5, want_log=False
+            desired=[], drain=False, deadline_at=None, cancels=[], interval_s=0.2, want_log=False
         )
         self.register_status = 200
         self.sync_status = 200

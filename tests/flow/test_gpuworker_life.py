@@ -71,6 +71,16 @@ async def test_a_portal_that_never_answers_ends_the_job(tmp_path: Path) -> None:
             assert await job.exit_code() == exits.SILENT
 
 
+async def test_sigterm_is_heard_while_there_is_no_portal(tmp_path: Path) -> None:
+    async with fake_portal() as portal:
+        portal.register_status = 503
+        with worker(portal, tmp_path) as job:
+            # By the fourth try the pauses have grown to two seconds.
+            await until(lambda: len(portal.registers) >= 4, "a fourth try")
+            job.send(signal.SIGTERM)
+            assert await job.exit_code(within_s=1.5) == exits.DONE
+
+
 async def test_a_requeued_job_exits_before_it_says_anything(tmp_path: Path) -> None:
     async with fake_portal() as portal:
         with worker(portal, tmp_path, env={"SLURM_RESTART_COUNT": "1"}) as job:

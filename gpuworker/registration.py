@@ -1,0 +1,63 @@
+"""Turns what this job is into the portal's first answer, with the patience for a portal that is down."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from gpuworker import exits, settings, wire
+from gpuworker.exits import JobOver
+from gpuworker.portal_client import Ended, Lost, PortalClient, Refused, Unavailable
+from gpuworker.wakeup import woken
+
+log = logging.getLogger("berth.registration")
+
+VERSION = "0.1.0"
+RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+def of(given: settings.Settings, pilot: str, port: int, agent_at: float) -> wire.Register:
+    return wire.Register(
+        pilot=pilot,
+        job_id=given.job_id,
+        restart_count=given.restart_count,
+        node=given.node,
+        address=f"http://{given.door_address}:{port}",
+        started_at=given.started_at or agent_at,
+        agent_at=agent_at,
+        agent_version=VERSION,
+        gpus=given.gpus,
+        host_mem_mb=given.host_mem_mb,
+    )
+
+
+async def register(
+    portal: PortalClient,
+    message: wire.Register,
+    limit_s: float,
+    wake: asyncio.Event,
+    told_to_end: Callable[[], bool],
+) -> wire.SyncAnswer:
+    """Raises JobOver when this job is not the pilot's, or after `limit_s` without a portal."""
+    tries = 0
+    while True:
+        try:
+            answer = await portal.register(message)
+        except (Lost, Ended) as error:
+            raise JobOver(exits.LOST, f"this job is not the pilot's: {error}") from None
+        except Refused as error:
+            raise JobOver(exits.REFUSED, f"the portal does not accept our token: {error}") from None
+        except Unavailable as error:
+            log.warning("not registered yet: %s", error)
+        else:
+            log.info("registered as pilot %s, job %d, ingress %s", message.pilot, message.job_id, message.address)
+            return answer
+        if time.time() - message.agent_at > limit_s:
+            raise JobOver(exits.SILENT, f"no portal for {limit_s:.0f} s")
+        if told_to_end():
+            raise JobOver(exits.DONE, "told to end before the portal answered")
+        wake.clear()
+        await woken(wake, RETRY_S[min(tries, len(RETRY_S) - 1)])
+        tries += 1
