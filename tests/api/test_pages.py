@@ -154,7 +154,7 @@ def test_every_static_file_that_pages_name_is_served(world: World) -> None:
     paths = set(re.findall(r'(?:src|href)="(/static/[^"]+)"', page))
     assert {path.rsplit("/", 1)[-1] for path in paths} >= {"berth.css", "berth.js", "icon.svg"}
     for path in paths:
-        answer = world.operator.browser.get(path)
+        answer: Any = world.operator.browser.get(path)
         assert answer.status_code == 200 and b"".join(answer.streaming_content), path
 
 

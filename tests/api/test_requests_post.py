@@ -48,7 +48,7 @@ def test_pilots_and_the_loop_are_told_after_the_row_is_there(
     world: World, sent: list[tuple[str, str]]
 ) -> None:
     world.owner.api.send("POST", "requests", ASK)
-    assert sent == [("berth:lease:surf", "look"), ("tick", "scheduler.tick expires=5")]
+    assert sent == [("berth:lease:surf", "look"), ("tick", "look")]
 
 
 def test_every_caller_with_access_to_the_model_may_ask_and_nobody_else(world: World) -> None:
