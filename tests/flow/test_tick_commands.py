@@ -75,6 +75,7 @@ def test_a_cancellation_waits_for_slurm_to_answer(world: World) -> None:
         world.tick()
     assert done(command)[0] == "pending"
     assert Pilot.objects.get().state in ("submitted", "pending")
+    assert not Decision.objects.filter(kind="cancel").exists()
     world.slurm.silent = ""
     world.tick()
     assert done(command)[0] == "done"
