@@ -28,6 +28,15 @@ JOB_IDS_PER_START = (
 POLITE_S = 10.0  # at stop, jobs have this long to end by themselves, whatever KillWait says
 
 
+def loopback_address(host: str) -> str | None:
+    """The loopback address that a name means first, as Slurm will ask for it; None for any other."""
+    try:
+        address = str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
+    except OSError:
+        return None
+    return address if address.startswith("127.") else None
+
+
 class Slurm:
     """`start()`, then give `env()` to whatever talks to it. `stop()` leaves no job, step or daemon behind."""
 
@@ -147,9 +156,11 @@ class Slurm:
             (home / name).mkdir(exist_ok=True)
         for number in range(self.spec.gpus):
             (home / f"nvidia{number}").touch()
+        host = socket.gethostname()
         site = Site(
             home=home,
-            host=socket.gethostname().split(".")[0],
+            host=host.split(".")[0],
+            loopback=loopback_address(host),
             user=pwd.getpwuid(os.getuid()).pw_name,
             munge_socket=home / "munge" / "socket",
             controller_port=free_port(),

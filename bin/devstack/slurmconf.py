@@ -35,11 +35,16 @@ class SlurmSpec:
 
 @dataclass(frozen=True)
 class Site:
-    """Where this instance lives: folder, host name, user, ports."""
+    """Where this instance lives: folder, host name, user, ports.
+
+    `loopback` is the loopback address that the host's own name means (127.0.0.1, on Debian often 127.0.1.1), or
+    None where it means something else or nothing.
+    """
 
     home: Path
     host: str
     user: str
+    loopback: str | None
     munge_socket: Path
     controller_port: int
     node_ports: tuple[int, ...]
@@ -60,23 +65,26 @@ def partitions(spec: SlurmSpec) -> list[str]:
 
 def slurm_conf(spec: SlurmSpec, site: Site) -> str:
     home = site.home
+    address = site.loopback or "127.0.0.1"
+    # Slurm can bind to one address only, that of the machine's own name. Where this is not a loopback one, its
+    # daemons listen everywhere, as they do on any cluster; messages without our munge key are refused.
+    bind = ["CommunicationParameters=NoCtldInAddrAny,NoInAddrAny"] if site.loopback else []
     preempt = ["PreemptType=preempt/partition_prio", "PreemptMode=CANCEL"] if spec.preemption else []
     nodes = [
-        f"NodeName={name} NodeHostname={site.host} NodeAddr=127.0.0.1 Port={port} CPUs={spec.cpus} "
+        f"NodeName={name} NodeHostname={site.host} NodeAddr={address} Port={port} CPUs={spec.cpus} "
         f"RealMemory={spec.memory_mb} Gres=gpu:{spec.gpu_type}:{spec.gpus} State=UNKNOWN"
         for name, port in zip(spec.node_names, site.node_ports, strict=True)
     ]
     lines = [
         "ClusterName=berth",
-        f"SlurmctldHost={site.host}(127.0.0.1)",
+        f"SlurmctldHost={site.host}({address})",
         f"SlurmctldPort={site.controller_port}",
         f"SlurmUser={site.user}",
         f"SlurmdUser={site.user}",
         "AuthType=auth/munge",
         f"AuthInfo=socket={site.munge_socket}",
         "CredType=cred/munge",
-        # Daemons bind to 127.0.0.1 only, not to every address of the machine.
-        "CommunicationParameters=NoCtldInAddrAny,NoInAddrAny",
+        *bind,
         f"StateSaveLocation={home}/state",
         f"SlurmdSpoolDir={home}/%n",
         f"SlurmctldPidFile={home}/slurmctld.pid",

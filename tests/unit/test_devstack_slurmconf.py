@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from devstack.slurmconf import Site, SlurmSpec, cgroup_conf, gres_conf, slurm_conf
@@ -10,6 +11,7 @@ SITE = Site(
     home=Path("/run/c"),
     host="box",
     user="alice",
+    loopback="127.0.1.1",
     munge_socket=Path("/run/c/munge/socket"),
     controller_port=20_000,
     node_ports=(20_001, 20_002),
@@ -27,9 +29,21 @@ def test_each_node_has_its_own_port_gpus_and_spool() -> None:
     assert "SlurmdSpoolDir=/run/c/%n" in text
 
 
-def test_daemons_bind_to_loopback_and_to_their_own_munge() -> None:
+def test_daemons_bind_to_the_loopback_address_that_the_host_name_means() -> None:
+    text = slurm_conf(SlurmSpec(nodes=2), SITE)
+    assert "CommunicationParameters=NoCtldInAddrAny,NoInAddrAny" in text
+    assert "SlurmctldHost=box(127.0.1.1)" in text
+    assert text.count("NodeAddr=127.0.1.1") == 2
+
+
+def test_a_host_name_that_means_no_loopback_address_still_makes_a_cluster() -> None:
+    text = slurm_conf(SlurmSpec(nodes=2), replace(SITE, loopback=None))
+    assert "InAddrAny" not in text
+    assert "SlurmctldHost=box(127.0.0.1)" in text
+
+
+def test_the_cluster_asks_its_own_munge() -> None:
     lines = slurm_conf(SlurmSpec(nodes=2), SITE).splitlines()
-    assert "CommunicationParameters=NoCtldInAddrAny,NoInAddrAny" in lines
     assert "AuthInfo=socket=/run/c/munge/socket" in lines
 
 
