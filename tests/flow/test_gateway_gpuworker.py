@@ -110,12 +110,21 @@ async def test_more_than_the_cap_wait_their_turn(plane: Plane, tmp_path: Path) -
     await until(lambda: plane.slots(replica) == 0, "no slot in use")
 
 
+async def _keep_a_replica(plane: Plane, pilot: str) -> None:
+    """What the control loop does about a replica that failed."""
+    while True:
+        if not plane.sql("SELECT 1 FROM fleet_replica WHERE state NOT IN ('stopped', 'failed')"):
+            plane.new_replica(pilot, cap=2)
+        await asyncio.sleep(0.1)
+
+
 async def test_an_engine_that_dies_under_a_request_does_not_take_it_along_for_ever(
     plane: Plane, tmp_path: Path
 ) -> None:
     pilot, _ = _planned(plane, '{"load_s": 0.2, "crash_on_text": "BOOM"}')
     with _job(plane, pilot, tmp_path):
         await until(lambda: plane.redis.exists("berth:{demo}:routes"), "a route", START_S)
+        loop = asyncio.create_task(_keep_a_replica(plane, pilot))
         asking = asyncio.create_task(
             plane.post(chat(messages=[{"role": "user", "content": "BOOM"}])).__aenter__()
         )
@@ -125,10 +134,12 @@ async def test_an_engine_that_dies_under_a_request_does_not_take_it_along_for_ev
                 assert (await answer.json())["error"]["code"] == "poison"
         row = await plane.ended(answer.headers["x-request-id"])
         assert (row["state"], row["crashes"]) == ("failed", 3)
-        # Its neighbours go on: the agent has started the engine anew.
+        # Its neighbours go on.
         async with asyncio.timeout(60):
             async with plane.post() as well:
                 assert well.status == 200
+        loop.cancel()
+    assert plane.sql("SELECT count(*) FROM fleet_replica WHERE state = 'failed'") == [(3,)]
 
 
 async def test_a_job_that_is_killed_leaves_its_request_to_the_next(plane: Plane, tmp_path: Path) -> None:
