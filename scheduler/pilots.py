@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from portal.fleet.slurm_words import meaning
 from scheduler.hearing import Heard
 from scheduler.listing import OurJob
-from scheduler.slurm.reasons import meaning
 
 # Ends that say nothing against the model that was being started (invariant 6).
 _BLAMELESS = frozenset({"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED"})

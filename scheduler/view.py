@@ -13,6 +13,7 @@ from django.db.models import Max
 from portal.catalog.models import Pool, Profile
 from portal.config import Config
 from portal.fleet.models import REPLICA_ENDED, Cluster, Command, Pilot, PoolState, Replica, ReplicaState
+from portal.fleet.slurm_words import meaning
 from portal.ledger import transitions as ledger
 from scheduler.hearing import Heard
 from scheduler.moves import moving
@@ -28,7 +29,6 @@ from scheduler.policy.snapshot import (
     ReplicaView,
     Snapshot,
 )
-from scheduler.slurm.reasons import meaning
 
 # How far back failures in a row are looked for. A latch outlives it: it is stored.
 HISTORY = timedelta(days=1)

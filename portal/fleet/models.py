@@ -13,6 +13,7 @@ from django.db import models
 from django.db.models import Q
 
 from portal.catalog.models import Engine, Pool, Profile
+from portal.fleet.slurm_words import meaning
 
 
 class PilotState(models.TextChoices):
@@ -105,6 +106,14 @@ class Pilot(models.Model):
 
     def __str__(self) -> str:
         return self.job_name
+
+    @property
+    def slurm_words(self) -> str:
+        """What Slurm said of the job, as people read it, with its own words behind; empty before it said anything."""
+        if not self.slurm_state:
+            return ""
+        said = meaning(self.slurm_state, self.slurm_reason)
+        return f"{self.slurm_state}: {said.text}"
 
 
 class Replica(models.Model):

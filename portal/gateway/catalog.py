@@ -13,6 +13,7 @@ from typing import Literal
 from psycopg2.extensions import cursor as Cursor
 
 from portal.fleet.phase import Phase, PoolFacts, phase_of
+from portal.fleet.slurm_words import meaning
 
 Standing = Literal["active", "revoked", "disabled"]
 
@@ -83,22 +84,23 @@ def read_models(cur: Cursor) -> dict[str, ModelEntry]:
 def read_phases(cur: Cursor) -> dict[str, Phase]:
     """How each pool is doing, in the words people see."""
     cur.execute(
-        """SELECT r.pool_id, r.state, p.state, p.slurm_reason, extract(epoch FROM now() - r.started_at)
+        """SELECT r.pool_id, r.state, p.state, p.slurm_state, p.slurm_reason, extract(epoch FROM now() - r.started_at)
            FROM fleet_replica r JOIN fleet_pilot p ON p.id = r.pilot_id
            WHERE r.state NOT IN ('stopped', 'failed')"""
     )
     live: dict[str, list[tuple[str, str, str, float | None]]] = {}
-    for pool, state, pilot_state, reason, loading_for_s in cur.fetchall():
+    for pool, state, pilot_state, job_state, reason, loading_for_s in cur.fetchall():
         loading = None if loading_for_s is None else float(loading_for_s)
-        live.setdefault(pool, []).append((state, pilot_state, reason, loading))
+        words = meaning(job_state, reason).text if job_state else ""
+        live.setdefault(pool, []).append((state, pilot_state, words, loading))
     cur.execute(
         """SELECT p.name, p.paused OR EXISTS (SELECT 1 FROM fleet_cluster c WHERE c.paused),
              coalesce(s.load_s, p.load_estimate_s),
-             CASE WHEN s.latched_at IS NOT NULL THEN s.reason ELSE '' END
+             s.latched_at IS NOT NULL, coalesce(s.reason, '')
            FROM catalog_pool p LEFT JOIN fleet_poolstate s ON s.pool_id = p.name"""
     )
     phases = {}
-    for pool, paused, load_s, latched in cur.fetchall():
+    for pool, paused, load_s, latched, hold in cur.fetchall():
         rows = live.get(pool, [])
         pending = [reason for _, pilot_state, reason, _ in rows if pilot_state in ("submitted", "pending")]
         loading_s = [loading for state, _, _, loading in rows if state == "starting" and loading is not None]
@@ -106,30 +108,12 @@ def read_phases(cur: Cursor) -> dict[str, Phase]:
             PoolFacts(
                 replica_states=[state for state, _, _, _ in rows],
                 pilot_states=[pilot_state for _, pilot_state, _, _ in rows],
-                slurm_reason_text=slurm_words(pending[0]) if pending else "",
+                slurm_reason_text=pending[0] if pending else "",
                 paused=paused,
-                latched_reason=latched,
+                latched_reason=hold if latched else "",
+                hold_reason=hold,
                 load_s=load_s,
                 loading_for_s=max(loading_s, default=None),
             )
         )
     return phases
-
-
-_SLURM_WORDS = {
-    "": "waiting for Slurm to start it",
-    "None": "waiting for Slurm to start it",
-    "Priority": "jobs of higher priority are ahead of it",
-    "Resources": "waiting for free GPUs",
-    "ReqNodeNotAvail": "the nodes it needs are reserved or down",
-    "Reservation": "waiting for a reservation to begin",
-    "QOSMaxJobsPerUserLimit": "the limit of jobs at once is reached",
-    "QOSGrpGRES": "the limit of GPUs at once is reached",
-    "AssocGrpGRES": "the account's limit of GPUs at once is reached",
-}
-
-
-def slurm_words(reason: str) -> str:
-    """Slurm's reason for a pending job, in plain words where we know them."""
-    key = reason.split(",")[0].strip()
-    return _SLURM_WORDS.get(key) or f"Slurm says {key}"

@@ -21,12 +21,19 @@ def phase(person: Person) -> dict[str, Any]:
 
 def test_a_model_says_how_ready_it_is_and_why(world: World) -> None:
     assert phase(world.owner)["residency"] == "not_loaded"
-    pilot = pilot_row(world, state="pending", slurm_reason="Resources", up_at=None, registered_at=None)
+    pilot = pilot_row(
+        world,
+        state="pending",
+        slurm_state="PENDING",
+        slurm_reason="Resources",
+        up_at=None,
+        registered_at=None,
+    )
     replica = replica_row(world, pilot, state="wanted", started_at=None, hot_at=None)
     assert phase(world.owner) == {
         "residency": "starting",
         "eta_s": None,
-        "reason": "A GPU job has been submitted: waiting for free GPUs.",
+        "reason": "A GPU job has been submitted; it is next, and waits for GPUs to become free.",
     }
     replica.state, replica.started_at = "starting", timezone.now() - timedelta(minutes=1)
     replica.save()

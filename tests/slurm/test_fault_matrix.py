@@ -37,7 +37,8 @@ def test_an_accepted_request_survives_a_kill(whole: Whole, step: str, victim: st
     whole.empty()
     whole.tune(load_s=1.5 if step == "loading" else 0, tokens_per_s=6 if step == "running" else 100)
     jobs_before = whole.jobs()
-    whole.hold_nodes(held=step == "pending")
+    if step == "pending":
+        whole.hold_nodes(held=True)
     try:
         held = whole.ask()
         accepted = "SELECT id::text FROM ledger_request WHERE lane = 'held' AND ended_at IS NULL"
@@ -47,7 +48,8 @@ def test_an_accepted_request_survives_a_kill(whole: Whole, step: str, victim: st
         bring_to(whole, step)
         whole.kill(victim)
     finally:
-        whole.hold_nodes(held=False)
+        if step == "pending":
+            whole.hold_nodes(held=False)
 
     for request_id in (held_id, detached_id):
         whole.until(

@@ -54,21 +54,21 @@ def test_a_cancelled_request_stops_while_it_runs(whole: Whole) -> None:
 def test_a_model_that_cannot_load_is_latched_and_those_who_wait_are_told(whole: Whole) -> None:
     whole.empty()
     whole.tune(fail_on_start=True)
-    waiting = whole.ask()
+    failed = "SELECT count(*) FROM fleet_replica WHERE state = 'failed'"
+    before = whole.one(failed)
+    connected, detached = whole.ask(), whole.post()
+    assert "model_unavailable" in connected.result(), (
+        "a client on a connection is told, and not kept for ever"
+    )
     latched = "SELECT reason FROM fleet_poolstate WHERE latched_at IS NOT NULL"
-    whole.until(lambda: whole.one(latched), what="a latch")
-    assert whole.one("SELECT failures FROM fleet_poolstate WHERE latched_at IS NOT NULL") == 3
-    whole.until(
-        lambda: any("3" in beat and "fail" in beat.lower() for beat in waiting.heard), what="a told reason"
-    )
-    model = whole.model()["berth"]
-    assert model["residency"] == "unavailable"
-    assert model["reason"]
-    tried = len(whole.rows("SELECT 1 FROM fleet_replica WHERE state = 'failed'"))
+    reason = whole.one(latched)
+    assert "3 times" in reason and reason in connected.error
+    assert whole.one(failed) - before == 3
+    assert whole.model()["berth"]["residency"] == "unavailable"
+    assert whole.detail(detached)["state"] == "queued"
+
     whole.tune(load_s=0, tokens_per_s=200)
-    whole.rows(
-        """INSERT INTO fleet_command (kind, pool_id, args, state, result, created_at)
-           VALUES ('relaunch', 'echo', '{}', 'pending', '', now())"""
-    )
-    assert waiting.result() == WORDS, "a relaunch must serve those who kept waiting"
-    assert len(whole.rows("SELECT 1 FROM fleet_replica WHERE state = 'failed'")) == tried
+    whole.relaunch()
+    whole.until(lambda: whole.detail(detached)["state"] == "done", what="the answer after a relaunch")
+    assert whole.text_of(detached) == WORDS
+    assert whole.one(failed) - before == 3

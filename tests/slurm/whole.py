@@ -146,6 +146,14 @@ class Whole:
         self.until(lambda: self.one("SELECT count(*) FROM fleet_pilot WHERE state <> 'ended'") == 0)
         self.until(lambda: self.site.get("/readyz") == 200)
 
+    def relaunch(self) -> None:
+        """The command that an operator gives once what failed has been mended."""
+        self.rows(
+            """INSERT INTO fleet_command (kind, pool_id, args, state, result, created_at)
+               VALUES ('relaunch', %s, '{}', 'pending', '', now())""",
+            POOL,
+        )
+
     def hold_nodes(self, *, held: bool) -> None:
         """Held nodes start no job, so that it stays pending."""
         change = ("State=DRAIN", "Reason=test") if held else ("State=RESUME",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scheduler.slurm.reasons import meaning
+from portal.fleet.slurm_words import meaning
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Slurm's state and reason of a job, as a sentence for a scientist and as what it means for the loop. Pure.
 
-Separate from the client, because every client reports the same codes, and because pages use the sentences.
+Separate from the Slurm clients, because each reports the same codes; in the portal, because pages and waiting
+clients show the sentences and the control loop acts on what they mean.
 """
 
 from __future__ import annotations
