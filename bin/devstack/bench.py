@@ -46,7 +46,7 @@ class Bench:
     @contextlib.contextmanager
     def stack(self, slurm: SlurmSpec | None = None) -> Iterator[Stack]:
         """Services only: PostgreSQL with durable writes, Redis, and Slurm if described."""
-        with Stack(self.folder, self.progress, slurm=slurm) as started:
+        with Stack(self.folder, self.progress, slurm=slurm, keep=False) as started:
             yield started
 
     def say(self, text: str) -> None:

@@ -49,9 +49,10 @@ def running(
     progress: Progress,
     spec: SlurmSpec | None = None,
     settings: Mapping[str, str] | None = None,
+    keep: bool = False,
 ) -> Iterator[Berth]:
-    """Starts everything below `run_dir`, and stops everything on the way out."""
-    with Stack(run_dir, progress, slurm=spec or SlurmSpec()) as stack:
+    """Starts everything below `run_dir`, and stops everything on the way out; the data go too unless `keep`."""
+    with Stack(run_dir, progress, slurm=spec or SlurmSpec(), keep=keep) as stack:
         with Site(run_dir, stack.env(), progress, settings) as site:
             with progress.step("Migrate the database; set up keys, people, a token, the model"):
                 berth = set_up(stack, site, model)

@@ -148,7 +148,7 @@ def serve(progress: Progress, once: bool) -> Outcome:
     """From installed to answered; on the way out everything started here is stopped."""
     model = install(progress)
     expected = expected_answer(model)
-    with running(run_dir(), model, progress) as berth:
+    with running(run_dir(), model, progress, keep=True) as berth:
         got = question(berth, expected, progress)
         show(berth, got, progress)
         if not once:

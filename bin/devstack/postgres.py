@@ -26,10 +26,11 @@ REMEDY = "if its data is damaged, remove the folder: bin/demo makes a new one"
 
 
 class Postgres:
-    """`start()`, then `dsn`. `durable=False` (tests) skips fsync and throws the data away at `stop()`."""
+    """`start()`, then `dsn`. `durable=False` (tests) skips fsync; `keep` the data after `stop()`: if durable."""
 
-    def __init__(self, run_dir: Path, durable: bool = True) -> None:
+    def __init__(self, run_dir: Path, durable: bool = True, keep: bool | None = None) -> None:
         self.durable = durable
+        self.keep = durable if keep is None else keep
         self.port = 0
         self._run_dir = RunDir(run_dir)
         self._child: Child | None = None
@@ -68,7 +69,7 @@ class Postgres:
         self.stop()
 
     def _disposable(self) -> list[Path]:
-        if self.durable:
+        if self.keep:
             return []
         return [self._data] if self._home == self._run_dir.path else [self._home]
 
@@ -80,7 +81,7 @@ class Postgres:
         if self._bin is None:
             raise StepFailed("PostgreSQL is not installed", "run bin/demo or bin/test once: they install it")
         self._home = self._place()
-        if not self.durable:
+        if not self.keep:
             for folder in self._disposable():
                 subprocess.run(["rm", "-rf", str(folder)], check=True)
             self._home = self._place()

@@ -20,7 +20,10 @@ from devstack.slurmconf import SlurmSpec
 
 
 class Stack:
-    """Private services under one folder. Those not asked for are None. Use as a context manager."""
+    """Private services under one folder. Those not asked for are None. Use as a context manager.
+
+    `durable`: PostgreSQL writes as in production; `keep`: its data outlive the stack (if durable, as a rule).
+    """
 
     def __init__(
         self,
@@ -31,10 +34,11 @@ class Stack:
         redis: bool = True,
         slurm: SlurmSpec | None = None,
         durable: bool = True,
+        keep: bool | None = None,
     ) -> None:
         self.run_dir = run_dir
         self.progress = progress
-        self.postgres = Postgres(run_dir / "postgres", durable) if postgres else None
+        self.postgres = Postgres(run_dir / "postgres", durable, keep) if postgres else None
         self.redis = Redis(run_dir / "redis") if redis else None
         self.slurm = Slurm(run_dir / "slurm", slurm) if slurm else None
         self._exit = contextlib.ExitStack()

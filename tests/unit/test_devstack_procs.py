@@ -170,6 +170,5 @@ def test_the_stand_in_folder_is_short_private_and_the_same_every_time(tmp_path: 
         assert substitute(deep, os.getuid()) == folder
         assert len(str(folder)) < 40
         assert folder.stat().st_mode & 0o077 == 0
-        assert substitute(deep, 54_321) != folder if os.getuid() == 0 else True
     finally:
         folder.rmdir()

@@ -28,6 +28,8 @@ def test_a_durable_postgres_keeps_its_data_and_password_over_a_crash(tmp_path: P
     with Postgres(tmp_path / "postgres") as second:
         assert second.dsn.split("@")[0] == before
         assert second._psql("SELECT count(*) FROM kept", "berth").stdout.strip() == "0"
+        second.keep = False  # nothing of this test shall stay in /var/tmp
+    assert not second._data.exists()
 
 
 def test_a_throw_away_postgres_leaves_nothing(tmp_path: Path) -> None:
