@@ -93,6 +93,9 @@ _TABLE = (
          "Try again; report it with the request id if it stays."),
 )  # fmt: skip
 
+# Trying these again soon cannot help; OpenAI's clients obey the header instead of retrying twice.
+_FINAL = frozenset({"model_unavailable", "poison", "replica_lost", "cancelled", "detached"})
+
 KINDS: dict[str, Kind] = {kind.code: kind for kind in _TABLE}
 
 
@@ -137,6 +140,8 @@ class ApiError(Exception):
         headers = []
         if self.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
+        if self.code in _FINAL:
+            headers.append((b"x-should-retry", b"false"))
         if self.retry_after_s is not None:
             headers.append((b"retry-after", str(self.retry_after_s).encode()))
         return headers

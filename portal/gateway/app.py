@@ -65,7 +65,7 @@ class Gateway:
             self.writer,
             Hold(self.slots, self.directory, config),
             self._forward,
-            self._wake.soon,
+            self._waits,
             config.poison_after,
         )
 
@@ -80,6 +80,11 @@ class Gateway:
             await asyncio.wait_for(self.keeper.listening.wait(), _READY_S)
         except TimeoutError:
             log.warning("Redis does not answer at start; requests wait until it does")
+
+    def _waits(self, pool: str) -> None:
+        """Somebody waits in this pool. One that is hot or on its way is looked after by the usual ticks."""
+        if self.directory.phase(pool).residency == "not_loaded":
+            self._wake.soon()
 
     async def stop(self) -> None:
         await self.keeper.stop()
@@ -142,7 +147,7 @@ class Gateway:
             raise ApiError("model_not_found", detail=asked.model[:128], param="model")
         phase = self.directory.phase(model.pool)
         if phase.residency == "unavailable":
-            raise ApiError("model_unavailable", detail=phase.reason, retry_after_s=60)
+            raise ApiError("model_unavailable", detail=phase.reason)
         call = Call(
             id=id_,
             ex=ex,

@@ -38,6 +38,7 @@ class Exchange:
         self._id_header = (b"x-request-id", request_id.encode())
         self.streaming = False  # the status is out and events follow
         self.ended = False
+        self.complete = False  # the client has been sent the last word; it may hang up now
         self.content_at: float | None = None  # UNIX seconds of the first byte of an engine's answer
 
     def header(self, name: bytes) -> str:
@@ -72,7 +73,7 @@ class Exchange:
         """Calls `left` once the client is gone. After `read`. Cancel what comes back when it is over."""
 
         def over(done: asyncio.Future[Any]) -> None:
-            if not done.cancelled() and not self.ended:
+            if not done.cancelled() and not self.ended and not self.complete:
                 left()
 
         watching: asyncio.Future[Any] = asyncio.ensure_future(self._receive())

@@ -26,6 +26,8 @@ from portal.gateway.usage import Usage, UsageTap, of_answer
 
 log = logging.getLogger(__name__)
 
+_LAST_WORD = b"data: [DONE]"
+
 Kind = Literal["done", "failed", "refused", "lost"]
 
 
@@ -106,12 +108,18 @@ class Forward:
 
     async def _stream(self, ex: Exchange, asked: Asked, answer: aiohttp.ClientResponse, end: End) -> None:
         tap = UsageTap(asked.strips_usage)
-        async for chunk in answer.content.iter_any():
-            if ex.content_at is None:
-                await ex.begin_stream()
-                ex.content_at = time.time()
-            if out := tap.feed(chunk):
-                await ex.chunk(out)
+        try:
+            async for chunk in answer.content.iter_any():
+                if ex.content_at is None:
+                    await ex.begin_stream()
+                    ex.content_at = time.time()
+                if out := tap.feed(chunk):
+                    # Set before it is sent: a client that hangs up on [DONE] has had its whole answer.
+                    ex.complete = ex.complete or _LAST_WORD in out[-32:]
+                    await ex.chunk(out)
+        except (aiohttp.ClientError, OSError):
+            if not ex.complete:
+                raise
         if ex.content_at is None:
             return  # a stream of nothing: nobody saw anything, it counts as lost
         if rest := tap.end():

@@ -52,7 +52,7 @@ class Hold:
 
     def _check(self, phase: Phase, now: float, until: float) -> None:
         if phase.residency == "unavailable":
-            raise ApiError("model_unavailable", detail=phase.reason, retry_after_s=_RETRY_MOST_S)
+            raise ApiError("model_unavailable", detail=phase.reason)
         down_since = self._slots.down_since
         if down_since is not None and now - down_since > QUEUE_PATIENCE_S:
             raise ApiError("queue_unavailable", retry_after_s=_RETRY_UNKNOWN_S)

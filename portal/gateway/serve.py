@@ -45,7 +45,7 @@ class Serve:
         writer: Writer,
         hold: Hold,
         forward: Forward,
-        wake: Callable[[], None],
+        waits: Callable[[str], None],
         poison_after: int,
     ) -> None:
         self._gateway = gateway
@@ -54,7 +54,7 @@ class Serve:
         self._writer = writer
         self._hold = hold
         self._forward = forward
-        self._wake = wake
+        self._waits = waits
         self._poison_after = poison_after
         self._live: dict[str, Call] = {}
 
@@ -109,7 +109,7 @@ class Serve:
             )
         )
         if not waiter.granted.done():
-            self._wake()
+            self._waits(call.pool)
         route = await self._hold.wait(call.ex, call.asked, waiter, call.since)
         attempt = await self._writer.grant(Grant(call.id, self._gateway, UUID(route.replica)))
         if attempt is None:

@@ -65,6 +65,8 @@ def register(cur: Cursor, said: wire.Register, interval_s: float) -> wire.SyncAn
     if not took:
         raise NotYours
     ledger.heartbeat(cur, said.pilot, "pilot", now)
+    # A fresh agent holds nothing: what an earlier one had pulled died with it.
+    ledger.release(cur, pilot, now, "its agent was started again")
     return wishes.answer(cur, pilot, row, [], interval_s)
 
 

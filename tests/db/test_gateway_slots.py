@@ -76,7 +76,8 @@ def test_a_route_that_is_not_hot_or_not_readable_is_not_used(link: redis_library
 
 def test_an_owner_that_does_not_listen_gets_no_slot_and_blocks_nobody(link: redis_library.Redis) -> None:
     link.flushall()
-    with link.pubsub(ignore_subscribe_messages=True) as ear:
+    ear: Any = link.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+    with ear:
         ear.subscribe("berth:gw:alive")
         ear.get_message(timeout=2)
         _run(link, "enqueue", 3, "old", "1.0", "dead", 0)
@@ -94,7 +95,7 @@ class Requests(RuleBasedStateMachine):
         super().__init__()
         self.redis = _client()
         self.redis.flushall()
-        self.ear = self.redis.pubsub(ignore_subscribe_messages=True)
+        self.ear: Any = self.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         self.ear.subscribe("berth:gw:g0", "berth:gw:g1")
         for _ in range(2):
             self.ear.get_message(timeout=2)
@@ -189,7 +190,15 @@ class Requests(RuleBasedStateMachine):
         if not over:
             self.waiting.add(request)
             self._take(
-                _run(self.redis, "enqueue", 3, request, repr(self.keys[request]), "g0", int(request in self.suspects))
+                _run(
+                    self.redis,
+                    "enqueue",
+                    3,
+                    request,
+                    repr(self.keys[request]),
+                    "g0",
+                    int(request in self.suspects),
+                )
             )
 
     @precondition(lambda self: self.waiting)
@@ -209,11 +218,15 @@ class Requests(RuleBasedStateMachine):
     def _in(self, replica: str) -> list[str]:
         return [request for request, where in self.running.items() if where == replica]
 
+    def _members(self, key: str) -> set[str]:
+        found: Any = self.redis.zrange(key, 0, -1)
+        return {member.decode() for member in found}
+
     @invariant()
     def redis_and_the_model_agree(self) -> None:
-        assert {m.decode() for m in self.redis.zrange(P + ":wait", 0, -1)} == self.waiting
+        assert self._members(P + ":wait") == self.waiting
         for replica in self.caps:
-            members = {m.decode().split("|")[0] for m in self.redis.zrange(f"{P}:slots:{replica}", 0, -1)}
+            members = {member.split("|")[0] for member in self._members(f"{P}:slots:{replica}")}
             assert members == set(self._in(replica))
 
     @invariant()

@@ -149,7 +149,8 @@ async def test_a_connection_that_is_cut_is_made_anew(writer: Writer, pg: Connect
     await writer.accept(_new())
     with pg.cursor() as cur:
         cur.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s", (f"berth {GATEWAY}",)
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s",
+            (f"berth {GATEWAY}",),
         )
         assert cur.fetchall() == [(True,)]
     pg.commit()

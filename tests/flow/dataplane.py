@@ -1,7 +1,4 @@
-"""A gateway and a worker API on a real port, over real PostgreSQL and Redis, with a scripted ingress behind them.
-
-The fake stands at the process boundary: it is an HTTP server that answers as an ingress may.
-"""
+"""A gateway and a worker API on a real port, over real PostgreSQL and Redis, with a scripted ingress behind them."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import json
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -19,15 +16,14 @@ from typing import Any, TypeVar
 import aiohttp
 import redis as redis_library
 import uvicorn
-from aiohttp import web
 from psycopg2.extensions import connection as Connection
 
-from gpuworker import wire
 from portal.accounts.issue import issue_token
 from portal.accounts.models import Membership, Project, User
 from portal.asgi import Application
 from portal.catalog.models import Environment, Model, Pool, Profile
 from portal.config import Config, config
+from tests.flow.fake_ingress import FakeIngress
 
 T = TypeVar("T")
 WITHIN_S = 15.0
@@ -68,133 +64,6 @@ def seed() -> Seeded:
     Model.objects.create(name="demo", pool=pool, context_tokens=2048)
     Model.objects.create(name="hidden", pool=pool, is_public=False)
     return Seeded(minted.text, row.pk, project.pk, user.pk)
-
-
-@dataclasses.dataclass
-class Seen:
-    """One request as it came to the ingress."""
-
-    path: str
-    headers: dict[str, str]
-    body: dict[str, Any]
-    cut: bool = False  # its client went away before the end
-
-    @property
-    def attempt(self) -> int:
-        return int(self.headers[wire.HEADER_ATTEMPT])
-
-
-Behaviour = Callable[["FakeIngress", web.Request, Seen], Awaitable[web.StreamResponse]]
-
-
-class FakeIngress:
-    """`next` holds behaviours for the requests to come; when it is empty, requests get a good answer."""
-
-    def __init__(self) -> None:
-        self.seen: list[Seen] = []
-        self.next: list[Behaviour] = []
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.running = 0
-        self.most = 0
-        self.url = ""
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        seen = Seen(request.path, {k.lower(): v for k, v in request.headers.items()}, await request.json())
-        self.seen.append(seen)
-        self.running += 1
-        self.most = max(self.most, self.running)
-        try:
-            behaviour = self.next.pop(0) if self.next else answer_well
-            return await behaviour(self, request, seen)
-        except asyncio.CancelledError:
-            seen.cut = True
-            raise
-        finally:
-            self.running -= 1
-
-    async def start(self) -> web.ServerRunner:
-        server = web.Server(self.handle, access_log=None, handler_cancellation=True)
-        runner = web.ServerRunner(server, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        return runner
-
-
-def event(text: str = "", usage: tuple[int, int] | None = None) -> bytes:
-    choices = [] if usage else [{"index": 0, "delta": {"content": text}}]
-    said: dict[str, Any] = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": choices}
-    if usage:
-        said["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
-    return b"data: " + json.dumps(said, separators=(",", ":")).encode() + b"\n\n"
-
-
-async def answer_well(ingress: FakeIngress, request: web.Request, seen: Seen) -> web.StreamResponse:
-    """Waits at the gate, then answers "hello world", with usage as vLLM reports it."""
-    await ingress.gate.wait()
-    if not seen.body.get("stream"):
-        choice = {"index": 0, "message": {"role": "assistant", "content": "hello world"}}
-        usage = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
-        return web.json_response({"id": "chatcmpl-1", "choices": [choice], "usage": usage})
-    out = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    await out.prepare(request)
-    for text in ("hello", " world"):
-        await out.write(event(text))
-    if (seen.body.get("stream_options") or {}).get("include_usage"):
-        await out.write(event(usage=(7, 2)))
-    await out.write(b"data: [DONE]\n\n")
-    await out.write_eof()
-    return out
-
-
-def refuse(why: str, status: int = 503) -> Behaviour:
-    async def behave(ingress: FakeIngress, request: web.Request, seen: Seen) -> web.StreamResponse:
-        return web.json_response({"error": {}}, status=status, headers={wire.HEADER_REFUSED: why})
-
-    return behave
-
-
-def lose(how: str) -> Behaviour:
-    async def behave(ingress: FakeIngress, request: web.Request, seen: Seen) -> web.StreamResponse:
-        return web.json_response({"error": {}}, status=502, headers={wire.HEADER_LOST: how})
-
-    return behave
-
-
-def break_off(after: int = 1) -> Behaviour:
-    """The connection closes after so many events; after 0, before even the status."""
-
-    async def behave(ingress: FakeIngress, request: web.Request, seen: Seen) -> web.StreamResponse:
-        out = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        if after:
-            await out.prepare(request)
-        for _ in range(after):
-            await out.write(event("hello"))
-        assert request.transport is not None
-        request.transport.close()
-        return out
-
-    return behave
-
-
-def go_on_for_ever(ingress: FakeIngress, request: web.Request, seen: Seen) -> Awaitable[web.StreamResponse]:
-    async def behave() -> web.StreamResponse:
-        out = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await out.prepare(request)
-        while True:
-            await out.write(event("again "))
-            await asyncio.sleep(0.01)
-
-    return behave()
-
-
-def reject(status: int, message: str) -> Behaviour:
-    async def behave(ingress: FakeIngress, request: web.Request, seen: Seen) -> web.StreamResponse:
-        error = {"message": message, "type": "BadRequestError", "param": None, "code": status}
-        return web.json_response({"error": error}, status=status)
-
-    return behave
 
 
 class Plane:
@@ -260,7 +129,15 @@ class Plane:
             """INSERT INTO fleet_replica (id, pilot_id, pool_id, model, engine, state, gpu_indices, mem_mb, cap,
                  wanted_at, hot_at, draining_at, end_reason, phase, engine_version)
                VALUES (%s, %s, 'demo', 'demo', 'echo', %s, '[0]', 1000, %s, %s, %s, %s, '', '', '')""",
-            (replica, pilot, state, cap, now, now if state == "hot" else None, now if state == "draining" else None),
+            (
+                replica,
+                pilot,
+                state,
+                cap,
+                now,
+                now if state == "hot" else None,
+                now if state == "draining" else None,
+            ),
         )
         return replica
 
@@ -272,7 +149,13 @@ class Plane:
         return replica
 
     def set_route(self, replica: str, pilot: str, cap: int = 4, url: str | None = None) -> None:
-        said = {"transport": url or self.ingress.url, "pilot": pilot, "cap": cap, "state": "hot", "model": "demo"}
+        said = {
+            "transport": url or self.ingress.url,
+            "pilot": pilot,
+            "cap": cap,
+            "state": "hot",
+            "model": "demo",
+        }
         self.redis.hset("berth:{demo}:routes", replica, json.dumps(said))
 
     async def open(self, cap: int = 4) -> str:
@@ -306,7 +189,8 @@ class Plane:
     async def waiting(self, n: int = 1) -> list[str]:
         """Request ids in line, once there are n."""
         await until(lambda: self.redis.zcard("berth:{demo}:wait") == n, f"{n} in line")
-        return [str(m.decode()) for m in self.redis.zrange("berth:{demo}:wait", 0, -1)]
+        line: Any = self.redis.zrange("berth:{demo}:wait", 0, -1)
+        return [member.decode() for member in line]
 
     def slots(self, replica: str) -> int:
         return int(self.redis.zcard(f"berth:{{demo}}:slots:{replica}"))
@@ -320,7 +204,7 @@ class Plane:
         ]
 
 
-def chat(stream: bool = False, **more: Any) -> dict[str, Any]:
+def chat(stream: object = False, **more: Any) -> dict[str, Any]:
     return {"model": "demo", "stream": stream, "messages": [{"role": "user", "content": "hi"}], **more}
 
 
@@ -348,9 +232,8 @@ async def serving(app: Any) -> AsyncIterator[str]:
 async def running(
     seeded: Seeded, dsn: str, pg: Connection, redis: redis_library.Redis, **changes: Any
 ) -> AsyncIterator[Plane]:
-    settings = dataclasses.replace(
-        config(), **({"database_url": dsn, "serve": "gateway", "heartbeat_s": 0.3} | changes)
-    )
+    set_here: dict[str, Any] = {"database_url": dsn, "serve": "gateway", "heartbeat_s": 0.3}
+    settings = dataclasses.replace(config(), **(set_here | changes))
     ingress = FakeIngress()
     runner = await ingress.start()
     app = Application(settings)
@@ -360,3 +243,8 @@ async def running(
         finally:
             ingress.gate.set()
     await runner.cleanup()
+
+
+async def answered(plane: Plane, body: Any = None) -> tuple[int, str, str]:
+    async with plane.post(body) as answer:
+        return answer.status, await answer.text(), answer.headers["x-request-id"]

@@ -56,3 +56,13 @@ async def test_positions_follow_the_order_of_arrival_and_so_do_grants(plane: Pla
     assert [seen.headers["x-berth-request"] for seen in plane.ingress.seen] == requests
     assert plane.ingress.most == 1
     assert plane.slots(replica) == 0
+
+
+async def test_the_control_loop_is_told_of_a_wait_for_a_model_that_nobody_has_started(plane: Plane) -> None:
+    queue = f"berth-{plane.settings.instance}"
+    async with plane.post(chat(stream=True)) as answer:
+        await answer.content.readline()
+        await until(lambda: plane.redis.llen(queue) > 0, "a message for the control loop")
+        (message,) = plane.redis.lrange(queue, 0, 0)
+    headers = json.loads(message)["headers"]
+    assert headers["task"] == "scheduler.tick" and headers["expires"]

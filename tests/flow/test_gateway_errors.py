@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from portal.errors import KINDS
-from tests.flow.dataplane import Plane, chat, reject
+from tests.flow.dataplane import Plane, chat
+from tests.flow.fake_ingress import reject
 
 NOT_A_LIST = {"role": "user", "content": "hi"}
 DEEP = b'{"model": "demo", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
@@ -94,7 +95,9 @@ async def test_a_prompt_never_stands_in_an_error_about_its_json(plane: Plane) ->
 async def test_a_body_that_is_too_large_is_refused_announced_or_not(plane: Plane) -> None:
     most = plane.settings.max_body_bytes
     # The rest never comes: this client must not use the connection again.
-    async with plane.post(b"x" * 10, headers={"Content-Length": str(most + 1), "Connection": "close"}) as answer:
+    async with plane.post(
+        b"x" * 10, headers={"Content-Length": str(most + 1), "Connection": "close"}
+    ) as answer:
         await _error(answer, 413, "body_too_large")
 
     async def chunks() -> Any:

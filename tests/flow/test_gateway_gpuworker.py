@@ -30,7 +30,10 @@ def _job(plane: Plane, pilot: str, folder: Path) -> Iterator[subprocess.Popen[by
     secret.write_bytes(
         wire.dumps(
             wire.Secret(
-                pilot, plane.url, wire.derive_key(key, "portal", pilot), wire.derive_key(key, "ingress", pilot)
+                pilot,
+                plane.url,
+                wire.derive_key(key, "portal", pilot),
+                wire.derive_key(key, "ingress", pilot),
             )
         )
     )
@@ -44,7 +47,11 @@ def _job(plane: Plane, pilot: str, folder: Path) -> Iterator[subprocess.Popen[by
     }
     with (folder / "job.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gpuworker", "--secret", str(secret)], env=env, stdout=log, stderr=log, cwd="/"
+            [sys.executable, "-m", "gpuworker", "--secret", str(secret)],
+            env=env,
+            stdout=log,
+            stderr=log,
+            cwd="/",
         )
     try:
         yield process
@@ -106,7 +113,8 @@ async def test_more_than_the_cap_wait_their_turn(plane: Plane, tmp_path: Path) -
                 return int(answer.status)
 
         assert await asyncio.gather(*(ask() for _ in range(20))) == [200] * 20
-    assert plane.sql("SELECT state, count(*) FROM ledger_request GROUP BY 1") == [("done", 20)]
+    counts = "SELECT state, count(*) FROM ledger_request GROUP BY 1"
+    await until(lambda: plane.sql(counts) == [("done", 20)], "twenty done")
     await until(lambda: plane.slots(replica) == 0, "no slot in use")
 
 

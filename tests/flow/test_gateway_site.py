@@ -11,14 +11,15 @@ from typing import Any
 import aiohttp
 import pytest
 import redis as redis_library
+from devstack.redis import Redis
 from psycopg2.extensions import connection as Connection
 
-from devstack.redis import Redis
 from portal.asgi import Application
 from portal.config import config
 from portal.gateway import hold, serve
 from tests.flow import dataplane
-from tests.flow.dataplane import Plane, Seeded, chat, go_on_for_ever, until
+from tests.flow.dataplane import Plane, Seeded, chat, until
+from tests.flow.fake_ingress import go_on_for_ever
 
 
 async def _status(client: aiohttp.ClientSession, url: str) -> int:

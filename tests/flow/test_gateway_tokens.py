@@ -10,9 +10,7 @@ from tests.flow.dataplane import Plane, chat, until
 
 
 async def _code(plane: Plane, headers: dict[str, str]) -> tuple[int, str]:
-    async with plane.client.post(
-        plane.url + "/v1/chat/completions", json=chat(), headers=headers
-    ) as answer:
+    async with plane.client.post(plane.url + "/v1/chat/completions", json=chat(), headers=headers) as answer:
         said = await answer.json()
         assert answer.status != 401 or answer.headers["WWW-Authenticate"] == "Bearer"
         return answer.status, said["error"]["code"] if "error" in said else "ok"

@@ -1,4 +1,4 @@
-"""What pilots say: register is a compare-and-set, sync moves replicas forward and writes routes, silence moves nothing."""
+"""What pilots say: register is a compare-and-set, sync moves replicas forward and writes routes."""
 
 from __future__ import annotations
 
@@ -89,7 +89,9 @@ def seen(id_: str, state: wire.ObservedState = "hot", **changes: Any) -> wire.Ob
 
 def _registered(plane: Plane, state: str = "up") -> tuple[Pilot, str]:
     id_ = plane.new_pilot(state, job_id=77)
-    plane.sql("UPDATE fleet_pilot SET agent_job_id = 77, address = %s WHERE id = %s", (plane.ingress.url, id_))
+    plane.sql(
+        "UPDATE fleet_pilot SET agent_job_id = 77, address = %s WHERE id = %s", (plane.ingress.url, id_)
+    )
     return Pilot(plane, id_), plane.new_replica(id_)
 
 

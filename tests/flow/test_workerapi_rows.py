@@ -170,7 +170,11 @@ async def test_results_end_rows_once(plane: Plane) -> None:
     assert (sorted(said["taken"]), said["late"]) == (sorted([good, bad]), [])
     done, failed = await plane.ended(good), await plane.ended(bad)
     assert (done["state"], done["prompt_tokens"], done["completion_tokens"]) == ("done", 3, 4)
-    assert (failed["state"], failed["error_code"], failed["http_status"]) == ("failed", "engine_rejected", 400)
+    assert (failed["state"], failed["error_code"], failed["http_status"]) == (
+        "failed",
+        "engine_rejected",
+        400,
+    )
     assert "SECRET" not in json.dumps(failed)
     results = dict(plane.sql("SELECT request::text, result FROM ledger_payload"))
     assert bytes(results[good]) == b'{"choices": []}' and b"SECRET" in bytes(results[bad])

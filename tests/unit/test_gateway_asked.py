@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpuworker import wire
 from portal.errors import KINDS, ApiError
 from portal.gateway import asked
 
@@ -74,3 +75,7 @@ def test_each_line_of_the_table_says_what_happened_and_what_to_do() -> None:
         assert kind.side in ("client", "site", "model")
         assert (kind.status >= 500) == (kind.side != "client"), code
         assert len(code) <= 40, "the ledger's column"
+
+
+def test_an_ingress_forwards_every_path_that_is_offered() -> None:
+    assert asked.APIS <= wire.FORWARDED_PATHS
