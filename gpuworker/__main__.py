@@ -9,7 +9,9 @@ from gpuworker import supervisor
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m gpuworker", description="Berth's program inside a Slurm job")
+    parser = argparse.ArgumentParser(
+        prog="python -m gpuworker", description="Berth's program inside a Slurm job"
+    )
     parser.add_argument("--secret", required=True, metavar="FILE", help="the pilot's 0600 file")
     return supervisor.run(parser.parse_args().secret)
 

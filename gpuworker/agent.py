@@ -50,7 +50,9 @@ class Agent:
         fence = Fence()
         self._replicas = Replicas(given.gpus, given.pilot_dir, self._changed)
         self._outbox = Outbox(secret.pilot, self._portal)
-        self._leaser = Leaser(secret.pilot, self._portal, self._replicas, self._outbox, fence, self._idle_news)
+        self._leaser = Leaser(
+            secret.pilot, self._portal, self._replicas, self._outbox, fence, self._idle_news
+        )
         self._replicas.cut = self._leaser.give_back
         self._ingress = Ingress(secret.ingress_key, self._replicas, fence, self._held_left)
         self._wake_step = asyncio.Event()
@@ -74,7 +76,11 @@ class Agent:
             port = await self._ingress.start(self._settings.door_address, self._settings.door_ports)
             message = registration.of(self._settings, self._secret.pilot, port, self._agent_at)
             limit_s = self._settings.register_limit_s
-            self._apply(await registration.register(self._portal, message, limit_s, self._wake_step, self._told_to_end))
+            self._apply(
+                await registration.register(
+                    self._portal, message, limit_s, self._wake_step, self._told_to_end
+                )
+            )
             tasks = [
                 asyncio.create_task(work)
                 for work in (self._steps(), self._syncs(), self._leaser.run(), self._outbox.run())

@@ -53,7 +53,9 @@ class Ingress:
                 error = failed
                 continue
             return int(self._runner.addresses[0][1])
-        raise SettingsError(f"no port for the ingress on {address} (BERTH_DOOR_ADDRESS, BERTH_DOOR_PORTS): {error}")
+        raise SettingsError(
+            f"no port for the ingress on {address} (BERTH_DOOR_ADDRESS, BERTH_DOOR_PORTS): {error}"
+        )
 
     async def stop(self) -> None:
         if self._runner:

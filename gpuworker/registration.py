@@ -52,7 +52,9 @@ async def register(
         except Unavailable as error:
             log.warning("not registered yet: %s", error)
         else:
-            log.info("registered as pilot %s, job %d, ingress %s", message.pilot, message.job_id, message.address)
+            log.info(
+                "registered as pilot %s, job %d, ingress %s", message.pilot, message.job_id, message.address
+            )
             return answer
         if time.time() - message.agent_at > limit_s:
             raise JobOver(exits.SILENT, f"no portal for {limit_s:.0f} s")

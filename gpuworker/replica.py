@@ -35,7 +35,13 @@ Lost = Literal["crash", "gone"]
 
 class Replica:
     def __init__(
-        self, want: DesiredReplica, gpus: list[str], python: str, folder: Path, name: str, changed: Callable[[], None]
+        self,
+        want: DesiredReplica,
+        gpus: list[str],
+        python: str,
+        folder: Path,
+        name: str,
+        changed: Callable[[], None],
     ) -> None:
         self.want = want
         self.state: ObservedState = "starting"

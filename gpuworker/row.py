@@ -1,12 +1,12 @@
 """Turns one leased row into one result: calls the engine, reads its answer, says whose fault an end was.
 
-    answer of the engine                      outcome
-    2xx with JSON                             done
-    2xx cut off by the engine ("abort")       back      it was told to end
-    4xx, or 2xx that is not JSON              failed    asking again would say the same
-    502, 503, 504                             back      the engine is going or overloaded
-    other 5xx, the engine lives               failed    as a held client would see it
-    5xx or a broken connection, engine dies   back, `crashed` when it died of itself
+answer of the engine                      outcome
+2xx with JSON                             done
+2xx cut off by the engine ("abort")       back      it was told to end
+4xx, or 2xx that is not JSON              failed    asking again would say the same
+502, 503, 504                             back      the engine is going or overloaded
+other 5xx, the engine lives               failed    as a held client would see it
+5xx or a broken connection, engine dies   back, `crashed` when it died of itself
 """
 
 from __future__ import annotations

@@ -50,7 +50,9 @@ def say(text: str) -> None:
 def run(secret: str) -> int:
     """The exit code of the job."""
     if int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0:
-        say("Slurm started this job again after a requeue (SLURM_RESTART_COUNT > 0); pilots are never requeued")
+        say(
+            "Slurm started this job again after a requeue (SLURM_RESTART_COUNT > 0); pilots are never requeued"
+        )
         return exits.RESTARTED_JOB
     signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
     proctree.become_subreaper()
@@ -91,7 +93,9 @@ def _keep_running(secret: str, folder: str) -> int:
             return 1
         pause_s = restarts.pause_s(time.monotonic())
         if pause_s is None:
-            say(f"the agent died ({how}) {restarts.most} times in {restarts.window_s / 60:.0f} min; giving up")
+            say(
+                f"the agent died ({how}) {restarts.most} times in {restarts.window_s / 60:.0f} min; giving up"
+            )
             return 1
         say(f"the agent died ({how}); starting it again in {pause_s:.1f} s")
         if signal.sigtimedwait([signal.SIGTERM, signal.SIGINT], pause_s):

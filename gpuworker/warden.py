@@ -27,7 +27,9 @@ _NOT_OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signa
 def command(argv: list[str]) -> list[str]:
     """The command line that runs `argv` under a warden."""
     root = str(Path(__file__).resolve().parent.parent)
-    code = f"import sys; sys.path.insert(0, {root!r}); from gpuworker import warden; warden.main(sys.argv[1:])"
+    code = (
+        f"import sys; sys.path.insert(0, {root!r}); from gpuworker import warden; warden.main(sys.argv[1:])"
+    )
     return [sys.executable, "-I", "-S", "-c", code, *argv]
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 _scratch = Path(tempfile.mkdtemp(prefix="berth-test-"))
+atexit.register(shutil.rmtree, _scratch, ignore_errors=True)
 
 
 def _start_own_services() -> tuple[str, str]:

@@ -24,7 +24,9 @@ def checked(engine: str, args: Mapping[str, Any], known: Mapping[str, Kind]) -> 
                 f"engine argument {name!r} is not known to the {engine} engine; known: {', '.join(sorted(known))}"
             )
         if not _fits(kind, value):
-            raise BadArgument(f"engine argument {name}={value!r} of the {engine} engine is not a valid {kind}")
+            raise BadArgument(
+                f"engine argument {name}={value!r} of the {engine} engine is not a valid {kind}"
+            )
         found[name] = value
     return found
 

@@ -134,7 +134,9 @@ class EchoServer:
             return self._embedding(text, prompt_tokens)
         limit = int(body.get("max_tokens") or body.get("max_completion_tokens") or self.faults.max_tokens)
         tokens = tokens_of(text)[:limit]
-        job = _Job(self, request, body, tokens, prompt_tokens, "length" if limit < len(tokens_of(text)) else "stop")
+        job = _Job(
+            self, request, body, tokens, prompt_tokens, "length" if limit < len(tokens_of(text)) else "stop"
+        )
         async with self.capacity:
             return await (job.stream(text) if body.get("stream") else job.whole(text))
 

@@ -13,11 +13,22 @@ from gpuworker.engines.protocol import EngineExit
 # that does not exist, a Slurm client's output format. Sites set what engines need in the environment's prologue.
 _DROPPED_PREFIXES = ("SQUEUE_", "SBATCH_", "SLURM_", "SRUN_", "SINFO_", "PMI", "OMPI_", "BERTH_", "PYTHON")
 _DROPPED = frozenset(
-    {"VLLM_PORT", "VLLM_HOST_IP", "MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK"}
+    {
+        "VLLM_PORT",
+        "VLLM_HOST_IP",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        "NODE_RANK",
+    }
 )
 
 
-def engine_environment(inherited: Mapping[str, str], gpus: list[str], own: Mapping[str, str]) -> dict[str, str]:
+def engine_environment(
+    inherited: Mapping[str, str], gpus: list[str], own: Mapping[str, str]
+) -> dict[str, str]:
     """The environment of one engine: the job's without what confuses, this replica's GPUs, the engine's own."""
     kept = {
         name: value

@@ -78,7 +78,9 @@ class ServedEngine:
                 self._read_phase()
                 await asyncio.sleep(POLL_S)
         ended = await process.ended()
-        raise EngineFailed(f"the {self.name} engine ended with exit code {ended.code} while starting\n{self._tail()}")
+        raise EngineFailed(
+            f"the {self.name} engine ended with exit code {ended.code} while starting\n{self._tail()}"
+        )
 
     async def _healthy(self, session: aiohttp.ClientSession) -> bool:
         try:

@@ -67,7 +67,9 @@ class VllmEngine(ServedEngine):
         super().__init__(spec)
         self._args = arguments.checked(self.name, spec.args, FLAGS | CPU_ARGS)
         if self._args.get("device", "cpu") != "cpu":
-            raise BadArgument('engine argument device: only "cpu" can be asked for; GPUs are found by vLLM itself')
+            raise BadArgument(
+                'engine argument device: only "cpu" can be asked for; GPUs are found by vLLM itself'
+            )
         if not Path(spec.path).is_absolute() or not Path(spec.path, "config.json").is_file():
             raise BadArgument(f"model folder {spec.path!r} holds no config.json on this node")
 

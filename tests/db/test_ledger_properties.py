@@ -119,7 +119,7 @@ def test_no_order_of_moves_loses_or_doubles_a_request(pg: Connection) -> None:
     class Bound(Ledger):
         link = pg
 
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Bound,
         settings=settings(
             max_examples=40,

@@ -5,6 +5,8 @@ Every scenario has a held request (a client on a connection) and a detached one 
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from tests.slurm.whole import WORDS, Whole
@@ -30,6 +32,10 @@ def bring_to(whole: Whole, step: str) -> None:
     else:
         running = "SELECT count(*) FROM ledger_request WHERE state = 'running'"
         whole.until(lambda: whole.one(running) == 2, what="both requests running")
+
+
+def ended(whole: Whole, request_id: str) -> bool:
+    return whole.detail(request_id)["timeline"]["done"] is not None
 
 
 @pytest.mark.parametrize(("step", "victim"), SCENARIOS)

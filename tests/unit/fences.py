@@ -87,13 +87,12 @@ def foreign_imports(path: str, source: str) -> list[str]:
     room = path.rsplit("/", 1)[0].replace("/", ".")
     found = []
     for node in ast.walk(ast.parse(source)):
-        names = (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        else:
+            continue
         for name in names:
             if name.split(".")[0] not in _POLICY_ALLOWED and not name.startswith(room):
                 found.append(f"{path}:{node.lineno}: imports {name}")
