@@ -94,6 +94,9 @@ class VllmEngine(ServedEngine):
             "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_S),
             "VLLM_NO_USAGE_STATS": "1",
             "HF_HUB_OFFLINE": "1",
+            # vLLM's processes talk through sockets that it would put into /tmp, where others of the node could
+            # reach them and a killed engine leaves them behind; ours is 0700 and goes with the replica.
+            "VLLM_RPC_BASE_PATH": str(self.socket_path.parent),
         }
         if self._args.keys() & CPU_ARGS.keys():
             own["VLLM_TARGET_DEVICE"] = "cpu"
