@@ -109,15 +109,6 @@ class Keeper:
         held = self._hands(pool).leases.pop(request, None)
         self._slots.release(pool, request, held.lease.replica if held else "", over=over)
 
-    def release_later(self, pool: str, request: str, delay_s: float) -> None:
-        """For a replica that said it is busy: the slot stays taken for a moment, or it would be granted again
-        at once, and refused again."""
-        held = self._hands(pool).leases.pop(request, None)
-        if held is not None:
-            asyncio.get_running_loop().call_later(
-                delay_s, lambda: self._slots.release(pool, request, held.lease.replica, over=False)
-            )
-
     # Waiters
 
     async def wait(self, pool: str, request: str, order_key: float, *, alone: bool) -> Waiter:

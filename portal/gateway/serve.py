@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _TRY_AGAIN_S = 0.25
-# Refusals for lack of room: the replica is fine. The slot stays taken for a moment, which is the truth of it.
+# Refusals for lack of room: the replica is fine, it has more to do than Redis knows of.
 _NO_ROOM = frozenset({"full", "busy"})
 # Refusals that no other replica would answer differently: something of ours is broken.
 _OUR_FAULT = frozenset({"key", "path", "headers", "body"})
@@ -95,7 +95,7 @@ class Serve:
             call.crashes += end.crashed
             if call.crashes >= self._poison_after:
                 raise _poisoned(call)
-            self._step_back(call, end)
+            await self._step_back(call, end)
         call.has_row = True
         await self._writer.accept(call.to_accept(self._gateway))
         while not await self._attempt(call):
@@ -130,7 +130,7 @@ class Serve:
             raise _poisoned(call)
         if moved is None:
             raise await self._taken(call)
-        self._step_back(call, end)
+        await self._step_back(call, end)
         return False
 
     def _running(self, call: Call, route: Route, *, admitted: bool) -> None:
@@ -151,15 +151,16 @@ class Serve:
             self._write_end(call, ended(end))
         return end.kind == "done"
 
-    def _step_back(self, call: Call, end: End) -> None:
-        """Gives the slot back. A replica that cannot be reached leaves the routes until its next sync."""
+    async def _step_back(self, call: Call, end: End) -> None:
+        """Gives the slot back. A replica that cannot be reached leaves the routes until its next sync; one that
+        is full keeps the slot taken for a moment, or it would be granted again at once and refused again."""
         assert call.route is not None
+        route, call.route = call.route, None
         if end.why in _NO_ROOM:
-            self._keeper.release_later(call.pool, call.request, _TRY_AGAIN_S)
+            await asyncio.sleep(_TRY_AGAIN_S)
         else:
-            self._slots.drop_route(call.pool, call.route.replica)
-            self._keeper.release(call.pool, call.request, over=False)
-        call.route = None
+            self._slots.drop_route(call.pool, route.replica)
+        self._keeper.release(call.pool, call.request, over=False)
 
     async def _taken(self, call: Call) -> ApiError:
         """The row is not ours any more: cancelled by its owner, or detached because we seemed to be gone."""

@@ -186,9 +186,9 @@ class Plane:
 
         return await until(look, f"end of {request}; it is {self.row(request)}")
 
-    async def waiting(self, n: int = 1) -> list[str]:
+    async def waiting(self, n: int = 1, within_s: float = WITHIN_S) -> list[str]:
         """Request ids in line, once there are n."""
-        await until(lambda: self.redis.zcard("berth:{demo}:wait") == n, f"{n} in line")
+        await until(lambda: self.redis.zcard("berth:{demo}:wait") == n, f"{n} in line", within_s)
         line: Any = self.redis.zrange("berth:{demo}:wait", 0, -1)
         return [member.decode() for member in line]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from functools import partial
+from itertools import pairwise
 
 from gpuworker import wire
 from tests.flow.dataplane import Plane, answered, chat, until
@@ -52,11 +53,18 @@ async def test_a_granted_request_that_is_refused_keeps_its_place(plane: Plane) -
 
 async def test_a_full_replica_stays_routed_and_is_not_asked_in_a_tight_loop(plane: Plane) -> None:
     replica = plane.route()
-    plane.ingress.next = [refuse("full"), refuse("full")]
-    status, _, _ = await answered(plane)
+    plane.ingress.next = [refuse("full")] * 4
+    status, _, request = await answered(plane)
     assert status == 200
     assert plane.redis.hexists("berth:{demo}:routes", replica)
-    assert len(plane.ingress.seen) == 3
+    times = [
+        at.timestamp()
+        for (at,) in plane.sql(
+            "SELECT at FROM ledger_requestevent WHERE request_id = %s ORDER BY at", (request,)
+        )
+    ]
+    assert len(times) == 3  # the first refusal came before it was accepted
+    assert all(later - earlier > 0.2 for earlier, later in pairwise(times))
 
 
 async def test_an_ingress_that_is_gone_is_taken_out_of_the_routes(plane: Plane) -> None:
