@@ -46,7 +46,26 @@ django.setup()
 import psycopg2
 import pytest
 import redis as redis_library
+from django.db import connections
+from django.test import TransactionTestCase
 from psycopg2.extensions import connection as Connection
+
+_OURS = ("accounts_", "catalog_", "fleet_", "ledger_", "django_admin_log", "django_session")
+
+
+def _empty_our_tables(case: TransactionTestCase) -> None:
+    """In place of Django's flush, which truncates every table and makes all permissions anew: for the few rows
+    of a test, deleting takes a hundredth of the time. What migrations put into Django's own tables stays."""
+    link = connections["default"]
+    with link.cursor() as cur:
+        tables = [name for name in link.introspection.table_names(cur) if name.startswith(_OURS)]
+        # A replica's role checks no foreign keys and fires no triggers: the order does not matter.
+        cur.execute("SET session_replication_role = replica")
+        cur.execute(";".join(f'DELETE FROM "{name}"' for name in tables))
+        cur.execute("SET session_replication_role = DEFAULT")
+
+
+TransactionTestCase._fixture_teardown = _empty_our_tables  # type: ignore[method-assign]
 
 
 @pytest.fixture
