@@ -21,12 +21,12 @@ import psycopg2
 
 from gpuworker import wire
 from portal.config import Config
+from portal.database import Database
 from portal.errors import ApiError
 from portal.gateway.exchange import Exchange, Gone, Scope
 from portal.gateway.slots import QueueDown, Slots
 from portal.gateway.wake import Wake
 from portal.workerapi import reports, rows
-from portal.workerapi.database import Database
 from portal.workerapi.hints import Hints
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class WorkerApi:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._site_key = config.site_key
-        self._database = Database(config.database_url)
+        self._database = Database(config.database_url, "workerapi")
         self._slots = Slots(config.redis_url)
         self._hints = Hints(config.redis_url)
         self._wake = Wake()

@@ -1,7 +1,7 @@
 """Blocking SQL from asynchronous code: a few threads, each with one connection of its own.
 
-Separate from what is asked. A pilot's call takes milliseconds of SQL and may then wait for 20 s, so hundreds of
-waiting pilots need a handful of connections.
+Separate from what is asked, and shared by the worker API and the gateway's files and batches. A pilot's call takes
+milliseconds of SQL and may then wait for 20 s, so hundreds of waiting pilots need a handful of connections.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ THREADS = 4
 
 
 class Database:
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, name: str, threads: int = THREADS) -> None:
         self._url = url
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="workerapi")
+        self._name = name
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._own = threading.local()
         self._links: list[Connection] = []
 
@@ -55,7 +56,7 @@ class Database:
                 return link
             except psycopg2.Error:
                 self._clean(link)
-        link = self._own.link = postgres.connect(self._url, "berth workerapi")
+        link = self._own.link = postgres.connect(self._url, f"berth {self._name}")
         self._links.append(link)
         return link
 
