@@ -65,7 +65,7 @@ def _empty_our_tables(case: TransactionTestCase) -> None:
         cur.execute("SET session_replication_role = DEFAULT")
 
 
-TransactionTestCase._fixture_teardown = _empty_our_tables  # type: ignore[method-assign]
+TransactionTestCase._fixture_teardown = _empty_our_tables  # type: ignore[attr-defined]
 
 
 @pytest.fixture
