@@ -32,6 +32,8 @@ from typing import Any
 
 from aiohttp import web
 
+from gpuworker.engines import echo_responses
+
 VERSION = "echo-1"
 CRASH_CODE = 139
 
@@ -61,6 +63,9 @@ def prompt_of(body: dict[str, Any]) -> tuple[str, int]:
         texts = [_content(message.get("content")) for message in body["messages"]]
         users = [_content(m.get("content")) for m in body["messages"] if m.get("role") == "user"]
         return (users[-1] if users else ""), sum(len(tokens_of(text)) for text in texts)
+    if isinstance(body.get("input"), list) and body["input"] and isinstance(body["input"][0], dict):
+        text = echo_responses.input_text(body["input"])
+        return text, len(tokens_of(text))
     prompt = body.get("prompt", body.get("input", ""))
     text = prompt if isinstance(prompt, str) else " ".join(str(part) for part in prompt)
     return text, len(tokens_of(text))
@@ -90,7 +95,7 @@ class EchoServer:
         app.router.add_get("/version", self.version)
         app.router.add_get("/stats", self.stats)
         app.router.add_get("/v1/models", self.models)
-        for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings"):
+        for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"):
             app.router.add_post(path, self.serve)
         return app
 
@@ -131,13 +136,16 @@ class EchoServer:
         if self.faults.garbage_on_text and self.faults.garbage_on_text in text:
             return web.Response(body=b"\xff<garbage>", content_type="application/json")
         if request.path == "/v1/embeddings":
-            return self._embedding(text, prompt_tokens)
-        limit = int(body.get("max_tokens") or body.get("max_completion_tokens") or self.faults.max_tokens)
+            return self._embedding(body.get("input", text), prompt_tokens)
+        asked = (body.get(name) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"))
+        limit = int(next(filter(None, asked), self.faults.max_tokens))
         tokens = tokens_of(text)[:limit]
         job = _Job(
             self, request, body, tokens, prompt_tokens, "length" if limit < len(tokens_of(text)) else "stop"
         )
         async with self.capacity:
+            if request.path == "/v1/responses":
+                return await (job.response_stream() if body.get("stream") else job.response())
             return await (job.stream(text) if body.get("stream") else job.whole(text))
 
     async def _fault_before(self, text: str) -> None:
@@ -153,10 +161,18 @@ class EchoServer:
         error = {"message": message, "type": "BadRequestError", "param": None, "code": status}
         return web.json_response({"error": error}, status=status)
 
-    def _embedding(self, text: str, prompt_tokens: int) -> web.Response:
-        digest = hashlib.sha256(text.encode()).digest()
-        vector = [round(byte / 127.5 - 1, 6) for byte in digest[:8]]
-        data = [{"object": "embedding", "index": 0, "embedding": vector}]
+    def _embedding(self, given: Any, prompt_tokens: int) -> web.Response:
+        """One vector for each text, made of its hash."""
+        texts = given if isinstance(given, list) else [given]
+        digests = [hashlib.sha256(str(text).encode()).digest() for text in texts]
+        data = [
+            {
+                "object": "embedding",
+                "index": i,
+                "embedding": [round(byte / 127.5 - 1, 6) for byte in digest[:8]],
+            }
+            for i, digest in enumerate(digests)
+        ]
         usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
         return web.json_response({"object": "list", "model": self.model, "data": data, "usage": usage})
 
@@ -178,9 +194,9 @@ class _Job:
         self.chat = request.path == "/v1/chat/completions"
         total = prompt_tokens + len(tokens)
         self.usage = {"prompt_tokens": prompt_tokens, "total_tokens": total, "completion_tokens": len(tokens)}
-        number = server.counts["seen"]
+        self.number = server.counts["seen"]
         self.head = {
-            "id": f"chatcmpl-{number}" if self.chat else f"cmpl-{number}",
+            "id": f"chatcmpl-{self.number}" if self.chat else f"cmpl-{self.number}",
             "created": int(time.time()),
             "model": server.model,
         }
@@ -217,6 +233,21 @@ class _Job:
         if (self.body.get("stream_options") or {}).get("include_usage"):
             await out.write(sse({**self.head, "object": self._kind(), "choices": [], "usage": self.usage}))
         await out.write(sse("[DONE]"))
+        await out.write_eof()
+        return out
+
+    async def response(self) -> web.StreamResponse:
+        answer = "".join([token async for token in self.pace()])
+        used = (self.usage["prompt_tokens"], len(self.tokens))
+        said = echo_responses.response(self.number, self.server.model, answer, "completed", used)
+        return web.json_response(said)
+
+    async def response_stream(self) -> web.StreamResponse:
+        out = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        await out.prepare(self.request)
+        prompt_tokens = self.usage["prompt_tokens"]
+        async for event in echo_responses.events(self.number, self.server.model, self.pace(), prompt_tokens):
+            await out.write(event)
         await out.write_eof()
         return out
 

@@ -13,19 +13,21 @@ from typing import Any
 
 from portal.errors import ApiError
 
+RESPONSES = "/v1/responses"
 _USAGE = b'"stream_options":{"include_usage":true},'
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """`body` is what the engine gets: streams always report their usage. `strips_usage`: the client did not
-    ask for it and does not see it."""
+    ask for it and does not see it. `background`: /v1/responses' own way to ask for an answer later."""
 
     api: str
     model: str
     stream: bool
     strips_usage: bool
     body: bytes
+    background: bool = False
 
 
 def read(api: str, body: bytes) -> Asked:
@@ -35,7 +37,7 @@ def read(api: str, body: bytes) -> Asked:
     if not isinstance(model, str) or not model:
         raise _wrong("model", "must be the name of a model")
     _CHECKS[api](raw)
-    for name in ("max_tokens", "max_completion_tokens", "n"):
+    for name in ("max_tokens", "max_completion_tokens", "max_output_tokens", "n"):
         _whole_number(raw, name, least=1)
     for name in ("temperature", "top_p", "presence_penalty", "frequency_penalty"):
         if not isinstance(raw.get(name), (int, float, type(None))) or isinstance(raw.get(name), bool):
@@ -46,8 +48,12 @@ def read(api: str, body: bytes) -> Asked:
     options = raw.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise _wrong("stream_options", "must be an object")
+    if api == RESPONSES and raw.get("background"):
+        return _in_background(api, model, raw)
     if not stream:
         return Asked(api, model, False, False, body)
+    if api not in _USAGE_ON_REQUEST:
+        return Asked(api, model, True, False, body)
     if options and options.get("include_usage"):
         return Asked(api, model, True, False, body)
     return Asked(api, model, True, True, _with_usage(raw, body))
@@ -71,6 +77,14 @@ def _object(body: bytes) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ApiError("invalid_json", detail="it is not an object")
     return raw
+
+
+def _in_background(api: str, model: str, raw: dict[str, Any]) -> Asked:
+    """The engine is not told: it would keep the answer in its own memory, which ends with its job."""
+    if raw.get("stream"):
+        raise _wrong("stream", "must be false when 'background' is true: ask for the response by its id")
+    kept = {name: value for name, value in raw.items() if name not in ("background", "stream", "store")}
+    return Asked(api, model, False, False, json.dumps(kept).encode(), background=True)
 
 
 def _with_usage(raw: dict[str, Any], body: bytes) -> bytes:
@@ -100,12 +114,39 @@ def _completion(raw: dict[str, Any]) -> None:
         raise _wrong("prompt", "must be a string or a list")
 
 
+def _embedding(raw: dict[str, Any]) -> None:
+    given = raw.get("input")
+    if not isinstance(given, (str, list)) or given in ("", []):
+        raise _wrong("input", "must be a text or a list of texts")
+    if raw.get("stream"):
+        raise _wrong("stream", "does not exist for embeddings")
+
+
+def _response(raw: dict[str, Any]) -> None:
+    given = raw.get("input")
+    if not isinstance(given, (str, list)) or given == []:
+        raise _wrong("input", "must be a text or a list of items")
+    if raw.get("previous_response_id") is not None:
+        raise _wrong(
+            "previous_response_id",
+            "is not supported: nothing is kept of earlier responses, send the whole conversation in 'input'",
+        )
+    if raw.get("conversation") is not None:
+        raise _wrong("conversation", "is not supported: send the whole conversation in 'input'")
+    if raw.get("background") not in (None, True, False):
+        raise _wrong("background", "must be true or false")
+
+
 # The paths of the data plane. A new one is a line here; the ingress has its own list (wire.FORWARDED_PATHS).
 _CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
     "/v1/chat/completions": _chat,
     "/v1/completions": _completion,
+    "/v1/embeddings": _embedding,
+    RESPONSES: _response,
 }
 APIS = frozenset(_CHECKS)
+# Streams that report their usage only when asked to. Responses always do, in their last event.
+_USAGE_ON_REQUEST = frozenset({"/v1/chat/completions", "/v1/completions"})
 
 
 def _whole_number(raw: dict[str, Any], name: str, least: int) -> None:

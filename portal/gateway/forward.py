@@ -115,7 +115,7 @@ class Forward:
                     ex.content_at = time.time()
                 if out := tap.feed(chunk):
                     # Set before it is sent: a client that hangs up on [DONE] has had its whole answer.
-                    ex.complete = ex.complete or _LAST_WORD in out[-32:]
+                    ex.complete = ex.complete or tap.over or _LAST_WORD in out[-32:]
                     await ex.chunk(out)
         except (aiohttp.ClientError, OSError):
             if not ex.complete:

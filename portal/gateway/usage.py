@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 _TAIL = 65_536
 _LONGEST_EVENT = 1_048_576
-_PROMPT = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,9})')
-_COMPLETION = re.compile(rb'"completion_tokens"\s*:\s*(\d{1,9})')
+# /v1/responses has names of its own for them.
+_PROMPT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,9})')
+_COMPLETION = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,9})')
+_DATA = re.compile(rb"^data:(.*)$", re.MULTILINE)
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _END = re.compile(rb"\r?\n\r?\n")
 
@@ -40,6 +42,7 @@ class UsageTap:
         self._strips = strips
         self._rest = b""  # an event that has not ended yet; nothing of it has been passed on
         self.usage = Usage()
+        self.over = False  # the event that ends a response has been seen
 
     def feed(self, chunk: bytes) -> bytes:
         if not self._rest and chunk.endswith(b"\n\n"):
@@ -71,11 +74,18 @@ class UsageTap:
 
     def _took(self, event: bytes) -> bool:
         """True for the event that is there only for the usage."""
-        if not event.startswith(b"data:"):
+        data = _DATA.search(event)
+        if data is None:
             return False
         try:
-            usage = json.loads(event[5:]).get("usage")
-            found = Usage(int(usage["prompt_tokens"]), int(usage.get("completion_tokens") or 0))
+            said = json.loads(data.group(1))
+            response = said.get("response")
+            usage = (response if isinstance(response, dict) else said).get("usage")
+            if isinstance(response, dict):
+                found = Usage(int(usage["input_tokens"]), int(usage["output_tokens"]))
+                self.over = True
+            else:
+                found = Usage(int(usage["prompt_tokens"]), int(usage.get("completion_tokens") or 0))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return False
         self.usage = found
