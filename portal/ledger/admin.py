@@ -10,7 +10,7 @@ from django.utils.safestring import SafeString
 
 from portal.accounts.models import Project, User
 from portal.dashboard.readonly import ReadOnlyAdmin, link, link_list, short
-from portal.ledger.models import Batch, Depth, File, Holder, Payload, Request, RequestEvent
+from portal.ledger.models import Batch, BatchEnd, Depth, File, Holder, Payload, Request, RequestEvent
 
 
 @admin.register(Request)
@@ -111,10 +111,29 @@ class DepthAdmin(ReadOnlyAdmin[Depth]):
 
 @admin.register(File)
 class FileAdmin(ReadOnlyAdmin[File]):
-    list_display = ["id", "purpose", "bytes", "project_id", "user_id", "created_at", "expires_at"]
+    list_display = [
+        "id",
+        "purpose",
+        "bytes",
+        "project_id",
+        "user_id",
+        "created_at",
+        "expires_at",
+        "erased_at",
+    ]
     list_filter = ["purpose"]
     search_fields = ["=id"]
-    fields = ["id", "purpose", "name", "bytes", "project_id", "user_id", "created_at", "expires_at"]
+    fields = [
+        "id",
+        "purpose",
+        "name",
+        "bytes",
+        "project_id",
+        "user_id",
+        "created_at",
+        "expires_at",
+        "erased_at",
+    ]
 
 
 @admin.register(Batch)
@@ -122,3 +141,16 @@ class BatchAdmin(ReadOnlyAdmin[Batch]):
     list_display = ["id", "state", "endpoint", "project_id", "total", "completed", "failed", "created_at"]
     list_filter = ["state", "endpoint"]
     search_fields = ["=id"]
+
+
+@admin.register(BatchEnd)
+class BatchEndAdmin(ReadOnlyAdmin[BatchEnd]):
+    """Lines whose end is not in a file yet. Their results are not even read."""
+
+    list_display = ["id", "batch_id", "request_id"]
+    fields = ["id", "batch_id", "request_id"]
+    search_fields = ["=batch_id", "=request_id"]
+    show_full_result_count = False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[BatchEnd]:
+        return super().get_queryset(request).defer("result")

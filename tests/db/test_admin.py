@@ -26,7 +26,7 @@ from portal.fleet.models import (
     PilotLog,
     PoolState,
 )
-from portal.ledger.models import Batch, File, Holder, Request, RequestEvent
+from portal.ledger.models import Batch, BatchEnd, File, Holder, Request, RequestEvent
 from tests.api import world as make
 from tests.api.world import CANARY_BODY, CANARY_RESULT, ApiClient, Person, World
 
@@ -75,14 +75,14 @@ def world(db: None) -> World:
         purpose="batch",
         name="in.jsonl",
         bytes=3,
-        path="/x",
         created_at=now,
         expires_at=now,
     )
-    Batch.objects.create(
+    batch = Batch.objects.create(
         project_id=1, user_id=1, state="validating", endpoint="/v1/completions", input_file=file,
         created_at=now, expires_at=now,
     )  # fmt: skip
+    BatchEnd.objects.create(batch_id=batch.id, request_id=row.id, result=b"secret")
     return made
 
 
