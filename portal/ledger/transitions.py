@@ -100,6 +100,16 @@ class Finish:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     result: bytes | None = None
+    keep: bool = False  # also of a held request: it has an Idempotency-Key
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a queued request stands, and how it got there."""
+
+    order_key: float
+    accepted_at: datetime
+    crashes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +206,18 @@ def grant(cur: Cursor, grants: Sequence[Grant], now: datetime) -> dict[UUID, int
         fetch=True,
     )
     return {UUID(str(id_)): attempt for id_, attempt in moved}
+
+
+def reattach(cur: Cursor, id_: UUID, holder: str) -> Place | None:
+    """queued, held or detached → queued and held here, in its old place; None when it does not wait any more."""
+    cur.execute(
+        """UPDATE ledger_request SET lane = 'held', holder = %s
+           WHERE id = %s AND state = 'queued' AND lane IN ('held', 'async')
+           RETURNING order_key, accepted_at, crashes""",
+        (holder, str(id_)),
+    )
+    found = cur.fetchone()
+    return None if found is None else Place(*found)
 
 
 def claim(
@@ -302,8 +324,10 @@ def finish(cur: Cursor, rows: Sequence[Finish]) -> list[UUID]:
         fetch=True,
     )  # fmt: skip
     lanes = {UUID(str(id_)): lane for id_, lane in moved}
-    _erase(cur, [id_ for id_, lane in lanes.items() if lane == "held"])
-    results = [(r.id, r.result) for r in rows if r.result is not None and lanes.get(r.id, "held") != "held"]
+    kept = {r.id for r in rows if r.keep and r.result is not None}
+    _erase(cur, [id_ for id_, lane in lanes.items() if lane == "held" and id_ not in kept])
+    answered = {id_ for id_, lane in lanes.items() if lane != "held" or id_ in kept}
+    results = [(r.id, r.result) for r in rows if r.result is not None and r.id in answered]
     if results:
         execute_values(
             cur,
