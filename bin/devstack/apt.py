@@ -68,6 +68,7 @@ SERVICES = (
     on_path("slurm-wlm", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol"),
     VENV,
 )
+BENCH = (on_path("wrk", "wrk"),)
 BROWSER = (on_path("chromium", "chromium"),)
 
 # Precautions, each only where nobody had decided otherwise before, each undone at the end:

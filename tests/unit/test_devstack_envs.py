@@ -112,6 +112,14 @@ def test_comment_lines_name_an_extra_index_and_what_to_leave_out() -> None:
     assert read_notes("# an extra index is not needed\nx==1\n") == Notes(None, ())
 
 
+def test_a_file_that_names_everything_is_installed_without_pips_own_resolving(
+    checkout: Path, pip: Pip
+) -> None:
+    (checkout / "requirements.txt").write_text("# pip: --no-deps\nx==1\n")
+    ensure(Environment("peer", ("requirements.txt",)), SILENT)
+    assert "--no-deps" in pip.asked[-1]
+
+
 @pytest.mark.parametrize(
     ("output", "words"),
     [

@@ -1,0 +1,239 @@
+"""What the gateway costs: requests a second and latency, beside other proxies in front of the same null back end.
+
+Ours does all it does in production: token, limits, admission in Redis, routing, a row in PostgreSQL for each
+request. The others only pass on (LiteLLM also compares a master key). One process each; wrk with one thread.
+
+req_s              ours, 32 connections, whole answers
+ratio_litellm      req_s over LiteLLM's proxy; ratio_ray: over a Ray Serve deployment; ratio_bare: over aiohttp + uvloop
+added_p50_ms       one connection: ours less the back end itself
+streams_ratio_bare streams of 64 chunks a second, 32 connections, over the bare proxy's
+rss_growth_mb      resident memory of our process after 200,000 more requests
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import statistics
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+from devstack import apt, berth, checkout, demomodel, envs
+from devstack.bench import Bench
+from devstack.ports import accepts, free_port
+from devstack.procs import Child, Command
+from devstack.rundir import RunDir
+from devstack.site import Site
+from devstack.stack import Stack
+
+from tests.bench import _wrk
+from tests.bench._wrk import Load, Rate
+
+TITLE = "our gateway, LiteLLM, Ray Serve and a bare proxy in front of a null back end"
+ROUNDS = 3
+RUN_S = 3.0
+GROWTH_REQUESTS = 200_000
+GROWTH_LIMIT_S = 180.0
+QUESTION = {"messages": [{"role": "user", "content": "What is Slurm?"}], "max_tokens": 64}
+HERE = checkout.ROOT / "tests" / "bench"
+
+
+@dataclass
+class Proxy:
+    """Something in front of the back end, and what was measured at it."""
+
+    name: str
+    url: str
+    model: str
+    token: str = "none"
+    one: list[Rate] = field(default_factory=list)
+    many: list[Rate] = field(default_factory=list)
+    streams: list[Rate] = field(default_factory=list)
+
+    def load(self, **more: Any) -> Load:
+        return Load(f"{self.url}/v1/chat/completions", self.token, {"model": self.model, **QUESTION, **more})
+
+    def measure(self, folder: Path) -> None:
+        self.one.append(_wrk.drive(folder, self.load(), 1, RUN_S))
+        self.many.append(_wrk.drive(folder, self.load(), 32, RUN_S))
+        self.streams.append(_wrk.drive(folder, self.load(stream=True), 32, RUN_S))
+
+    @property
+    def p50_ms(self) -> float:
+        return statistics.median(rate.p50_ms for rate in self.one)
+
+    @property
+    def req_s(self) -> float:
+        return statistics.median(rate.per_s for rate in self.many)
+
+    @property
+    def streams_s(self) -> float:
+        return statistics.median(rate.per_s for rate in self.streams)
+
+
+def run(ctx: Bench) -> dict[str, float]:
+    apt.install(apt.BENCH, ctx.progress, checkout.cache_dir() / "apt.log")
+    for peer in (envs.PEER_LITELLM, envs.PEER_RAY):
+        envs.ensure(peer, ctx.progress)
+    with ctx.stack() as stack, processes(ctx) as home:
+        back = Proxy("back end itself", start_backend(home), "null")
+        bare = Proxy("bare aiohttp proxy", start_bare(home, back.url), "null")
+        with gateway(ctx, stack, back.url) as (site, ours):
+            with ctx.progress.step(f"Measure ours, the bare proxy and the back end, {ROUNDS} rounds"):
+                for each in (back, bare, ours):  # connections, caches
+                    _wrk.drive(ctx.folder, each.load(), 32, 1)
+                for _ in range(ROUNDS):
+                    for each in (back, bare, ours):
+                        each.measure(ctx.folder)
+            growth_mb = growth(ctx, site, ours)
+        litellm = peer(ctx, home, "LiteLLM", start_litellm, back.url)
+        ray = peer(ctx, home, "Ray Serve", start_ray, back.url)
+    ctx.table(
+        ["", "c=1 p50 ms", "c=32 req/s", "c=32 streams/s"],
+        [(p.name, p.p50_ms, p.req_s, p.streams_s) for p in (back, bare, ours, litellm, ray)],
+    )
+    return {
+        "req_s": round(ours.req_s),
+        "ratio_litellm": round(ours.req_s / litellm.req_s, 1),
+        "ratio_ray": round(ours.req_s / ray.req_s, 1),
+        "ratio_bare": round(ours.req_s / bare.req_s, 3),
+        "added_p50_ms": round(ours.p50_ms - back.p50_ms, 3),
+        "streams_ratio_bare": round(ours.streams_s / bare.streams_s, 3),
+        "rss_growth_mb": round(growth_mb, 1),
+    }
+
+
+def growth(ctx: Bench, site: Site, ours: Proxy) -> float:
+    """Resident MB that 200,000 requests add. Fewer where the machine is too slow; it says so."""
+    before, sent, spent_s = rss_mb(site.pid("web")), 0, 0.0
+    with ctx.progress.step("Measure the memory of 200,000 requests"):
+        while sent < GROWTH_REQUESTS and spent_s < GROWTH_LIMIT_S:
+            sent += _wrk.drive(ctx.folder, ours.load(), 32, 10).requests
+            spent_s += 10
+    after = rss_mb(site.pid("web"))
+    ctx.say(f"  {before:.0f} MB, after {sent:,} more requests {after:.0f} MB")
+    return after - before
+
+
+def rss_mb(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
+
+
+# What is started
+
+
+@contextlib.contextmanager
+def processes(ctx: Bench) -> Iterator[RunDir]:
+    """A home for what is started beside the services; all of it is ended with it."""
+    home = RunDir(ctx.folder / "proxies")
+    home.open()
+    home.watch()
+    try:
+        yield home
+    finally:
+        home.close()
+
+
+def started(
+    home: RunDir,
+    name: str,
+    argv: list[str],
+    port: int,
+    env: dict[str, str] | None = None,
+    within_s: float = 30,
+) -> Child:
+    base = {"PATH": apt.SERVER_PATH, "HOME": str(home.path), "LANG": "C.UTF-8"}
+    child = Child(Command(name, argv, {**base, **(env or {})}, cwd=HERE), home)
+    child.wait_ready(lambda: accepts(port), within_s)
+    return child
+
+
+def start_backend(home: RunDir) -> str:
+    port = free_port()
+    argv = [sys.executable, "-m", "uvicorn", "_null_backend:app", "--host", "127.0.0.1", "--port", str(port)]
+    argv += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--lifespan", "off"]
+    started(home, "backend", argv, port)
+    return f"http://127.0.0.1:{port}"
+
+
+def start_bare(home: RunDir, backend: str) -> str:
+    port = free_port()
+    started(home, "bare", [sys.executable, str(HERE / "_bare_proxy.py"), str(port), backend], port)
+    return f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def gateway(ctx: Bench, stack: Stack, backend: str) -> Iterator[tuple[Site, Proxy]]:
+    """Our web process alone, with a route to the back end as a pilot's sync would have written it."""
+    settings = {"BERTH_SERVE": "gateway"}
+    with Site(ctx.folder, stack.env(), ctx.progress, settings) as site:
+        with ctx.progress.step("Migrate the database; a token, the model"):
+            seeded = berth.set_up(stack, site, demomodel.folder())
+        with ctx.progress.step("Start the gateway"):
+            route(stack, seeded.model, backend)
+            site.start(["web"])
+        yield site, Proxy("Berth's gateway", site.url, seeded.model, seeded.token)
+
+
+def route(stack: Stack, pool: str, transport: str, cap: int = 256) -> None:
+    assert stack.redis is not None
+    said = {"transport": transport, "pilot": str(uuid.uuid4()), "cap": cap, "state": "hot", "model": pool}
+    with redis.Redis.from_url(stack.redis.url) as client:
+        client.hset(f"berth:{{{pool}}}:routes", str(uuid.uuid4()), json.dumps(said))
+
+
+def start_litellm(home: RunDir, backend: str) -> tuple[Child, Proxy]:
+    port, key = free_port(), f"sk-{secrets.token_hex(8)}"
+    config = home.path / "litellm.yaml"
+    config.write_text(
+        json.dumps(
+            {
+                "model_list": [
+                    {
+                        "model_name": "null",
+                        "litellm_params": {
+                            "model": "openai/null",
+                            "api_base": f"{backend}/v1",
+                            "api_key": "none",
+                        },
+                    }
+                ],
+                "general_settings": {"master_key": key},
+            }
+        )
+    )
+    argv = [str(envs.PEER_LITELLM.folder() / "bin" / "litellm"), "--config", str(config)]
+    argv += ["--host", "127.0.0.1", "--port", str(port), "--num_workers", "1", "--telemetry", "False"]
+    env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    child = started(home, "litellm", argv, port, env, within_s=120)
+    return child, Proxy("LiteLLM proxy", f"http://127.0.0.1:{port}", "null", key)
+
+
+def start_ray(home: RunDir, backend: str) -> tuple[Child, Proxy]:
+    port = free_port()
+    folder = home.short() / "r"
+    argv = [str(envs.PEER_RAY.python), str(HERE / "_ray_proxy.py"), str(port), backend, str(folder)]
+    env = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_LOG_TO_STDERR": "0"}
+    child = started(home, "ray", argv, port, env, within_s=120)
+    return child, Proxy("Ray Serve", f"http://127.0.0.1:{port}", "null")
+
+
+def peer(ctx: Bench, home: RunDir, name: str, start: Any, backend: str) -> Proxy:
+    """Started, measured and ended, so that what it does while idle slows nobody else."""
+    with ctx.progress.step(f"Measure {name}"):
+        child, proxy = start(home, backend)
+        try:
+            _wrk.drive(ctx.folder, proxy.load(), 4, 3, may_fail=True)  # routes, imports
+            for _ in range(ROUNDS):
+                proxy.measure(ctx.folder)
+        finally:
+            child.stop()
+    assert isinstance(proxy, Proxy)
+    return proxy
