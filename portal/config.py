@@ -90,6 +90,10 @@ class Config:
     """Largest request body accepted by the gateway."""
     max_wait_s: float
     """Longest time a non-streaming request is held for a model that is not ready."""
+    ticket_s: float
+    """How long a request keeps its place after its client was told to come again."""
+    idempotency_s: float
+    """How long the answer to a request with an Idempotency-Key is kept, in seconds."""
     heartbeat_s: float
     """Seconds between SSE comment heartbeats while a stream waits; at most 15."""
     lease_wait_s: float
@@ -175,6 +179,8 @@ def parse(environ: Mapping[str, str] | None = None) -> Config:
                 poison_after=env.int("POISON_AFTER", 3),
                 max_body_bytes=env.int("MAX_BODY_BYTES", 32 * 1024 * 1024),
                 max_wait_s=env.float("MAX_WAIT_S", 540.0),
+                ticket_s=env.float("TICKET_S", 1800.0),
+                idempotency_s=env.float("IDEMPOTENCY_S", 86400.0),
                 heartbeat_s=env.float("HEARTBEAT_S", 10.0),
                 lease_wait_s=env.float("LEASE_WAIT_S", 20.0),
                 result_keep_days=env.int("RESULT_KEEP_DAYS", 7),

@@ -69,9 +69,16 @@ _TABLE = (
     Kind("conflict", 409, REQUEST, "client", "{detail}", "Read the current state and decide again."),
     Kind("cancelled", 409, REQUEST, "client", "The request was cancelled.",
          "Send it again if you still want the answer."),
+    Kind("idempotency_conflict", 422, REQUEST, "client",
+         "This Idempotency-Key has been used for another request within the last 24 hours.",
+         "Use a new key for each request, and the same key only for the same body."),
+    Kind("response_not_found", 404, REQUEST, "client", "No response of yours has the id '{detail}'.",
+         "Only responses asked for with background: true are kept, and those for a limited time."),
     # Waiting
     Kind("model_starting", 503, SERVER, "site", "The model is not ready yet. {detail}",
          "Try again after the seconds in Retry-After, or use stream: true, which waits as long as it takes."),
+    Kind("in_flight", 503, SERVER, "site", "The request with this Idempotency-Key is still being answered.",
+         "Send it again after the seconds in Retry-After: its answer is kept."),
     Kind("model_unavailable", 503, SERVER, "site", "The model cannot be started now: {detail}",
          "An operator has to look at it; trying again soon will not help."),
     Kind("detached", 503, SERVER, "site", "The connection lost its place, but the request is still queued.",
@@ -95,6 +102,8 @@ _TABLE = (
 
 # Trying these again soon cannot help; OpenAI's clients obey the header instead of retrying twice.
 _FINAL = frozenset({"model_unavailable", "poison", "replica_lost", "cancelled", "detached"})
+# Trying these again is how the answer is had.
+_AGAIN = frozenset({"model_starting", "in_flight"})
 
 KINDS: dict[str, Kind] = {kind.code: kind for kind in _TABLE}
 
@@ -142,6 +151,8 @@ class ApiError(Exception):
             headers.append((b"www-authenticate", b"Bearer"))
         if self.code in _FINAL:
             headers.append((b"x-should-retry", b"false"))
+        elif self.code in _AGAIN:
+            headers.append((b"x-should-retry", b"true"))
         if self.retry_after_s is not None:
             headers.append((b"retry-after", str(self.retry_after_s).encode()))
         return headers

@@ -26,7 +26,8 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
 from portal import postgres
-from portal.ledger import transitions
+from portal.ledger import repeats, transitions
+from portal.ledger.repeats import Repeat
 from portal.ledger.transitions import Finish, Grant, Interrupted, NewRequest, Recorded
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Look:
     id: UUID
 
 
-Move = NewRequest | Recorded | Grant | Interrupted | Finish | Cancel | EndQueued | Look
+Move = NewRequest | Recorded | Grant | Interrupted | Finish | Cancel | EndQueued | Repeat | Look
 
 
 @dataclass(slots=True, eq=False)
@@ -123,9 +124,13 @@ class Writer:
         answer: tuple[str, str] | None = await self._ask(Look(id_))
         return answer
 
+    async def repeat(self, move: Repeat) -> repeats.Answer:
+        answer: repeats.Answer = await self._ask(move)
+        return answer
+
     # Nobody waits for these; they are written as soon as the database lets us.
 
-    def later(self, move: Recorded | Finish | Interrupted | Cancel | EndQueued) -> None:
+    def later(self, move: Recorded | Finish | Interrupted | Cancel | EndQueued | Repeat) -> None:
         if self._queue.qsize() > _LATE_LIMIT and isinstance(move, Recorded):
             self.lost_records += 1
             return
@@ -227,6 +232,9 @@ class Writer:
             )
         for cancel in of(Cancel):
             transitions.cancel(cur, [cancel.id], now, cancel.reason)
+        for job in jobs:
+            if isinstance(job.move, Repeat) and (said := repeats.apply(cur, job.move, now)) is not None:
+                answers[job.move.id] = said
         if looks := of(Look):
             cur.execute(
                 "SELECT id, state, lane FROM ledger_request WHERE id = ANY(%s)",
@@ -239,7 +247,10 @@ class Writer:
         """With every batch that is due one; when it was last done."""
         if time.monotonic() - self._beat_at < self._heartbeat_s:
             return self._beat_at
-        transitions.heartbeat(cur, self._gateway, "gateway", datetime.now(UTC))
+        now = datetime.now(UTC)
+        transitions.heartbeat(cur, self._gateway, "gateway", now)
+        repeats.expire(cur, now)
+        repeats.forget(cur, now)
         return time.monotonic()
 
     def _connection(self) -> Connection:
