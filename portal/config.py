@@ -100,6 +100,14 @@ class Config:
     """Longest time a pilot's lease poll is held open."""
     result_keep_days: int
     """Days that results of async requests are kept."""
+    files_dir: Path
+    """Folder 0700 with the content of batches' files. Shared by all gateways and Celery workers."""
+    max_file_bytes: int
+    """Largest file that may be uploaded."""
+    max_batch_lines: int
+    """Most requests in one batch."""
+    file_keep_days: int
+    """Days that uploaded files and batches' outputs are kept."""
 
     @property
     def instance(self) -> str:
@@ -152,10 +160,11 @@ def parse(environ: Mapping[str, str] | None = None) -> Config:
     root = Path(__file__).resolve().parent.parent
     with _environment(values):
         try:
+            state_dir = Path(env.str("STATE_DIR", str(root / ".run" / "state")))
             read = Config(
                 database_url=env.str("DATABASE_URL", "postgresql://berth@127.0.0.1:5432/berth"),
                 redis_url=env.str("REDIS_URL", "redis://127.0.0.1:6379/0"),
-                state_dir=Path(env.str("STATE_DIR", str(root / ".run" / "state"))),
+                state_dir=state_dir,
                 portal_url=env.str("PORTAL_URL", "http://127.0.0.1:8000").rstrip("/"),
                 spool=Path(env.str("SPOOL", str(root / ".run" / "spool"))),
                 agent_python=env.str("AGENT_PYTHON", "python3"),
@@ -184,6 +193,10 @@ def parse(environ: Mapping[str, str] | None = None) -> Config:
                 heartbeat_s=env.float("HEARTBEAT_S", 10.0),
                 lease_wait_s=env.float("LEASE_WAIT_S", 20.0),
                 result_keep_days=env.int("RESULT_KEEP_DAYS", 7),
+                files_dir=Path(env.str("FILES_DIR", str(state_dir / "files"))),
+                max_file_bytes=env.int("MAX_FILE_BYTES", 512 * 1024 * 1024),
+                max_batch_lines=env.int("MAX_BATCH_LINES", 200_000),
+                file_keep_days=env.int("FILE_KEEP_DAYS", 30),
             )
         except EnvError as error:
             raise ConfigError(f"{error}: see portal/config.py for kinds, units and defaults") from None

@@ -104,6 +104,15 @@ class Finish:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """Where a batch's line lies: nothing of it is copied into the ledger."""
+
+    file: UUID
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where a queued request stands, and how it got there."""
 
@@ -119,7 +128,8 @@ class Claimed:
     replica: UUID
     api: str
     alone: bool  # an engine died under it before: it runs alone
-    body: bytes
+    body: bytes  # b"" where there is a span
+    span: Span | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,14 +248,31 @@ def claim(
             rows = rows or _claim_lane(cur, lane, holder, pool, replica, 1, now, "crashes > 0")
     if not rows:
         return []
-    cur.execute(
-        "SELECT request, body FROM ledger_payload WHERE request = ANY(%s::uuid[])", ([r[0] for r in rows],)
-    )
-    bodies = {UUID(str(id_)): bytes(body) for id_, body in cur.fetchall()}
+    rows.sort(key=lambda r: r[4])
+    bodies = _bodies(cur, [r[0] for r in rows if r[5] is None])
+    files = _input_files(cur, {r[5] for r in rows if r[5] is not None})
     return [
-        Claimed(UUID(str(i)), attempt, replica, api, crashes > 0, bodies.get(UUID(str(i)), b""))
-        for i, attempt, api, crashes, order_key in sorted(rows, key=lambda r: r[4])
-    ]
+        Claimed(
+            UUID(str(i)), attempt, replica, api, crashes > 0, bodies.get(UUID(str(i)), b""),
+            None if batch is None else Span(files[UUID(str(batch))], offset, length),
+        )
+        for i, attempt, api, crashes, order_key, batch, offset, length in rows
+    ]  # fmt: skip
+
+
+def _bodies(cur: Cursor, ids: Sequence[Any]) -> dict[UUID, bytes]:
+    if not ids:
+        return {}
+    cur.execute("SELECT request, body FROM ledger_payload WHERE request = ANY(%s::uuid[])", (list(ids),))
+    return {UUID(str(id_)): bytes(body) for id_, body in cur.fetchall()}
+
+
+def _input_files(cur: Cursor, batches: Iterable[Any]) -> dict[UUID, UUID]:
+    wanted = list(batches)
+    if not wanted:
+        return {}
+    cur.execute("SELECT id, input_file_id FROM ledger_batch WHERE id = ANY(%s::uuid[])", (wanted,))
+    return {UUID(str(id_)): UUID(str(file)) for id_, file in cur.fetchall()}
 
 
 def _claim_lane(
@@ -260,7 +287,7 @@ def _claim_lane(
                 SELECT id FROM ledger_request
                 WHERE pool = %s AND lane = %s AND state = 'queued' AND {which}
                 ORDER BY order_key, id LIMIT %s FOR UPDATE SKIP LOCKED)) AND state = 'queued'
-            RETURNING id, attempt, api, crashes, order_key""",
+            RETURNING id, attempt, api, crashes, order_key, batch_id, batch_offset, batch_length""",
         (holder, str(replica), now, pool, lane, room),
     )
     return cur.fetchall()
@@ -286,7 +313,7 @@ def interrupt(
              replica = NULL, first_token_at = NULL
            FROM (VALUES %s) AS v (id, attempt, holder, crashed, poison, at, reason)
            WHERE r.id = v.id AND r.state = 'running' AND r.attempt = v.attempt AND r.holder = v.holder
-           RETURNING r.id, r.state, r.attempt, v.reason""",
+           RETURNING r.id, r.state, r.attempt, v.reason, r.batch_id""",
         [(r.id, r.attempt, r.holder, int(r.crashed), poison_after, now, r.reason) for r in rows],
         template="(%s::uuid, %s, %s, %s, %s, %s::timestamptz, %s)",
         page_size=len(rows),
@@ -295,13 +322,14 @@ def interrupt(
     poisoned = [UUID(str(m[0])) for m in moved if m[1] == "failed"]
     _event(cur, [(m[0], now, "poison" if m[1] == "failed" else "requeue", m[2], m[3]) for m in moved])
     _erase(cur, poisoned)
+    _tell_batches(cur, [(m[4], m[0], None) for m in moved if m[1] == "failed"])
     return [UUID(str(m[0])) for m in moved if m[1] == "queued"], poisoned
 
 
 def finish(cur: Cursor, rows: Sequence[Finish]) -> list[UUID]:
     """running → done | failed | cancelled, for the attempt and holder named; late ones move nothing (invariant 6).
 
-    A held request's payload is erased; a detached one's result is kept for its owner."""
+    A held request's payload is erased; a detached one's result is kept for its owner; a batch's goes to its files."""
     if not rows:
         return []
     moved = execute_values(
@@ -313,7 +341,7 @@ def finish(cur: Cursor, rows: Sequence[Finish]) -> list[UUID]:
            FROM (VALUES %s) AS v (id, attempt, holder, state, ended_at, first_token_at, http_status, error_code,
              error_text, prompt_tokens, completion_tokens)
            WHERE r.id = v.id AND r.state = 'running' AND r.attempt = v.attempt AND r.holder = v.holder
-           RETURNING r.id, r.lane""",
+           RETURNING r.id, r.lane, r.batch_id, r.attempt""",
         [
             (r.id, r.attempt, r.holder, r.state, r.ended_at, r.first_token_at, r.http_status, r.error_code,
              r.error_text, r.prompt_tokens, r.completion_tokens)
@@ -323,10 +351,12 @@ def finish(cur: Cursor, rows: Sequence[Finish]) -> list[UUID]:
         page_size=len(rows),
         fetch=True,
     )  # fmt: skip
-    lanes = {UUID(str(id_)): lane for id_, lane in moved}
+    lanes = {UUID(str(id_)): lane for id_, lane, _, _ in moved}
+    said = {(r.id, r.attempt): r.result for r in rows}
+    _tell_batches(cur, [(batch, id_, said[UUID(str(id_)), attempt]) for id_, _, batch, attempt in moved])
     kept = {r.id for r in rows if r.keep and r.result is not None}
     _erase(cur, [id_ for id_, lane in lanes.items() if lane == "held" and id_ not in kept])
-    answered = {id_ for id_, lane in lanes.items() if lane != "held" or id_ in kept}
+    answered = {id_ for id_, lane in lanes.items() if lane == "async" or id_ in kept}
     results = [(r.id, r.result) for r in rows if r.result is not None and r.id in answered]
     if results:
         execute_values(
@@ -345,13 +375,15 @@ def cancel(cur: Cursor, ids: Iterable[UUID], now: datetime, reason: str) -> list
         """UPDATE ledger_request r SET state = 'cancelled', ended_at = %s, error_code = 'cancelled'
            FROM (SELECT id, state FROM ledger_request WHERE id = ANY(%s::uuid[]) FOR UPDATE) was
            WHERE r.id = was.id AND r.state IN ('queued', 'parked', 'running')
-           RETURNING r.id, was.state, r.attempt, r.holder, r.pool, r.replica""",
+           RETURNING r.id, was.state, r.attempt, r.holder, r.pool, r.replica, r.batch_id""",
         (now, [str(i) for i in ids]),
     )
+    found = cur.fetchall()
     moved = [
         Cancelled(UUID(str(i)), was, attempt, holder, pool, UUID(str(replica)) if replica else None)
-        for i, was, attempt, holder, pool, replica in cur.fetchall()
+        for i, was, attempt, holder, pool, replica, _ in found
     ]
+    _tell_batches(cur, [(row[6], row[0], None) for row in found])
     _event(cur, [(m.id, now, "cancel", m.attempt, reason) for m in moved])
     _erase(cur, [m.id for m in moved])
     return moved
@@ -363,10 +395,12 @@ def end_queued(
     """queued | parked → expired | failed, for requests that nobody will run."""
     cur.execute(
         """UPDATE ledger_request SET state = %s, ended_at = %s, error_code = %s, error_text = %s
-           WHERE id = ANY(%s::uuid[]) AND state IN ('queued', 'parked') RETURNING id""",
+           WHERE id = ANY(%s::uuid[]) AND state IN ('queued', 'parked') RETURNING id, batch_id""",
         (state, now, error_code, error_text, [str(i) for i in ids]),
     )
-    moved = _ids(cur.fetchall())
+    found = cur.fetchall()
+    moved = _ids(found)
+    _tell_batches(cur, [(batch, id_, None) for id_, batch in found])
     _erase(cur, moved)
     return moved
 
@@ -435,6 +469,20 @@ def erase_results(cur: Cursor, ended_before: datetime) -> int:
         (ended_before,),
     )
     return cur.rowcount
+
+
+def _tell_batches(cur: Cursor, ends: Sequence[tuple[Any, Any, bytes | None]]) -> None:
+    """Puts ended lines of batches, with their results, where the batch's files are written from. Rows without a
+    batch are passed over."""
+    lines = [end for end in ends if end[0] is not None]
+    if lines:
+        execute_values(
+            cur,
+            "INSERT INTO ledger_batchend (batch_id, request_id, result) VALUES %s",
+            lines,
+            template="(%s::uuid, %s::uuid, %s::bytea)",
+            page_size=len(lines),
+        )
 
 
 def _ids(rows: Iterable[Any]) -> list[UUID]:

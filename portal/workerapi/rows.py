@@ -10,30 +10,44 @@ from psycopg2.extensions import cursor as Cursor
 
 from gpuworker import wire
 from portal.ledger import transitions as ledger
+from portal.ledger.contents import Contents
 
 _MOST_AT_ONCE = 256  # rows in one answer
 
 
-def claim(cur: Cursor, pilot: UUID, room: dict[str, int]) -> list[wire.LeasedRow]:
-    """Rows for the hot replicas of this pilot that have room. A pilot that drains gets none."""
+def claim(cur: Cursor, pilot: UUID, room: dict[str, int], contents: Contents) -> list[wire.LeasedRow]:
+    """Rows for the hot replicas of this pilot that have room. A pilot that drains gets none. A line of a batch
+    whose file is gone fails here."""
     cur.execute(
         """SELECT r.id, r.pool_id, r.cap FROM fleet_replica r JOIN fleet_pilot p ON p.id = r.pilot_id
            WHERE p.id = %s AND p.state IN ('submitted', 'pending', 'up') AND r.state = 'hot'""",
         (str(pilot),),
     )
     now = datetime.now(UTC)
-    rows: list[wire.LeasedRow] = []
+    rows: list[ledger.Claimed] = []
     for id_, pool, cap in cur.fetchall():
         replica, places = UUID(str(id_)), room.get(str(id_), 0)
         most = min(places, _MOST_AT_ONCE - len(rows))
         if most <= 0:
             continue
-        for row in ledger.claim(
+        rows += ledger.claim(
             cur, holder=str(pilot), pool=pool, replica=replica, room=most, now=now, idle=places >= cap
-        ):
-            body = row.body.decode("utf-8", "replace")
-            rows.append(wire.LeasedRow(str(row.id), row.attempt, str(replica), row.api, row.alone, body))
-    return rows
+        )
+    lines = contents.bodies(row.span for row in rows if row.span is not None)
+    lost = [row for row in rows if row.span is not None and row.span not in lines]
+    ledger.finish(cur, [_lost(row, str(pilot), now) for row in lost])
+    return [_leased(row, lines[row.span] if row.span else row.body) for row in rows if row not in lost]
+
+
+def _leased(row: ledger.Claimed, body: bytes) -> wire.LeasedRow:
+    return wire.LeasedRow(
+        str(row.id), row.attempt, str(row.replica), row.api, row.alone, body.decode("utf-8", "replace")
+    )
+
+
+def _lost(row: ledger.Claimed, pilot: str, now: datetime) -> ledger.Finish:
+    text = "The line cannot be read any more: its input file was deleted or changed."
+    return ledger.Finish(row.id, row.attempt, pilot, "failed", now, error_code="input_lost", error_text=text)
 
 
 def pools_of(cur: Cursor, pilot: UUID) -> list[str]:
