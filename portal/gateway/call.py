@@ -29,6 +29,10 @@ class Call:
     accepted_at: datetime
     since: float  # monotonic, the same moment
     task: asyncio.Task[Any] | None
+    order_key: float = 0.0  # its place in line, once it has to wait
+    key: str = ""  # its Idempotency-Key: it always gets a row, and its answer is kept
+    digest: str = ""  # of what is asked; known where asking again may matter
+    claim: UUID | None = None  # the try that took up its ticket
     route: Route | None = None  # where it runs; None while it waits
     granted_at: datetime | None = None
     has_row: bool = False  # its acceptance has been asked of the ledger
@@ -47,7 +51,8 @@ class Call:
             self.stopped = why
             self.task.cancel()
 
-    def to_accept(self, gateway: str) -> NewRequest:
+    def to_accept(self, gateway: str | None) -> NewRequest:
+        """`gateway`: that holds its connection; None = nobody waits for it."""
         return NewRequest(
             id=self.id,
             pool=self.pool,
@@ -56,8 +61,8 @@ class Call:
             user_id=self.caller.user_id,
             token_id=self.caller.token_id,
             api=self.asked.api,
-            stream=self.asked.stream,
-            lane="held",
+            stream=self.asked.stream and gateway is not None,
+            lane="async" if gateway is None else "held",
             order_key=self.accepted_at.timestamp(),
             holder=gateway,
             accepted_at=self.accepted_at,
@@ -103,6 +108,8 @@ class Call:
             error_text=end.error_text,
             prompt_tokens=end.prompt_tokens,
             completion_tokens=end.completion_tokens,
+            result=end.result if self.key else None,
+            keep=bool(self.key),
         )
 
 
@@ -117,6 +124,7 @@ class Ended:
     first_token_at: datetime | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    result: bytes | None = None  # what the client was told, where it will be asked for again
 
 
 def ended(end: End) -> Ended:

@@ -40,6 +40,13 @@ class Exchange:
         self.ended = False
         self.complete = False  # the client has been sent the last word; it may hang up now
         self.content_at: float | None = None  # UNIX seconds of the first byte of an engine's answer
+        self.extra: Headers = []  # sent with the answer, whichever it will be
+        self.kept: list[bytes] | None = None  # what is answered, where it will be asked for again
+
+    def rename(self, request_id: str) -> None:
+        """The client means a request that is known already."""
+        self.request_id = request_id
+        self._id_header = (b"x-request-id", request_id.encode())
 
     def header(self, name: bytes) -> str:
         for key, value in self.scope["headers"]:
@@ -85,12 +92,14 @@ class Exchange:
     async def answer(self, status: int, body: bytes, headers: Headers | None = None) -> None:
         """A whole JSON answer."""
         self.ended = True
+        if self.kept is not None:
+            self.kept.append(body)
         length = (b"content-length", str(len(body)).encode())
         await self._send(
             {
                 "type": "http.response.start",
                 "status": status,
-                "headers": [_JSON, length, self._id_header, *(headers or ())],
+                "headers": [_JSON, length, self._id_header, *self.extra, *(headers or ())],
             }
         )
         await self._send({"type": "http.response.body", "body": body})
@@ -99,17 +108,19 @@ class Exchange:
         """Status 200 and the headers of an event stream, once."""
         if not self.streaming:
             self.streaming = True
-            await self._send(
-                {"type": "http.response.start", "status": 200, "headers": [*_STREAM, self._id_header]}
-            )
+            headers = [*_STREAM, self._id_header, *self.extra]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def chunk(self, data: bytes) -> None:
+        if self.kept is not None:
+            self.kept.append(data)
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def comment(self, said: dict[str, Any]) -> None:
         """A heartbeat: an SSE comment, which clients skip."""
         await self.begin_stream()
-        await self.chunk(b": berth " + json.dumps(said).encode() + b"\n\n")
+        beat = b": berth " + json.dumps(said).encode() + b"\n\n"
+        await self._send({"type": "http.response.body", "body": beat, "more_body": True})
 
     async def end_stream(self) -> None:
         self.ended = True

@@ -35,7 +35,7 @@ class Hold:
 
     async def wait(self, ex: Exchange, asked: Asked, waiter: Waiter, since: float) -> Route:
         """Where the request may run. Raises ApiError when it is not going to. `since`: monotonic, its arrival."""
-        until = math.inf if asked.stream else since + self._patience_s(ex)
+        until = math.inf if asked.stream else since + self.patience_s(ex)
         beat_at = 0.0 if ex.streaming else time.monotonic() + FIRST_BEAT_S
         while True:
             now = time.monotonic()
@@ -68,7 +68,7 @@ class Hold:
         reason = phase.reason or "All places are taken."
         return {"position": position, "eta_s": phase.eta_s or None, "reason": reason}
 
-    def _patience_s(self, ex: Exchange) -> float:
+    def patience_s(self, ex: Exchange) -> float:
         """The smaller of our limit and the client's own time-out less 10 s, so that it hears from us first."""
         try:
             announced = float(ex.header(b"x-stainless-read-timeout") or math.inf)
