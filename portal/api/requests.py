@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from dataclasses import replace
 from typing import Any
 
 from django.db import connection, transaction
@@ -18,8 +19,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from portal import hints
-from portal.accounts.models import ApiToken
+from portal import hints, places
+from portal.accounts.models import ApiToken, Project
 from portal.api import access, telling
 from portal.api.access import INFERENCE, READ, HasScope, caller
 from portal.api.pages import NewestFirst
@@ -29,6 +30,7 @@ from portal.catalog.models import Model
 from portal.config import config
 from portal.errors import ApiError
 from portal.gateway import asked
+from portal.gateway.policy.estimate import tokens
 from portal.ledger import transitions
 from portal.ledger.models import Lane, RequestState
 from portal.ledger.models import Request as Row
@@ -46,32 +48,34 @@ class Requests(APIView):
         project = access.project_to_charge(request, said.validated_data["project"])
         model = access.model_for(said.validated_data["model"], [project])
         body = engine_body(said.validated_data["api"], said.validated_data["body"], model)
-        row = self._accept(request, project.pk, model, said.validated_data["api"], body)
+        row = self._accept(request, project, model, said.validated_data["api"], body)
         return Response(
             RequestDetail(telling.detail(row, with_result=True)).data,
             status.HTTP_202_ACCEPTED,
             headers={"Location": reverse("api:request", args=[row.id]), "x-request-id": str(row.id)},
         )
 
-    def _accept(self, request: Request, project_id: int, model: Model, api: str, body: bytes) -> Row:
+    def _accept(self, request: Request, project: Project, model: Model, api: str, body: bytes) -> Row:
         now = timezone.now()
         new = transitions.NewRequest(
             id=uuid.uuid4(),
             pool=model.pool_id,
             model=model.name,
-            project_id=project_id,
+            project_id=project.pk,
             user_id=caller(request).pk,
             token_id=request.auth.pk if isinstance(request.auth, ApiToken) else None,
             api=api,
             stream=False,
             lane=Lane.ASYNC,
-            order_key=now.timestamp(),
+            order_key=0.0,
             holder=None,
             accepted_at=now,
             body=body,
         )
         with transaction.atomic(), connection.cursor() as cur:
-            transitions.accept(plain(cur), [new])
+            share = tokens(body) / project.weight
+            (key,) = places.reserve(plain(cur), new.pool, new.lane, project.pk, [share])
+            transitions.accept(plain(cur), [replace(new, order_key=key)])
         # After the commit: a pilot that asks because of this must find the row.
         hints.rows_waiting(model.pool_id)
         return Row.objects.get(id=new.id)
@@ -148,6 +152,8 @@ def cancel(row: Row, reason: str) -> bool:
         # A gateway hears it now; a pilot with its next sync.
         if row.lane == Lane.HELD and gone.holder:
             hints.cancelled(gone.holder, gone.id, gone.attempt)
+    with connection.cursor() as cur:
+        places.give_back(plain(cur), [gone.id for gone in moved])
     return bool(moved)
 
 

@@ -28,6 +28,7 @@ class Caller:
     scopes: frozenset[str]
     expires_at: float  # UNIX seconds
     standing: Standing
+    weight: float  # of the project, under contention
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +53,27 @@ def read_callers(cur: Cursor, digests: Iterable[str]) -> dict[str, Caller]:
         """SELECT t.digest, t.id, t.user_id, t.project_id, t.scopes::text, extract(epoch FROM t.expires_at),
              t.revoked_at IS NOT NULL,
              u.is_active AND p.is_active AND EXISTS (SELECT 1 FROM accounts_membership m
-               WHERE m.user_id = t.user_id AND m.project_id = t.project_id)
+               WHERE m.user_id = t.user_id AND m.project_id = t.project_id), p.weight
            FROM accounts_apitoken t JOIN accounts_user u ON u.id = t.user_id
              JOIN accounts_project p ON p.id = t.project_id
            WHERE t.digest = ANY(%s)""",
         (wanted,),
     )
     callers = {}
-    for digest, id_, user, project, scopes, expires_at, revoked, active in cur.fetchall():
+    for digest, id_, user, project, scopes, expires_at, revoked, active, weight in cur.fetchall():
         standing: Standing = "revoked" if revoked else "active" if active else "disabled"
-        callers[digest] = Caller(id_, user, project, _scopes(scopes), float(expires_at), standing)
+        callers[digest] = Caller(id_, user, project, _scopes(scopes), float(expires_at), standing, weight)
     return callers
 
 
 def _scopes(text: str) -> frozenset[str]:
     return frozenset(str(scope) for scope in json.loads(text))
+
+
+def read_ticketed(cur: Cursor) -> frozenset[int]:
+    """Tokens with places in line that are kept for clients who were told to come again."""
+    cur.execute("SELECT DISTINCT token_id FROM ledger_ticket WHERE claimed_by IS NULL AND expires_at > now()")
+    return frozenset(token for (token,) in cur.fetchall())
 
 
 def read_models(cur: Cursor) -> dict[str, ModelEntry]:

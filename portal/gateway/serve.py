@@ -3,7 +3,8 @@
 1. Nobody waits and a hot replica has room: it runs at once and is recorded at its end.
 2. Else it is accepted: a row, then a place in line, then a grant, then a try at a replica.
 3. A try that was refused or lost before the client saw a byte goes back in line, with its old place.
-4. However it ends, it ends once: `_settle` is the only place that writes an end.
+4. Whoever was told to come again keeps its place: the row stays queued (`again`).
+5. However it ends, it ends once: `_settle` is the only place that writes an end.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from portal.gateway.call import Call, Ended, ended
 from portal.gateway.forward import End, Forward
 from portal.gateway.hold import QUEUE_PATIENCE_S, Hold
 from portal.gateway.keeper import Keeper
+from portal.gateway.order import Order
 from portal.gateway.slots import QueueDown, Route, Slots
 from portal.gateway.writer import Cancel, DatabaseDown, EndQueued, Writer
 from portal.ledger.transitions import Grant, Interrupted
@@ -47,15 +49,18 @@ class Serve:
         forward: Forward,
         waits: Callable[[str], None],
         poison_after: int,
+        leave: Callable[[Call], None],
     ) -> None:
         self._gateway = gateway
         self._slots = slots
         self._keeper = keeper
         self._writer = writer
+        self._order = Order(slots, writer)
         self._hold = hold
         self._forward = forward
         self._waits = waits
         self._poison_after = poison_after
+        self._leave = leave
         self._live: dict[str, Call] = {}
 
     def cancel(self, request: str) -> None:
@@ -86,27 +91,34 @@ class Serve:
             await call.ex.fail(error)
 
     async def _go(self, call: Call) -> None:
-        route = await _patiently(lambda: self._slots.admit(call.pool, call.request))
-        if route is not None:
-            self._running(call, route, admitted=True)
-            end = await self._forward.run(call.ex, call.asked, route, 0, alone=False)
-            if self._over(call, end):
+        if not call.has_row:
+            if not call.key and await self._at_once(call):
                 return
-            call.crashes += end.crashed
-            if call.crashes >= self._poison_after:
-                raise _poisoned(call)
-            await self._step_back(call, end)
-        call.has_row = True
-        await self._writer.accept(call.to_accept(self._gateway))
+            call.order_key = await _patiently(lambda: self._order.key(call, "held"))
+            call.has_row = True
+            await self._writer.accept(call.to_accept(self._gateway))
         while not await self._attempt(call):
             pass
+
+    async def _at_once(self, call: Call) -> bool:
+        """One try without standing in line, if nobody does and there is room. True when the request has ended."""
+        route = await _patiently(lambda: self._slots.admit(call.pool, call.request))
+        if route is None:
+            return False
+        self._running(call, route, admitted=True)
+        end = await self._forward.run(call.ex, call.asked, route, 0, alone=False)
+        if self._over(call, end):
+            return True
+        call.crashes += end.crashed
+        if call.crashes >= self._poison_after:
+            raise _poisoned(call)
+        await self._step_back(call, end)
+        return False
 
     async def _attempt(self, call: Call) -> bool:
         """In line → granted → one try. True when the request has ended."""
         waiter = await _patiently(
-            lambda: self._keeper.wait(
-                call.pool, call.request, call.accepted_at.timestamp(), alone=call.crashes > 0
-            )
+            lambda: self._keeper.wait(call.pool, call.request, call.order_key, alone=call.crashes > 0)
         )
         if not waiter.granted.done():
             self._waits(call.pool)
@@ -135,6 +147,8 @@ class Serve:
 
     def _running(self, call: Call, route: Route, *, admitted: bool) -> None:
         call.route, call.granted_at = route, datetime.now(UTC)
+        waited_ms = max(0.0, 1000 * (call.granted_at - call.accepted_at).total_seconds())
+        call.ex.extra = [(b"x-berth-queue-ms", b"%d" % waited_ms)]
         if admitted:
             self._keeper.hold(call.pool, route, call.request, alone=False, admitted=True)
 
@@ -145,10 +159,12 @@ class Serve:
             raise ApiError("internal")
         if end.kind == "failed":
             assert end.error is not None
-            self._write_end(call, ended(end))
+            # What the engine says of the request it says again; of itself, perhaps not.
+            said = end.error.body(call.request) if end.error.status < 500 else None
+            self._write_end(call, replace(ended(end), result=said))
             raise end.error
         if end.kind == "done":
-            self._write_end(call, ended(end))
+            self._write_end(call, replace(ended(end), result=b"".join(call.ex.kept or ())))
         return end.kind == "done"
 
     async def _step_back(self, call: Call, end: End) -> None:
@@ -202,12 +218,13 @@ class Serve:
         self._keeper.forget(call.pool, call.request)
         if not call.has_row:
             return
-        if call.stopped or error.code in ("database_unavailable", "internal"):
+        if error.code == "model_starting" and not call.stopped:
+            self._leave(call)
+        elif call.stopped or error.code in ("database_unavailable", "internal"):
             # Where the row is by now is not known: this comes after whatever is still on its way.
             self._writer.later(Cancel(call.id, end.error_code or "given up"))
         else:
-            state = "expired" if error.code == "model_starting" else "failed"
-            self._writer.later(EndQueued(call.id, state, error.code, text))
+            self._writer.later(EndQueued(call.id, "failed", error.code, text))
 
     def _write_end(self, call: Call, end: Ended) -> None:
         call.settled = True

@@ -25,6 +25,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from portal.gateway.policy.fairshare import Line
+
 LEASE_S = 15.0
 ACCEPT_S = 3.0  # a granted slot that its gateway does not take up by then is free again
 DIRECTORY_CHANNEL = "berth:directory"
@@ -52,6 +54,17 @@ def read_route(replica: str, text: bytes | str) -> Route:
     return Route(replica, str(raw["transport"]), str(raw["pilot"]), int(raw["cap"]))
 
 
+def tag_arguments(
+    lane: str, project: int, share: float, priority: int, request: str, seed: Line | None
+) -> list[Any]:
+    seeds: list[Any] = []
+    if seed is not None:
+        seeds = [repr(seed.vtime)]
+        for (of, level), finish in seed.finishes.items():
+            seeds += [of, level, repr(finish)]
+    return [lane, project, repr(share), priority, request, *seeds]
+
+
 def prefix(pool: str) -> str:
     return "berth:{%s}" % pool  # noqa: UP031  (an f-string would need four braces)
 
@@ -73,7 +86,8 @@ class Script:
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
 
 
-_SCRIPTS = {name: Script(name) for name in ("admit", "enqueue", "fill", "release", "renew")}
+_NAMES = ("admit", "enqueue", "fill", "release", "renew", "tag", "started", "give_back")
+SCRIPTS = {name: Script(name) for name in _NAMES}
 
 
 class Slots:
@@ -121,6 +135,26 @@ class Slots:
     def renew(self, pool: str, leases: Sequence[Lease]) -> asyncio.Future[Any]:
         flat = [part for lease in leases for part in (lease.replica, lease.request, int(lease.alone))]
         return _unwatched(self._script("renew", prefix(pool), LEASE_S, *flat))
+
+    async def tag(
+        self,
+        pool: str,
+        lane: str,
+        project: int,
+        share: float,
+        priority: int,
+        request: str,
+        seed: Line | None = None,
+    ) -> float | None:
+        """Reserves a place in line → its order key; None = Redis was flushed: come again with the line as
+        PostgreSQL knows it. `request`: '' for rows that pilots pull."""
+        args = tag_arguments(lane, project, share, priority, request, seed)
+        answer = await self._script("tag", prefix(pool), *args)
+        return float(answer) if answer else None
+
+    def started(self, pool: str, lane: str, order_key: float) -> asyncio.Future[Any]:
+        """Rows that pilots pull have started, with at most this key."""
+        return _unwatched(self._script("started", prefix(pool), lane, repr(order_key)))
 
     async def position(self, pool: str, request: str) -> int | None:
         """Place in line, from 1; None when it is not waiting there (being granted, or Redis was flushed)."""
@@ -206,7 +240,7 @@ class Slots:
             answers = await self._send(link, [_spelt(command) for command in commands])
             unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
             if unknown:
-                await self._send(link, [("SCRIPT", "LOAD", script.text) for script in _SCRIPTS.values()])
+                await self._send(link, [("SCRIPT", "LOAD", script.text) for script in SCRIPTS.values()])
                 for i, answer in zip(
                     unknown, await self._send(link, [_spelt(commands[i]) for i in unknown]), strict=True
                 ):
@@ -232,7 +266,7 @@ class Slots:
 def _spelt(command: tuple[Any, ...]) -> tuple[Any, ...]:
     if command[0] != "SCRIPT":
         return command
-    return ("EVALSHA", _SCRIPTS[command[1]].sha, 1, command[2] + ":wait", *command[2:])
+    return ("EVALSHA", SCRIPTS[command[1]].sha, 1, command[2] + ":wait", *command[2:])
 
 
 def _unwatched(future: asyncio.Future[Any]) -> asyncio.Future[Any]:

@@ -26,7 +26,8 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
 from portal import postgres
-from portal.ledger import repeats, transitions
+from portal.gateway.policy.fairshare import Line
+from portal.ledger import backlog, repeats, transitions
 from portal.ledger.repeats import Repeat
 from portal.ledger.transitions import Finish, Grant, Interrupted, NewRequest, Recorded
 
@@ -67,7 +68,16 @@ class Look:
     id: UUID
 
 
-Move = NewRequest | Recorded | Grant | Interrupted | Finish | Cancel | EndQueued | Repeat | Look
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the line stands that a request is about to enter."""
+
+    id: UUID
+    pool: str
+    lane: str
+
+
+Move = NewRequest | Recorded | Grant | Interrupted | Finish | Cancel | EndQueued | Repeat | Look | Standing
 
 
 @dataclass(slots=True, eq=False)
@@ -122,6 +132,11 @@ class Writer:
     async def look(self, id_: UUID) -> tuple[str, str] | None:
         """(state, lane) of a request."""
         answer: tuple[str, str] | None = await self._ask(Look(id_))
+        return answer
+
+    async def line(self, id_: UUID, pool: str, lane: str) -> Line:
+        """The lane of the pool as the ledger knows it."""
+        answer: Line = await self._ask(Standing(id_, pool, lane))
         return answer
 
     async def repeat(self, move: Repeat) -> repeats.Answer:
@@ -235,6 +250,8 @@ class Writer:
         for job in jobs:
             if isinstance(job.move, Repeat) and (said := repeats.apply(cur, job.move, now)) is not None:
                 answers[job.move.id] = said
+        for standing in of(Standing):
+            answers[standing.id] = backlog.line(cur, standing.pool, standing.lane)
         if looks := of(Look):
             cur.execute(
                 "SELECT id, state, lane FROM ledger_request WHERE id = ANY(%s)",

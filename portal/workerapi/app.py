@@ -26,6 +26,7 @@ from portal.errors import ApiError
 from portal.gateway.exchange import Exchange, Gone, Scope
 from portal.gateway.slots import QueueDown, Slots
 from portal.gateway.wake import Wake
+from portal.ledger import backlog
 from portal.ledger.contents import Contents
 from portal.workerapi import reports, rows
 from portal.workerapi.hints import Hints
@@ -187,9 +188,15 @@ class WorkerApi:
             watching.cancel()
 
     async def _started(self, found: list[wire.LeasedRow]) -> None:
-        """The virtual time of their lines goes on. A word that is lost is made up for by the next claim."""
+        """The virtual time of their lines goes on. A word that is lost is made up for by the next claim; the
+        rows are the pilot's already and must reach it."""
         ids = [UUID(row.request) for row in found]
-        for pool, lane, key in await self._database.run(partial(backlog.furthest, rows=ids)):
+        try:
+            lines = await self._database.run(partial(backlog.furthest, rows=ids))
+        except psycopg2.Error as error:
+            log.warning("virtual time: PostgreSQL: %s", str(error).strip().split("\n")[0])
+            return
+        for pool, lane, key in lines:
             self._slots.started(pool, lane, key)
 
     async def _give_back(self, pilot: UUID, found: list[wire.LeasedRow]) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from portal.gateway.policy.routing import Candidate, choose
-from portal.gateway.slots import _SCRIPTS, prefix
+from portal.gateway.slots import SCRIPTS, prefix
 
 POOL = "p/q-1.5"
 P = prefix(POOL)
@@ -29,7 +29,7 @@ def _client() -> redis_library.Redis:
 
 
 def _run(redis: redis_library.Redis, name: str, *args: Any) -> Any:
-    return redis.eval(_SCRIPTS[name].text.decode(), 1, P + ":wait", P, *args)
+    return redis.eval(SCRIPTS[name].text.decode(), 1, P + ":wait", P, *args)
 
 
 def _route(redis: redis_library.Redis, replica: str, cap: int) -> None:

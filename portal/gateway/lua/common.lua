@@ -7,6 +7,36 @@ local function clock()
   return tonumber(t[1]) + tonumber(t[2]) / 1000000
 end
 
+-- A double that comes back the same: Redis and Lua would cut it to 14 digits.
+local function exact(x)
+  return string.format('%.17g', x)
+end
+
+-- Those of a project that wait in the pool, by order key.
+local function line_key(p, project)
+  return p .. ':line:' .. project
+end
+
+-- A request with this key starts service. The virtual time of a flushed Redis is rebuilt by tag.lua only.
+local function started(p, lane, key)
+  local v = tonumber(redis.call('HGET', p .. ':vtime', lane))
+  if v and key > v then redis.call('HSET', p .. ':vtime', lane, exact(key)) end
+end
+
+-- Nothing of the project waits in this lane any more: what it reserved and did not use is forgotten.
+local function give_back(p, lane, project)
+  for priority = -1, 1 do redis.call('HDEL', p .. ':tags', lane .. ':' .. project .. ':' .. priority) end
+end
+
+-- The held request leaves the line of its project. `served`: it had its turn.
+local function leave_line(p, request, served)
+  local project = redis.call('HGET', p .. ':projects', request)
+  if not project then return end
+  redis.call('HDEL', p .. ':projects', request)
+  redis.call('ZREM', line_key(p, project), request)
+  if not served and redis.call('EXISTS', line_key(p, project)) == 0 then give_back(p, 'held', project) end
+end
+
 local function slots_key(p, replica)
   return p .. ':slots:' .. replica
 end
@@ -72,7 +102,8 @@ local function fill(p, t, accept_s)
   local routes = load_routes(p, t)
   local granted, passed = 0, 0
   while #routes > 0 do
-    local request = redis.call('ZRANGE', wait, passed, passed)[1]
+    local first = redis.call('ZRANGE', wait, passed, passed, 'WITHSCORES')
+    local request = first[1]
     if not request then break end
     local suspect = redis.call('SISMEMBER', p .. ':suspects', request) == 1
     local route
@@ -97,6 +128,8 @@ local function fill(p, t, accept_s)
         route.n = route.n + 1
         route.shut = suspect
         granted = granted + 1
+        started(p, 'held', tonumber(first[2]))
+        leave_line(p, request, true)
       end
     end
   end

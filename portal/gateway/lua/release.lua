@@ -5,5 +5,6 @@ if ARGV[5] == '1' then
   redis.call('ZREM', p .. ':wait', request)
   redis.call('HDEL', p .. ':owner', request)
   redis.call('SREM', p .. ':suspects', request)
+  leave_line(p, request, false)
 end
 return fill(p, clock(), tonumber(ARGV[2]))

@@ -1,0 +1,27 @@
+"""Where a new request stands in its pool's line: one Redis call, with PostgreSQL's help after a flush.
+
+Separate from `slots`, which knows only commands, and from `serve`, which asks before it accepts.
+"""
+
+from __future__ import annotations
+
+from portal.gateway.call import Call
+from portal.gateway.policy.estimate import tokens
+from portal.gateway.slots import Slots
+from portal.gateway.writer import Writer
+
+
+class Order:
+    def __init__(self, slots: Slots, writer: Writer) -> None:
+        self._slots = slots
+        self._writer = writer
+
+    async def key(self, call: Call, lane: str) -> float:
+        """Reserves its place. Raises QueueDown, DatabaseDown."""
+        share = tokens(call.asked.body) / call.caller.weight
+        request = call.request if lane == "held" else ""
+        key = await self._slots.tag(call.pool, lane, call.caller.project_id, share, 0, request)
+        while key is None:
+            line = await self._writer.line(call.id, call.pool, lane)
+            key = await self._slots.tag(call.pool, lane, call.caller.project_id, share, 0, request, line)
+        return key
