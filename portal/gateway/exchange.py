@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from portal.errors import ApiError
@@ -56,13 +56,17 @@ class Exchange:
 
     async def read(self, most: int) -> bytes:
         """The body. Raises ApiError when it is too large, Gone when the client left."""
+        parts = [part async for part in self.parts(most)]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def parts(self, most: int) -> AsyncIterator[bytes]:
+        """The body as it comes. Raises what `read` raises."""
         try:
             announced = int(self.header(b"content-length") or 0)
         except ValueError:
             announced = 0
         if announced > most:
             raise ApiError("body_too_large", detail=str(most))
-        parts: list[bytes] = []
         size = 0
         while True:
             message = await self._receive()
@@ -72,9 +76,9 @@ class Exchange:
             size += len(part)
             if size > most:
                 raise ApiError("body_too_large", detail=str(most))
-            parts.append(part)
+            yield part
             if not message.get("more_body"):
-                return parts[0] if len(parts) == 1 else b"".join(parts)
+                return
 
     def watch(self, left: Callable[[], None]) -> asyncio.Future[Any]:
         """Calls `left` once the client is gone. After `read`. Cancel what comes back when it is over."""
@@ -103,6 +107,19 @@ class Exchange:
             }
         )
         await self._send({"type": "http.response.body", "body": body})
+
+    async def answer_bytes(self, parts: AsyncIterator[bytes], length: int) -> None:
+        """A whole answer of `length` bytes as a download."""
+        headers = [
+            (b"content-type", b"application/octet-stream"),
+            (b"content-length", str(length).encode()),
+            self._id_header,
+        ]
+        self.ended = True  # the status is out: nothing can be said any more but the rest
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        async for part in parts:
+            await self.chunk(part)
+        await self._send({"type": "http.response.body", "body": b""})
 
     async def begin_stream(self) -> None:
         """Status 200 and the headers of an event stream, once."""

@@ -1,0 +1,180 @@
+"""/v1/batches: create, list, look at and cancel, in OpenAI's shapes. Rows in, rows out; the work is the scheduler's.
+
+A batch is accepted once its row is committed; its lines are judged after that, so a bad line shows in the batch's
+`errors`, not in the answer to its creation (as with OpenAI).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID, uuid4
+
+from psycopg2.extensions import cursor as Cursor
+
+from gpuworker.wire import FORWARDED_PATHS
+from portal.database import Database
+from portal.errors import ApiError
+from portal.gateway import asked as asking
+from portal.gateway import owned
+from portal.gateway.catalog import Caller
+from portal.gateway.exchange import Exchange
+from portal.ledger.batches import reading, transitions
+from portal.ledger.batches.reading import BatchRow, Owner
+from portal.ledger.batches.transitions import NewBatch
+
+PATH = "/v1/batches"
+ENDPOINTS = asking.APIS & FORWARDED_PATHS
+WINDOWS = {"24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
+_PREFIX = "batch_"
+_BODY_BYTES = 64 * 1024
+
+
+class Batches:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def handle(self, ex: Exchange, path: str, caller: Caller) -> None:
+        """Raises ApiError. The caller's token may do what the method does."""
+        method, owner = ex.scope["method"], owned.owner_of(caller)
+        if path == PATH:
+            if method not in ("GET", "POST"):
+                raise ApiError("method_not_allowed", detail="GET or POST")
+            answer = await (self._create(ex, caller) if method == "POST" else self._list(ex, owner))
+        else:
+            name, _, verb = path.removeprefix(PATH + "/").partition("/")
+            id_ = owned.read_id(_PREFIX, name, "batch_not_found")
+            if verb not in ("", "cancel"):
+                raise ApiError("not_found")
+            wanted = "POST" if verb else "GET"
+            if method != wanted:
+                raise ApiError("method_not_allowed", detail=wanted)
+            answer = await (self._cancel(id_, owner) if verb else self._find(id_, owner))
+        await ex.answer(200, json.dumps(answer).encode())
+
+    async def _create(self, ex: Exchange, caller: Caller) -> dict[str, Any]:
+        new = _new(await ex.read(_BODY_BYTES), caller)
+        if not await owned.ask(self._database, partial(transitions.create, batch=new)):
+            raise ApiError("file_not_found", param="input_file_id")
+        await asyncio.to_thread(_wake)
+        return await self._find(new.id, owned.owner_of(caller))
+
+    async def _list(self, ex: Exchange, owner: Owner) -> dict[str, Any]:
+        asked = owned.query(ex)
+        most = owned.limit(asked, usual=20, most=100)
+        after = asked.get("after")
+        from_id = None if after is None else owned.read_id(_PREFIX, after, "batch_not_found")
+        work = partial(reading.batches, owner=owner, after=from_id, most=most + 1)
+        rows = await owned.ask(self._database, work)
+        return owned.page([describe(row) for row in rows], most)
+
+    async def _find(self, id_: UUID, owner: Owner) -> dict[str, Any]:
+        row = await owned.ask(self._database, partial(reading.batch, id_=id_, owner=owner))
+        if row is None:
+            raise ApiError("batch_not_found")
+        return describe(row)
+
+    async def _cancel(self, id_: UUID, owner: Owner) -> dict[str, Any]:
+        def work(cur: Cursor) -> bool:
+            return transitions.ask_cancel(cur, id_, datetime.now(UTC))
+
+        found = await self._find(id_, owner)
+        if await owned.ask(self._database, work):
+            await asyncio.to_thread(_wake)
+        elif found["status"] not in ("cancelling", "cancelled"):
+            status = (await self._find(id_, owner))["status"]
+            if status not in ("cancelling", "cancelled"):
+                raise ApiError("conflict", detail=f"The batch is {status} and cannot be cancelled any more.")
+        return await self._find(id_, owner)
+
+
+def _wake() -> None:
+    # Celery takes a third of a second to import: not in the way of the first request.
+    from portal import hints
+
+    hints.batches_soon()
+
+
+def _new(body: bytes, caller: Caller) -> NewBatch:
+    """Raises ApiError."""
+    try:
+        said = json.loads(body.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise ApiError("invalid_json", detail="it cannot be parsed") from None
+    if not isinstance(said, dict):
+        raise ApiError("invalid_json", detail="it is not an object")
+    endpoint, window, file = (said.get(n) for n in ("endpoint", "completion_window", "input_file_id"))
+    if endpoint not in ENDPOINTS:
+        raise _wrong("endpoint", f"must be one of {', '.join(sorted(ENDPOINTS))}")
+    if not isinstance(window, str) or window not in WINDOWS:
+        raise _wrong("completion_window", f"must be one of {', '.join(WINDOWS)}")
+    if not isinstance(file, str):
+        raise _wrong("input_file_id", "must be the id of an uploaded file")
+    now = datetime.now(UTC)
+    return NewBatch(
+        id=uuid4(),
+        project_id=caller.project_id,
+        user_id=caller.user_id,
+        token_id=caller.token_id,
+        endpoint=endpoint,
+        completion_window=window,
+        metadata=_metadata(said.get("metadata")),
+        input_file=owned.read_id("file-", file, "file_not_found"),
+        created_at=now,
+        expires_at=now + WINDOWS[window],
+    )
+
+
+def _metadata(said: Any) -> dict[str, str]:
+    if said is None:
+        return {}
+    if not isinstance(said, dict) or len(said) > 16:
+        raise _wrong("metadata", "must be an object of at most 16 pairs")
+    for name, value in said.items():
+        if len(name) > 64 or not isinstance(value, str) or len(value) > 512 or "\0" in name + value:
+            raise _wrong("metadata", "must map names of up to 64 characters to texts of up to 512")
+    return said
+
+
+def describe(row: BatchRow) -> dict[str, Any]:
+    ended = _seconds(row.ended_at)
+    return {
+        "id": f"{_PREFIX}{row.id}",
+        "object": "batch",
+        "endpoint": row.endpoint,
+        "errors": {"object": "list", "data": row.errors} if row.errors else None,
+        "input_file_id": f"file-{row.input_file}",
+        "completion_window": row.completion_window,
+        "status": row.state,
+        # Both can be downloaded while the batch runs: they hold what has ended so far.
+        "output_file_id": f"file-{row.output_file}" if row.output_file else None,
+        "error_file_id": f"file-{row.error_file}" if row.error_file else None,
+        "created_at": _seconds(row.created_at),
+        "in_progress_at": _seconds(row.in_progress_at),
+        "expires_at": _seconds(row.expires_at),
+        "finalizing_at": _seconds(row.finalizing_at),
+        "cancelling_at": _seconds(row.cancelling_at),
+        **{
+            f"{end}_at": ended if row.state == end else None
+            for end in ("completed", "failed", "expired", "cancelled")
+        },
+        "request_counts": {
+            "total": row.total,
+            "completed": row.completed,
+            "failed": row.failed,
+            "cancelled": row.cancelled,
+            "expired": row.expired,
+        },
+        "metadata": row.metadata or None,
+    }
+
+
+def _seconds(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp())
+
+
+def _wrong(param: str, what: str) -> ApiError:
+    return ApiError("invalid_parameter", detail=f"'{param}' {what}.", param=param)

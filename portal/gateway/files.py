@@ -1,0 +1,170 @@
+"""/v1/files: upload, list, look at, download and delete the files of batches, in OpenAI's shapes. No Django.
+
+Only their owner sees them (a user in a project, as the token names them); to everybody else they do not exist.
+A batch's output may be downloaded while it grows: what is committed is complete lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID, uuid4
+
+from psycopg2.extensions import cursor as Cursor
+
+from portal.config import Config
+from portal.database import Database
+from portal.errors import ApiError
+from portal.gateway import owned, upload
+from portal.gateway.catalog import Caller
+from portal.gateway.exchange import Exchange
+from portal.ledger.batches import reading, transitions
+from portal.ledger.batches.reading import FileRow, Owner
+from portal.ledger.batches.transitions import NewFile
+from portal.ledger.contents import Contents
+
+PATH = "/v1/files"
+_PREFIX = "file-"
+_READ_BYTES = 256 * 1024
+_LEAST_KEPT_S = 3600
+
+
+class Files:
+    def __init__(self, config: Config, database: Database) -> None:
+        self._config = config
+        self._database = database
+        self._contents = Contents(config.files_dir)
+
+    async def handle(self, ex: Exchange, path: str, caller: Caller) -> None:
+        """Raises ApiError. The caller's token may do what the method does."""
+        method, owner = ex.scope["method"], owned.owner_of(caller)
+        if path == PATH and method == "POST":
+            answer = await self._create(ex, owner)
+        elif path == PATH and method == "GET":
+            answer = await self._list(ex, owner)
+        elif path == PATH:
+            raise ApiError("method_not_allowed", detail="GET or POST")
+        else:
+            name, _, rest = path.removeprefix(PATH + "/").partition("/")
+            id_ = owned.read_id(_PREFIX, name, "file_not_found")
+            if rest == "content" and method == "GET":
+                await self._content(ex, id_, owner)
+                return
+            if rest not in ("", "content"):
+                raise ApiError("not_found")
+            if rest == "" and method == "GET":
+                answer = describe(await self._find(id_, owner))
+            elif rest == "" and method == "DELETE":
+                answer = await self._delete(id_, owner)
+            else:
+                raise ApiError("method_not_allowed", detail="GET" if rest else "GET or DELETE")
+        await ex.answer(200, json.dumps(answer).encode())
+
+    async def _create(self, ex: Exchange, owner: Owner) -> dict[str, Any]:
+        id_, now = uuid4(), datetime.now(UTC)
+        got = await upload.receive(ex, self._contents, id_, self._config.max_file_bytes)
+        try:
+            if got.name is None:
+                raise _wrong("file", "is missing: send the file as this part of the form")
+            if got.fields.get("purpose") != "batch":
+                raise _wrong("purpose", "must be 'batch'")
+            keep = _kept_for(got.fields, timedelta(days=self._config.file_keep_days))
+            row = NewFile(id_, owner.project_id, owner.user_id, "batch", got.name, got.bytes, now, now + keep)
+            await asyncio.to_thread(self._contents.complete, id_)
+            await owned.ask(self._database, partial(transitions.add_file, file=row))
+        except BaseException:
+            self._contents.erase(id_)
+            raise
+        return describe(FileRow(id_, row.purpose, row.name, row.bytes, now, row.expires_at))
+
+    async def _list(self, ex: Exchange, owner: Owner) -> dict[str, Any]:
+        asked = owned.query(ex)
+        most = owned.limit(asked, usual=1000, most=10_000)
+        order = asked.get("order", "desc")
+        if order not in ("asc", "desc"):
+            raise _wrong("order", "must be 'asc' or 'desc'")
+        after = asked.get("after")
+        rows = await owned.ask(
+            self._database,
+            partial(
+                reading.files,
+                owner=owner,
+                purpose=asked.get("purpose"),
+                after=None if after is None else owned.read_id(_PREFIX, after, "file_not_found"),
+                most=most + 1,
+                newest_first=order == "desc",
+            ),
+        )
+        return owned.page([describe(row) for row in rows], most)
+
+    async def _find(self, id_: UUID, owner: Owner) -> FileRow:
+        row = await owned.ask(self._database, partial(reading.file, id_=id_, owner=owner))
+        if row is None:
+            raise ApiError("file_not_found")
+        return row
+
+    async def _content(self, ex: Exchange, id_: UUID, owner: Owner) -> None:
+        row = await self._find(id_, owner)
+        try:
+            handle = await asyncio.to_thread(os.open, self._contents.path(id_), os.O_RDONLY)
+        except FileNotFoundError:
+            raise ApiError("file_not_found") from None
+        try:
+            await ex.answer_bytes(_read(handle, row.bytes), row.bytes)
+        finally:
+            os.close(handle)
+
+    async def _delete(self, id_: UUID, owner: Owner) -> dict[str, Any]:
+        await self._find(id_, owner)
+        if not await owned.ask(self._database, partial(self._erase, id_=id_)):
+            raise ApiError("conflict", detail="A batch that is not over uses this file.")
+        return {"id": f"{_PREFIX}{id_}", "object": "file", "deleted": True}
+
+    def _erase(self, cur: Cursor, id_: UUID) -> bool:
+        erased = transitions.erase_files(cur, [id_], datetime.now(UTC))
+        for file in erased:
+            self._contents.erase(file)
+        return bool(erased)
+
+
+async def _read(handle: int, length: int) -> AsyncIterator[bytes]:
+    at = 0
+    while at < length:
+        part = await asyncio.to_thread(os.pread, handle, min(_READ_BYTES, length - at), at)
+        if not part:
+            raise OSError("the file is shorter than its row says")
+        at += len(part)
+        yield part
+
+
+def describe(row: FileRow) -> dict[str, Any]:
+    return {
+        "id": f"{_PREFIX}{row.id}",
+        "object": "file",
+        "bytes": row.bytes,
+        "created_at": int(row.created_at.timestamp()),
+        "expires_at": int(row.expires_at.timestamp()),
+        "filename": row.name,
+        "purpose": row.purpose,
+        "status": "processed",
+        "status_details": None,
+    }
+
+
+def _kept_for(fields: dict[str, str], most: timedelta) -> timedelta:
+    """`expires_after` of the form; an owner may shorten what the site allows."""
+    text = fields.get("expires_after[seconds]")
+    if text is None:
+        return most
+    if not text.isascii() or not text.isdigit() or int(text[:12]) < _LEAST_KEPT_S:
+        raise _wrong("expires_after[seconds]", f"must be a whole number, at least {_LEAST_KEPT_S}")
+    return min(most, timedelta(seconds=min(int(text[:12]), most.total_seconds())))
+
+
+def _wrong(param: str, what: str) -> ApiError:
+    return ApiError("invalid_parameter", detail=f"'{param}' {what}.", param=param)
