@@ -79,8 +79,8 @@ class Proxy:
 
 def run(ctx: Bench) -> dict[str, float]:
     apt.install(apt.BENCH, ctx.progress, checkout.cache_dir() / "apt.log")
-    for peer in (envs.PEER_LITELLM, envs.PEER_RAY):
-        envs.ensure(peer, ctx.progress)
+    for wanted in (envs.PEER_LITELLM, envs.PEER_RAY):
+        envs.ensure(wanted, ctx.progress)
     with ctx.stack() as stack, processes(ctx) as home:
         back = Proxy("back end itself", start_backend(home), "null")
         bare = Proxy("bare aiohttp proxy", start_bare(home, back.url), "null")
