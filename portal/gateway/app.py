@@ -18,8 +18,11 @@ from typing import Any
 
 from portal.accounts import tokens
 from portal.config import Config
+from portal.database import Database
 from portal.errors import ApiError
 from portal.gateway import asked as asking
+from portal.gateway.again import Again
+from portal.gateway.background import Background
 from portal.gateway.call import Call
 from portal.gateway.catalog import Caller, ModelEntry
 from portal.gateway.directory import Directory
@@ -27,6 +30,9 @@ from portal.gateway.exchange import Exchange, Gone, Scope
 from portal.gateway.forward import Forward
 from portal.gateway.hold import Hold
 from portal.gateway.keeper import Keeper
+from portal.gateway.replay import Replay
+from portal.gateway.responses import PREFIX as RESPONSE
+from portal.gateway.responses import Responses
 from portal.gateway.serve import Serve
 from portal.gateway.slots import Slots
 from portal.gateway.wake import Wake
@@ -58,15 +64,22 @@ class Gateway:
             on_cancel=lambda request: self._serve.cancel(request),
             on_directory=self.directory.refresh_soon,
         )
+        hold = Hold(self.slots, self.directory, config)
+        self._database = Database(config.database_url, f"{self.id} reads", threads=2)
+        replay = Replay(self._database, hold, config)
+        self._again = Again(self.id, self.directory, self.writer, replay, config)
+        self._background = Background(self.slots, self.writer, self._waits)
+        self._responses = Responses(self._database)
         self._serve = Serve(
             self.id,
             self.slots,
             self.keeper,
             self.writer,
-            Hold(self.slots, self.directory, config),
+            hold,
             self._forward,
             self._waits,
             config.poison_after,
+            self._again.leave,
         )
 
     async def start(self) -> None:
@@ -91,6 +104,7 @@ class Gateway:
         await self._forward.stop()
         self._wake.stop()
         await self.writer.stop()
+        await asyncio.get_running_loop().run_in_executor(None, self._database.close)
         await self.directory.stop()
         await self.slots.close()
 
@@ -113,6 +127,9 @@ class Gateway:
             if method != "POST":
                 raise ApiError("method_not_allowed", detail="POST")
             await self._infer(ex, id_, await self._caller(ex, "inference"))
+        elif path.startswith(RESPONSE):
+            scopes = ("inference", "read") if method == "GET" else ("inference",)
+            await self._responses.serve(ex, await self._caller(ex, *scopes))
         elif path == _MODELS or path.startswith(_MODELS + "/"):
             if method != "GET":
                 raise ApiError("method_not_allowed", detail="GET")
@@ -158,7 +175,12 @@ class Gateway:
             since=time.monotonic(),
             task=asyncio.current_task(),
         )
-        await self._serve.run(call)
+        if not await self._again.begin(call):
+            return
+        try:
+            await (self._background.accept(call) if call.later else self._serve.run(call))
+        finally:
+            self._again.end(call)
 
     async def _models(self, ex: Exchange, path: str, caller: Caller) -> None:
         if path == _MODELS:

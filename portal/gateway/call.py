@@ -45,6 +45,11 @@ class Call:
     def request(self) -> str:
         return self.ex.request_id
 
+    @property
+    def later(self) -> bool:
+        """Its client does not wait for the answer."""
+        return self.asked.background or "respond-async" in self.ex.header(b"prefer").lower()
+
     def stop(self, why: Literal["left", "cancelled"]) -> None:
         """Breaks off whatever is being awaited for it; `serve` then ends it."""
         if not self.stopped and not self.settled and self.task is not None:
@@ -63,7 +68,7 @@ class Call:
             api=self.asked.api,
             stream=self.asked.stream and gateway is not None,
             lane="async" if gateway is None else "held",
-            order_key=self.accepted_at.timestamp(),
+            order_key=self.order_key,
             holder=gateway,
             accepted_at=self.accepted_at,
             body=self.asked.body,

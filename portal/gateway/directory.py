@@ -38,6 +38,7 @@ class Snapshot:
     models: dict[str, ModelEntry]
     phases: dict[str, Phase]
     read_at: float  # monotonic
+    ticketed: frozenset[int] = frozenset()  # tokens that left tickets
 
 
 @dataclass(slots=True, eq=False)
@@ -153,7 +154,9 @@ class Directory:
                 for digest in [d for d, used in list(self._used.items()) if now - used > FORGET_S]:
                     self._used.pop(digest, None)
                 self._callers = catalog.read_callers(cur, digests | set(self._used))
-                self.snapshot = Snapshot(catalog.read_models(cur), catalog.read_phases(cur), now)
+                self.snapshot = Snapshot(
+                    catalog.read_models(cur), catalog.read_phases(cur), now, catalog.read_ticketed(cur)
+                )
             elif digests:
                 self._callers = self._callers | catalog.read_callers(cur, digests)
         now = time.monotonic()

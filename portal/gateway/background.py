@@ -1,0 +1,78 @@
+"""A request whose client does not wait → a row that pilots pull, and an answer at once that says where to ask.
+
+`Prefer: respond-async` on any inference path, and `background: true` of /v1/responses, which is the same in that
+API's own words. Separate from `serve`, which holds connections.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+
+from portal.errors import ApiError
+from portal.gateway.call import Call
+from portal.gateway.exchange import Headers
+from portal.gateway.order import Order
+from portal.gateway.responses import pending
+from portal.gateway.slots import QueueDown, Slots
+from portal.gateway.writer import Cancel, DatabaseDown, Writer
+
+log = logging.getLogger(__name__)
+
+
+class Background:
+    def __init__(
+        self,
+        slots: Slots,
+        writer: Writer,
+        waits: Callable[[str], None],
+    ) -> None:
+        self._slots = slots
+        self._writer = writer
+        self._order = Order(slots, writer)
+        self._waits = waits
+
+    async def accept(self, call: Call) -> None:
+        """Answers once its row is committed. Raises ApiError."""
+        try:
+            call.order_key = await self._order.key(call, "async")
+            await self._accept(call)
+        except QueueDown:
+            raise ApiError("queue_unavailable", retry_after_s=10) from None
+        except DatabaseDown:
+            raise ApiError("database_unavailable", retry_after_s=10) from None
+        self._waits(call.pool)
+        try:
+            await self._slots.publish(f"berth:lease:{call.pool}", "look")
+        except QueueDown as error:
+            log.warning("pilots of %s were not told: %s; they look by themselves", call.pool, error)
+        await told(call, "queued")
+
+    async def _accept(self, call: Call) -> None:
+        try:
+            await self._writer.accept(call.to_accept(None))
+        except BaseException:
+            # The client hears of an error, or nothing: whatever became of the row must not be run for nobody.
+            self._writer.later(Cancel(call.id, "not accepted"))
+            raise
+        call.has_row = call.settled = True
+
+
+async def told(call: Call, state: str) -> None:
+    """What is asked for later has been taken up, now or when it was asked before."""
+    if call.asked.background:
+        said = pending(call.ex.request_id, call.asked.model, call.accepted_at, state)
+        await call.ex.answer(200, json.dumps(said).encode())
+        return
+    place = f"/api/v1/requests/{call.ex.request_id}"
+    headers: Headers = [(b"location", place.encode()), (b"preference-applied", b"respond-async")]
+    said = {
+        "id": call.ex.request_id,
+        "state": state,
+        "lane": "async",
+        "model": call.asked.model,
+        "api": call.asked.api,
+        "location": place,
+    }
+    await call.ex.answer(202, json.dumps(said).encode(), headers)
