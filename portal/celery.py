@@ -11,6 +11,9 @@ from portal.config import config
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
 
 TICK = "scheduler.tick"
+BATCHES = "scheduler.batches"
+BATCHES_S = 5.0  # seconds between looks at batches when nothing wakes one
+FILES = "scheduler.files"
 
 app = Celery("berth", broker=config().redis_url)
 app.conf.update(
@@ -30,5 +33,7 @@ app.conf.update(
             "schedule": config().tick_s,
             "options": {"expires": max(config().tick_s * 2, 5)},
         },
+        "batches": {"task": BATCHES, "schedule": BATCHES_S, "options": {"expires": 2 * BATCHES_S}},
+        "files": {"task": FILES, "schedule": 3600.0, "options": {"expires": 3600.0}},
     },
 )

@@ -16,7 +16,7 @@ from kombu.exceptions import OperationalError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from portal.celery import TICK, app
+from portal.celery import BATCHES, TICK, app
 from portal.config import config
 
 logger = logging.getLogger(__name__)
@@ -47,11 +47,20 @@ def tick_soon() -> None:
     _try("the control loop", _send_tick)
 
 
+def batches_soon() -> None:
+    """Somebody looks at the batches now: one was created or cancelled."""
+    _try("those who look after batches", lambda: _send(BATCHES))
+
+
 def _send_tick() -> None:
+    _send(TICK)
+
+
+def _send(task: str) -> None:
     # Celery's transport tries for 6 s to reach a Redis that is away; ours gives up at once.
     with _redis() as link:
         link.ping()
-    app.send_task(TICK, expires=5, retry=False)
+    app.send_task(task, expires=5, retry=False)
 
 
 def _publish(channel: str, text: str) -> None:

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from django.db import connection, transaction
 from psycopg2.extensions import cursor as Cursor
 
-# Any number that no other part of Berth uses: one loop at a time per database.
+# Any numbers that no other part of Berth uses: one loop, and one who looks after batches, at a time per database.
 LOOP_LOCK = 0x6265727468  # "berth"
+BATCH_LOCK = 0x6261746368  # "batch"
 
 
 @contextmanager
@@ -27,15 +28,15 @@ def moving() -> Iterator[Cursor]:
 
 
 @contextmanager
-def loop_lock() -> Iterator[bool]:
-    """Whether this process is the loop now. Held by the session that does the work: if the connection is
-    lost, the lock goes and so does the power to move anything."""
+def loop_lock(number: int = LOOP_LOCK) -> Iterator[bool]:
+    """Whether this process is the loop now, or holds another lock. Held by the session that does the work: if the
+    connection is lost, the lock goes and so does the power to move anything."""
     with connection.cursor() as cur:
-        cur.execute("SELECT pg_try_advisory_lock(%s)", (LOOP_LOCK,))
+        cur.execute("SELECT pg_try_advisory_lock(%s)", (number,))
         taken = bool(cur.fetchone()[0])
     try:
         yield taken
     finally:
         if taken and connection.connection is not None and not connection.connection.closed:
             with connection.cursor() as cur:
-                cur.execute("SELECT pg_advisory_unlock(%s)", (LOOP_LOCK,))
+                cur.execute("SELECT pg_advisory_unlock(%s)", (number,))

@@ -4,14 +4,17 @@ costs a beat interval, one that comes twice costs a look.
 
 from __future__ import annotations
 
+import time
 from functools import cache
 
 import redis as redis_library
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from portal.celery import TICK, app
+from portal.celery import BATCHES, FILES, TICK, app
 from portal.config import config
+from scheduler.batches import look
+from scheduler.files import retain
 from scheduler.reconcile import run_once
 
 # Set by a tick that found another one running: that one may have looked before whatever this one was woken for.
@@ -28,6 +31,16 @@ def tick() -> None:
             return
     while redis.getdel(AGAIN):
         run_once(config(), redis)
+
+
+@app.task(name=BATCHES, ignore_result=True)
+def batches() -> None:
+    look(config(), time.time())
+
+
+@app.task(name=FILES, ignore_result=True)
+def files() -> None:
+    retain(config(), time.time())
 
 
 def wake() -> None:

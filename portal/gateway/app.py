@@ -23,10 +23,14 @@ from portal.errors import ApiError
 from portal.gateway import asked as asking
 from portal.gateway.again import Again
 from portal.gateway.background import Background
+from portal.gateway.batches import PATH as BATCHES
+from portal.gateway.batches import Batches
 from portal.gateway.call import Call
 from portal.gateway.catalog import Caller, ModelEntry
 from portal.gateway.directory import Directory
 from portal.gateway.exchange import Exchange, Gone, Scope
+from portal.gateway.files import PATH as FILES
+from portal.gateway.files import Files
 from portal.gateway.forward import Forward
 from portal.gateway.hold import Hold
 from portal.gateway.keeper import Keeper
@@ -42,6 +46,11 @@ log = logging.getLogger(__name__)
 
 _MODELS = "/v1/models"
 _READY_S = 10.0
+
+
+def _either(method: str) -> tuple[str, ...]:
+    """Scopes of which a token needs one: to look, or to change something."""
+    return ("inference", "read") if method == "GET" else ("inference",)
 
 
 class Gateway:
@@ -70,6 +79,8 @@ class Gateway:
         self._again = Again(self.id, self.directory, self.writer, replay, config)
         self._background = Background(self.slots, self.writer, self._waits)
         self._responses = Responses(self._database)
+        self._files = Files(config, self._database)
+        self._batches = Batches(self._database)
         self._serve = Serve(
             self.id,
             self.slots,
@@ -134,6 +145,10 @@ class Gateway:
             if method != "GET":
                 raise ApiError("method_not_allowed", detail="GET")
             await self._models(ex, path, await self._caller(ex, "inference", "read"))
+        elif path == FILES or path.startswith(FILES + "/"):
+            await self._files.handle(ex, path, await self._caller(ex, *_either(method)))
+        elif path == BATCHES or path.startswith(BATCHES + "/"):
+            await self._batches.handle(ex, path, await self._caller(ex, *_either(method)))
         else:
             raise ApiError("not_found")
 

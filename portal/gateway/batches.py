@@ -134,9 +134,14 @@ def _metadata(said: Any) -> dict[str, str]:
     if not isinstance(said, dict) or len(said) > 16:
         raise _wrong("metadata", "must be an object of at most 16 pairs")
     for name, value in said.items():
-        if len(name) > 64 or not isinstance(value, str) or len(value) > 512 or "\0" in name + value:
+        if len(name) > 64 or not isinstance(value, str) or len(value) > 512 or not _storable(name + value):
             raise _wrong("metadata", "must map names of up to 64 characters to texts of up to 512")
     return said
+
+
+def _storable(text: str) -> bool:
+    """PostgreSQL's JSON holds neither NUL nor half a surrogate pair."""
+    return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def describe(row: BatchRow) -> dict[str, Any]:

@@ -88,13 +88,15 @@ class Files:
         order = asked.get("order", "desc")
         if order not in ("asc", "desc"):
             raise _wrong("order", "must be 'asc' or 'desc'")
-        after = asked.get("after")
+        after, purpose = asked.get("after"), asked.get("purpose")
+        if purpose not in (None, "batch", "batch_output"):
+            raise _wrong("purpose", "must be 'batch' or 'batch_output'")
         rows = await owned.ask(
             self._database,
             partial(
                 reading.files,
                 owner=owner,
-                purpose=asked.get("purpose"),
+                purpose=purpose,
                 after=None if after is None else owned.read_id(_PREFIX, after, "file_not_found"),
                 most=most + 1,
                 newest_first=order == "desc",

@@ -20,6 +20,7 @@ from uuid import UUID, uuid4
 
 from psycopg2.extensions import cursor as Cursor
 
+NobodyRan = Literal["cancelled", "expired"]
 LIVE = ("validating", "in_progress", "cancelling", "finalizing")
 
 
@@ -219,9 +220,7 @@ def ask_cancel(cur: Cursor, batch: UUID, now: datetime) -> bool:
     return cur.rowcount == 1
 
 
-def end_waiting(
-    cur: Cursor, batch: UUID, state: Literal["cancelled", "expired"], now: datetime, *, running_too: bool
-) -> int:
+def end_waiting(cur: Cursor, batch: UUID, state: NobodyRan, now: datetime, *, running_too: bool) -> int:
     """queued | parked (| running) → cancelled | expired for all requests of the batch, each into the outbox.
     Answers how many. A pilot learns with its next sync that a row it runs is not wanted any more.
 
@@ -250,16 +249,21 @@ def open_files(cur: Cursor, batch: UUID, output: NewFile | None, error: NewFile 
             )
 
 
-def take_ends(cur: Cursor, batch: UUID, most: int) -> list[End]:
-    """Removes up to `most` ended lines from the outbox, oldest first: what the caller writes before it commits."""
+def take_ends(cur: Cursor, batch: UUID, most: int, most_bytes: int) -> list[End]:
+    """Removes ended lines from the outbox, oldest first: what the caller writes before it commits. At least one if
+    there is one; with it no more than `most`, nor more than `most_bytes` of results."""
     cur.execute(
         """WITH gone AS (
              DELETE FROM ledger_batchend WHERE id = ANY(ARRAY(
-               SELECT id FROM ledger_batchend WHERE batch_id = %s ORDER BY id LIMIT %s))
+               SELECT id FROM (
+                 SELECT id, row_number() OVER w AS n, sum(coalesce(octet_length(result), 0)) OVER w AS size
+                 FROM (SELECT id, result FROM ledger_batchend WHERE batch_id = %s ORDER BY id LIMIT %s) oldest
+                 WINDOW w AS (ORDER BY id)) sized
+               WHERE n = 1 OR size <= %s))
              RETURNING id, request_id, result)
            SELECT r.id, r.custom_id, r.state, r.http_status, r.error_code, r.error_text, gone.result
            FROM gone JOIN ledger_request r ON r.id = gone.request_id ORDER BY gone.id""",
-        (batch, most),
+        (batch, most, most_bytes),
     )
     return [
         End(UUID(str(id_)), custom_id, state, status, code, text, None if result is None else bytes(result))

@@ -1,0 +1,97 @@
+"""A batch that validates → its requests, all queued at once, or its errors. Callable by itself: `import_batch`.
+
+Separate from what comes after. The lines are judged first, without a transaction; then one COPY queues them and
+moves the batch in the same commit. So there is no half-imported batch: an import that is killed is done again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from uuid import UUID
+
+from django.db import transaction
+from psycopg2.extensions import cursor as Cursor
+
+from portal import hints, places
+from portal.accounts.models import Project
+from portal.config import Config
+from portal.gateway import catalog
+from portal.gateway.catalog import ModelEntry
+from portal.ledger.batches import transitions
+from portal.ledger.batches.transitions import NewLine
+from portal.ledger.contents import Contents
+from portal.ledger.models import Batch
+from scheduler.batch_lines import Good, Judged, Rules, judge
+from scheduler.moves import moving
+
+logger = logging.getLogger(__name__)
+
+LANE = "batch"
+
+
+def import_batch(id_: UUID, settings: Config, now: float) -> bool:
+    """validating → in_progress | failed. False when it was not validating any more."""
+    batch = Batch.objects.get(id=id_)
+    models = _models(batch.project_id)
+    judged = _judge(batch, settings, models)
+    at = datetime.fromtimestamp(now, UTC)
+    if judged.errors:
+        with moving() as cur:
+            return transitions.fail(cur, id_, judged.errors, at)
+    pools = {models[line.model].pool for line in judged.lines}
+    with moving() as cur:
+        keys = _places(cur, batch, judged.lines, models)
+        began = transitions.begin(cur, id_, _placed(judged.lines, models, keys), at)
+        if not began:
+            transaction.set_rollback(True)
+    if began:
+        logger.info("batch %s: %d lines queued", id_, len(judged.lines))
+        for pool in sorted(pools):
+            hints.rows_waiting(pool)
+    return began
+
+
+def _judge(batch: Batch, settings: Config, models: dict[str, ModelEntry]) -> Judged:
+    rules = Rules(batch.endpoint, settings.max_batch_lines, settings.max_body_bytes, models.__contains__)
+    try:
+        return judge(Contents(settings.files_dir).path(batch.input_file_id), rules)
+    except OSError as error:
+        logger.error("batch %s: its input cannot be read: %s", batch.pk, error)
+        said = {
+            "line": None,
+            "code": "input_lost",
+            "message": "The input file cannot be read.",
+            "param": None,
+        }
+        return Judged([], [said])
+
+
+def _models(project_id: int) -> dict[str, ModelEntry]:
+    """Those that the project may use, by name."""
+    with moving() as cur:
+        return {name: entry for name, entry in catalog.read_models(cur).items() if entry.open_to(project_id)}
+
+
+def _places(
+    cur: Cursor, batch: Batch, lines: list[Good], models: dict[str, ModelEntry]
+) -> dict[str, Iterator[float]]:
+    """pool → order keys: one reservation per pool, and within it the file's order."""
+    weight = Project.objects.values_list("weight", flat=True).get(id=batch.project_id)
+    shares: dict[str, list[float]] = {}
+    for line in lines:
+        shares.setdefault(models[line.model].pool, []).append(line.cost / weight)
+    return {
+        pool: iter(places.reserve(cur, pool, LANE, batch.project_id, costs)) for pool, costs in shares.items()
+    }
+
+
+def _placed(
+    lines: list[Good], models: dict[str, ModelEntry], keys: dict[str, Iterator[float]]
+) -> Iterator[NewLine]:
+    for line in lines:
+        pool = models[line.model].pool
+        yield NewLine(
+            line.number, line.offset, line.length, line.custom_id, pool, line.model, next(keys[pool])
+        )
