@@ -71,9 +71,7 @@ class Again:
 
     def end(self, call: Call) -> None:
         """It is over here. One that was refused before it was served leaves things as they were."""
-        if call.settled:
-            return
-        if call.claim is not None:
+        if call.claim is not None and not call.settled:
             self._writer.later(PutBack(call.claim))
         elif call.key and not call.has_row:
             self._writer.later(Unremember(call.id))

@@ -356,6 +356,11 @@ def finish(cur: Cursor, rows: Sequence[Finish]) -> list[UUID]:
     _tell_batches(cur, [(batch, id_, said[UUID(str(id_)), attempt]) for id_, _, batch, attempt in moved])
     kept = {r.id for r in rows if r.keep and r.result is not None}
     _erase(cur, [id_ for id_, lane in lanes.items() if lane == "held" and id_ not in kept])
+    if kept:  # only the answer is
+        cur.execute(
+            "UPDATE ledger_payload SET body = '' WHERE request = ANY(%s::uuid[])",
+            ([str(id_) for id_ in kept & lanes.keys()],),
+        )
     answered = {id_ for id_, lane in lanes.items() if lane == "async" or id_ in kept}
     results = [(r.id, r.result) for r in rows if r.result is not None and r.id in answered]
     if results:
