@@ -47,5 +47,5 @@ def find(cur: Cursor, id_: UUID) -> Found | None:
     row = cur.fetchone()
     if row is None:
         return None
-    result = None if row[-1] is None else bytes(row[-1])
-    return Found(UUID(str(row[0])), *row[1:-1], result)
+    id_text, *facts, result = row
+    return Found(UUID(str(id_text)), *facts, result=None if result is None else bytes(result))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from typing import Any
 
 _TAIL = 65_536
 _LONGEST_EVENT = 1_048_576
@@ -78,9 +79,9 @@ class UsageTap:
         if data is None:
             return False
         try:
-            said = json.loads(data.group(1))
+            said: Any = json.loads(data.group(1))
             response = said.get("response")
-            usage = (response if isinstance(response, dict) else said).get("usage")
+            usage: Any = (response if isinstance(response, dict) else said).get("usage")
             if isinstance(response, dict):
                 found = Usage(int(usage["input_tokens"]), int(usage["output_tokens"]))
                 self.over = True

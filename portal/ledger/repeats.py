@@ -88,7 +88,7 @@ Answer = Ticketed | Remembered | None
 def apply(cur: Cursor, move: Repeat, now: datetime) -> Answer:
     match move:
         case Away():
-            return _leave(cur, move)
+            _leave(cur, move)
         case ClaimTicket():
             return _claim(cur, move, now)
         case PutBack():

@@ -42,11 +42,14 @@ async def test_everything_the_engine_understands_arrives_untouched(
 ) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
-    messages = [{"role": "user", "content": [{"type": "text", "text": "what is it?"}, image]}]
+    messages: Any = [{"role": "user", "content": [{"type": "text", "text": "what is it?"}, image]}]
     more: Any = {
         "tools": [tool],
         "tool_choice": "auto",
-        "response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}},
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "s", "schema": {"type": "object"}},
+        },
         "logprobs": True,
         "top_logprobs": 2,
         "n": 2,
@@ -58,7 +61,7 @@ async def test_everything_the_engine_understands_arrives_untouched(
     }
     await ask.chat.completions.create(
         model="demo", messages=messages, extra_body={"guided_regex": "a+", "top_k": 3}, **more
-    )  # type: ignore[call-overload]
+    )
     assert plane.ingress.seen[0].body == {
         "model": "demo", "messages": messages, "guided_regex": "a+", "top_k": 3, **more
     }  # fmt: skip
@@ -106,7 +109,9 @@ async def test_a_stream_that_asked_for_usage_gets_it_last(plane: Plane, ask: ope
 
 async def test_heartbeats_of_a_wait_are_invisible_to_the_sdk(plane: Plane) -> None:
     async with openai.AsyncOpenAI(base_url=plane.url + "/v1", api_key=plane.seeded.token) as client:
-        stream = await client.chat.completions.create(**ASK, stream=True)  # the head comes with the first beat
+        stream = await client.chat.completions.create(
+            **ASK, stream=True
+        )  # the head comes with the first beat
         await plane.open()
         chunks = [chunk async for chunk in stream]
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "hello world"
