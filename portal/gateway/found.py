@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from psycopg2.extensions import cursor as Cursor
@@ -47,5 +48,5 @@ def find(cur: Cursor, id_: UUID) -> Found | None:
     row = cur.fetchone()
     if row is None:
         return None
-    id_text, *facts, result = row
-    return Found(UUID(str(id_text)), *facts, result=None if result is None else bytes(result))
+    values: list[Any] = [UUID(str(row[0])), *row[1:-1], None if row[-1] is None else bytes(row[-1])]
+    return Found(*values)
