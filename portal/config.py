@@ -18,6 +18,8 @@ from pathlib import Path
 
 from environs import Env, EnvError
 
+from portal.gateway.policy.limits import KINDS, LEVELS, Quota
+
 # Read by the development scripts and by processes that the portal starts, not by the portal itself.
 _ELSEWHERE = {
     "BERTH_CACHE",
@@ -100,6 +102,9 @@ class Config:
     """Longest time a pilot's lease poll is held open."""
     result_keep_days: int
     """Days that results of async requests are kept."""
+    limits: Mapping[str, Quota]
+    """Quotas of subjects that have none of their own, by level (token, user, project, model), e.g.
+    project.requests=600,project.tokens=200000,token.concurrent=64,user.queued=1000. Rates are per minute."""
     files_dir: Path
     """Folder 0700 with the content of batches' files. Shared by all gateways and Celery workers."""
     max_file_bytes: int
@@ -193,6 +198,7 @@ def parse(environ: Mapping[str, str] | None = None) -> Config:
                 heartbeat_s=env.float("HEARTBEAT_S", 10.0),
                 lease_wait_s=env.float("LEASE_WAIT_S", 20.0),
                 result_keep_days=env.int("RESULT_KEEP_DAYS", 7),
+                limits=_quotas(env.list("LIMITS", [])),
                 files_dir=Path(env.str("FILES_DIR", str(state_dir / "files"))),
                 max_file_bytes=env.int("MAX_FILE_BYTES", 512 * 1024 * 1024),
                 max_batch_lines=env.int("MAX_BATCH_LINES", 200_000),
@@ -202,6 +208,21 @@ def parse(environ: Mapping[str, str] | None = None) -> Config:
             raise ConfigError(f"{error}: see portal/config.py for kinds, units and defaults") from None
     _check(read)
     return read
+
+
+def _quotas(said: list[str]) -> Mapping[str, Quota]:
+    """Raises ConfigError."""
+    found: dict[str, Quota] = {}
+    for part in said:
+        name, _, value = part.strip().partition("=")
+        level, _, kind = name.partition(".")
+        if level not in LEVELS or kind not in KINDS or not value.isdecimal() or int(value) < 1:
+            raise ConfigError(
+                f"BERTH_LIMITS holds {part.strip()!r}; write level.kind=number with a level of {', '.join(LEVELS)} and "
+                f"a kind of {', '.join(KINDS)}"
+            )
+        found[level] = dataclasses.replace(found.get(level, Quota()), **{kind: int(value)})
+    return found
 
 
 def _check(read: Config) -> None:

@@ -78,6 +78,8 @@ _TABLE = (
          "Use a new key for each request, and the same key only for the same body."),
     Kind("response_not_found", 404, REQUEST, "client", "No response of yours has the id '{detail}'.",
          "Only responses asked for with background: true are kept, and those for a limited time."),
+    Kind("rate_limit_exceeded", 429, LIMIT, "client", "Over the limit of {detail}.",
+         "Try again after the seconds in Retry-After, send less at once, or ask a manager of the project."),
     # Waiting
     Kind("model_starting", 503, SERVER, "site", "The model is not ready yet. {detail}",
          "Try again after the seconds in Retry-After, or use stream: true, which waits as long as it takes."),

@@ -46,22 +46,23 @@ def give_back(cur: Cursor, cancelled: Iterable[UUID]) -> None:
     A reservation that is made in the same moment may be lost with it; it costs others one request's turn."""
     try:
         for pool, lane, project in backlog.lines_left(cur, cancelled):
-            _run("give_back", pool, lane, project)
+            run("give_back", prefix(pool), lane, project)
     except (redis.RedisError, OSError) as error:
         logger.warning("places of cancelled requests stay reserved: %s", error)
 
 
 def _tag(cur: Cursor, pool: str, lane: str, project: int, share: float, priority: int) -> float:
-    answer = _run("tag", pool, *tag_arguments(lane, project, share, priority, "", None))
+    answer = run("tag", prefix(pool), *tag_arguments(lane, project, share, priority, "", None))
     while not answer:
         seed = backlog.line(cur, pool, lane)
-        answer = _run("tag", pool, *tag_arguments(lane, project, share, priority, "", seed))
+        answer = run("tag", prefix(pool), *tag_arguments(lane, project, share, priority, "", seed))
     return float(answer)
 
 
-def _run(script: str, pool: str, *args: Any) -> Any:
+def run(script: str, keys: str, *args: Any) -> Any:
+    """One of the gateway's scripts on the keys with this prefix. Raises redis.RedisError."""
     link, text = _redis(), SCRIPTS[script]
-    command = (1, prefix(pool) + ":wait", prefix(pool), *args)
+    command = (1, keys + ":wait", keys, *args)
     try:
         return link.evalsha(text.sha, *command)
     except redis.exceptions.NoScriptError:

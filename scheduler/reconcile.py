@@ -11,7 +11,7 @@ import redis as redis_library
 from portal.catalog.models import Pool
 from portal.config import Config, config
 from portal.fleet.models import Cluster
-from scheduler import commands, routes
+from scheduler import commands, parked, retention, routes
 from scheduler.act import Actor, act, submit
 from scheduler.listing import ClientFor, Prefix
 from scheduler.moves import loop_lock
@@ -46,8 +46,10 @@ def _tick(
     for pilot in observed.resubmit:
         if not (cluster.paused or cluster.error):
             submit(actor, pilot)
+    parked.unpark()
     act(actor, decide(snapshot_of(cluster, observed, settings, now), now))
     routes.sweep(redis, Pool.objects.values_list("name", flat=True))
+    retention.sweep(redis, settings, now)
     cluster.ticked_at = actor.now()
     cluster.save(update_fields=["ticked_at"])
 

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from portal import hints
 from portal.accounts.issue import revoke
-from portal.accounts.models import ApiToken, Membership, Project, User
+from portal.accounts.models import ApiToken, Membership, Project, Quota, User
 from portal.dashboard.readonly import ReadOnlyAdmin
 
 
@@ -84,6 +84,25 @@ class ApiTokenAdmin(ReadOnlyAdmin[ApiToken]):
     def revoke_tokens(self, request: HttpRequest, tokens: QuerySet[ApiToken]) -> None:
         ended = sum(revoke(token) for token in tokens)
         messages.success(request, f"{ended} tokens revoked.")
+
+
+@admin.register(Quota)
+class QuotaAdmin(admin.ModelAdmin[Quota]):
+    list_display = [
+        "level", "token", "user", "project", "model", "requests_per_min", "tokens_per_min", "concurrent", "queued",
+    ]  # fmt: skip
+    list_filter = ["level"]
+    search_fields = ["token__prefix", "user__username", "project__slug", "model"]
+    autocomplete_fields = ["token", "user", "project"]
+    list_select_related = ["token", "user", "project"]
+
+    def save_model(self, request: HttpRequest, obj: Quota, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        hints.directory_changed()
+
+    def delete_model(self, request: HttpRequest, obj: Quota) -> None:
+        super().delete_model(request, obj)
+        hints.directory_changed()
 
 
 # Rights come from is_operator, memberships and scopes; a second system of groups would only confuse.

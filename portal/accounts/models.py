@@ -1,4 +1,4 @@
-"""Users, projects, memberships and API tokens.
+"""Users, projects, memberships, API tokens and quotas.
 
 A project is the unit of quota, fair share and charge-back; users belong to projects; a token acts for one
 user in one project.
@@ -86,3 +86,55 @@ class ApiToken(models.Model):
 
     def __str__(self) -> str:
         return f"{self.prefix}… ({self.name})"
+
+
+class Quota(models.Model):
+    """Limits of one token, user, project or model. An empty limit is none; a subject without a quota has the
+    site's (BERTH_LIMITS)."""
+
+    class Level(models.TextChoices):
+        TOKEN = "token"
+        USER = "user"
+        PROJECT = "project"
+        MODEL = "model"
+
+    level = models.CharField(max_length=7, choices=Level)
+    token = models.OneToOneField(
+        ApiToken, on_delete=models.CASCADE, null=True, blank=True, related_name="quota"
+    )
+    user = models.OneToOneField(User, on_delete=models.CASCADE, null=True, blank=True, related_name="quota")
+    project = models.OneToOneField(
+        Project, on_delete=models.CASCADE, null=True, blank=True, related_name="quota"
+    )
+    model = models.CharField(
+        max_length=128, null=True, blank=True, unique=True, help_text="Name of the model."
+    )
+    requests_per_min = models.PositiveIntegerField(null=True, blank=True)
+    tokens_per_min = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="Estimated when a request comes, settled with what it used at its end.",
+    )
+    concurrent = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Requests on open connections at once, running or waiting."
+    )
+    queued = models.PositiveIntegerField(null=True, blank=True, help_text="Requests that wait at once.")
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(level="token", token__isnull=False, user=None, project=None, model=None)
+                | Q(level="user", token=None, user__isnull=False, project=None, model=None)
+                | Q(level="project", token=None, user=None, project__isnull=False, model=None)
+                | Q(level="model", token=None, user=None, project=None, model__isnull=False),
+                name="quota_one_subject_of_its_level",
+            ),
+            models.CheckConstraint(
+                condition=(Q(requests_per_min=None) | Q(requests_per_min__gt=0))
+                & (Q(tokens_per_min=None) | Q(tokens_per_min__gt=0)),
+                name="quota_rates_positive",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"quota of {self.level} {self.token or self.user or self.project or self.model}"

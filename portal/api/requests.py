@@ -19,7 +19,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from portal import hints, places
+from portal import hints, places, quotas
 from portal.accounts.models import ApiToken, Project
 from portal.api import access, telling
 from portal.api.access import INFERENCE, READ, HasScope, caller
@@ -34,6 +34,7 @@ from portal.gateway.policy.estimate import tokens
 from portal.ledger import transitions
 from portal.ledger.models import Lane, RequestState
 from portal.ledger.models import Request as Row
+from portal.quotas import Subjects
 
 
 class Requests(APIView):
@@ -73,11 +74,13 @@ class Requests(APIView):
             body=body,
         )
         with transaction.atomic(), connection.cursor() as cur:
-            share = tokens(body) / project.weight
-            (key,) = places.reserve(plain(cur), new.pool, new.lane, project.pk, [share])
-            transitions.accept(plain(cur), [replace(new, order_key=key)])
+            cost = tokens(body)
+            state = quotas.enter(Subjects(new.token_id, new.user_id, project.pk, model.name), new.id, cost)
+            (key,) = places.reserve(plain(cur), new.pool, new.lane, project.pk, [cost / project.weight])
+            transitions.accept(plain(cur), [replace(new, order_key=key, state=state)])
         # After the commit: a pilot that asks because of this must find the row.
-        hints.rows_waiting(model.pool_id)
+        if state == RequestState.QUEUED:
+            hints.rows_waiting(model.pool_id)
         return Row.objects.get(id=new.id)
 
     @extend_schema(

@@ -34,6 +34,7 @@ from portal.gateway.files import Files
 from portal.gateway.forward import Forward
 from portal.gateway.hold import Hold
 from portal.gateway.keeper import Keeper
+from portal.gateway.limits import Limits
 from portal.gateway.replay import Replay
 from portal.gateway.responses import PREFIX as RESPONSE
 from portal.gateway.responses import Responses
@@ -78,6 +79,7 @@ class Gateway:
         replay = Replay(self._database, hold, config)
         self._again = Again(self.id, self.directory, self.writer, replay, config)
         self._background = Background(self.slots, self.writer, self._waits)
+        self._limits = Limits(self.slots, self.directory, config.limits)
         self._responses = Responses(self._database)
         self._files = Files(config, self._database)
         self._batches = Batches(self._database)
@@ -91,6 +93,7 @@ class Gateway:
             self._waits,
             config.poison_after,
             self._again.leave,
+            self._limits,
         )
 
     async def start(self) -> None:
@@ -99,6 +102,7 @@ class Gateway:
         self._wake.start()
         await self._forward.start()
         await self.keeper.start()
+        self._limits.start()
         try:
             # Grants to a gateway that does not listen yet are dropped. Redis may also be away: then go on.
             await asyncio.wait_for(self.keeper.listening.wait(), _READY_S)
@@ -111,6 +115,7 @@ class Gateway:
             self._wake.soon()
 
     async def stop(self) -> None:
+        await self._limits.stop()
         await self.keeper.stop()
         await self._forward.stop()
         self._wake.stop()
@@ -193,9 +198,11 @@ class Gateway:
         if not await self._again.begin(call):
             return
         try:
+            await self._limits.enter(call)
             await (self._background.accept(call) if call.later else self._serve.run(call))
         finally:
             self._again.end(call)
+            self._limits.leave(call)
 
     async def _models(self, ex: Exchange, path: str, caller: Caller) -> None:
         if path == _MODELS:

@@ -42,12 +42,16 @@ class Background:
             raise ApiError("queue_unavailable", retry_after_s=10) from None
         except DatabaseDown:
             raise ApiError("database_unavailable", retry_after_s=10) from None
+        if (
+            call.parked
+        ):  # not demand (invariant 11); the control loop lets it go on when the limit has refilled
+            return await told(call, "parked")
         self._waits(call.pool)
         try:
             await self._slots.publish(f"berth:lease:{call.pool}", "look")
         except QueueDown as error:
             log.warning("pilots of %s were not told: %s; they look by themselves", call.pool, error)
-        await told(call, "queued")
+        return await told(call, "queued")
 
     async def _accept(self, call: Call) -> None:
         try:

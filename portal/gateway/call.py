@@ -35,6 +35,8 @@ class Call:
     claim: UUID | None = None  # the try that took up its ticket
     route: Route | None = None  # where it runs; None while it waits
     granted_at: datetime | None = None
+    parked: bool = False  # over a limit that refills; only where nobody waits
+    used: int | None = None  # tokens, once the engine has said
     has_row: bool = False  # its acceptance has been asked of the ledger
     attempt: int = 0  # > 0: its row is running, at this attempt
     crashes: int = 0
@@ -73,6 +75,7 @@ class Call:
             accepted_at=self.accepted_at,
             body=self.asked.body,
             crashes=self.crashes,
+            state="parked" if self.parked else "queued",
         )
 
     def recorded(self, gateway: str, end: Ended) -> Recorded:

@@ -14,6 +14,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from portal.fleet.phase import Phase, PoolFacts, phase_of
 from portal.fleet.slurm_words import meaning
+from portal.gateway.policy.limits import Level, Quota
 
 Standing = Literal["active", "revoked", "disabled"]
 
@@ -86,6 +87,14 @@ def read_models(cur: Cursor) -> dict[str, ModelEntry]:
         name: ModelEntry(name, pool, kind, public, frozenset(projects), context, int(created))
         for name, pool, kind, public, context, created, projects in cur.fetchall()
     }
+
+
+def read_quotas(cur: Cursor) -> dict[tuple[Level, str], Quota]:
+    cur.execute(
+        """SELECT level, coalesce(token_id::text, user_id::text, project_id::text, model), requests_per_min,
+             tokens_per_min, concurrent, queued FROM accounts_quota"""
+    )
+    return {(level, subject): Quota(*limits) for level, subject, *limits in cur.fetchall()}
 
 
 def read_phases(cur: Cursor) -> dict[str, Phase]:

@@ -12,7 +12,8 @@ import logging
 import queue
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg2
@@ -23,6 +24,7 @@ from portal.errors import ApiError
 from portal.fleet.phase import Phase
 from portal.gateway import catalog
 from portal.gateway.catalog import Caller, ModelEntry
+from portal.gateway.policy.limits import Level, Quota
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class Snapshot:
     phases: dict[str, Phase]
     read_at: float  # monotonic
     ticketed: frozenset[int] = frozenset()  # tokens that left tickets
+    quotas: Mapping[tuple[Level, str], Quota] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -155,7 +158,11 @@ class Directory:
                     self._used.pop(digest, None)
                 self._callers = catalog.read_callers(cur, digests | set(self._used))
                 self.snapshot = Snapshot(
-                    catalog.read_models(cur), catalog.read_phases(cur), now, catalog.read_ticketed(cur)
+                    catalog.read_models(cur),
+                    catalog.read_phases(cur),
+                    now,
+                    catalog.read_ticketed(cur),
+                    catalog.read_quotas(cur),
                 )
             elif digests:
                 self._callers = self._callers | catalog.read_callers(cur, digests)

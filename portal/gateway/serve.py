@@ -23,6 +23,7 @@ from portal.gateway.call import Call, Ended, ended
 from portal.gateway.forward import End, Forward
 from portal.gateway.hold import QUEUE_PATIENCE_S, Hold
 from portal.gateway.keeper import Keeper
+from portal.gateway.limits import Limits
 from portal.gateway.order import Order
 from portal.gateway.slots import QueueDown, Route, Slots
 from portal.gateway.writer import Cancel, DatabaseDown, EndQueued, Writer
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _TRY_AGAIN_S = 0.25
+_WAITED = b"x-berth-queue-ms"
 # Refusals for lack of room: the replica is fine, it has more to do than Redis knows of.
 _NO_ROOM = frozenset({"full", "busy"})
 # Refusals that no other replica would answer differently: something of ours is broken.
@@ -50,6 +52,7 @@ class Serve:
         waits: Callable[[str], None],
         poison_after: int,
         leave: Callable[[Call], None],
+        limits: Limits,
     ) -> None:
         self._gateway = gateway
         self._slots = slots
@@ -61,6 +64,7 @@ class Serve:
         self._waits = waits
         self._poison_after = poison_after
         self._leave = leave
+        self._limits = limits
         self._live: dict[str, Call] = {}
 
     def cancel(self, request: str) -> None:
@@ -94,6 +98,7 @@ class Serve:
         if not call.has_row:
             if not call.key and await self._at_once(call):
                 return
+            await self._limits.waits(call)
             call.order_key = await _patiently(lambda: self._order.key(call, "held"))
             call.has_row = True
             await self._writer.accept(call.to_accept(self._gateway))
@@ -123,6 +128,7 @@ class Serve:
         if not waiter.granted.done():
             self._waits(call.pool)
         route = await self._hold.wait(call.ex, call.asked, waiter, call.since)
+        self._limits.runs(call)
         attempt = await self._writer.grant(Grant(call.id, self._gateway, UUID(route.replica)))
         if attempt is None:
             raise await self._taken(call)
@@ -148,7 +154,8 @@ class Serve:
     def _running(self, call: Call, route: Route, *, admitted: bool) -> None:
         call.route, call.granted_at = route, datetime.now(UTC)
         waited_ms = max(0.0, 1000 * (call.granted_at - call.accepted_at).total_seconds())
-        call.ex.extra = [(b"x-berth-queue-ms", b"%d" % waited_ms)]
+        others = [header for header in call.ex.extra if header[0] != _WAITED]  # of an earlier try
+        call.ex.extra = [*others, (_WAITED, b"%d" % waited_ms)]
         if admitted:
             self._keeper.hold(call.pool, route, call.request, alone=False, admitted=True)
 
@@ -228,6 +235,8 @@ class Serve:
 
     def _write_end(self, call: Call, end: Ended) -> None:
         call.settled = True
+        if end.prompt_tokens is not None:
+            call.used = end.prompt_tokens + (end.completion_tokens or 0)
         if call.ex.content_at is not None:
             end = replace(end, first_token_at=datetime.fromtimestamp(call.ex.content_at, UTC))
         if call.has_row:

@@ -26,6 +26,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from portal.gateway.policy.fairshare import Line
+from portal.gateway.policy.limits import Want
 
 LEASE_S = 15.0
 ACCEPT_S = 3.0  # a granted slot that its gateway does not take up by then is free again
@@ -65,6 +66,27 @@ def tag_arguments(
     return [lane, project, repr(share), priority, request, *seeds]
 
 
+def limit_arguments(request: str, lease_s: float, now: str, wants: Sequence[Want]) -> list[Any]:
+    flat = [part for want in wants for part in (want.key, want.kind, want.limit, want.cost)]
+    return [request, lease_s, now, *flat]
+
+
+def read_limits(
+    answer: Sequence[Any], wants: Sequence[Want]
+) -> tuple[Want | None, float, list[tuple[int, float]]]:
+    left = [(int(answer[i]), float(answer[i + 1])) for i in range(2, len(answer), 2)]
+    return wants[int(answer[0]) - 1] if answer[0] else None, float(answer[1]), left
+
+
+def settle_arguments(request: str, now: str, wants: Sequence[Want], used: int | None) -> list[Any]:
+    flat: list[Any] = []
+    for want in wants:
+        # What was taken was never more than the whole bucket.
+        more = 0 if used is None else used - min(want.cost, want.limit)
+        flat += [want.key, want.kind, want.limit, more]
+    return [request, now, *flat]
+
+
 def prefix(pool: str) -> str:
     return "berth:{%s}" % pool  # noqa: UP031  (an f-string would need four braces)
 
@@ -86,7 +108,9 @@ class Script:
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
 
 
-_NAMES = ("admit", "enqueue", "fill", "release", "renew", "tag", "started", "give_back")
+_NAMES = (
+    "admit", "enqueue", "fill", "release", "renew", "tag", "started", "give_back", "limit", "settle", "keep",
+)  # fmt: skip
 SCRIPTS = {name: Script(name) for name in _NAMES}
 
 
@@ -155,6 +179,24 @@ class Slots:
     def started(self, pool: str, lane: str, order_key: float) -> asyncio.Future[Any]:
         """Rows that pilots pull have started, with at most this key."""
         return _unwatched(self._script("started", prefix(pool), lane, repr(order_key)))
+
+    async def limit(
+        self, limits: str, request: str, lease_s: float, wants: Sequence[Want]
+    ) -> tuple[Want | None, float, list[tuple[int, float]]]:
+        """Takes what is wanted of every limit, or nothing. → (the one that refuses, seconds until it would not,
+        (remaining, seconds until whole) of each)."""
+        answer = await self._script("limit", limits, *limit_arguments(request, lease_s, "", wants))
+        return read_limits(answer, wants)
+
+    def settle(
+        self, limits: str, request: str, now: str, wants: Sequence[Want], used: int | None
+    ) -> asyncio.Future[Any]:
+        """Gives back what is counted; tokens become those really used (None: as they were reserved)."""
+        return _unwatched(self._script("settle", limits, *settle_arguments(request, now, wants, used)))
+
+    async def keep(self, limits: str, lease_s: float, held: Sequence[tuple[str, str]]) -> None:
+        """Renews the leases on (key, request)."""
+        await self._script("keep", limits, lease_s, *(part for pair in held for part in pair))
 
     async def position(self, pool: str, request: str) -> int | None:
         """Place in line, from 1; None when it is not waiting there (being granted, or Redis was flushed)."""

@@ -120,6 +120,9 @@ class Request(models.Model):
                 fields=["holder"], condition=Q(state__in=["queued", "running"]), name="request_by_live_holder"
             ),
             models.Index(fields=["replica"], condition=Q(state="running"), name="request_by_live_replica"),
+            models.Index(
+                fields=["project_id", "order_key"], condition=Q(state="parked"), name="request_parked"
+            ),
             models.Index(fields=["project_id", "-accepted_at"], name="request_by_project"),
             models.Index(fields=["user_id", "-accepted_at"], name="request_by_user"),
             models.Index(fields=["-accepted_at"], name="request_by_time"),

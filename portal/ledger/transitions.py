@@ -40,6 +40,7 @@ class NewRequest:
     expires_at: datetime | None = None
     priority: int = 0
     crashes: int = 0  # an engine died under it before it was accepted, on the hot path
+    state: str = "queued"  # | parked: over a limit that refills, where nobody waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ class Cancelled:
 
 
 def accept(cur: Cursor, rows: Sequence[NewRequest]) -> list[UUID]:
-    """→ queued. Accepted once the caller has committed. A row whose id is known already is left alone."""
+    """→ queued | parked. Accepted once the caller has committed. A row whose id is known already is left alone."""
     if not rows:
         return []
     taken = _ids(
@@ -156,10 +157,10 @@ def accept(cur: Cursor, rows: Sequence[NewRequest]) -> list[UUID]:
                VALUES %s ON CONFLICT (id) DO NOTHING RETURNING id""",
             [
                 (r.id, r.pool, r.model, r.project_id, r.user_id, r.token_id, r.api, r.stream, r.lane,
-                 r.priority, r.order_key, r.crashes, r.holder, r.accepted_at, r.expires_at)
+                 r.priority, r.order_key, r.state, r.crashes, r.holder, r.accepted_at, r.expires_at)
                 for r in rows
             ],
-            template="(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,'queued',0,%s,%s,%s,%s)",
+            template="(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,0,%s,%s,%s,%s)",
             page_size=len(rows),
             fetch=True,
         )
@@ -408,6 +409,15 @@ def end_queued(
     _tell_batches(cur, [(batch, id_, None) for id_, batch in found])
     _erase(cur, moved)
     return moved
+
+
+def unpark(cur: Cursor, ids: Iterable[UUID]) -> list[UUID]:
+    """parked → queued, with the old order_key: the limit has refilled."""
+    cur.execute(
+        """UPDATE ledger_request SET state = 'queued' WHERE id = ANY(%s::uuid[]) AND state = 'parked' RETURNING id""",
+        ([str(i) for i in ids],),
+    )
+    return _ids(cur.fetchall())
 
 
 def detach(cur: Cursor, stale_before: datetime, now: datetime) -> list[UUID]:

@@ -16,7 +16,7 @@ from django.forms import JSONField
 from django.urls import reverse
 from django.utils import timezone
 
-from portal.accounts.models import ApiToken, Project, User
+from portal.accounts.models import ApiToken, Project, Quota, User
 from portal.catalog.models import Model, Pool, Profile
 from portal.fleet.models import (
     Command,
@@ -31,7 +31,7 @@ from tests.api import world as make
 from tests.api.world import CANARY_BODY, CANARY_RESULT, ApiClient, Person, World
 
 EDITABLE = {
-    "accounts.User", "accounts.Project", "accounts.Membership",
+    "accounts.User", "accounts.Project", "accounts.Membership", "accounts.Quota",
     "catalog.Environment", "catalog.Profile", "catalog.Pool", "catalog.Model",
 }  # fmt: skip
 OURS = ("accounts", "catalog", "ledger", "fleet")
@@ -53,6 +53,7 @@ def world(db: None) -> World:
     """One row at least in every table."""
     made = make.build()
     now = timezone.now()
+    Quota.objects.create(level="project", project=made.project, requests_per_min=600)
     pilot = make.pilot_row(made)
     replica = make.replica_row(made, pilot)
     GpuClaim.objects.create(pilot=pilot, gpu=0, replica=replica)

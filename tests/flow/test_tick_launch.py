@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import timedelta
 from itertools import pairwise
 
@@ -12,6 +13,7 @@ import redis as redis_library
 from django.db import connection
 from psycopg2.extensions import connection as Connection
 
+from portal.accounts.models import Quota
 from portal.fleet import transitions as fleet
 from portal.fleet.models import Command, Decision, FleetEvent, Pilot, PoolState, Replica
 from scheduler.moves import LOOP_LOCK, moving
@@ -66,8 +68,14 @@ def test_parked_work_launches_nothing(world: World) -> None:
     request = world.ask()
     with connection.cursor() as cur:
         cur.execute("UPDATE ledger_request SET state = 'parked' WHERE id = %s", (str(request),))
+    Quota.objects.create(level="model", model="llama-model", requests_per_min=1)
+    bucket = "berth:limit:model:llama-model:requests"
+    world.redis.set(bucket, time.time() + 3600)
     world.tick()
     assert not Pilot.objects.exists()
+    world.redis.delete(bucket)
+    world.tick()
+    assert Pilot.objects.exists(), "the limit has refilled: it is queued now"
 
 
 def test_a_second_pool_shares_the_job_that_is_on_its_way(world: World) -> None:

@@ -1,0 +1,179 @@
+"""A call and the quotas that concern it → admitted, refused with 429, or, where nobody waits, to be parked.
+
+Every level (token, user, project, model) is asked in one Redis call, which takes nothing when one refuses. What is
+counted (concurrent, queued) is held by leases that this gateway renews, so a gateway's death gives it back. While
+Redis is away nothing is let through uncounted: held requests wait as for a slot, rows are parked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from portal.errors import ApiError
+from portal.gateway.call import Call
+from portal.gateway.catalog import Caller
+from portal.gateway.directory import Directory
+from portal.gateway.exchange import Headers
+from portal.gateway.hold import QUEUE_PATIENCE_S
+from portal.gateway.policy.estimate import tokens
+from portal.gateway.policy.limits import COUNTS, RATES, WORDS, Level, Quota, Want, duration, wants
+from portal.gateway.slots import QueueDown, Slots
+
+log = logging.getLogger(__name__)
+
+PREFIX = "berth:limit"
+LEASE_S = 20.0
+_EVERY_S = 5.0
+_TRY_AGAIN_S = 0.25
+
+Quotas = Mapping[tuple[Level, str], Quota]
+
+
+class Limits:
+    def __init__(self, slots: Slots, directory: Directory, defaults: Mapping[str, Quota]) -> None:
+        self._slots = slots
+        self._directory = directory
+        self._defaults = defaults
+        self._taken: dict[str, list[Want]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._keep(), name="gateway-limits")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def enter(self, call: Call) -> None:
+        """Takes what the request needs, before anything else is done for it. A held one over a limit raises
+        ApiError; one that nobody waits for is to be parked if the limit refills."""
+        quotas = self._quotas(call)
+        if not quotas:
+            return
+        estimate = tokens(call.asked.body)
+        if call.later:
+            await self._enter_later(call, quotas, estimate)
+            return
+        asked = wants(quotas, (*RATES, "concurrent"), estimate)
+        if asked:
+            await self._take(call, asked)
+
+    async def waits(self, call: Call) -> None:
+        """It has to stand in line. Raises ApiError when too many of its kind do."""
+        asked = wants(self._quotas(call), ("queued",), 0)
+        if asked:
+            await self._take(call, asked)
+
+    def runs(self, call: Call) -> None:
+        """It waits no more."""
+        taken = self._taken.get(call.request, [])
+        if lines := [want for want in taken if want.kind == "queued"]:
+            self._taken[call.request] = [want for want in taken if want.kind != "queued"]
+            self._slots.settle(PREFIX, call.request, "", lines, 0)
+
+    def leave(self, call: Call) -> None:
+        """It has ended. What was reserved stands where an engine had it and nobody knows what it used."""
+        taken = self._taken.pop(call.request, None)
+        if taken:
+            used = 0 if call.used is None and call.granted_at is None else call.used
+            self._slots.settle(PREFIX, call.request, "", [w for w in taken if w.kind != "requests"], used)
+
+    async def _take(self, call: Call, asked: Sequence[Want]) -> None:
+        until = time.monotonic() + QUEUE_PATIENCE_S
+        while True:
+            try:
+                refused, retry_s, left = await self._slots.limit(PREFIX, call.request, LEASE_S, asked)
+                break
+            except QueueDown:
+                if time.monotonic() >= until:
+                    raise ApiError("queue_unavailable", retry_after_s=10) from None
+                await asyncio.sleep(_TRY_AGAIN_S)
+        call.ex.extra += headers(asked, left)
+        if refused is not None:
+            raise over(refused, retry_s)
+        self._taken.setdefault(call.request, []).extend(asked)
+
+    async def _enter_later(
+        self, call: Call, quotas: Sequence[tuple[Level, str, Quota]], estimate: int
+    ) -> None:
+        asked = wants(quotas, RATES, estimate)
+        if not asked:
+            return
+        try:
+            refused, _, left = await self._slots.limit(PREFIX, call.request, LEASE_S, asked)
+        except QueueDown:
+            call.parked = True
+            return
+        call.ex.extra += headers(asked, left)
+        call.parked = refused is not None
+
+    def _quotas(self, call: Call) -> list[tuple[Level, str, Quota]]:
+        return concerning(self._directory.snapshot.quotas, self._defaults, call.caller, call.asked.model)
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(_EVERY_S)
+            held = [
+                (want.key, request)
+                for request, taken in self._taken.items()
+                for want in taken
+                if want.kind in COUNTS
+            ]
+            try:
+                if held:
+                    await self._slots.keep(PREFIX, LEASE_S, held)
+            except QueueDown as error:
+                log.warning("limits: %s", error)
+
+
+def concerning(
+    quotas: Quotas, defaults: Mapping[str, Quota], caller: Caller, model: str
+) -> list[tuple[Level, str, Quota]]:
+    """The quotas of each level for this caller: its own, or else the site's."""
+    return of_subjects(quotas, defaults, caller.token_id, caller.user_id, caller.project_id, model)
+
+
+def of_subjects(
+    quotas: Quotas, defaults: Mapping[str, Quota], token: int | None, user: int, project: int, model: str
+) -> list[tuple[Level, str, Quota]]:
+    if not quotas and not defaults:
+        return []
+    subjects: list[tuple[Level, str]] = [("user", str(user)), ("project", str(project)), ("model", model)]
+    if token is not None:
+        subjects.insert(0, ("token", str(token)))
+    found = []
+    for level, subject in subjects:
+        quota = quotas.get((level, subject)) or defaults.get(level)
+        if quota is not None:
+            found.append((level, subject, quota))
+    return found
+
+
+def over(want: Want, retry_s: float) -> ApiError:
+    said = f"{want.limit} {WORDS[want.kind]} of this {want.level}"
+    return ApiError("rate_limit_exceeded", detail=said, retry_after_s=max(1, math.ceil(retry_s)))
+
+
+def headers(asked: Sequence[Want], left: Sequence[tuple[int, float]]) -> Headers:
+    """OpenAI's x-ratelimit headers, of the tightest limit of each rate."""
+    said: Headers = []
+    for kind in RATES:
+        tightest: tuple[int, float, Want] | None = None
+        for want, (remaining, reset_s) in zip(asked, left, strict=True):
+            if want.kind == kind and (tightest is None or remaining < tightest[0]):
+                tightest = (remaining, reset_s, want)
+        if tightest is not None:
+            remaining, reset_s, want = tightest
+            values: list[tuple[str, Any]] = [
+                ("limit", want.limit),
+                ("remaining", remaining),
+                ("reset", duration(reset_s)),
+            ]
+            said += [(f"x-ratelimit-{name}-{kind}".encode(), str(value).encode()) for name, value in values]
+    return said

@@ -1,0 +1,82 @@
+"""Quotas for rows that pilots pull, asked from Django: the same limits and the same script as the gateway's.
+
+A row over a limit that refills is parked, not failed; the control loop unparks it. Concurrency is no limit here:
+how many rows run at once is the fleet's affair. While Redis is away a row with a quota is parked too: it is
+accepted, and counted before it runs.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from uuid import UUID
+
+import redis
+from django.db.models import Q
+
+from portal.accounts.models import Quota as Row
+from portal.config import config
+from portal.gateway.limits import LEASE_S, PREFIX, of_subjects, over
+from portal.gateway.policy.limits import RATES, Level, Quota, wants
+from portal.gateway.slots import limit_arguments
+from portal.ledger.models import Request, RequestState
+from portal.places import run
+
+logger = logging.getLogger(__name__)
+
+_RETRY_S = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Subjects:
+    """Whom a row's quotas are asked of."""
+
+    token: int | None
+    user: int
+    project: int
+    model: str
+
+    def quotas(self) -> list[tuple[Level, str, Quota]]:
+        rows = Row.objects.filter(
+            Q(token_id=self.token) & ~Q(token_id=None)
+            | Q(user_id=self.user)
+            | Q(project_id=self.project)
+            | Q(model=self.model)
+        )
+        found: dict[tuple[Level, str], Quota] = {}
+        for row in rows:
+            level: Level = row.level  # type: ignore[assignment]
+            subject = row.token_id or row.user_id or row.project_id or row.model
+            limits = Quota(row.requests_per_min, row.tokens_per_min, row.concurrent, row.queued)
+            found[level, str(subject)] = limits
+        return of_subjects(found, config().limits, self.token, self.user, self.project, self.model)
+
+    def waiting(self, level: Level, most: int) -> int:
+        """Rows of this subject that wait, counted up to `most`."""
+        own = {
+            "token": Q(token_id=self.token),
+            "user": Q(user_id=self.user),
+            "project": Q(project_id=self.project),
+            "model": Q(model=self.model),
+        }[level]
+        waiting = (RequestState.QUEUED, RequestState.PARKED)
+        return Request.objects.filter(own, state__in=waiting)[:most].count()
+
+
+def enter(subjects: Subjects, request: UUID, tokens: int) -> str:
+    """The state in which a new row is accepted: queued, or parked. Raises ApiError when too many wait."""
+    quotas = subjects.quotas()
+    for want in wants(quotas, ("queued",), 0):
+        if subjects.waiting(want.level, want.limit) >= want.limit:
+            raise over(want, _RETRY_S)
+    try:
+        return "queued" if take(quotas, request, tokens) else "parked"
+    except (redis.RedisError, OSError) as error:
+        logger.warning("limits: %s; request %s is parked", error, request)
+        return "parked"
+
+
+def take(quotas: list[tuple[Level, str, Quota]], request: UUID, tokens: int) -> bool:
+    """Takes what the row needs of every rate, or nothing. Raises redis.RedisError."""
+    asked = wants(quotas, RATES, tokens)
+    return not asked or not run("limit", PREFIX, *limit_arguments(str(request), LEASE_S, "", asked))[0]

@@ -1,0 +1,119 @@
+"""The limits' scripts against real Redis: the pure rule on random histories, all levels or none, leases that expire."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis as redis_library
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from portal.gateway.policy.limits import Want, rate, settled
+from portal.gateway.slots import SCRIPTS, limit_arguments, read_limits, settle_arguments
+
+P = "berth:limit"
+NOW = 1.8e9
+
+
+@pytest.fixture(scope="module")
+def link() -> Iterator[redis_library.Redis]:
+    client = redis_library.Redis.from_url(os.environ["BERTH_REDIS_URL"])
+    yield client
+    client.flushall()
+    client.close()
+
+
+def _run(redis: redis_library.Redis, name: str, *args: Any) -> Any:
+    return redis.eval(SCRIPTS[name].text.decode(), 1, P + ":wait", P, *args)
+
+
+def _take(
+    redis: redis_library.Redis,
+    wants: list[Want],
+    request: str = "r",
+    now: float | None = None,
+    lease_s: float = 20.0,
+) -> tuple[Want | None, float, list[tuple[int, float]]]:
+    at = "" if now is None else repr(now)
+    return read_limits(_run(redis, "limit", *limit_arguments(request, lease_s, at, wants)), wants)
+
+
+def _requests(limit: int, subject: str = "1") -> Want:
+    return Want("token", subject, "requests", limit, 1)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.integers(1, 3000),
+    st.lists(st.tuples(st.floats(0, 30), st.integers(1, 2000), st.integers(-500, 500)), max_size=15),
+)
+def test_the_script_follows_the_pure_rule(
+    link: redis_library.Redis, limit: int, history: list[tuple[float, int, int]]
+) -> None:
+    link.flushall()
+    now, full_at = NOW, None
+    for pause_s, cost, more in history:
+        now += pause_s
+        want = Want("project", "7", "tokens", limit, cost)
+        expected = rate(full_at, limit, cost, now)
+        refused, retry_s, left = _take(link, [want], now=now)
+        assert (refused is not None, retry_s) == (expected.retry_s > 0, expected.retry_s)
+        assert left == [(expected.remaining, expected.reset_s)]
+        full_at = expected.full_at
+        if refused is None:
+            used = min(cost, limit) + more
+            _run(link, "settle", *settle_arguments("r", repr(now), [want], used))
+            full_at = settled(full_at, limit, more, now)
+
+
+def test_a_refusal_at_one_level_takes_nothing_at_the_others(link: redis_library.Redis) -> None:
+    link.flushall()
+    full = Want("project", "7", "requests", 1, 1)
+    count = Want("user", "2", "concurrent", 5, 1)
+    assert _take(link, [full])[0] is None
+    refused, retry_s, _ = _take(link, [_requests(10), count, full])
+    assert refused == full and 59 < retry_s <= 60
+    assert not link.exists(f"{P}:token:1:requests", f"{P}:user:2:concurrent")
+
+
+def test_the_one_that_takes_longest_to_refill_is_named(link: redis_library.Redis) -> None:
+    link.flushall()
+    slow, fast = _requests(1), _requests(60, "2")
+    _take(link, [slow])
+    for _ in range(60):
+        _take(link, [fast])
+    assert _take(link, [fast, slow])[0] == slow
+
+
+def test_what_is_counted_comes_back_when_it_ends_or_its_gateway_died(link: redis_library.Redis) -> None:
+    link.flushall()
+    want = Want("token", "1", "concurrent", 2, 1)
+    assert _take(link, [want], "a", NOW)[0] is None
+    assert _take(link, [want], "b", NOW)[0] is None
+    assert _take(link, [want], "b", NOW)[0] is None, "the same request counts once"
+    assert _take(link, [want], "c", NOW)[0] == want
+    _run(link, "settle", *settle_arguments("a", repr(NOW), [want], 0))
+    assert _take(link, [want], "c", NOW + 1)[0] is None
+    assert _take(link, [want], "d", NOW + 20.5)[0] is None, "b's lease has run out"
+    assert _take(link, [want], "e", NOW + 20.5)[0] == want
+
+
+def test_a_lease_that_is_kept_does_not_run_out(link: redis_library.Redis) -> None:
+    link.flushall()
+    want = Want("token", "1", "concurrent", 1, 1)
+    _take(link, [want], "a", lease_s=0.05)
+    _run(link, "keep", 20.0, want.key, "a")
+    assert link.zscore(f"{P}:{want.key}", "a") > NOW - 1e9  # type: ignore[operator]
+    assert _take(link, [want], "b")[0] == want
+
+
+def test_a_full_bucket_leaves_no_key(link: redis_library.Redis) -> None:
+    link.flushall()
+    want = Want("token", "1", "tokens", 100, 50)
+    _take(link, [want])
+    assert 0 < int(link.ttl(f"{P}:{want.key}")) <= 32
+    _run(link, "settle", *settle_arguments("r", "", [want], 0))
+    assert not link.exists(f"{P}:{want.key}")

@@ -1,0 +1,174 @@
+"""Limits on the data plane: who is refused and told what, what comes back, and rows that wait for a refill."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from scheduler import parked
+from tests.flow.dataplane import Plane, chat, until
+
+
+async def _quota(plane: Plane, level: str = "project", subject: Any = None, **limits: int) -> None:
+    """A quota as an administrator would set it; the gateway reads it within seconds."""
+    subject = subject if subject is not None else plane.seeded.project
+    column = "model" if level == "model" else f"{level}_id"
+    names = ", ".join(["level", column, *limits])
+    marks = ", ".join(["%s"] * (2 + len(limits)))
+    plane.sql(f"INSERT INTO accounts_quota ({names}) VALUES ({marks})", (level, subject, *limits.values()))
+    plane.gateway.directory.refresh_soon()
+    await until(lambda: (level, str(subject)) in plane.gateway.directory.snapshot.quotas, "the quota")
+
+
+async def _ask(plane: Plane, headers: dict[str, str] | None = None, **more: Any) -> tuple[int, Any, Any]:
+    async with plane.post(chat(**more), headers=headers) as answer:
+        return answer.status, answer.headers, await answer.json()
+
+
+async def test_over_the_requests_of_a_minute_is_refused_and_told_when_to_come_back(plane: Plane) -> None:
+    plane.route()
+    await _quota(plane, requests_per_min=2)
+    lefts = []
+    for _ in range(2):
+        status, headers, _ = await _ask(plane)
+        assert status == 200
+        lefts.append(headers["x-ratelimit-remaining-requests"])
+    assert lefts == ["1", "0"]
+    status, headers, said = await _ask(plane)
+    assert (status, said["error"]["code"], said["error"]["type"]) == (
+        429,
+        "rate_limit_exceeded",
+        "rate_limit_error",
+    )
+    assert "2 requests per minute of this project" in said["error"]["message"]
+    assert 25 <= int(headers["retry-after"]) <= 30
+    assert (headers["x-ratelimit-limit-requests"], headers["x-ratelimit-remaining-requests"]) == ("2", "0")
+    assert headers["x-ratelimit-reset-requests"]
+    assert len(plane.ingress.seen) == 2
+
+
+async def test_tokens_are_reserved_by_estimate_and_settled_with_what_was_used(plane: Plane) -> None:
+    """The estimate is 500 tokens for the answer alone; the engine reports 9. Two estimates would not fit at once."""
+    plane.route()
+    await _quota(plane, "user", plane.seeded.user, tokens_per_min=900)
+    key = f"berth:limit:user:{plane.seeded.user}:tokens"
+    for _ in range(4):
+        status, headers, _ = await _ask(plane, max_tokens=500)
+        assert status == 200
+        assert int(headers["x-ratelimit-remaining-tokens"]) < 400
+        await until(lambda: not plane.redis.exists(key) or plane.redis.ttl(key) < 5, "the settlement")
+    plane.ingress.gate.clear()
+    first = asyncio.create_task(_ask(plane, max_tokens=500))
+    await until(lambda: plane.ingress.running == 1, "the first one to run")
+    status, _, said = await _ask(plane, max_tokens=500)
+    assert status == 429 and "900 tokens per minute of this user" in said["error"]["message"]
+    plane.ingress.gate.set()
+    assert (await first)[0] == 200
+
+
+async def test_a_stream_carries_the_headers_too(plane: Plane) -> None:
+    plane.route()
+    await _quota(plane, "model", "demo", requests_per_min=7)
+    async with plane.post(chat(stream=True)) as answer:
+        assert answer.headers["x-ratelimit-limit-requests"] == "7"
+        assert b"[DONE]" in await answer.read()
+
+
+async def test_concurrent_requests_are_counted_until_they_end(plane: Plane) -> None:
+    plane.route()
+    await _quota(plane, "token", plane.seeded.token_pk, concurrent=1)
+    plane.ingress.gate.clear()
+    first = asyncio.create_task(_ask(plane))
+    await until(lambda: plane.ingress.running == 1, "the first one to run")
+    status, headers, said = await _ask(plane)
+    assert status == 429 and "1 concurrent requests of this token" in said["error"]["message"]
+    assert headers["retry-after"] == "1"
+    plane.ingress.gate.set()
+    assert (await first)[0] == 200
+    key = f"berth:limit:token:{plane.seeded.token_pk}:concurrent"
+    await until(lambda: not plane.redis.exists(key), "the place to be given back")
+    assert (await _ask(plane))[0] == 200
+
+
+async def test_only_so_many_may_wait_and_a_grant_makes_room_in_the_line(plane: Plane) -> None:
+    await _quota(plane, queued=1)
+    first = asyncio.create_task(_ask(plane))
+    await plane.waiting(1)
+    status, _, said = await _ask(plane)
+    assert status == 429 and "1 queued requests of this project" in said["error"]["message"]
+    plane.ingress.gate.clear()
+    await plane.open(cap=1)
+    await until(lambda: plane.ingress.running == 1, "the first one to run")
+    second = asyncio.create_task(_ask(plane))
+    await plane.waiting(1)
+    plane.ingress.gate.set()
+    assert [status for status, _, _ in await asyncio.gather(first, second)] == [200, 200]
+
+
+async def test_a_client_that_leaves_gives_everything_back(plane: Plane) -> None:
+    await _quota(plane, tokens_per_min=900, concurrent=1, queued=1)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await _ask(plane, max_tokens=800)
+    prefix = f"berth:limit:project:{plane.seeded.project}:"
+    await until(
+        lambda: not plane.redis.exists(*(prefix + kind for kind in ("tokens", "concurrent", "queued"))),
+        "everything to be given back",
+    )
+
+
+async def test_a_gateway_that_died_holds_nobody_back(plane: Plane) -> None:
+    """Its leases run out; they were never bare counters."""
+    plane.route()
+    await _quota(plane, concurrent=1)
+    key = f"berth:limit:project:{plane.seeded.project}:concurrent"
+    plane.redis.zadd(key, {"of-a-dead-gateway": 1.0})
+    assert (await _ask(plane))[0] == 200
+
+
+async def test_where_nobody_waits_it_is_parked_and_goes_on_when_the_limit_refills(plane: Plane) -> None:
+    await _quota(plane, requests_per_min=1)
+    later = {"Prefer": "respond-async"}
+    first, second = [await _ask(plane, later) for _ in range(2)]
+    assert (first[0], second[0]) == (202, 202)
+    assert (first[2]["state"], second[2]["state"]) == ("queued", "parked")
+    row = plane.row(second[2]["id"])
+    assert row is not None and row["state"] == "parked"
+    assert await asyncio.to_thread(parked.unpark) == [], "not refilled yet"
+    plane.redis.delete(f"berth:limit:project:{plane.seeded.project}:requests")
+    moved = await asyncio.to_thread(parked.unpark)
+    assert [str(id_) for id_ in moved] == [second[2]["id"]]
+    row = plane.row(second[2]["id"])
+    assert row is not None and row["state"] == "queued"
+
+
+async def test_while_redis_is_away_nothing_passes_uncounted(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from portal.gateway import limits
+    from portal.gateway.slots import QueueDown
+
+    async def away(*_: Any) -> Any:
+        raise QueueDown("away")
+
+    plane.route()
+    await _quota(plane, requests_per_min=100)
+    monkeypatch.setattr(limits, "QUEUE_PATIENCE_S", 0.5)
+    monkeypatch.setattr(plane.gateway.slots, "limit", away)
+    status, _, said = await _ask(plane)
+    assert (status, said["error"]["code"]) == (503, "queue_unavailable")
+    status, _, said = await _ask(plane, {"Prefer": "respond-async"})
+    assert (status, said["state"]) == (202, "parked")
+    assert plane.ingress.seen == []
+
+
+async def test_without_quotas_redis_is_not_asked(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def asked(*_: Any) -> Any:
+        raise AssertionError("asked")
+
+    plane.route()
+    monkeypatch.setattr(plane.gateway.slots, "limit", asked)
+    status, headers, _ = await _ask(plane)
+    assert status == 200 and "x-ratelimit-limit-requests" not in headers
