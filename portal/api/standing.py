@@ -47,7 +47,8 @@ def _slurm(cluster: Cluster, now: datetime) -> str:
             f"No answer from Slurm since {since} ({ago(cluster.answered_at, now)}). "
             f"Nothing is launched and nothing is ended until it answers. {cluster.error}"
         )
-    return f"Slurm answered {ago(cluster.answered_at, now)}; {len(cluster.jobs)} jobs in its last listing."
+    jobs = "1 job" if len(cluster.jobs) == 1 else f"{len(cluster.jobs)} jobs"
+    return f"Slurm answered {ago(cluster.answered_at, now)}; {jobs} of ours in its last listing."
 
 
 def ago(then: datetime, now: datetime) -> str:

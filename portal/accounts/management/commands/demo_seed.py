@@ -67,7 +67,8 @@ class Command(BaseCommand):
         admin = person("admin", passwords["admin"], staff=True)
         user = person("demo", passwords["demo"], staff=False)
         project, _ = Project.objects.get_or_create(slug="demo", defaults={"name": "Demo"})
-        Membership.objects.get_or_create(user=user, project=project)
+        for member in (admin, user):
+            Membership.objects.get_or_create(user=member, project=project)
         profile, _ = Profile.objects.update_or_create(
             name="demo",
             defaults={
@@ -79,7 +80,8 @@ class Command(BaseCommand):
                 "cpus": 4,
                 "mem_mb": 8_000,
                 "walltime_min": 60,
-                "walltime_least_min": 10,
+                # No less: a job that backfill starts gets the least, also where nothing stands in its way.
+                "walltime_least_min": 60,
             },
         )
         for served in demo_models(options["model_path"], options["engine_python"]):
