@@ -5,6 +5,7 @@ Separate from `echo_server` because the shapes share nothing with those of compl
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import AsyncIterator
@@ -68,22 +69,32 @@ def response(
 async def events(
     number: int, model: str, words: AsyncIterator[str], prompt_tokens: int
 ) -> AsyncIterator[bytes]:
-    """created, a delta per token, completed: with usage in the last one, and no [DONE], as vLLM sends them."""
-    yield event(0, "response.created", response=response(number, model, "", "in_progress", None))
+    """From created to completed in the order of the API: with usage in the last one, and no [DONE], as vLLM does."""
+    sequence = itertools.count()
+    place = {"item_id": f"msg_{number}", "output_index": 0, "content_index": 0}
+    item = {
+        "id": f"msg_{number}",
+        "type": "message",
+        "role": "assistant",
+        "status": "in_progress",
+        "content": [],
+    }
+    part: dict[str, Any] = {"type": "output_text", "text": "", "annotations": []}
+    begun = response(number, model, "", "in_progress", None)
+    yield event(next(sequence), "response.created", response=begun)
+    yield event(next(sequence), "response.output_item.added", output_index=0, item=item)
+    yield event(next(sequence), "response.content_part.added", **place, part=part)
     said: list[str] = []
     async for word in words:
         said.append(word)
-        yield event(
-            len(said),
-            "response.output_text.delta",
-            item_id=f"msg_{number}",
-            output_index=0,
-            content_index=0,
-            delta=word,
-            logprobs=[],
-        )
-    whole = response(number, model, "".join(said), "completed", (prompt_tokens, len(said)))
-    yield event(len(said) + 1, "response.completed", response=whole)
+        yield event(next(sequence), "response.output_text.delta", **place, delta=word, logprobs=[])
+    text = "".join(said)
+    whole = response(number, model, text, "completed", (prompt_tokens, len(said)))
+    (item,) = whole["output"]
+    yield event(next(sequence), "response.output_text.done", **place, text=text, logprobs=[])
+    yield event(next(sequence), "response.content_part.done", **place, part={**part, "text": text})
+    yield event(next(sequence), "response.output_item.done", output_index=0, item=item)
+    yield event(next(sequence), "response.completed", response=whole)
 
 
 def event(sequence: int, kind: str, **said: Any) -> bytes:

@@ -161,7 +161,7 @@ async def test_embeddings_as_the_sdk_asks_for_them(plane: Plane, ask: openai.Asy
     got = await ask.embeddings.create(model="demo", input=["a"])
     assert got.data[0].embedding == [1.0, 2.0]
     assert plane.ingress.seen[0].body["encoding_format"] == "base64"
-    (row,) = plane.sql("SELECT id::text FROM ledger_request")
+    (row,) = await until(lambda: plane.sql("SELECT id::text FROM ledger_request"), "its row")
     assert (await plane.ended(row[0]))["prompt_tokens"] == 1
 
 

@@ -14,7 +14,7 @@ from openai.types.responses import Response
 from gpuworker.engines import echo_responses
 from portal.accounts.issue import issue_token
 from portal.accounts.models import Membership, Project, User
-from tests.flow.dataplane import Plane, Seeded
+from tests.flow.dataplane import Plane, Seeded, until
 from tests.flow.test_openai_sdk_chat import answers
 from tests.flow.test_workerapi_rows import _hot, _lease, _result, _send
 
@@ -48,7 +48,7 @@ async def test_at_once_it_is_the_engines_own_answer(plane: Plane, ask: openai.As
     seen = plane.ingress.seen[0]
     assert seen.path == "/v1/responses"
     assert seen.body == {"model": "demo", "input": "hi", "instructions": "be short", "store": False}
-    (row,) = plane.sql("SELECT id::text FROM ledger_request")
+    (row,) = await until(lambda: plane.sql("SELECT id::text FROM ledger_request"), "its row")
     ended = await plane.ended(row[0])
     assert (ended["prompt_tokens"], ended["completion_tokens"]) == (7, 2)
 
@@ -65,7 +65,7 @@ async def test_a_stream_of_events_comes_through_as_it_is(plane: Plane, ask: open
     assert (kinds[0], kinds[-1]) == ("response.created", "response.completed")
     assert "".join(e.delta for e in got if e.type == "response.output_text.delta") == "hello world"
     assert "stream_options" not in plane.ingress.seen[0].body
-    (row,) = plane.sql("SELECT id::text FROM ledger_request")
+    (row,) = await until(lambda: plane.sql("SELECT id::text FROM ledger_request"), "its row")
     ended = await plane.ended(row[0])
     assert (ended["state"], ended["prompt_tokens"], ended["completion_tokens"]) == ("done", 7, 2)
 
