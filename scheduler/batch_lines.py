@@ -19,6 +19,7 @@ from portal.gateway.policy import estimate
 
 MOST_ERRORS = 100
 _CUSTOM_ID = 200
+_encode = json.JSONEncoder(allow_nan=False).encode  # json.dumps would make one for each line
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def _read(number: int, offset: int, line: bytes, rules: Rules, seen: set[bytes])
     if not isinstance(body, dict):
         raise BadLine("invalid_body", "'body' must be an object.", "body")
     try:
-        text = json.dumps(body, allow_nan=False).encode()
+        text = _encode(body).encode()
         request = asked.read(rules.endpoint, text)
     except ValueError:
         raise BadLine("invalid_body", "The body holds a number that JSON does not know.", "body") from None

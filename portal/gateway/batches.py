@@ -107,7 +107,7 @@ def _new(body: bytes, caller: Caller) -> NewBatch:
     if not isinstance(said, dict):
         raise ApiError("invalid_json", detail="it is not an object")
     endpoint, window, file = (said.get(n) for n in ("endpoint", "completion_window", "input_file_id"))
-    if endpoint not in ENDPOINTS:
+    if not isinstance(endpoint, str) or endpoint not in ENDPOINTS:
         raise _wrong("endpoint", f"must be one of {', '.join(sorted(ENDPOINTS))}")
     if not isinstance(window, str) or window not in WINDOWS:
         raise _wrong("completion_window", f"must be one of {', '.join(WINDOWS)}")
