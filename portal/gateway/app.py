@@ -100,7 +100,6 @@ class Gateway:
         self.directory.start()
         self.writer.start()
         self._wake.start()
-        await self._forward.start()
         await self.keeper.start()
         self._limits.start()
         try:

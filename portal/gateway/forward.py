@@ -10,17 +10,15 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import socket
 import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-import aiohttp
 
 from gpuworker import wire
 from portal.errors import ApiError
 from portal.gateway.asked import Asked
 from portal.gateway.exchange import Exchange
+from portal.gateway.link import Link, Links, Unreachable
 from portal.gateway.slots import Route
 from portal.gateway.usage import Usage, UsageTap, of_answer
 
@@ -51,65 +49,51 @@ class Forward:
         self._key = functools.lru_cache(maxsize=4096)(
             lambda pilot: wire.derive_key(site_key, "ingress", pilot)
         )
-        self._session: aiohttp.ClientSession | None = None
-
-    async def start(self) -> None:
-        connector = aiohttp.TCPConnector(
-            limit=0, ttl_dns_cache=60, keepalive_timeout=60, socket_factory=_watched_socket
-        )
-        # No limit on reading: an answer may take as long as it takes. Dead nodes are found by TCP keep-alive.
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
-        )
+        self._links = Links()
+        self._refused = wire.HEADER_REFUSED.lower().encode()
+        self._lost = wire.HEADER_LOST.lower().encode()
 
     async def stop(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        self._links.close()
 
     async def run(self, ex: Exchange, asked: Asked, route: Route, attempt: int, *, alone: bool) -> End:
         """Sends the answer to the client as it comes. The caller ends the exchange unless it is done or failed
         with the answer sent. Cancelled: the connection to the engine is closed, which aborts it there."""
-        assert self._session is not None
-        headers = {
-            "Content-Type": "application/json",
-            wire.HEADER_KEY: self._key(route.pilot),
-            wire.HEADER_REPLICA: route.replica,
-            wire.HEADER_REQUEST: ex.request_id,
-            wire.HEADER_ATTEMPT: str(attempt),
-        }
+        headers = (
+            f"Content-Type: application/json\r\n{wire.HEADER_KEY}: {self._key(route.pilot)}\r\n"
+            f"{wire.HEADER_REPLICA}: {route.replica}\r\n{wire.HEADER_REQUEST}: {ex.request_id}\r\n"
+            f"{wire.HEADER_ATTEMPT}: {attempt}\r\n"
+        )
         if alone:
-            headers[wire.HEADER_ALONE] = "1"
+            headers += f"{wire.HEADER_ALONE}: 1\r\n"
         end = End("lost", why="connection")
         try:
-            async with self._session.post(
-                route.transport + asked.api, data=asked.body, headers=headers, allow_redirects=False
-            ) as answer:
-                if wire.HEADER_REFUSED in answer.headers:
-                    return End("refused", answer.status, answer.headers[wire.HEADER_REFUSED])
-                if wire.HEADER_LOST in answer.headers:
-                    return End("lost", answer.status, answer.headers[wire.HEADER_LOST])
+            answer = await self._links.send(route.transport, asked.api, headers, asked.body)
+            try:
+                if why := answer.headers.get(self._refused) or answer.headers.get(self._lost):
+                    end.kind = "refused" if self._refused in answer.headers else "lost"
+                    end.status, end.why = answer.status, why.decode("latin-1")
+                    return end
                 end.status = answer.status
                 if asked.stream and answer.status == 200:
                     await self._stream(ex, asked, answer, end)
                 else:
                     await self._whole(ex, asked, answer, end)
-        except aiohttp.ClientConnectorError:
+            finally:
+                self._links.done(route.transport, answer)
+        except Unreachable:
             return End("refused", why="unreachable")
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except OSError as error:
             # Also a stream that broke off: content_at says whether the client had seen any of it.
             log.info("request %s: the ingress went away: %s", ex.request_id, type(error).__name__)
             if ex.content_at is not None:
                 end.kind, end.error = "failed", ApiError("replica_lost")
         return end
 
-    async def _stream(self, ex: Exchange, asked: Asked, answer: aiohttp.ClientResponse, end: End) -> None:
+    async def _stream(self, ex: Exchange, asked: Asked, answer: Link, end: End) -> None:
         tap = UsageTap(asked.strips_usage)
         try:
-            async for chunk in answer.content.iter_any():
+            while chunk := await answer.some():
                 if ex.content_at is None:
                     await ex.begin_stream()
                     ex.content_at = time.time()
@@ -117,7 +101,7 @@ class Forward:
                     # Set before it is sent: a client that hangs up on [DONE] has had its whole answer.
                     ex.complete = ex.complete or tap.over or _LAST_WORD in out[-32:]
                     await ex.chunk(out)
-        except (aiohttp.ClientError, OSError):
+        except OSError:
             if not ex.complete:
                 raise
         if ex.content_at is None:
@@ -128,8 +112,8 @@ class Forward:
         end.kind, end.why = "done", ""
         await ex.end_stream()
 
-    async def _whole(self, ex: Exchange, asked: Asked, answer: aiohttp.ClientResponse, end: End) -> None:
-        body = await answer.read()
+    async def _whole(self, ex: Exchange, asked: Asked, answer: Link, end: End) -> None:
+        body = await answer.rest()
         if answer.status == 200:
             end.kind, end.why, ex.content_at = "done", "", time.time()
             end.usage = of_answer(body)
@@ -154,16 +138,3 @@ def engine_error(status: int, body: bytes) -> ApiError:
             "engine_rejected", detail=detail, status=status, param=param if isinstance(param, str) else None
         )
     return ApiError("engine_error", detail=detail)
-
-
-def _watched_socket(address: Any) -> socket.socket:
-    """A node that loses power sends no FIN: without keep-alive a stream from it would hang for ever."""
-    family, kind, protocol, _, _ = address
-    link = socket.socket(family, kind, protocol)
-    link.setblocking(False)
-    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, option):
-            link.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    return link
