@@ -76,6 +76,11 @@ def enter(subjects: Subjects, request: UUID, tokens: int) -> str:
         return "parked"
 
 
+def refills(subjects: Subjects) -> bool:
+    """Whether any rate limits them."""
+    return bool(wants(subjects.quotas(), RATES, 0))
+
+
 def take(quotas: list[tuple[Level, str, Quota]], request: UUID, tokens: int) -> bool:
     """Takes what the row needs of every rate, or nothing. Raises redis.RedisError."""
     asked = wants(quotas, RATES, tokens)

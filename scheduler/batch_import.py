@@ -14,7 +14,7 @@ from uuid import UUID
 from django.db import transaction
 from psycopg2.extensions import cursor as Cursor
 
-from portal import hints, places
+from portal import hints, places, quotas
 from portal.accounts.models import Project
 from portal.config import Config
 from portal.gateway import catalog
@@ -23,6 +23,7 @@ from portal.ledger.batches import transitions
 from portal.ledger.batches.transitions import NewLine
 from portal.ledger.contents import Contents
 from portal.ledger.models import Batch
+from portal.quotas import Subjects
 from scheduler.batch_lines import Good, Judged, Rules, judge
 from scheduler.moves import moving
 
@@ -41,14 +42,16 @@ def import_batch(id_: UUID, settings: Config, now: float) -> bool:
         with moving() as cur:
             return transitions.fail(cur, id_, judged.errors, at)
     pools = {models[line.model].pool for line in judged.lines}
+    parked = any(quotas.refills(who) for who in _subjects(batch, judged.lines))
     with moving() as cur:
         keys = _places(cur, batch, judged.lines, models)
-        began = transitions.begin(cur, id_, _placed(judged.lines, models, keys), at)
+        state = "parked" if parked else "queued"
+        began = transitions.begin(cur, id_, _placed(judged.lines, models, keys), at, state)
         if not began:
             transaction.set_rollback(True)
     if began:
-        logger.info("batch %s: %d lines queued", id_, len(judged.lines))
-        for pool in sorted(pools):
+        logger.info("batch %s: %d lines %s", id_, len(judged.lines), state)
+        for pool in () if parked else sorted(pools):
             hints.rows_waiting(pool)
     return began
 
@@ -72,6 +75,15 @@ def _models(project_id: int) -> dict[str, ModelEntry]:
     """Those that the project may use, by name."""
     with moving() as cur:
         return {name: entry for name, entry in catalog.read_models(cur).items() if entry.open_to(project_id)}
+
+
+def _subjects(batch: Batch, lines: list[Good]) -> list[Subjects]:
+    """Whom its lines are counted against. Where there is a rate, all begin parked, and the control loop lets them
+    go on as it refills."""
+    return [
+        Subjects(batch.token_id, batch.user_id, batch.project_id, model)
+        for model in sorted({line.model for line in lines})
+    ]
 
 
 def _places(

@@ -21,8 +21,8 @@ from scheduler.moves import moving
 logger = logging.getLogger(__name__)
 
 # Of one project, in one look. With more parked than this, those of one token may hide another's of its project.
-MOST = 200
-_LONGEST = 1_000_000  # bytes: a longer body is not read for its estimate
+MOST = 1000
+_LONGEST = 65_536  # bytes: a longer body is not read for its estimate
 
 
 def unpark() -> list[UUID]:

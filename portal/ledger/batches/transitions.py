@@ -142,8 +142,8 @@ def fail(cur: Cursor, batch: UUID, errors: Sequence[dict[str, Any]], now: dateti
     return cur.rowcount == 1
 
 
-def begin(cur: Cursor, batch: UUID, lines: Iterable[NewLine], now: datetime) -> bool:
-    """validating → in_progress, with one queued request for each line, all or none. False: it was cancelled, or
+def begin(cur: Cursor, batch: UUID, lines: Iterable[NewLine], now: datetime, state: str = "queued") -> bool:
+    """validating → in_progress, with one request, queued or parked, for each line, all or none. False: it was cancelled, or
     somebody else began it; the caller then rolls back.
 
     COPY, because it takes a tenth of the time of INSERT. The state moves last: a person who cancels meanwhile must
@@ -156,7 +156,7 @@ def begin(cur: Cursor, batch: UUID, lines: Iterable[NewLine], now: datetime) -> 
         return False
     project, user, token, endpoint, expires_at = found
     tail = "\t".join(
-        (str(project), str(user), r"\N" if token is None else str(token), endpoint, "f", "batch", "0", "queued",
+        (str(project), str(user), r"\N" if token is None else str(token), endpoint, "f", "batch", "0", state,
          "0", "0", str(batch), now.isoformat(), expires_at.isoformat())
     )  # fmt: skip
     source: Any = _CopySource(lines, tail)  # psycopg2 calls `read` only
