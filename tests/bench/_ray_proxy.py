@@ -17,7 +17,6 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 
-@serve.deployment(num_replicas=1, max_ongoing_requests=256, ray_actor_options={"num_cpus": 0})
 class PassThrough:
     def __init__(self, backend: str) -> None:
         self.backend = backend
@@ -52,7 +51,8 @@ if __name__ == "__main__":
     )
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
-        serve.run(PassThrough.bind(backend))
+        options = {"num_replicas": 1, "max_ongoing_requests": 256, "ray_actor_options": {"num_cpus": 0}}
+        serve.run(serve.deployment(**options)(PassThrough).bind(backend))
         signal.sigwait([signal.SIGTERM, signal.SIGINT])
     finally:
         ray.shutdown()

@@ -21,7 +21,7 @@ from devstack.say import StepFailed
 
 TITLE = "a real vLLM through gateway and ingress, against its own socket"
 ROUNDS = 3
-RUN_S = 8.0
+RUN_S = 5.0
 CLIENT = checkout.ROOT / "tests" / "bench" / "_ask_many.py"
 
 

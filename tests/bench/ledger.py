@@ -10,6 +10,7 @@ accept_ratio  accept_http_s over the gateway's own rate in the same run (whole a
 
 from __future__ import annotations
 
+import functools
 import re
 import statistics
 import subprocess
@@ -39,7 +40,7 @@ from tests.bench.gateway import RUN_S, gateway, processes, start_backend
 
 TITLE = "the ledger's moves against the same SQL from pgbench; requests accepted over HTTP"
 FINISHED_ROWS = 1_000_000
-CHURNED_ROWS = 20_000
+CHURNED_ROWS = 10_000
 ROUNDS = 3
 ROWS = 5_000  # of one measurement
 BATCH = 100  # rows of one transaction
@@ -206,9 +207,9 @@ def all_moves(ids: list[uuid.UUID]) -> dict[str, list[Callable[[Cursor], object]
         [Finish(i, 1, HOLDER, "done", now, now, 200, None, None, 10, 64, WHOLE) for i in b] for b in batches
     ]
     return {
-        "accept": [lambda cur, rows=rows: transitions.accept(cur, rows) for rows in news],
+        "accept": [functools.partial(transitions.accept, rows=rows) for rows in news],
         "claim": [_claim for _ in batches],
-        "finish": [lambda cur, rows=rows: transitions.finish(cur, rows) for rows in ends],
+        "finish": [functools.partial(transitions.finish, rows=rows) for rows in ends],
     }
 
 
