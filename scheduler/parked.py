@@ -12,7 +12,7 @@ from uuid import UUID
 import redis as redis_library
 
 from portal import hints, quotas
-from portal.gateway.policy.estimate import BYTES_PER_TOKEN, UNSAID_TOKENS, tokens
+from portal.gateway.policy import estimate
 from portal.gateway.policy.limits import Level, Quota
 from portal.ledger import transitions as ledger
 from portal.quotas import Subjects
@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 # Of one project, in one look. With more parked than this, those of one token may hide another's of its project.
 MOST = 1000
-_LONGEST = 65_536  # bytes: a longer body is not read for its estimate
 
 
 def unpark() -> list[UUID]:
@@ -38,12 +37,12 @@ def unpark() -> list[UUID]:
                  FROM owners WHERE owners.id IS NOT NULL)
                SELECT r.id, r.token_id, r.user_id, r.project_id, r.model, r.pool,
                  coalesce(r.batch_length, octet_length(p.body)),
-                 CASE WHEN octet_length(p.body) < %s THEN p.body END
+                 CASE WHEN octet_length(p.body) <= %s THEN p.body END
                FROM owners CROSS JOIN LATERAL (
                  SELECT * FROM ledger_request
                  WHERE state = 'parked' AND project_id = owners.id ORDER BY order_key LIMIT %s) r
                LEFT JOIN ledger_payload p ON p.request = r.id ORDER BY r.order_key, r.id""",
-            (_LONGEST, MOST),
+            (estimate.LONGEST, MOST),
         )
         found = cur.fetchall()
     known: dict[Subjects, list[tuple[Level, str, Quota]]] = {}
@@ -56,7 +55,7 @@ def unpark() -> list[UUID]:
                 continue
             if subjects not in known:
                 known[subjects] = subjects.quotas()
-            if quotas.take(known[subjects], UUID(str(id_)), _estimate(length, body)):
+            if quotas.take(known[subjects], UUID(str(id_)), estimate.of_row(length, body)):
                 allowed[UUID(str(id_))] = pool
             else:
                 refused.add(subjects)
@@ -69,10 +68,3 @@ def unpark() -> list[UUID]:
     for pool in {allowed[id_] for id_ in moved}:
         hints.rows_waiting(pool)
     return moved
-
-
-def _estimate(length: int | None, body: memoryview | None) -> int:
-    """A batch's line lies in a file: its length has to do, as for bodies that are too long to look into."""
-    if body is not None:
-        return tokens(bytes(body))
-    return (length or 0) // BYTES_PER_TOKEN + UNSAID_TOKENS

@@ -24,11 +24,12 @@ from portal.config import Config
 from portal.database import Database
 from portal.errors import ApiError
 from portal.gateway.exchange import Exchange, Gone, Scope
+from portal.gateway.limits import PREFIX as LIMITS
 from portal.gateway.slots import QueueDown, Slots
 from portal.gateway.wake import Wake
 from portal.ledger import backlog
 from portal.ledger.contents import Contents
-from portal.workerapi import reports, rows
+from portal.workerapi import reports, rows, spent
 from portal.workerapi.hints import Hints
 
 log = logging.getLogger(__name__)
@@ -210,7 +211,18 @@ class WorkerApi:
         answer = await self._database.run(work)
         if answer.late:
             log.info("pilot %s: %d late results dropped", said.pilot, len(answer.late))
+        if answer.taken:
+            await self._settle(answer.taken)
         return wire.dumps(answer)
+
+    async def _settle(self, ended: list[str]) -> None:
+        """Limits hear what the rows used. The results are in the ledger whatever becomes of this."""
+        try:
+            work = partial(spent.spent, ended=ended, defaults=self._config.limits)
+            for row in await self._database.run(work):
+                self._slots.settle(LIMITS, row.request, "", row.wants, row.used)
+        except psycopg2.Error as error:
+            log.warning("limits: PostgreSQL: %s", str(error).strip().split("\n")[0])
 
 
 def _check_ids(ids: Any) -> None:

@@ -10,6 +10,7 @@ import pytest
 from scheduler import parked
 from tests.flow import batching
 from tests.flow.dataplane import Plane, chat, until
+from tests.flow.test_workerapi_rows import _hot, _lease, _result, _send
 
 
 async def _quota(plane: Plane, level: str = "project", subject: Any = None, **limits: int) -> None:
@@ -143,6 +144,18 @@ async def test_where_nobody_waits_it_is_parked_and_goes_on_when_the_limit_refill
     assert [str(id_) for id_ in moved] == [second[2]["id"]]
     row = plane.row(second[2]["id"])
     assert row is not None and row["state"] == "queued"
+
+
+async def test_rows_that_pilots_ran_are_settled_with_what_they_used(plane: Plane) -> None:
+    pilot, replica = await _hot(plane)
+    await _quota(plane, tokens_per_min=1000)
+    status, headers, _ = await _ask(plane, {"Prefer": "respond-async"}, max_tokens=600)
+    assert status == 202 and int(headers["x-ratelimit-remaining-tokens"]) < 400
+    (row,) = await _lease(pilot, replica)
+    await _send(pilot, _result(row, prompt_tokens=40, completion_tokens=10))
+    status, headers, said = await _ask(plane, {"Prefer": "respond-async"}, max_tokens=600)
+    assert (status, said["state"]) == (202, "queued")
+    assert 300 <= int(headers["x-ratelimit-remaining-tokens"]) < 350, "50 used, 600 and the prompt reserved"
 
 
 async def test_a_batch_under_a_rate_runs_as_it_refills_in_the_files_order(plane: Plane) -> None:
