@@ -36,7 +36,8 @@ _WORDS = {
 
 
 def write_step(id_: UUID, settings: Config, now: float) -> bool:
-    """Whether something was written. Raises OSError."""
+    """Whether the step was full, so that more is likely to wait: one that ends while lines keep ending must not keep
+    other batches from being looked at. Raises OSError."""
     with moving() as cur:
         batch = reading.locked(cur, id_)
         ends = transitions.take_ends(cur, id_, STEP_LINES, STEP_BYTES)
@@ -53,7 +54,7 @@ def write_step(id_: UUID, settings: Config, now: float) -> bool:
         ]
         step = Written(Counter(end.state for end in ends), *new_lengths)
         transitions.written(cur, id_, step)
-    return True
+    return len(ends) == STEP_LINES or sum(len(end.result or b"") for end in ends) > STEP_BYTES // 2
 
 
 def _open(

@@ -191,11 +191,11 @@ async def test_a_batch_that_is_cancelled_before_its_import_never_queues(
     second = await create(plane, jsonl(line("b")))
     begin = transitions.begin
 
-    def cancelled_first(cur: Any, id_: Any, lines: Any, now: Any) -> bool:
+    def cancelled_first(*args: Any) -> bool:
         plane.sql(
             "UPDATE ledger_batch SET state = 'cancelling', cancelling_at = now() WHERE state = 'validating'"
         )
-        return begin(cur, id_, lines, now)
+        return begin(*args)
 
     with monkeypatch.context() as patch:
         patch.setattr(transitions, "begin", cancelled_first)

@@ -15,11 +15,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Only `*.transitions` write states. A state column is written by an UPDATE, an INSERT or an ORM assignment.
 _SQL_STATE = re.compile(
-    r"(update\s+(ledger_request|fleet_pilot|fleet_replica)\b[^;]*?\bset\b[^;]*?\bstate\s*=)"
-    r"|(insert\s+into\s+(ledger_request|fleet_pilot|fleet_replica)\b)",
+    r"(update\s+(ledger_request|ledger_batch|fleet_pilot|fleet_replica)\b[^;]*?\bset\b[^;]*?\bstate\s*=)"
+    r"|(insert\s+into\s+(ledger_request|ledger_batch|fleet_pilot|fleet_replica)\b)",
     re.IGNORECASE | re.DOTALL,
 )
-_GUARDED_MODELS = {"Request", "Pilot", "Replica"}
+_GUARDED_MODELS = {"Request", "Batch", "Pilot", "Replica"}
 _PROCESS_CALLS = {
     ("os", "system"), ("os", "popen"), ("os", "fork"), ("os", "posix_spawn"),
     ("asyncio", "create_subprocess_exec"), ("asyncio", "create_subprocess_shell"),
@@ -36,7 +36,7 @@ def modules(*rooms: str) -> Iterator[tuple[str, str]]:
 
 
 def state_writes(path: str, source: str) -> list[str]:
-    """Writes of a request's, pilot's or replica's state outside a `transitions` module."""
+    """Writes of a request's, batch's, pilot's or replica's state outside a `transitions` module."""
     if Path(path).name == "transitions.py":
         return []
     found = []
@@ -62,7 +62,7 @@ def state_writes(path: str, source: str) -> list[str]:
 
 
 def _is_row(node: ast.expr) -> bool:
-    return isinstance(node, ast.Name) and node.id in ("request", "row", "pilot", "replica")
+    return isinstance(node, ast.Name) and node.id in ("request", "row", "batch", "pilot", "replica")
 
 
 def process_starts(path: str, source: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,7 @@ def line(custom_id: Any = "a", **changes: Any) -> dict[str, Any]:
 def judged(tmp_path: Path, *lines: dict[str, Any] | bytes, end: bytes = b"\n", **limits: Any) -> Judged:
     path = tmp_path / "in"
     path.write_bytes(b"".join((x if isinstance(x, bytes) else json.dumps(x).encode()) + end for x in lines))
-    rules = {"endpoint": CHAT, "most_lines": 1000, "most_line_bytes": 2000, "may_use": {"demo"}.__contains__}
-    return judge(path, Rules(**(rules | limits)))
+    return judge(path, dataclasses.replace(Rules(CHAT, 1000, 2000, {"demo"}.__contains__), **limits))
 
 
 @pytest.mark.parametrize(

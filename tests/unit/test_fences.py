@@ -91,6 +91,7 @@ def test_every_source_fence_holds(check: Callable[[str, str], list[str]], rooms:
         "cur.execute('UPDATE fleet_pilot SET node = 1, state = %s', ('up',))",
         "cur.execute('insert into ledger_request (id) values (1)')",
         "pilot.state = 'ended'",
+        "cur.execute(\"UPDATE ledger_batch SET total = 1, state = 'failed'\")",
     ],
 )
 def test_a_planted_state_write_is_caught(line: str) -> None:
