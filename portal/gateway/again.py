@@ -110,7 +110,9 @@ class Again:
         return call.ex.header(b"x-stainless-retry-count") not in ("", "0")
 
     async def _with_ticket(self, call: Call) -> bool:
-        """Takes up the ticket, if there is one."""
+        """Takes up the ticket, if there is one. Whoever does not wait has no use for a place among those who do."""
+        if call.later:
+            return True
         move = ClaimTicket(call.id, self._gateway, call.caller.token_id, _ticket(call))
         call.claim = call.id
         try:
@@ -136,8 +138,8 @@ class Again:
 
 
 def _digest(call: Call) -> str:
-    """Of what is asked."""
-    kind = b"background" if call.asked.background else b""
+    """Of what is asked, and how: an answer at once is not what a request for later is told."""
+    kind = b"later" if call.later else b""
     return hashlib.sha256(b"\n".join((call.asked.api.encode(), kind, call.asked.body))).hexdigest()
 
 

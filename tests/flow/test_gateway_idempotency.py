@@ -167,3 +167,4 @@ async def test_asked_for_later_twice_is_one_request(plane: Plane) -> None:
     assert (first[0], again[0]) == (202, 202)
     assert first[1] == again[1] and again[2:] == (first[2], True)
     assert plane.sql("SELECT count(*) FROM ledger_request") == [(1,)]
+    assert (await ask(plane))[0] == 422  # the answer itself is another request

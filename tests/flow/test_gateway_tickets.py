@@ -14,6 +14,7 @@ import redis as redis_library
 from psycopg2.extensions import connection as Connection
 
 from portal.asgi import Application
+from portal.errors import ApiError
 from portal.ledger import transitions
 from tests.flow import dataplane
 from tests.flow.dataplane import Plane, Seeded, answered, chat, until
@@ -179,3 +180,28 @@ async def test_an_answer_that_a_pilot_has_found_meanwhile_is_given(plane: Plane)
     plane.sql("UPDATE ledger_payload SET result = %s", (b'{"choices": []}',))
     assert await answered(plane) == (200, '{"choices": []}', first)
     assert not plane.ingress.seen
+
+
+async def test_whoever_asks_for_later_takes_no_place_of_those_who_wait(plane: Plane) -> None:
+    first = await told_to_come_again(plane)
+    async with plane.post(headers={"Prefer": "respond-async"}) as answer:
+        assert answer.status == 202 and answer.headers["x-request-id"] != first
+        later = plane.row(answer.headers["x-request-id"])
+    assert later is not None and (later["state"], later["lane"]) == ("queued", "async")
+    assert place(plane, first)[:2] == ("queued", "held")
+    await plane.open()
+    assert (await answered(plane))[::2] == (200, first)
+
+
+async def test_one_that_is_refused_when_it_comes_again_keeps_its_place(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_: Any) -> None:
+        raise ApiError("forbidden")
+
+    first = await told_to_come_again(plane)
+    with monkeypatch.context() as patch:
+        patch.setattr(plane.gateway._limits, "enter", refuse)
+        assert (await answered(plane))[0] == 403
+    await plane.open()
+    assert (await answered(plane))[::2] == (200, first)
