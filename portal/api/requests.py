@@ -49,14 +49,18 @@ class Requests(APIView):
         project = access.project_to_charge(request, said.validated_data["project"])
         model = access.model_for(said.validated_data["model"], [project])
         body = engine_body(said.validated_data["api"], said.validated_data["body"], model)
-        row = self._accept(request, project, model, said.validated_data["api"], body)
+        row = self._accept(
+            request, project, model, said.validated_data["api"], body, said.validated_data["priority"]
+        )
         return Response(
             RequestDetail(telling.detail(row, with_result=True)).data,
             status.HTTP_202_ACCEPTED,
             headers={"Location": reverse("api:request", args=[row.id]), "x-request-id": str(row.id)},
         )
 
-    def _accept(self, request: Request, project: Project, model: Model, api: str, body: bytes) -> Row:
+    def _accept(
+        self, request: Request, project: Project, model: Model, api: str, body: bytes, priority: int
+    ) -> Row:
         now = timezone.now()
         new = transitions.NewRequest(
             id=uuid.uuid4(),
@@ -68,6 +72,7 @@ class Requests(APIView):
             api=api,
             stream=False,
             lane=Lane.ASYNC,
+            priority=priority,
             order_key=0.0,
             holder=None,
             accepted_at=now,
@@ -76,7 +81,9 @@ class Requests(APIView):
         with transaction.atomic(), connection.cursor() as cur:
             cost = tokens(body)
             state = quotas.enter(Subjects(new.token_id, new.user_id, project.pk, model.name), new.id, cost)
-            (key,) = places.reserve(plain(cur), new.pool, new.lane, project.pk, [cost / project.weight])
+            (key,) = places.reserve(
+                plain(cur), new.pool, new.lane, project.pk, [cost / project.weight], priority
+            )
             transitions.accept(plain(cur), [replace(new, order_key=key, state=state)])
         # After the commit: a pilot that asks because of this must find the row.
         if state == RequestState.QUEUED:

@@ -20,6 +20,12 @@ class Submission(serializers.Serializer[Any]):
     project = serializers.SlugField(
         required=False, default="", help_text="Needed only at the browser, by members of several projects."
     )
+    priority = serializers.IntegerField(
+        min_value=-1,
+        max_value=1,
+        default=0,
+        help_text="Passes what your project has waiting with a lower one.",
+    )
 
 
 class PilotOfRequest(serializers.Serializer[Any]):

@@ -35,6 +35,8 @@ from portal.gateway.forward import Forward
 from portal.gateway.hold import Hold
 from portal.gateway.keeper import Keeper
 from portal.gateway.limits import Limits
+from portal.gateway.order import HEADER as PRIORITY
+from portal.gateway.order import priority
 from portal.gateway.replay import Replay
 from portal.gateway.responses import PREFIX as RESPONSE
 from portal.gateway.responses import Responses
@@ -193,6 +195,7 @@ class Gateway:
             accepted_at=datetime.now(UTC),
             since=time.monotonic(),
             task=asyncio.current_task(),
+            priority=priority(ex.header(PRIORITY)),
         )
         if not await self._again.begin(call):
             return

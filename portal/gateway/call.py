@@ -29,6 +29,7 @@ class Call:
     accepted_at: datetime
     since: float  # monotonic, the same moment
     task: asyncio.Task[Any] | None
+    priority: int = 0  # among what its project has waiting
     order_key: float = 0.0  # its place in line, once it has to wait
     key: str = ""  # its Idempotency-Key: it always gets a row, and its answer is kept
     digest: str = ""  # of what is asked; known where asking again may matter
@@ -70,6 +71,7 @@ class Call:
             api=self.asked.api,
             stream=self.asked.stream and gateway is not None,
             lane="async" if gateway is None else "held",
+            priority=self.priority,
             order_key=self.order_key,
             holder=gateway,
             accepted_at=self.accepted_at,

@@ -5,10 +5,24 @@ Separate from `slots`, which knows only commands, and from `serve`, which asks b
 
 from __future__ import annotations
 
+from portal.errors import ApiError
 from portal.gateway.call import Call
 from portal.gateway.policy.estimate import tokens
+from portal.gateway.policy.fairshare import PRIORITIES
 from portal.gateway.slots import Slots
 from portal.gateway.writer import Writer
+
+_PRIORITIES = {"": 0} | {str(level): level for level in PRIORITIES}
+HEADER = b"x-berth-priority"
+
+
+def priority(text: str) -> int:
+    """From the header; '' = 0. Raises ApiError."""
+    if text not in _PRIORITIES:
+        raise ApiError(
+            "invalid_parameter", detail=f"'{HEADER.decode()}' is one of -1, 0, 1.", param=HEADER.decode()
+        )
+    return _PRIORITIES[text]
 
 
 class Order:
@@ -20,8 +34,10 @@ class Order:
         """Reserves its place. Raises QueueDown, DatabaseDown."""
         share = tokens(call.asked.body) / call.caller.weight
         request = call.request if lane == "held" else ""
-        key = await self._slots.tag(call.pool, lane, call.caller.project_id, share, 0, request)
+        key = await self._slots.tag(call.pool, lane, call.caller.project_id, share, call.priority, request)
         while key is None:
             line = await self._writer.line(call.id, call.pool, lane)
-            key = await self._slots.tag(call.pool, lane, call.caller.project_id, share, 0, request, line)
+            key = await self._slots.tag(
+                call.pool, lane, call.caller.project_id, share, call.priority, request, line
+            )
         return key

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import redis as redis_library
 from django.test import Client
 
 from portal.accounts.issue import issue_token, revoke
@@ -31,7 +32,9 @@ def refused(answer: Any, status: int, code: str, param: str | None = None) -> No
     assert not Request.objects.exists() and not Payload.objects.exists()
 
 
-def test_a_member_hands_in_a_request(world: World, sent: list[tuple[str, str]]) -> None:
+def test_a_member_hands_in_a_request(
+    world: World, sent: list[tuple[str, str]], redis: redis_library.Redis
+) -> None:
     answer = world.owner.api.send("POST", "requests", ASK)
     assert answer.status_code == 202
     told = answer.json()
@@ -157,3 +160,17 @@ def test_an_unknown_address_answers_programs_in_their_envelope(world: World) -> 
     for method in ("GET", "POST", "DELETE"):
         refused(world.owner.api.send(method, "nothing/here"), 404, "not_found")
     refused(world.owner.api.send("PUT", "requests", ASK), 405, "method_not_allowed")
+
+
+def test_priority_passes_what_its_own_project_has_waiting(
+    world: World, sent: list[tuple[str, str]], redis: redis_library.Redis
+) -> None:
+    low, high = (
+        world.owner.api.send("POST", "requests", ASK | {"priority": priority}).json()["id"]
+        for priority in (0, 1)
+    )
+    keys = {str(row.id): row.order_key for row in Request.objects.all()}
+    second = world.mate.api.send("POST", "requests", ASK).json()["id"]
+    assert keys[high] < keys[low] + 1 < Request.objects.get(id=second).order_key
+    answer = world.owner.api.send("POST", "requests", ASK | {"priority": 2})
+    assert answer.status_code == 400

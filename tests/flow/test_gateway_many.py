@@ -132,6 +132,22 @@ async def test_projects_share_the_line_across_gateways(plane: Plane) -> None:
     assert [seen.body["user"] for seen in plane.ingress.seen].index("single") <= 1
 
 
+async def test_priority_passes_what_its_own_project_has_waiting(plane: Plane) -> None:
+    async def ask(name: str, priority: str) -> int:
+        async with plane.post(chat(user=name), headers={"x-berth-priority": priority}) as answer:
+            return int(answer.status)
+
+    asking = []
+    for i, (name, priority) in enumerate([("a", ""), ("b", "0"), ("low", "-1"), ("c", ""), ("high", "1")]):
+        asking.append(asyncio.create_task(ask(name, priority)))
+        await plane.waiting(i + 1)
+    await plane.open(cap=1)
+    assert await asyncio.gather(*asking) == [200] * 5
+    order = [seen.body["user"] for seen in plane.ingress.seen]
+    assert order.index("high") <= 1 and order.index("high") < order.index("b") < order.index("c"), order
+    assert await ask("d", "urgent") == 400
+
+
 async def test_a_gateway_that_dies_half_way_overruns_nothing_and_loses_nothing(plane: Plane) -> None:
     """100 through each; one dies with some running and the rest in line. The other's are answered, the dead one's
     leases run out, and its rows are detached: pilots pull them."""

@@ -31,10 +31,6 @@ class Line:
     finishes: Mapping[tuple[int, int], float] = field(default_factory=dict)
 
 
-def nearest_priority(priority: int) -> int:
-    return max(min(priority, PRIORITIES[0]), PRIORITIES[-1])
-
-
 def tag(line: Line, project: int, share: float, priority: int = 0) -> tuple[float, Line]:
     """→ (order key, the line with the place reserved). `share`: estimated tokens ÷ the project's weight."""
     finish = line.finishes.get((project, priority), float("-inf"))
