@@ -143,8 +143,8 @@ def fail(cur: Cursor, batch: UUID, errors: Sequence[dict[str, Any]], now: dateti
 
 
 def begin(cur: Cursor, batch: UUID, lines: Iterable[NewLine], now: datetime, state: str = "queued") -> bool:
-    """validating → in_progress, with one request, queued or parked, for each line, all or none. False: it was cancelled, or
-    somebody else began it; the caller then rolls back.
+    """validating → in_progress, with one request, queued or parked, for each line, all or none. False: it was
+    cancelled, or somebody else began it; the caller then rolls back.
 
     COPY, because it takes a tenth of the time of INSERT. The state moves last: a person who cancels meanwhile must
     not wait for the copy."""
