@@ -41,6 +41,10 @@ RUN_S = 3.0
 GROWTH_REQUESTS = 200_000
 GROWTH_LIMIT_S = 180.0
 QUESTION = {"messages": [{"role": "user", "content": "What is Slurm?"}], "max_tokens": 64}
+# At three levels and of three kinds: wide enough to refuse nothing, but asked and settled for each request.
+LIMITS = (
+    "project.requests=1000000000,project.tokens=1000000000000,token.concurrent=10000,user.requests=1000000000"
+)
 HERE = checkout.ROOT / "tests" / "bench"
 
 
@@ -172,7 +176,7 @@ def start_bare(home: RunDir, backend: str) -> str:
 @contextlib.contextmanager
 def gateway(ctx: Bench, stack: Stack, backend: str) -> Iterator[tuple[Site, Proxy]]:
     """Our web process alone, with a route to the back end as a pilot's sync would have written it."""
-    settings = {"BERTH_SERVE": "gateway"}
+    settings = {"BERTH_SERVE": "gateway", "BERTH_LIMITS": LIMITS}
     with Site(ctx.folder, stack.env(), ctx.progress, settings) as site:
         with ctx.progress.step("Migrate the database; a token, the model"):
             seeded = berth.set_up(stack, site, demomodel.folder())
