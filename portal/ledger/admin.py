@@ -10,7 +10,18 @@ from django.utils.safestring import SafeString
 
 from portal.accounts.models import Project, User
 from portal.dashboard.readonly import ReadOnlyAdmin, link, link_list, short
-from portal.ledger.models import Batch, BatchEnd, Depth, File, Holder, Payload, Request, RequestEvent
+from portal.ledger.models import (
+    Batch,
+    BatchEnd,
+    Depth,
+    File,
+    Holder,
+    IdempotencyKey,
+    Payload,
+    Request,
+    RequestEvent,
+    Ticket,
+)
 
 
 @admin.register(Request)
@@ -80,6 +91,22 @@ class PayloadAdmin(ReadOnlyAdmin[Payload]):
     @admin.display(description="result, bytes")
     def result_bytes(self, row: Payload) -> int | None:
         return getattr(row, "result_bytes", None)
+
+
+@admin.register(Ticket)
+class TicketAdmin(ReadOnlyAdmin[Ticket]):
+    list_display = ["request", "token_id", "claimed_by", "expires_at"]
+    search_fields = ["=request__id"]
+    list_select_related = ["request"]
+
+
+@admin.register(IdempotencyKey)
+class IdempotencyKeyAdmin(ReadOnlyAdmin[IdempotencyKey]):
+    """Clients choose their keys, so a key may say more than it should: it is not shown."""
+
+    list_display = ["id", "token_id", "request", "expires_at"]
+    fields = ["token_id", "request", "expires_at"]
+    search_fields = ["=request"]
 
 
 @admin.register(RequestEvent)

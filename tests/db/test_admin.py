@@ -26,7 +26,16 @@ from portal.fleet.models import (
     PilotLog,
     PoolState,
 )
-from portal.ledger.models import Batch, BatchEnd, File, Holder, Request, RequestEvent
+from portal.ledger.models import (
+    Batch,
+    BatchEnd,
+    File,
+    Holder,
+    IdempotencyKey,
+    Request,
+    RequestEvent,
+    Ticket,
+)
 from tests.api import world as make
 from tests.api.world import CANARY_BODY, CANARY_RESULT, ApiClient, Person, World
 
@@ -66,6 +75,8 @@ def world(db: None) -> World:
     Command.objects.create(kind="drain", pilot=pilot, state="done", done_at=now)
     row = make.request_row(made, "done", replica=replica.id)
     make.request_row(made, "running")
+    Ticket.objects.create(request=row, token_id=1, digest="0" * 64, expires_at=now)
+    IdempotencyKey.objects.create(token_id=1, key="k", digest="0" * 64, request=row.id, expires_at=now)
     RequestEvent.objects.create(
         request_id=row.id, at=now, kind="requeue", attempt=1, detail="its pilot ended"
     )
