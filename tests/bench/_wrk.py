@@ -43,7 +43,7 @@ class Rate:
 
 
 def drive(folder: Path, load: Load, connections: int, seconds: float, may_fail: bool = False) -> Rate:
-    """One run. Raises StepFailed when any answer was an error, unless it may be."""
+    """One run. Raises StepFailed when there was no answer, or any was an error and may not be."""
     script = folder / "wrk.lua"
     headers = ",".join(f'["{name}"]="{value}"' for name, value in load.headers)
     script.touch(mode=0o600)
@@ -53,7 +53,7 @@ def drive(folder: Path, load: Load, connections: int, seconds: float, may_fail: 
     out = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
     rate = read(out)
     trouble = re.search(r"Non-2xx.*|Socket errors.*", out)
-    if rate is None or (trouble is not None and not may_fail):
+    if rate is None or rate.requests == 0 or (trouble is not None and not may_fail):
         raise StepFailed(f"wrk at {load.url}: {trouble.group(0) if trouble else out[-300:]}")
     return rate
 
