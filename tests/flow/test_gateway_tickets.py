@@ -29,6 +29,12 @@ async def told_to_come_again(plane: Plane, body: Any = None) -> str:
         return str(answer.headers["x-request-id"])
 
 
+async def kept(plane: Plane, request: str) -> None:
+    """The ticket is written just after the answer; what is done to its row by hand has to come later."""
+    sql = "SELECT 1 FROM ledger_ticket WHERE request = %s"
+    await until(lambda: plane.sql(sql, (request,)), "the ticket")
+
+
 def place(plane: Plane, request: str) -> tuple[str, str, float]:
     row = plane.row(request)
     assert row is not None
@@ -166,6 +172,7 @@ async def test_a_retry_says_so_itself_and_is_recognised_at_once(plane: Plane, ot
 async def test_a_place_outlives_its_gateway(plane: Plane) -> None:
     """Its gateway was taken for dead: the row became a pilot's, and is had back while it waits."""
     first = await told_to_come_again(plane)
+    await kept(plane, first)
     plane.sql("UPDATE ledger_request SET lane = 'async', holder = NULL")
     await plane.open()
     assert (await answered(plane))[::2] == (200, first)
@@ -173,6 +180,7 @@ async def test_a_place_outlives_its_gateway(plane: Plane) -> None:
 
 async def test_an_answer_that_a_pilot_has_found_meanwhile_is_given(plane: Plane) -> None:
     first = await told_to_come_again(plane)
+    await kept(plane, first)
     plane.sql(
         """UPDATE ledger_request SET lane = 'async', holder = NULL, state = 'done', http_status = 200,
              ended_at = now()"""
