@@ -37,7 +37,7 @@ def modules(*rooms: str) -> Iterator[tuple[str, str]]:
 
 def state_writes(path: str, source: str) -> list[str]:
     """Writes of a request's, batch's, pilot's or replica's state outside a `transitions` module."""
-    if Path(path).name == "transitions.py":
+    if Path(path).stem == "transitions" or Path(path).parent.name == "transitions":
         return []
     found = []
     for node in ast.walk(ast.parse(source)):

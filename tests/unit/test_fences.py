@@ -97,6 +97,8 @@ def test_every_source_fence_holds(check: Callable[[str, str], list[str]], rooms:
 def test_a_planted_state_write_is_caught(line: str) -> None:
     assert fences.state_writes("portal/api/x.py", line)
     assert not fences.state_writes("portal/fleet/transitions.py", line)
+    assert not fences.state_writes("portal/ledger/transitions/end.py", line)
+    assert fences.state_writes("portal/ledger/transitions_of.py", line)
 
 
 @pytest.mark.parametrize(

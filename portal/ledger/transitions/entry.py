@@ -1,0 +1,66 @@
+"""Requests into the ledger: accepted to be run, or recorded once they have been."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from psycopg2.extensions import cursor as Cursor
+from psycopg2.extras import execute_values
+
+from portal.ledger.transitions.traces import ids_of
+from portal.ledger.transitions.values import NewRequest, Recorded
+
+
+def accept(cur: Cursor, rows: Sequence[NewRequest]) -> list[UUID]:
+    """→ queued | parked. Accepted once the caller has committed. A row whose id is known already is left alone."""
+    if not rows:
+        return []
+    taken = ids_of(
+        execute_values(
+            cur,
+            """INSERT INTO ledger_request (id, pool, model, project_id, user_id, token_id, api, stream, lane,
+                 priority, order_key, state, attempt, crashes, holder, accepted_at, expires_at)
+               VALUES %s ON CONFLICT (id) DO NOTHING RETURNING id""",
+            [
+                (r.id, r.pool, r.model, r.project_id, r.user_id, r.token_id, r.api, r.stream, r.lane,
+                 r.priority, r.order_key, r.state, r.crashes, r.holder, r.accepted_at, r.expires_at)
+                for r in rows
+            ],
+            template="(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,0,%s,%s,%s,%s)",
+            page_size=len(rows),
+            fetch=True,
+        )
+    )  # fmt: skip
+    new = set(taken)
+    bodies = [(r.id, r.body) for r in rows if r.id in new]
+    if bodies:
+        execute_values(
+            cur, "INSERT INTO ledger_payload (request, body) VALUES %s", bodies, page_size=len(bodies)
+        )
+    return taken
+
+
+def record(cur: Cursor, rows: Sequence[Recorded]) -> list[UUID]:
+    """→ done | failed | cancelled, in one step: what a client already saw. No payload is kept."""
+    if not rows:
+        return []
+    return ids_of(
+        execute_values(
+            cur,
+            """INSERT INTO ledger_request (id, pool, model, project_id, user_id, token_id, api, stream, lane,
+                 priority, order_key, state, attempt, crashes, holder, replica, accepted_at, granted_at,
+                 first_token_at, ended_at, http_status, error_code, error_text, prompt_tokens, completion_tokens)
+               VALUES %s ON CONFLICT (id) DO NOTHING RETURNING id""",
+            [
+                (r.id, r.pool, r.model, r.project_id, r.user_id, r.token_id, r.api, r.stream,
+                 r.accepted_at.timestamp(), r.state, r.holder, r.replica, r.accepted_at, r.granted_at,
+                 r.first_token_at, r.ended_at, r.http_status, r.error_code, r.error_text, r.prompt_tokens,
+                 r.completion_tokens)
+                for r in rows
+            ],
+            template="(%s,%s,%s,%s,%s,%s,%s,%s,'held',0,%s,%s,1,0,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)",
+            page_size=len(rows),
+            fetch=True,
+        )
+    )  # fmt: skip
