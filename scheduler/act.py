@@ -16,7 +16,7 @@ from django.db import IntegrityError
 from portal.catalog.models import Model, Pool, Profile
 from portal.config import Config
 from portal.fleet import transitions as fleet
-from portal.fleet.models import Cluster, Pilot, PilotState, PoolState
+from portal.fleet.models import Cluster, Pilot, PilotState, PoolState, ProfileState
 from portal.fleet.models import Decision as DecisionRow
 from scheduler import endings
 from scheduler.jobspec import job_name, prefix_of, spec_of
@@ -28,8 +28,10 @@ from scheduler.policy.decisions import (
     DrainPilot,
     DrainReplica,
     HoldPool,
+    HoldProfile,
     LaunchPilot,
     PlaceReplica,
+    WakeReplica,
 )
 from scheduler.policy.snapshot import ON_ITS_WAY
 from scheduler.slurm.protocol import NoAnswer, Rejected
@@ -70,12 +72,16 @@ def carry_out(actor: Actor, decision: Decision) -> bool:
             return _place(actor, decision)
         case DrainReplica():
             return _drain_replica(actor, decision)
+        case WakeReplica():
+            return _wake(actor, decision)
         case DrainPilot():
             return _drain_pilot(actor, decision)
         case CancelPilot():
             return _cancel(actor, decision)
         case HoldPool():
             return _hold(actor, decision)
+        case HoldProfile():
+            return _hold_profile(actor, decision)
 
 
 def submit(actor: Actor, pilot_id: UUID) -> bool:
@@ -114,7 +120,9 @@ def _launch(actor: Actor, decision: LaunchPilot) -> bool:
         job_name=job_name(actor.config, str(pilot_id)),
         gpus=profile.gpus,
         mem_mb=profile.mem_mb,
-        walltime_min=profile.walltime_min,
+        walltime_min=_walltime_min(profile, decision.limit_s),
+        gpu_type=profile.gpu_type,
+        replaces=UUID(decision.replaces) if decision.replaces else None,
     )
     replica = _new_replica(pool, pilot_id, decision.gpu_indices)
     if replica is None:
@@ -124,6 +132,10 @@ def _launch(actor: Actor, decision: LaunchPilot) -> bool:
         fleet.want(cur, replica, actor.now())
         _record(actor, decision, pool=pool.name, pilot=pilot_id, replica=replica.id)
     return submit(actor, pilot_id)
+
+
+def _walltime_min(profile: Profile, limit_s: float | None) -> int:
+    return profile.walltime_min if limit_s is None else max(1, min(profile.walltime_min, int(limit_s // 60)))
 
 
 def _place(actor: Actor, decision: PlaceReplica) -> bool:
@@ -166,7 +178,8 @@ def _no_model(actor: Actor, pool: Pool) -> bool:
 
 def _drain_replica(actor: Actor, decision: DrainReplica) -> bool:
     with moving() as cur:
-        moved = fleet.drain_replicas(cur, [UUID(decision.replica)], actor.now(), decision.reason)
+        replicas = [UUID(decision.replica)]
+        moved = fleet.drain_replicas(cur, replicas, actor.now(), decision.reason, decision.sleep_level)
         if not moved:
             return False
         _record(
@@ -176,6 +189,19 @@ def _drain_replica(actor: Actor, decision: DrainReplica) -> bool:
             pilot=UUID(decision.pilot),
             replica=UUID(decision.replica),
         )
+    return True
+
+
+def _wake(actor: Actor, decision: WakeReplica) -> bool:
+    replica = UUID(decision.replica)
+    with moving() as cur:
+        # Locked, as for a new replica: a pilot that drains wakes nothing.
+        up = Pilot.objects.select_for_update().filter(pk=decision.pilot, state=PilotState.UP)
+        if not up.exists():
+            return False
+        if not fleet.wake(cur, replica, decision.gpu_indices, actor.now(), decision.reason):
+            return False
+        _record(actor, decision, pool=decision.pool, pilot=UUID(decision.pilot), replica=replica)
     return True
 
 
@@ -225,6 +251,16 @@ def _hold(actor: Actor, decision: HoldPool) -> bool:
     with moving():
         state.save(update_fields=["failures", "reason", "retry_at", "latched_at"])
         _record(actor, decision, pool=decision.pool)
+    return True
+
+
+def _hold_profile(actor: Actor, decision: HoldProfile) -> bool:
+    profile = Profile.objects.get(name=decision.profile)
+    with moving():
+        ProfileState.objects.update_or_create(
+            profile=profile, defaults={"latched_at": actor.now(), "reason": decision.reason}
+        )
+        _record(actor, decision)
     return True
 
 

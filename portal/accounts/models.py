@@ -30,6 +30,9 @@ class Project(models.Model):
     slug = models.SlugField(unique=True)
     name = models.CharField(max_length=200)
     weight = models.FloatField(default=1.0, help_text="Share of a pool under contention, relative to others.")
+    max_gpus = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Most GPUs of pilots and models that serve only it; empty: no cap."
+    )
     is_active = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -72,7 +72,15 @@ class Profile(models.Model):
         default=8, help_text="Most jobs at once under this profile."
     )
     preemptible = models.BooleanField(default=False)
+    cost = models.FloatField(default=1.0, help_text="Relative cost of one GPU hour; cheaper is chosen first.")
     charge = models.CharField(max_length=10, choices=Charge, default=Charge.SERVICE)
+    project = models.ForeignKey(
+        Project,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        help_text="Whose pilots these are when the project is charged.",
+    )
     link = models.CharField(max_length=10, choices=Link, default=Link.DIRECT)
     submit_prefix = models.JSONField(
         default=list, blank=True, help_text='Put before every Slurm command, e.g. ["ssh", "login01"].'
@@ -90,6 +98,10 @@ class Profile(models.Model):
     class Meta:
         constraints = [
             models.CheckConstraint(condition=Q(gpus__gt=0), name="profile_has_gpus"),
+            models.CheckConstraint(condition=Q(cost__gt=0), name="profile_costs_something"),
+            models.CheckConstraint(
+                condition=~Q(charge="project") | Q(project__isnull=False), name="profile_charged_has_project"
+            ),
             models.CheckConstraint(
                 condition=Q(walltime_least_min__lte=F("walltime_min")),
                 name="profile_walltime_least_below_walltime",
@@ -133,6 +145,13 @@ class Pool(models.Model):
     )
     load_estimate_s = models.FloatField(default=240, help_text="Usual load time until it has been measured.")
     paused = models.BooleanField(default=False, help_text="Accepts requests, launches nothing.")
+    sleep_level = models.PositiveSmallIntegerField(
+        default=0,
+        help_text="How deep its engine may sleep instead of stopping: 0 not at all, 1 weights in host memory, 2 dropped.",
+    )
+    asleep_mem_mb = models.PositiveIntegerField(
+        default=0, help_text="Host memory that it holds asleep, MiB, until that has been measured."
+    )
     args = models.JSONField(default=dict, blank=True, help_text="Engine arguments; unknown ones are refused.")
 
     class Meta:
@@ -142,6 +161,7 @@ class Pool(models.Model):
                 condition=Q(max_replicas__gte=F("min_replicas")) & Q(max_replicas__gt=0),
                 name="pool_replica_bounds",
             ),
+            models.CheckConstraint(condition=Q(sleep_level__lte=2), name="pool_sleep_level_known"),
         ]
 
     def __str__(self) -> str:

@@ -12,14 +12,17 @@ from django.utils.safestring import SafeString
 from portal.api.commanding import Wish
 from portal.dashboard.readonly import ReadOnlyAdmin, command_each, link, link_list, short
 from portal.fleet.models import (
+    BadNode,
     Cluster,
     Command,
     Decision,
+    Fit,
     FleetEvent,
     GpuClaim,
     Pilot,
     PilotLog,
     PoolState,
+    ProfileState,
     Replica,
 )
 
@@ -104,10 +107,39 @@ class GpuClaimAdmin(ReadOnlyAdmin[GpuClaim]):
 
 @admin.register(PoolState)
 class PoolStateAdmin(ReadOnlyAdmin[PoolState]):
-    list_display = ["pool", "failures", "retry_at", "latched_at", "reason", "load_s"]
+    list_display = [
+        "pool",
+        "failures",
+        "retry_at",
+        "latched_at",
+        "pinned_until",
+        "reason",
+        "load_s",
+        "service_s",
+    ]
     list_filter = ["latched_at"]
     search_fields = ["pool__name"]
     list_select_related = ["pool"]
+
+
+@admin.register(Fit)
+class FitAdmin(ReadOnlyAdmin[Fit]):
+    list_display = ["pool", "gpu_type", "fits", "load_s", "service_s", "note", "updated_at"]
+    list_filter = ["gpu_type", "fits"]
+    search_fields = ["pool__name"]
+
+
+@admin.register(ProfileState)
+class ProfileStateAdmin(ReadOnlyAdmin[ProfileState]):
+    list_display = ["profile", "wait_p50_s", "wait_p90_s", "starts_at", "latched_at", "reason"]
+    list_select_related = ["profile"]
+
+
+@admin.register(BadNode)
+class BadNodeAdmin(ReadOnlyAdmin[BadNode]):
+    list_display = ["node", "cluster", "failures", "excluded_until", "reason"]
+    list_filter = ["cluster"]
+    search_fields = ["node"]
 
 
 @admin.register(Command)

@@ -31,6 +31,8 @@ class NewPilot:
     gpus: int
     mem_mb: int
     walltime_min: int
+    gpu_type: str = ""
+    replaces: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +96,11 @@ def plan(cur: Cursor, pilot: NewPilot, now: datetime) -> None:
     """→ planned."""
     cur.execute(
         """INSERT INTO fleet_pilot (id, cluster, profile_id, state, job_name, gpus, mem_mb, walltime_min, planned_at,
-             end_reason, slurm_state, slurm_reason, node, address, gpu_ids, agent_version, said_ending)
-           VALUES (%s, %s, %s, 'planned', %s, %s, %s, %s, %s, '', '', '', '', '', '[]', '', '')""",
+             gpu_type, replaces_id, end_reason, slurm_state, slurm_reason, node, address, gpu_ids, agent_version,
+             said_ending)
+           VALUES (%s, %s, %s, 'planned', %s, %s, %s, %s, %s, %s, %s, '', '', '', '', '', '[]', '', '')""",
         (str(pilot.id), pilot.cluster, pilot.profile_id, pilot.job_name, pilot.gpus, pilot.mem_mb,
-         pilot.walltime_min, now),
+         pilot.walltime_min, now, pilot.gpu_type, str(pilot.replaces) if pilot.replaces else None),
     )  # fmt: skip
     _event(cur, now, [Moved(pilot.id, None, "", "planned", "")], "")
 
@@ -111,12 +114,7 @@ def want(cur: Cursor, replica: NewReplica, now: datetime) -> None:
         (str(replica.id), str(replica.pilot), replica.pool, replica.model, replica.engine,
          json.dumps(list(replica.gpu_indices)), replica.mem_mb, replica.cap, now),
     )  # fmt: skip
-    if replica.gpu_indices:
-        execute_values(
-            cur,
-            "INSERT INTO fleet_gpuclaim (pilot_id, gpu, replica_id) VALUES %s",
-            [(str(replica.pilot), gpu, str(replica.id)) for gpu in replica.gpu_indices],
-        )
+    _claim(cur, replica.pilot, replica.id, replica.gpu_indices)
     _event(cur, now, [Moved(replica.pilot, replica.id, "", "wanted", replica.pool)], "")
 
 
@@ -214,11 +212,35 @@ def end_pilots(
     return ended
 
 
-def drain_replicas(cur: Cursor, replicas: Iterable[UUID], now: datetime, reason: str) -> list[Moved]:
-    """wanted | starting | hot | asleep → draining: out of routing; its agent stops it when nothing is in flight."""
-    return _replicas(
+def drain_replicas(
+    cur: Cursor, replicas: Iterable[UUID], now: datetime, reason: str, sleep_level: int = 0
+) -> list[Moved]:
+    """wanted | starting | hot | asleep → draining: out of routing; when nothing is in flight its agent stops it, or
+    puts its engine to sleep."""
+    moved = _replicas(
         cur, [str(r) for r in replicas], "draining", now, reason, "('wanted', 'starting', 'hot', 'asleep')"
     )
+    if sleep_level and moved:
+        cur.execute(
+            "UPDATE fleet_replica SET sleep_level = %s WHERE id = ANY(%s::uuid[]) AND state = 'draining'",
+            (sleep_level, [str(m.replica) for m in moved]),
+        )
+    return moved
+
+
+def wake(cur: Cursor, replica: UUID, gpu_indices: Sequence[int], now: datetime, reason: str) -> bool:
+    """asleep → starting, its GPUs claimed again. Raises IntegrityError if another live replica has one of them."""
+    cur.execute(
+        """UPDATE fleet_replica SET state = 'starting', gpu_indices = %s, sleep_level = 0
+           WHERE id = %s AND state = 'asleep' RETURNING pilot_id, pool_id""",
+        (json.dumps(list(gpu_indices)), str(replica)),
+    )
+    row = cur.fetchone()
+    if row is None:
+        return False
+    _claim(cur, row[0], replica, gpu_indices)
+    _event(cur, now, [Moved(UUID(str(row[0])), replica, "asleep", "starting", row[1])], reason)
+    return True
 
 
 def seen(cur: Cursor, pilot: UUID, replicas: Sequence[Seen], now: datetime) -> list[Moved]:
@@ -233,6 +255,7 @@ def seen(cur: Cursor, pilot: UUID, replicas: Sequence[Seen], now: datetime) -> l
              started_at = coalesce(v.started_at, r.started_at), hot_at = coalesce(v.hot_at, r.hot_at),
              engine_version = CASE WHEN v.version <> '' THEN v.version ELSE r.engine_version END,
              draining_at = CASE WHEN v.state = 'draining' THEN coalesce(r.draining_at, v.at) ELSE r.draining_at END,
+             asleep_at = CASE WHEN v.state = 'asleep' THEN v.at ELSE r.asleep_at END,
              ended_at = CASE WHEN v.state IN ('stopped', 'failed') THEN v.at END,
              end_reason = CASE WHEN v.state = 'failed' THEN coalesce(nullif(v.error, ''), 'engine failed')
                                WHEN v.state = 'stopped' THEN coalesce(nullif(v.error, ''), r.end_reason)
@@ -258,7 +281,7 @@ def seen(cur: Cursor, pilot: UUID, replicas: Sequence[Seen], now: datetime) -> l
         fetch=True,
     )
     changes = [Moved(pilot, UUID(str(i)), old, new, pool) for i, old, new, pool in moved if old != new]
-    _unclaim(cur, [str(m.replica) for m in changes if m.new in ("stopped", "failed")])
+    _unclaim(cur, [str(m.replica) for m in changes if m.new in ("stopped", "failed", "asleep")])
     errors = {s.id: s.error for s in replicas}
     for change in changes:
         _event(cur, now, [change], errors.get(change.replica, "") if change.replica else "")
@@ -298,6 +321,15 @@ def _replicas(
     if new in ("stopped", "failed"):
         _unclaim(cur, [str(m.replica) for m in moved])
     return moved
+
+
+def _claim(cur: Cursor, pilot: UUID, replica: UUID, gpu_indices: Sequence[int]) -> None:
+    if gpu_indices:
+        execute_values(
+            cur,
+            "INSERT INTO fleet_gpuclaim (pilot_id, gpu, replica_id) VALUES %s",
+            [(str(pilot), gpu, str(replica)) for gpu in gpu_indices],
+        )
 
 
 def _unclaim(cur: Cursor, replicas: Sequence[str]) -> None:

@@ -24,12 +24,14 @@ class Decided:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchPilot(Decided):
-    """A new job whose first replica serves `pool`."""
+    """A new job whose first replica serves `pool`. `replaces`: the pilot that it takes over from."""
 
     kind: ClassVar[str] = "launch"
     pool: str
     profile: str
     gpu_indices: tuple[int, ...]
+    replaces: str = ""
+    limit_s: float | None = None  # a shorter walltime than the profile's, e.g. up to a reservation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,12 +46,24 @@ class PlaceReplica(Decided):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainReplica(Decided):
-    """Out of routing; stops when nothing is in flight."""
+    """Out of routing; when nothing is in flight it stops, or sleeps as deep as `sleep_level`."""
 
     kind: ClassVar[str] = "drain_replica"
     pool: str
     pilot: str
     replica: str
+    sleep_level: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WakeReplica(Decided):
+    """asleep → starting: its engine gets its GPUs back."""
+
+    kind: ClassVar[str] = "wake_replica"
+    pool: str
+    pilot: str
+    replica: str
+    gpu_indices: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,4 +92,21 @@ class HoldPool(Decided):
     hold: HoldView
 
 
-Decision = LaunchPilot | PlaceReplica | DrainReplica | DrainPilot | CancelPilot | HoldPool
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldProfile(Decided):
+    """Nothing is submitted under the profile until a person has looked."""
+
+    kind: ClassVar[str] = "hold_profile"
+    profile: str
+
+
+Decision = (
+    LaunchPilot
+    | PlaceReplica
+    | DrainReplica
+    | WakeReplica
+    | DrainPilot
+    | CancelPilot
+    | HoldPool
+    | HoldProfile
+)

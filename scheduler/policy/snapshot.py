@@ -6,6 +6,7 @@ same from nothing. None means unknown, never zero: what was not heard must not l
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -22,6 +23,14 @@ class Limits:
     latch_after: int
     switch_after_s: float = 30.0  # least idle time before a replica makes room for another pool's work
     room_wait_s: float = 30.0  # how long room that is being cleared is waited for before a new job
+    min_residency_s: float = (
+        60.0  # a replica stays at least this long after it was hot before work switches it out
+    )
+    wait_bound_s: float = 600.0  # work that has waited longer outweighs whatever is resident (invariant 8)
+    lull_s: float = 120.0  # a replica above need goes after so long without work
+    hand_over_margin_s: float = 30.0  # kept in hand when a successor is timed
+    max_gpus: int | None = None  # of all live pilots of the cluster; None: no cap
+    project_gpus: Mapping[str, int] = field(default_factory=dict)  # caps of projects that have one
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +41,16 @@ class ProfileView:
     mem_mb: int
     max_pilots: int
     preemptible: bool = False
+    gpu_type: str = ""
+    project: str = ""  # whose pilots these are; "" = shared
+    cost: float = 1.0  # relative, of one GPU hour
+    walltime_s: float = 14_400.0  # asked of Slurm
+    least_s: float = 0.0  # the shortest job that is still useful
+    free_until: float | None = None  # start of the next reservation over its nodes, when known
+    wait_p50_s: float | None = None  # how long Slurm let its jobs wait within a day
+    wait_p90_s: float | None = None
+    starts_in_s: float | None = None  # Slurm's own estimate for a job submitted now
+    latched: str = ""  # why nothing may be submitted under it until a person looks, in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +64,12 @@ class PilotView:
     ends_at: float | None = None  # when Slurm will end the job
     empty_since: float | None = None  # no live replica since then; None while it has one
     hopeless: str = ""  # why its job will never start, in words
+    planned_at: float = 0.0
+    gpu_type: str = ""
+    node: str = ""
+    replaces: str = ""  # the pilot that it takes over from
+    draining_at: float | None = None
+    staged: frozenset[str] = frozenset()  # pools whose weights lie on its scratch
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +83,20 @@ class ReplicaView:
     in_flight: int | None = None  # None: its agent was not heard
     idle_since: float | None = None  # None: busy or not heard
     draining_at: float | None = None
+    wanted_at: float = 0.0
+    hot_at: float | None = None
+    sleep_level: int = 0  # while draining: what the drain leads to
+    can_sleep: int = 0  # deepest level that its engine was seen to do; 0 none, or not known
+    asleep_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FitView:
+    """A pool on one type of GPU, as far as it was measured."""
+
+    fits: bool = True
+    load_s: float | None = None
+    service_s: float | None = None  # engine time of one request
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +133,16 @@ class PoolView:
     paused: bool = False
     failures: tuple[Failure, ...] = ()  # in a row, oldest first, since the last good launch or relaunch
     hold: HoldView = field(default_factory=HoldView)
+    cap: int = 32  # requests in flight of one replica
+    queued_held: int = 0  # of `queued`: a client waits on a connection
+    waited_s: float | None = None  # of the request at the head of its line; None: nobody waits
+    service_s: float | None = None  # engine time of one request, measured, over all types of GPU
+    weight: float = 1.0  # the largest share of the projects whose work waits
+    project: str = ""  # the only project that may use it; "" = several
+    pinned_until: float | None = None
+    sleep_level: int = 0  # how deep it may sleep instead of stopping
+    asleep_mem_mb: int = 0  # host memory it holds asleep, measured or estimated
+    fits: Mapping[str, FitView] = field(default_factory=dict)  # by GPU type
 
 
 @dataclass(frozen=True)

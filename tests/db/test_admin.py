@@ -19,12 +19,15 @@ from django.utils import timezone
 from portal.accounts.models import ApiToken, Project, Quota, User
 from portal.catalog.models import Model, Pool, Profile
 from portal.fleet.models import (
+    BadNode,
     Command,
     Decision,
+    Fit,
     FleetEvent,
     GpuClaim,
     PilotLog,
     PoolState,
+    ProfileState,
 )
 from portal.ledger.models import (
     Batch,
@@ -67,6 +70,9 @@ def world(db: None) -> World:
     replica = make.replica_row(made, pilot)
     GpuClaim.objects.create(pilot=pilot, gpu=0, replica=replica)
     PoolState.objects.create(pool=made.pool, reason="waits")
+    Fit.objects.create(pool=made.pool, gpu_type="a100", load_s=40)
+    ProfileState.objects.create(profile=pilot.profile, wait_p50_s=60)
+    BadNode.objects.create(cluster="main", node="gpu01", failures=1, reason="no GPU")
     PilotLog.objects.create(pilot=pilot, text="loading weights", at=now)
     Decision.objects.create(
         at=now, kind="launch", pool="surf", pilot=pilot.id, reason="3 wait", inputs={"n": 3}

@@ -1,8 +1,7 @@
-"""The fleet: pilots and replicas, what people asked of it, what it decided, what Slurm said.
+"""Pilots and replicas: Slurm jobs and the engines inside them.
 
 Stored are facts, each with one writer: what Slurm said and when (the control loop), what the agent said and
-when (the worker API), what is desired (the control loop). `portal.fleet.transitions` alone moves states.
-Shown phases are derived by `portal.fleet.phase`.
+when (the worker API), what is desired (the control loop).
 """
 
 from __future__ import annotations
@@ -50,6 +49,14 @@ class Pilot(models.Model):
     gpus = models.PositiveSmallIntegerField()
     mem_mb = models.PositiveIntegerField()
     walltime_min = models.PositiveIntegerField()
+    gpu_type = models.CharField(max_length=64, blank=True, db_default="")
+    replaces = models.ForeignKey(
+        "self",
+        on_delete=models.SET_NULL,
+        null=True,
+        related_name="successors",
+        help_text="The pilot that it takes over from before its walltime ends.",
+    )
     planned_at = models.DateTimeField()
     submitted_at = models.DateTimeField(null=True)
     up_at = models.DateTimeField(null=True, help_text="The loop saw it registered.")
@@ -73,6 +80,7 @@ class Pilot(models.Model):
     gpu_ids = models.JSONField(default=list)
     agent_version = models.CharField(max_length=50, blank=True)
     said_ending = models.CharField(max_length=200, blank=True)
+    staged = models.JSONField(db_default=[], help_text="Pools whose weights lie on its node-local scratch.")
 
     class Meta:
         constraints = [
@@ -128,6 +136,9 @@ class Replica(models.Model):
     gpu_indices = models.JSONField(default=list, help_text="Into the pilot's GPUs.")
     mem_mb = models.PositiveIntegerField()
     cap = models.PositiveSmallIntegerField()
+    sleep_level = models.PositiveSmallIntegerField(
+        db_default=0, help_text="What a drain leads to: 0 stops it, 1 and 2 put the engine to sleep."
+    )
     wanted_at = models.DateTimeField()
     draining_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
@@ -138,6 +149,8 @@ class Replica(models.Model):
     started_at = models.DateTimeField(null=True, help_text="Engine process started.")
     hot_at = models.DateTimeField(null=True, help_text="Engine answered its health check.")
     engine_version = models.CharField(max_length=50, blank=True)
+    asleep_at = models.DateTimeField(null=True, help_text="Its engine was seen to have freed its GPUs.")
+    asleep_mem_mb = models.PositiveIntegerField(null=True, help_text="Host memory it held when it slept.")
 
     class Meta:
         constraints = [
@@ -184,122 +197,3 @@ class GpuClaim(models.Model):
 
     def __str__(self) -> str:
         return f"GPU {self.gpu} of {self.pilot_id}"
-
-
-class PoolState(models.Model):
-    """What the loop remembers of a pool between ticks. Writer: the control loop."""
-
-    pool = models.OneToOneField(Pool, on_delete=models.CASCADE, primary_key=True, related_name="state")
-    failures = models.PositiveSmallIntegerField(default=0, help_text="Failed launches in a row.")
-    retry_at = models.DateTimeField(null=True)
-    latched_at = models.DateTimeField(null=True)
-    reason = models.TextField(blank=True, help_text="Why nothing is launched, for those who wait.")
-    interest_until = models.DateTimeField(
-        null=True, help_text="A launch is not cancelled because callers left."
-    )
-    load_s = models.FloatField(null=True, help_text="Measured load time, smoothed.")
-
-    class Meta:
-        constraints = [
-            models.CheckConstraint(
-                condition=Q(latched_at__isnull=True) | ~Q(reason=""), name="poolstate_latched_has_reason"
-            )
-        ]
-
-    def __str__(self) -> str:
-        return f"state of {self.pool_id}"
-
-
-class Command(models.Model):
-    """A row asking the control loop to do something. Operators, users and pages only write commands."""
-
-    class Kind(models.TextChoices):
-        DRAIN = "drain", "drain a pilot or replica"
-        CANCEL = "cancel", "cancel a pilot's job at once"
-        RELAUNCH = "relaunch", "clear a pool's failure latch and try again"
-        WAKE = "wake", "have a model ready"
-        PAUSE = "pause", "launch nothing (a pool, or the fleet)"
-        RESUME = "resume", "end a pause"
-        LOG = "log", "fetch a pilot's log"
-
-    class State(models.TextChoices):
-        PENDING = "pending"
-        DONE = "done"
-        REFUSED = "refused"
-
-    kind = models.CharField(max_length=12, choices=Kind)
-    pilot = models.ForeignKey(Pilot, on_delete=models.CASCADE, null=True, blank=True)
-    replica = models.ForeignKey(Replica, on_delete=models.CASCADE, null=True, blank=True)
-    pool = models.ForeignKey(Pool, on_delete=models.CASCADE, null=True, blank=True)
-    args = models.JSONField(default=dict, blank=True)
-    state = models.CharField(max_length=8, choices=State, default=State.PENDING)
-    result = models.TextField(blank=True)
-    created_by = models.ForeignKey("accounts.User", on_delete=models.SET_NULL, null=True, blank=True)
-    created_at = models.DateTimeField(auto_now_add=True)
-    done_at = models.DateTimeField(null=True, blank=True)
-
-    class Meta:
-        indexes = [models.Index(fields=["created_at"], condition=Q(state="pending"), name="command_pending")]
-
-    def __str__(self) -> str:
-        return f"{self.kind} #{self.pk}"
-
-
-class Decision(models.Model):
-    """What the loop did to which pilot or replica, with inputs in brief and the reason in English."""
-
-    at = models.DateTimeField(db_index=True)
-    kind = models.CharField(max_length=30)
-    pool = models.CharField(max_length=128, blank=True, db_index=True)
-    pilot = models.UUIDField(null=True, db_index=True)
-    replica = models.UUIDField(null=True)
-    reason = models.TextField()
-    inputs = models.JSONField(default=dict)
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.reason}"
-
-
-class FleetEvent(models.Model):
-    """Every move of a pilot or replica, as it happened."""
-
-    at = models.DateTimeField(db_index=True)
-    pilot = models.UUIDField(db_index=True)
-    replica = models.UUIDField(null=True)
-    old = models.CharField(max_length=10, blank=True)
-    new = models.CharField(max_length=10)
-    detail = models.TextField(blank=True)
-
-    def __str__(self) -> str:
-        return f"{self.old} → {self.new}"
-
-
-class PilotLog(models.Model):
-    """The end of a job's output, for operators. Fetched on command and when a pilot ends."""
-
-    pilot = models.OneToOneField(Pilot, on_delete=models.CASCADE, primary_key=True, related_name="log")
-    text = models.TextField(blank=True)
-    at = models.DateTimeField()
-
-    def __str__(self) -> str:
-        return f"log of {self.pilot_id}"
-
-
-class Cluster(models.Model):
-    """What the loop knows of a Slurm cluster: its last listing, and whether it answers at all."""
-
-    name = models.CharField(max_length=64, primary_key=True)
-    paused = models.BooleanField(default=False, help_text="The whole fleet launches nothing.")
-    tried_at = models.DateTimeField(null=True, help_text="Last time Slurm was asked.")
-    answered_at = models.DateTimeField(null=True, help_text="Last time it answered.")
-    error = models.TextField(
-        blank=True, help_text="Why the last question had no answer; empty when it had one."
-    )
-    jobs = models.JSONField(default=dict, help_text="The last good listing, by job name.")
-    orphans = models.JSONField(
-        default=dict, help_text="Jobs of ours that no row knows: first seen, by job id."
-    )
-    ticked_at = models.DateTimeField(null=True, help_text="End of the last good tick.")
-
-    def __str__(self) -> str:
-        return self.name

@@ -1,0 +1,118 @@
+"""What the control loop remembers between ticks: of pools, profiles, nodes, and the cluster itself."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+
+from portal.catalog.models import Pool, Profile
+
+
+class PoolState(models.Model):
+    """What the loop remembers of a pool between ticks. Writer: the control loop."""
+
+    pool = models.OneToOneField(Pool, on_delete=models.CASCADE, primary_key=True, related_name="state")
+    failures = models.PositiveSmallIntegerField(default=0, help_text="Failed launches in a row.")
+    retry_at = models.DateTimeField(null=True)
+    latched_at = models.DateTimeField(null=True)
+    reason = models.TextField(blank=True, help_text="Why nothing is launched, for those who wait.")
+    interest_until = models.DateTimeField(
+        null=True, help_text="A launch is not cancelled because callers left."
+    )
+    load_s = models.FloatField(null=True, help_text="Measured load time, smoothed.")
+    pinned_until = models.DateTimeField(
+        null=True, help_text="An operator keeps it resident: never let go, never switched out."
+    )
+    service_s = models.FloatField(null=True, help_text="Measured engine time of one request, smoothed.")
+    measured_at = models.DateTimeField(null=True, help_text="When service_s was last measured.")
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(latched_at__isnull=True) | ~Q(reason=""), name="poolstate_latched_has_reason"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"state of {self.pool_id}"
+
+
+class Fit(models.Model):
+    """One pool on one type of GPU: whether it fits, and how fast it loads and serves there. Writer: the control
+    loop, from what was measured; `fits` may be set by a person or by an engine that ran out of memory."""
+
+    pool = models.ForeignKey(Pool, on_delete=models.CASCADE, related_name="fits")
+    gpu_type = models.CharField(max_length=64, blank=True, help_text="As profiles name it; empty: any.")
+    fits = models.BooleanField(default=True)
+    load_s = models.FloatField(null=True, help_text="Measured load time, smoothed.")
+    service_s = models.FloatField(null=True, help_text="Measured engine time of one request, smoothed.")
+    note = models.TextField(blank=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["pool", "gpu_type"], name="fit_once")]
+
+    def __str__(self) -> str:
+        return f"{self.pool_id} on {self.gpu_type or 'any GPU'}"
+
+
+class ProfileState(models.Model):
+    """What the loop remembers of a profile: how long Slurm let its jobs wait, and why it submits none."""
+
+    profile = models.OneToOneField(Profile, on_delete=models.CASCADE, primary_key=True, related_name="state")
+    wait_p50_s = models.FloatField(null=True, help_text="Median wait of its jobs within a day.")
+    wait_p90_s = models.FloatField(null=True)
+    starts_at = models.DateTimeField(null=True, help_text="Slurm's estimate for a job submitted now.")
+    estimated_at = models.DateTimeField(null=True)
+    latched_at = models.DateTimeField(null=True)
+    reason = models.TextField(blank=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(latched_at__isnull=True) | ~Q(reason=""), name="profilestate_latched_has_reason"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"state of {self.profile_id}"
+
+
+class BadNode(models.Model):
+    """A node on which starts failed. New jobs leave it out until `excluded_until`."""
+
+    cluster = models.CharField(max_length=64)
+    node = models.CharField(max_length=200)
+    failures = models.PositiveSmallIntegerField(default=0, help_text="Failed starts in a row.")
+    excluded_until = models.DateTimeField(null=True)
+    reason = models.TextField(blank=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["cluster", "node"], name="badnode_once")]
+
+    def __str__(self) -> str:
+        return self.node
+
+
+class Cluster(models.Model):
+    """What the loop knows of a Slurm cluster: its last listing, and whether it answers at all."""
+
+    name = models.CharField(max_length=64, primary_key=True)
+    paused = models.BooleanField(default=False, help_text="The whole fleet launches nothing.")
+    tried_at = models.DateTimeField(null=True, help_text="Last time Slurm was asked.")
+    answered_at = models.DateTimeField(null=True, help_text="Last time it answered.")
+    error = models.TextField(
+        blank=True, help_text="Why the last question had no answer; empty when it had one."
+    )
+    jobs = models.JSONField(default=dict, help_text="The last good listing, by job name.")
+    orphans = models.JSONField(
+        default=dict, help_text="Jobs of ours that no row knows: first seen, by job id."
+    )
+    partitions = models.JSONField(default=dict, help_text="Partitions as Slurm last described them, by name.")
+    reservations = models.JSONField(default=list, help_text="Reservations as Slurm last listed them.")
+    facts_at = models.DateTimeField(null=True, help_text="When partitions and reservations were read.")
+    ticked_at = models.DateTimeField(null=True, help_text="End of the last good tick.")
+
+    def __str__(self) -> str:
+        return self.name
