@@ -83,11 +83,12 @@ class Ingress:
             return _refuse("stale")
         if refusal := replica.seats.take_held(headers.get(wire.HEADER_ALONE) == "1"):
             return _refuse(refusal)
+        taken_at = time.time()
         try:
             body = await _read(request)
             return _refuse("body") if body is None else await _forward(request, replica, body)
         finally:
-            replica.seats.leave_held(time.time())
+            replica.seats.leave_held(time.time(), taken_at)
             self._left(replica)
 
 

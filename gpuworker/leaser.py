@@ -144,10 +144,11 @@ class Leaser:
         if not await self._seat(row, replica):
             self._outbox.put(row_call.give_back(row, "draining"))
             return
+        taken_at = time.time()
         try:
             result = await row_call.run(row, replica)
         finally:
-            replica.seats.leave_filler(time.time())
+            replica.seats.leave_filler(time.time(), taken_at)
             if replica.seats.in_flight == 0:
                 self._changed()
         self._outbox.put(result)

@@ -96,6 +96,8 @@ class Replica:
             crashes=self.crashes,
             mem_mb=self.mem_mb,
             engine_version=engine.version if engine else "",
+            served=self.seats.served,
+            busy_s=self.seats.busy_s,
         )
 
     @property

@@ -27,6 +27,8 @@ class Seats:
     filler: int = 0
     alone: bool = False  # the one in flight must stay the only one
     claimed: bool = False  # a pulled row that must run alone waits for the last one to leave
+    served: int = 0  # requests that have left
+    busy_s: float = 0.0  # their times here, summed
 
     @property
     def in_flight(self) -> int:
@@ -54,13 +56,13 @@ class Seats:
         self._taken(alone)
         return True
 
-    def leave_held(self, now: float) -> None:
+    def leave_held(self, now: float, taken_at: float) -> None:
         self.held -= 1
-        self._left(now)
+        self._left(now, taken_at)
 
-    def leave_filler(self, now: float) -> None:
+    def leave_filler(self, now: float, taken_at: float) -> None:
         self.filler -= 1
-        self._left(now)
+        self._left(now, taken_at)
 
     def _taken(self, alone: bool) -> None:
         self.idle_since = None
@@ -68,8 +70,10 @@ class Seats:
         if alone:
             self.claimed = False
 
-    def _left(self, now: float) -> None:
+    def _left(self, now: float, taken_at: float) -> None:
         assert self.held >= 0 and self.filler >= 0
+        self.served += 1
+        self.busy_s += max(0.0, now - taken_at)
         if self.in_flight == 0:
             self.idle_since = now
             self.alone = False

@@ -1,8 +1,9 @@
 """What gpuworkers and the portal say to each other: JSON bodies as frozen dataclasses.
 
 Standard library only, because both sides import it: it is the one module of `gpuworker` that the portal
-may know. Unknown fields are ignored on reading, so that an older agent survives a newer portal; a missing
-or mistyped field raises `WireError`, which the reader turns into a 400.
+may know. Unknown fields are ignored on reading and fields that came later have defaults, so that agents and
+portals of different ages understand each other; a missing or mistyped field raises `WireError`, which the
+reader turns into a 400.
 
 Times are UNIX seconds (float, UTC). Bodies of requests and results travel as text (UTF-8 JSON).
 """
@@ -114,6 +115,10 @@ class ObservedReplica:
     crashes: int
     mem_mb: int
     engine_version: str
+    served: int = 0  # requests that have ended here
+    busy_s: float = 0.0  # the time each of them took, summed
+    can_sleep: int = 0  # the deepest sleep that was seen to free its GPUs; 0: none, or never tried
+    asleep_mem_mb: int = 0  # host memory while asleep
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,10 +267,13 @@ def _read_object(kind: Any, raw: Any, where: str) -> Any:
     if not isinstance(raw, dict):
         raise WireError(f"{where}: expected an object")
     hints = typing.get_type_hints(kind)
-    missing = hints.keys() - raw.keys()
+    optional = {f.name for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING}
+    missing = hints.keys() - raw.keys() - optional
     if missing:
         raise WireError(f"{where}: missing {', '.join(sorted(missing))}")
-    return kind(**{name: _read(hint, raw[name], f"{where}.{name}") for name, hint in hints.items()})
+    return kind(
+        **{name: _read(hint, raw[name], f"{where}.{name}") for name, hint in hints.items() if name in raw}
+    )
 
 
 def _read_scalar(kind: Any, raw: Any, where: str) -> Any:

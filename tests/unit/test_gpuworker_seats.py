@@ -13,8 +13,8 @@ def test_filler_stops_at_the_cap_and_held_work_at_the_spare_seats() -> None:
     assert [seats.take_filler() for _ in range(4)] == [True, True, True, False]
     assert [seats.take_held() for _ in range(3)] == [None, None, "full"]
     assert not seats.take_filler()
-    seats.leave_filler(1.0)
-    seats.leave_filler(1.0)
+    seats.leave_filler(1.0, 1.0)
+    seats.leave_filler(1.0, 1.0)
     assert not seats.take_filler(), "held + filler is at the cap"
     assert seats.take_held() is None
 
@@ -28,9 +28,9 @@ def test_idle_since_is_the_moment_the_last_one_left() -> None:
     seats.take_held()
     seats.take_filler()
     assert seats.idle_since is None
-    seats.leave_held(5.0)
+    seats.leave_held(5.0, 5.0)
     assert seats.idle_since is None
-    seats.leave_filler(6.0)
+    seats.leave_filler(6.0, 6.0)
     assert seats.idle_since == 6.0
 
 
@@ -39,10 +39,10 @@ def test_a_suspect_runs_alone_in_both_lanes() -> None:
     assert seats.take_held() is None
     assert seats.take_held(alone=True) == "busy"
     assert not seats.take_filler(alone=True)
-    seats.leave_held(1.0)
+    seats.leave_held(1.0, 1.0)
     assert seats.take_filler(alone=True)
     assert (seats.take_held(), seats.take_filler(), seats.filler_room) == ("busy", False, 0)
-    seats.leave_filler(2.0)
+    seats.leave_filler(2.0, 2.0)
     assert seats.take_held() is None
 
 
@@ -51,7 +51,7 @@ def test_a_claim_lets_nobody_in_before_the_one_that_waits() -> None:
     seats.take_held()
     seats.claimed = True
     assert (seats.take_held(), seats.take_filler()) == ("busy", False)
-    seats.leave_held(1.0)
+    seats.leave_held(1.0, 1.0)
     assert seats.take_filler(alone=True)
     assert not seats.claimed
 
@@ -70,9 +70,9 @@ def test_no_order_of_events_exceeds_the_seats(cap: int, events: list[str]) -> No
         elif event == "alone":
             seats.take_held(alone=True)
         elif event == "-held" and seats.held:
-            seats.leave_held(1.0)
+            seats.leave_held(1.0, 1.0)
         elif event == "-filler" and seats.filler:
-            seats.leave_filler(1.0)
+            seats.leave_filler(1.0, 1.0)
         assert seats.in_flight <= cap + spare_seats(cap)
         assert (seats.idle_since is None) == (seats.in_flight > 0)
         assert not seats.alone or seats.in_flight == 1
@@ -90,3 +90,12 @@ def test_the_fence_forgets_the_oldest() -> None:
         fence.passes(name, 5)
     assert fence.passes("a", 1)
     assert not fence.passes("c", 1)
+
+
+def test_what_a_request_took_is_measured() -> None:
+    seats = Seats(cap=2, idle_since=0.0)
+    seats.take_held()
+    seats.take_filler()
+    seats.leave_held(5.0, 3.0)
+    seats.leave_filler(6.0, 2.0)
+    assert (seats.served, seats.busy_s) == (2, 6.0)

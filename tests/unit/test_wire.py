@@ -1,0 +1,29 @@
+"""Agents and portals of different ages understand each other; what is missing otherwise is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gpuworker import wire
+
+OBSERVED = wire.ObservedReplica(
+    "r1", "llama", "llama", "hot", "", 4, 1, 0, 1.0, 2.0, None, "", 0, 100, "1.0", served=7, busy_s=3.5
+)
+
+
+def test_fields_that_came_later_have_defaults_and_unknown_ones_are_ignored() -> None:
+    body = json.loads(wire.dumps(OBSERVED))
+    for later in ("served", "busy_s", "can_sleep", "asleep_mem_mb"):
+        del body[later]
+    read = wire.loads(wire.ObservedReplica, json.dumps({**body, "from_the_future": 1}))
+    assert (read.id, read.served, read.busy_s) == ("r1", 0, 0.0)
+    assert wire.loads(wire.ObservedReplica, wire.dumps(OBSERVED)) == OBSERVED
+
+
+def test_a_missing_field_is_refused_by_its_name() -> None:
+    body = json.loads(wire.dumps(OBSERVED))
+    del body["state"], body["cap"]
+    with pytest.raises(wire.WireError, match="missing cap, state"):
+        wire.loads(wire.ObservedReplica, json.dumps(body))
