@@ -1,0 +1,306 @@
+"""Jobs whose walltime ends → which replicas no longer count, which may go early, and what is told of a gap. Pure.
+
+A successor is nothing special: a replica that will not serve much longer is not counted by the autoscaler
+(`leaving`), which so finds one missing and starts it, if the demand then still asks for it. Once it is hot,
+the old one drains (`drains`), so that an early successor costs a job more, and no GPU time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from scheduler.policy.decisions import DrainPilot, DrainReplica, Inputs
+from scheduler.policy.snapshot import (
+    COMING,
+    ON_ITS_WAY,
+    SERVING,
+    PilotView,
+    PoolView,
+    ProfileView,
+    ReplicaView,
+    Snapshot,
+)
+
+# Slurm's wait where no job of the profile was seen to wait and Slurm estimates nothing.
+UNKNOWN_WAIT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Predecessor:
+    """The pilot that a pool's next replica takes over from, and why it is needed now."""
+
+    pilot: str
+    reason: str  # a clause, for the launch's sentence
+    inputs: Inputs
+
+
+def lead_s(pool: PoolView, pilot: PilotView, snapshot: Snapshot, life_s: float | None = None) -> float:
+    """How long before the pilot's end a successor has to be asked for: Slurm's wait + load + drain + margin.
+
+    Of the wait no more than half of the life that the replica has (`life_s`; else of the profile's walltime)
+    is counted: where jobs wait for longer than they run, each would otherwise be replaced as soon as it is up.
+    """
+    profile = next((p for p in snapshot.profiles if p.name == pilot.profile), None)
+    if life_s is None and profile is not None:
+        life_s = profile.walltime_s
+    wait_s = _wait_s(profile)
+    if life_s is not None:
+        wait_s = min(wait_s, max(0.0, life_s / 2))
+    drain_s = 2 * (pool.service_s or 0.0)
+    return wait_s + _load_s(pool, pilot) + drain_s + snapshot.limits.hand_over_margin_s
+
+
+def closing(pool: PoolView, pilot: PilotView, snapshot: Snapshot, now: float) -> bool:
+    """A new replica of the pool would be leaving as soon as it is there: the pilot takes none."""
+    if pilot.state == "draining":
+        return True
+    if pilot.state != "up" or pilot.ends_at is None:
+        return False
+    left_s = pilot.ends_at - now
+    return left_s < lead_s(pool, pilot, snapshot, left_s) + _load_s(pool, pilot)
+
+
+def leaving(snapshot: Snapshot, now: float) -> frozenset[str]:
+    """Replicas that will not serve much longer: their pilot drains, or ends before a successor asked for any
+    later could be hot."""
+    pools = {pool.name: pool for pool in snapshot.pools}
+    found = set()
+    for pilot in snapshot.pilots:
+        for replica in snapshot.by_pilot[pilot.id]:
+            pool = pools.get(replica.pool)
+            if pilot.state == "draining" or (pool and _late(replica, pool, pilot, snapshot, now)):
+                found.add(replica.id)
+    return frozenset(found)
+
+
+def predecessor(pool: PoolView, snapshot: Snapshot, now: float) -> Predecessor | None:
+    """Of the pool's replicas that are leaving, the pilot that ends first and that no job replaces yet."""
+    gone = leaving(snapshot, now)
+    replaced = {pilot.replaces for pilot in snapshot.pilots if pilot.replaces}
+    pilots = [
+        pilot
+        for pilot, replica in _hosts(pool.name, snapshot)
+        if replica.id in gone and replica.state in SERVING and pilot.id not in replaced
+    ]
+    if not pilots:
+        return None
+    pilot = min(pilots, key=lambda p: (_end(p), p.id))
+    if pilot.ends_at is None:
+        return Predecessor(pilot.id, f"the job that serves {pool.name} is being let go", {})
+    lead = lead_s(pool, pilot, snapshot)
+    return Predecessor(
+        pilot.id,
+        f"the job that serves {pool.name} ends at {clock(pilot.ends_at)}, "
+        f"and a successor may need {minutes(lead)} to be ready",
+        {"ends_in_s": round(pilot.ends_at - now, 1), "lead_s": round(lead, 1)},
+    )
+
+
+def drains(snapshot: Snapshot, wanted: Mapping[str, int], now: float) -> Iterator[DrainReplica | DrainPilot]:
+    """What goes early. `wanted`: replicas by pool, as the autoscaler wants them.
+
+    1. A hot replica that is leaving, once as many as are wanted are hot without it. If nothing else keeps
+       its pilot, the pilot goes as a whole.
+    2. Where a cap leaves no place for a successor: a pilot that does nothing, else the first of several that
+       would end together (`_room`).
+    """
+    gone = leaving(snapshot, now)
+    handed = {r.id for pool in snapshot.pools for r in _handed_over(pool, snapshot, gone, wanted)}
+    touched = set()
+    for pilot in snapshot.pilots:
+        here = snapshot.by_pilot[pilot.id]
+        old = [replica for replica in here if replica.id in handed]
+        if pilot.state != "up" or not old:
+            continue
+        touched.add(pilot.id)
+        end, inputs = clock(_end(pilot)), Inputs(ends_in_s=round(_end(pilot) - now, 1))
+        rest = [r for r in here if r.id not in handed and r.state != "draining"]
+        if all(_dispensable(r, gone, wanted) for r in rest):
+            names = " and ".join(sorted({replica.pool for replica in old}))
+            reason = f"{names} is served by a newer job: this one, which ends at {end}, is let go."
+            yield DrainPilot(pilot=pilot.id, reason=reason, inputs=inputs)
+            continue
+        for replica in old:
+            reason = f"{replica.pool} is served by a newer job, and this one ends at {end}."
+            yield DrainReplica(
+                pool=replica.pool, pilot=pilot.id, replica=replica.id, reason=reason, inputs=inputs
+            )
+    yield from _room(snapshot, gone, wanted, touched, now)
+
+
+def gap(pool: PoolView, snapshot: Snapshot, now: float) -> str:
+    """The sentence for a gap that is coming: all that serve the pool are leaving, and what follows them
+    cannot be ready before they end, because it is not submitted (a cap of ours) or still waits in Slurm's
+    queue (a cap of the cluster's). "" where there is none. Only whole minutes are named, so that the
+    sentence stays the same from tick to tick.
+    """
+    gone = leaving(snapshot, now)
+    hosts = [(p, r) for p, r in _hosts(pool.name, snapshot) if r.state in SERVING]
+    old = [pilot for pilot, replica in hosts if replica.id in gone]
+    new = [pilot for pilot, replica in hosts if replica.id not in gone]
+    ends = [pilot.ends_at for pilot in old if pilot.ends_at is not None]
+    if not ends or any(pilot.state not in ON_ITS_WAY for pilot in new):
+        return ""
+    last = max(old, key=lambda p: (_end(p), p.id))
+    load_s = _load_s(pool, last)
+    if new and max(ends) - now >= load_s + snapshot.limits.hand_over_margin_s:
+        return ""  # it may still come in time
+    profile = next((p for p in snapshot.profiles if p.name == last.profile), None)
+    # The place that ends is the one that it gets: what Slurm took to start a job, not its line.
+    ready_at = max(ends) + load_s + ((profile.wait_p50_s if profile is not None else None) or 0.0)
+    why = (
+        "Slurm has not started the next one yet"
+        if new
+        else f"no further job may start beside it under {last.profile}"
+    )
+    return (
+        f"The job that serves {pool.name} ends at {clock(max(ends))}, and {why}: "
+        f"requests wait then, until about {clock(ready_at + 60)}."
+    )
+
+
+def clock(at: float) -> str:
+    """14:03 UTC. By hand: policies know no calendar."""
+    return f"{int(at // 3600) % 24:02d}:{int(at // 60) % 60:02d} UTC"
+
+
+def minutes(span_s: float) -> str:
+    return f"{span_s:.0f} s" if span_s < 120 else f"{span_s / 60:.0f} min"
+
+
+def _wait_s(profile: ProfileView | None) -> float:
+    """The longer of what jobs waited and what Slurm estimates: asking too early costs little."""
+    known = [s for s in (profile.wait_p90_s, profile.starts_in_s) if s is not None] if profile else []
+    return max(known, default=UNKNOWN_WAIT_S)
+
+
+def _load_s(pool: PoolView, pilot: PilotView) -> float:
+    fit = pool.fits.get(pilot.gpu_type)
+    return fit.load_s if fit is not None and fit.load_s is not None else pool.load_s
+
+
+def _late(replica: ReplicaView, pool: PoolView, pilot: PilotView, snapshot: Snapshot, now: float) -> bool:
+    """A replica that still starts is not late: where a load takes longer than a walltime lasts, each job would
+    otherwise ask for the next one at once."""
+    if pilot.state != "up" or pilot.ends_at is None or replica.state in COMING:
+        return False
+    life_s = pilot.ends_at - replica.hot_at if replica.hot_at is not None else None
+    return pilot.ends_at - now < lead_s(pool, pilot, snapshot, life_s)
+
+
+def _hosts(pool: str, snapshot: Snapshot) -> list[tuple[PilotView, ReplicaView]]:
+    pilots = {pilot.id: pilot for pilot in snapshot.pilots}
+    return [(pilots[r.pilot], r) for r in snapshot.by_pool.get(pool, ()) if r.pilot in pilots]
+
+
+def _end(pilot: PilotView) -> float:
+    return pilot.ends_at if pilot.ends_at is not None else float("inf")
+
+
+def _handed_over(
+    pool: PoolView, snapshot: Snapshot, gone: frozenset[str], wanted: Mapping[str, int]
+) -> list[ReplicaView]:
+    """Hot replicas that are leaving and no longer needed, those whose job ends first first."""
+    hosts = [(p, r) for p, r in _hosts(pool.name, snapshot) if r.state == "hot" and p.state == "up"]
+    staying = sum(replica.id not in gone and pilot.alive for pilot, replica in hosts)
+    old = sorted((_end(pilot), replica.id, replica) for pilot, replica in hosts if replica.id in gone)
+    if staying == 0 or wanted.get(pool.name, 0) == 0:
+        return []  # without demand its keep-alive or its walltime ends it
+    spare = max(0, staying + len(old) - wanted[pool.name])
+    return [replica for _, _, replica in old[:spare]]
+
+
+def _dispensable(replica: ReplicaView, gone: frozenset[str], wanted: Mapping[str, int]) -> bool:
+    """Nobody misses it: not wanted any more and idle, or asleep in a job that ends."""
+    if replica.id not in gone:
+        return False
+    return replica.state == "asleep" or (wanted.get(replica.pool, 0) == 0 and _idle(replica))
+
+
+def _idle(replica: ReplicaView) -> bool:
+    return replica.state == "hot" and replica.in_flight == 0
+
+
+def _room(
+    snapshot: Snapshot, gone: frozenset[str], wanted: Mapping[str, int], touched: Collection[str], now: float
+) -> Iterator[DrainPilot]:
+    """One pilot of those that a cap counts together, while none of them comes or goes (`touched`: in this tick)."""
+    for cap, group in _full(snapshot):
+        if any(pilot.state != "up" or not pilot.alive or pilot.id in touched for pilot in group):
+            continue
+        ends = sorted(group, key=lambda p: (_end(p), p.id))
+        waiting = _without_successor(ends, snapshot, gone, wanted)
+        if not waiting:
+            continue
+        pool, turn_s = waiting
+        idle = next((p for p in ends if _useless(p, pool, snapshot, gone, wanted, now)), None)
+        if idle is not None:
+            reason = f"It does nothing, and {cap}: a successor for {pool.name} takes its place."
+            yield DrainPilot(pilot=idle.id, reason=reason, inputs={"jobs": len(group)})
+        elif (early := _first_of_several(ends, snapshot, turn_s, now)) is not None:
+            reason = (
+                f"{len(group)} jobs end close together, and {cap}: this one goes early, while others serve "
+                "its models, so that they are replaced one after the other."
+            )
+            inputs: Inputs = {"ends_in_s": round(_end(early) - now, 1), "turn_s": round(turn_s, 1)}
+            yield DrainPilot(pilot=early.id, reason=reason, inputs=inputs)
+
+
+def _full(snapshot: Snapshot) -> Iterator[tuple[str, list[PilotView]]]:
+    """Each cap that binds, in words, and the pilots that it counts."""
+    for profile in snapshot.profiles:
+        own = [pilot for pilot in snapshot.pilots if pilot.profile == profile.name]
+        if own and len(own) >= profile.max_pilots:
+            yield f"no more than {profile.max_pilots} jobs may run under {profile.name}", own
+    most = snapshot.limits.max_gpus
+    smallest = min((profile.gpus for profile in snapshot.profiles if profile.enabled), default=0)
+    if most is not None and sum(pilot.gpus for pilot in snapshot.pilots) + smallest > most:
+        yield f"no more than {most} GPUs may be in use", list(snapshot.pilots)
+
+
+def _without_successor(
+    pilots: list[PilotView], snapshot: Snapshot, gone: frozenset[str], wanted: Mapping[str, int]
+) -> tuple[PoolView, float] | None:
+    """The first pool here that loses a replica and has none coming, and the lead of its successor, seconds."""
+    pools = {pool.name: pool for pool in snapshot.pools}
+    for pilot in pilots:
+        for replica in snapshot.by_pilot[pilot.id]:
+            pool = pools.get(replica.pool)
+            if pool is None or replica.id not in gone or replica.state not in SERVING:
+                continue
+            if _staying(pool.name, snapshot, gone) < wanted.get(pool.name, 0):
+                return pool, lead_s(pool, pilot, snapshot)
+    return None
+
+
+def _staying(pool: str, snapshot: Snapshot, gone: frozenset[str]) -> int:
+    return sum(replica.state in SERVING and replica.id not in gone for replica in snapshot.by_pool[pool])
+
+
+def _useless(
+    pilot: PilotView,
+    pool: PoolView,
+    snapshot: Snapshot,
+    gone: frozenset[str],
+    wanted: Mapping[str, int],
+    now: float,
+) -> bool:
+    """Nobody misses what it hosts, and the pool's successor cannot go there."""
+    fits = pilot.profile in pool.profiles and pilot.gpus >= pool.gpus and pilot.mem_mb >= pool.mem_mb
+    if fits and not closing(pool, pilot, snapshot, now):
+        return False
+    here = snapshot.by_pilot[pilot.id]
+    return all(_dispensable(replica, gone, wanted) for replica in here)
+
+
+def _first_of_several(
+    ends: list[PilotView], snapshot: Snapshot, turn_s: float, now: float
+) -> PilotView | None:
+    """The first to go, when replacing them one at a time, a turn each, would not be done before they end; and
+    only while each of its models is hot elsewhere."""
+    if not any(_end(pilot) - now < place * turn_s for place, pilot in enumerate(ends) if place):
+        return None
+    first = ends[0]
+    elsewhere = {r.pool for r in snapshot.replicas if r.state == "hot" and r.pilot != first.id}
+    return first if all(r.pool in elsewhere for r in snapshot.by_pilot[first.id]) else None
