@@ -80,8 +80,28 @@ class Config:
     """A gateway silent for this many seconds is gone; its waiting requests become async."""
     orphan_grace_s: float
     """Two listings this many seconds apart must agree before an orphan of ours is cancelled."""
+    register_s: float
+    """A job that has run for this many seconds without a word of its agent is cancelled."""
+    silent_cancel_s: float
+    """A job whose agent has been silent for this many seconds, while others were heard, is cancelled."""
+    bad_node_after: int
+    """Failed starts in a row on one node after which new jobs leave it out."""
+    bad_node_s: float
+    """How long such a node is left out."""
     pilot_idle_s: float
     """A pilot without replicas is let go after this many seconds."""
+    switch_after_s: float
+    """Idle time after which a resident model makes room for another's work."""
+    min_residency_s: float
+    """Least time that a model stays resident once it was loaded, so that switching does not thrash."""
+    wait_bound_s: float
+    """Work that has waited longer than this outweighs whatever is resident: the bound on starvation."""
+    lull_s: float
+    """A replica above need is let go after this many seconds without work."""
+    hand_over_margin_s: float
+    """Kept in hand when the successor of a job near its walltime is timed."""
+    max_gpus: int
+    """Most GPUs in all live jobs of the cluster; 0: no cap but the profiles'."""
     launch_backoff_s: float
     """Wait after a failed launch, doubled for each one in a row."""
     latch_after: int
@@ -187,7 +207,17 @@ def parse(environ: Mapping[str, str] | None = None) -> Config:
                 alive_s=env.float("ALIVE_S", 30.0),
                 holder_stale_s=env.float("HOLDER_STALE_S", 20.0),
                 orphan_grace_s=env.float("ORPHAN_GRACE_S", 60.0),
+                register_s=env.float("REGISTER_S", 300.0),
+                silent_cancel_s=env.float("SILENT_CANCEL_S", 600.0),
+                bad_node_after=env.int("BAD_NODE_AFTER", 2),
+                bad_node_s=env.float("BAD_NODE_S", 1800.0),
                 pilot_idle_s=env.float("PILOT_IDLE_S", 60.0),
+                switch_after_s=env.float("SWITCH_AFTER_S", 30.0),
+                min_residency_s=env.float("MIN_RESIDENCY_S", 60.0),
+                wait_bound_s=env.float("WAIT_BOUND_S", 600.0),
+                lull_s=env.float("LULL_S", 120.0),
+                hand_over_margin_s=env.float("HAND_OVER_MARGIN_S", 15.0),
+                max_gpus=env.int("MAX_GPUS", 0),
                 launch_backoff_s=env.float("LAUNCH_BACKOFF_S", 5.0),
                 latch_after=env.int("LATCH_AFTER", 3),
                 poison_after=env.int("POISON_AFTER", 3),
@@ -238,6 +268,8 @@ def _check(read: Config) -> None:
         )
     if read.alive_s < 3 * read.sync_interval_s:
         raise ConfigError("BERTH_ALIVE_S must be at least three times BERTH_SYNC_INTERVAL_S")
+    if read.silent_cancel_s <= read.alive_s:
+        raise ConfigError("BERTH_SILENT_CANCEL_S must be longer than BERTH_ALIVE_S: a replacement starts first")
 
 
 @contextlib.contextmanager

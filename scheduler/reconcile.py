@@ -11,11 +11,11 @@ import redis as redis_library
 from portal.catalog.models import Pool
 from portal.config import Config, config
 from portal.fleet.models import Cluster
-from scheduler import commands, parked, retention, routes
+from scheduler import commands, facts, measures, parked, retention, routes
 from scheduler.act import Actor, act, submit
 from scheduler.listing import ClientFor, Prefix
 from scheduler.moves import loop_lock
-from scheduler.observe import observe
+from scheduler.observe import live_pilots, observe
 from scheduler.policy.decide import decide
 from scheduler.slurm.cli import CliClient
 from scheduler.slurm.protocol import SlurmClient
@@ -50,6 +50,9 @@ def _tick(
     act(actor, decide(snapshot_of(cluster, observed, settings, now), now))
     routes.sweep(redis, Pool.objects.values_list("name", flat=True))
     retention.sweep(redis, settings, now)
+    # Last: nobody waits for these, and Slurm may take its time.
+    measures.remember(cluster, live_pilots(cluster.name), observed.heard, now)
+    facts.refresh(cluster, client_for, settings, now)
     cluster.ticked_at = actor.now()
     cluster.save(update_fields=["ticked_at"])
 

@@ -122,7 +122,7 @@ def _seen(cur: Cursor, pilot: UUID, said: wire.Sync, now: datetime) -> list[flee
     newly_hot = {str(move.replica): move.pool for move in moved if move.new == "hot" and move.old != "asleep"}
     for seen in changed:
         if seen.id in newly_hot and seen.started_at is not None and seen.hot_at is not None:
-            _remember_load(cur, newly_hot[seen.id], max(0.0, seen.hot_at - seen.started_at))
+            _remember_load(cur, pilot, newly_hot[seen.id], max(0.0, seen.hot_at - seen.started_at))
     return moved
 
 
@@ -132,12 +132,20 @@ def _is_news(known: ReplicaRow | None, seen: wire.ObservedReplica) -> bool:
     return known.state != seen.state or (seen.state == "starting" and known.phase != _clean(seen.phase)[:200])
 
 
-def _remember_load(cur: Cursor, pool: str, load_s: float) -> None:
+def _remember_load(cur: Cursor, pilot: UUID, pool: str, load_s: float) -> None:
+    """Smoothed, of the pool and of the pool on this type of GPU."""
     cur.execute(
         """INSERT INTO fleet_poolstate (pool_id, failures, reason, load_s) VALUES (%s, 0, '', %s)
            ON CONFLICT (pool_id) DO UPDATE SET
              load_s = coalesce(fleet_poolstate.load_s * (1 - %s) + excluded.load_s * %s, excluded.load_s)""",
         (pool, load_s, _LOAD_WEIGHT, _LOAD_WEIGHT),
+    )
+    cur.execute(
+        """INSERT INTO fleet_fit (pool_id, gpu_type, fits, load_s, note, updated_at)
+           SELECT %s, gpu_type, true, %s, '', now() FROM fleet_pilot WHERE id = %s
+           ON CONFLICT (pool_id, gpu_type) DO UPDATE SET fits = true, updated_at = excluded.updated_at,
+             load_s = coalesce(fleet_fit.load_s * (1 - %s) + excluded.load_s * %s, excluded.load_s)""",
+        (pool, load_s, str(pilot), _LOAD_WEIGHT, _LOAD_WEIGHT),
     )
 
 

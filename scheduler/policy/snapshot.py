@@ -28,7 +28,7 @@ class Limits:
     )
     wait_bound_s: float = 600.0  # work that has waited longer outweighs whatever is resident (invariant 8)
     lull_s: float = 120.0  # a replica above need goes after so long without work
-    hand_over_margin_s: float = 30.0  # kept in hand when a successor is timed
+    hand_over_margin_s: float = 15.0  # kept in hand when a successor is timed
     max_gpus: int | None = None  # of all live pilots of the cluster; None: no cap
     project_gpus: Mapping[str, int] = field(default_factory=dict)  # caps of projects that have one
 
@@ -135,6 +135,7 @@ class PoolView:
     hold: HoldView = field(default_factory=HoldView)
     cap: int = 32  # requests in flight of one replica
     queued_held: int = 0  # of `queued`: a client waits on a connection
+    queued_batch: int = 0  # of `queued`: lines of batches, which fill what is left
     waited_s: float | None = None  # of the request at the head of its line; None: nobody waits
     service_s: float | None = None  # engine time of one request, measured, over all types of GPU
     weight: float = 1.0  # the largest share of the projects whose work waits

@@ -79,6 +79,7 @@ def reservations(text: str) -> dict[str, ReservationInfo]:
             nodes=_known(fields.get("Nodes", "")),
             partition=_known(fields.get("PartitionName", "")),
             flags=fields.get("Flags", ""),
+            node_count=int(fields["NodeCnt"]) if fields.get("NodeCnt", "").isdigit() else None,
         )
     return found
 

@@ -74,6 +74,7 @@ class ReservationInfo:
     nodes: str
     partition: str
     flags: str
+    node_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,9 @@ class FakeSlurm:
         self.asked = 0
         self.silent = ""
         self.refuse = ""
+        self.described: dict[str, PartitionInfo] = {}
+        self.reserved: dict[str, ReservationInfo] = {}
+        self.starts_at: float | None = None
         self.on_submit: Callable[[], None] = lambda: None
         self._next_id = 100
 
@@ -76,13 +79,18 @@ class FakeSlurm:
             self.set(job_id, "CANCELLED")
 
     def partitions(self) -> dict[str, PartitionInfo]:
-        raise NoAnswer("not asked here")
+        self._hear()
+        return self.described
 
     def reservations(self) -> dict[str, ReservationInfo]:
-        raise NoAnswer("not asked here")
+        self._hear()
+        return self.reserved
 
     def estimate_start(self, spec: JobSpec) -> float:
-        raise NoAnswer("not asked here")
+        self._hear()
+        if self.starts_at is None:
+            raise Rejected(self.refuse or "Requested node configuration is not available")
+        return self.starts_at
 
     def usage(self, job_ids: list[int]) -> dict[int, UsageInfo]:
         raise NoAnswer("not asked here")

@@ -19,6 +19,11 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name='cluster',
+            name='measured_at',
+            field=models.DateTimeField(help_text='When waits and engine times were last looked at.', null=True),
+        ),
+        migrations.AddField(
+            model_name='cluster',
             name='partitions',
             field=models.JSONField(default=dict, help_text='Partitions as Slurm last described them, by name.'),
         ),

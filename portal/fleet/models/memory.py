@@ -112,6 +112,9 @@ class Cluster(models.Model):
     partitions = models.JSONField(default=dict, help_text="Partitions as Slurm last described them, by name.")
     reservations = models.JSONField(default=list, help_text="Reservations as Slurm last listed them.")
     facts_at = models.DateTimeField(null=True, help_text="When partitions and reservations were read.")
+    measured_at = models.DateTimeField(
+        null=True, help_text="When waits and engine times were last looked at."
+    )
     ticked_at = models.DateTimeField(null=True, help_text="End of the last good tick.")
 
     def __str__(self) -> str:

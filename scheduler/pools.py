@@ -1,0 +1,149 @@
+"""Pools' rows, the queue's counters and the heads of its lines → the PoolViews that the policies see. Reads only."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db.models import Prefetch
+
+from portal.catalog.models import Model, Pool, Profile
+from portal.fleet.models import Fit, PoolState
+from portal.ledger import transitions as ledger
+from scheduler.moves import moving
+from scheduler.pasts import Past, failures_in_a_row, pasts
+from scheduler.policy.snapshot import FitView, HoldView, PoolView
+
+QUEUED, RUNNING = "queued", "running"
+LANES = ("held", "async", "batch")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The request that a lane of a pool serves next."""
+
+    accepted_at: float
+    weight: float  # of its project
+
+
+def pool_views(now: float) -> tuple[PoolView, ...]:
+    with moving() as cur:
+        counts = {key: max(0, n) for key, n in ledger.fold_depth(cur).items()}
+    heads = _heads({pool for (pool, _, state), n in counts.items() if state == QUEUED and n})
+    past = pasts(now)
+    states = {state.pool_id: state for state in PoolState.objects.all()}
+    fits = _fits()
+    owners = _sole_projects()
+    profiles = Prefetch("profiles", Profile.objects.only("name").order_by("name"))
+    return tuple(
+        _view(
+            pool,
+            states.get(pool.name) or PoolState(pool=pool),
+            counts,
+            heads.get(pool.name, []),
+            past[pool.name],
+            fits.get(pool.name, {}),
+            owners.get(pool.name, ""),
+            now,
+        )
+        for pool in Pool.objects.prefetch_related(profiles).order_by("name")
+    )
+
+
+def _view(
+    pool: Pool,
+    state: PoolState,
+    counts: Mapping[tuple[str, str, str], int],
+    heads: Iterable[Head],
+    past: Past,
+    fits: Mapping[str, FitView],
+    owner: str,
+    now: float,
+) -> PoolView:
+    lanes = {lane: counts.get((pool.name, lane, QUEUED), 0) for lane in LANES}
+    heads = list(heads)
+    return PoolView(
+        name=pool.name,
+        profiles=tuple(profile.name for profile in pool.profiles.all()),
+        gpus=pool.gpus,
+        mem_mb=pool.mem_mb,
+        keep_alive_s=float(pool.keep_alive_s),
+        load_s=state.load_s or pool.load_estimate_s,
+        min_replicas=pool.min_replicas,
+        max_replicas=pool.max_replicas,
+        queued=sum(lanes.values()),
+        running=sum(counts.get((pool.name, lane, RUNNING), 0) for lane in LANES),
+        interest_until=_seconds(state.interest_until),
+        paused=pool.paused,
+        failures=failures_in_a_row(past),
+        hold=hold_of(state),
+        cap=pool.cap,
+        queued_held=lanes["held"],
+        queued_batch=lanes["batch"],
+        waited_s=max((now - head.accepted_at for head in heads), default=None),
+        service_s=state.service_s,
+        weight=max((head.weight for head in heads), default=1.0),
+        project=owner,
+        pinned_until=_seconds(state.pinned_until),
+        sleep_level=pool.sleep_level,
+        asleep_mem_mb=pool.asleep_mem_mb or pool.mem_mb,
+        fits=fits,
+    )
+
+
+def hold_of(state: PoolState) -> HoldView:
+    return HoldView(state.failures, _seconds(state.retry_at), state.latched_at is not None, state.reason)
+
+
+def _heads(waiting: Iterable[str]) -> dict[str, list[Head]]:
+    """Of each pool where somebody waits, the next request of each lane: a few probes of one index each."""
+    names = sorted(waiting)
+    if not names:
+        return {}
+    found: dict[str, list[Head]] = defaultdict(list)
+    with moving() as cur:
+        cur.execute(
+            """SELECT p.name, extract(epoch FROM h.accepted_at), coalesce(o.weight, 1)
+               FROM unnest(%s::text[]) p (name)
+               CROSS JOIN unnest(%s::text[]) l (lane)
+               CROSS JOIN LATERAL (
+                 SELECT accepted_at, project_id FROM ledger_request
+                 WHERE state = 'queued' AND pool = p.name AND lane = l.lane
+                 ORDER BY order_key, id LIMIT 1) h
+               LEFT JOIN accounts_project o ON o.id = h.project_id""",
+            (names, list(LANES)),
+        )
+        for pool, accepted_at, weight in cur.fetchall():
+            found[pool].append(Head(float(accepted_at), float(weight)))
+    return found
+
+
+def _fits() -> dict[str, dict[str, FitView]]:
+    found: dict[str, dict[str, FitView]] = defaultdict(dict)
+    for pool, gpu_type, fits, load_s, service_s in Fit.objects.values_list(
+        "pool_id", "gpu_type", "fits", "load_s", "service_s"
+    ):
+        found[pool][gpu_type] = FitView(fits, load_s, service_s)
+    return found
+
+
+def _sole_projects() -> dict[str, str]:
+    """Pools that only one project may use → that project."""
+    open_to: dict[str, set[str | None]] = defaultdict(set)
+    rows: Iterable[Any] = Model.objects.filter(enabled=True).values_list(
+        "pool_id", "is_public", "projects__slug"
+    )
+    for pool, public, project in rows:
+        open_to[pool].add(None if public else project)
+    return {
+        pool: project
+        for pool, projects in open_to.items()
+        if len(projects) == 1 and (project := next(iter(projects))) is not None
+    }
+
+
+def _seconds(moment: datetime | None) -> float | None:
+    return moment.timestamp() if moment is not None else None
