@@ -69,6 +69,12 @@ def run(script: str, keys: str, *args: Any) -> Any:
         return link.eval(text.text.decode(), *command)
 
 
+def numbers(keys: Sequence[str]) -> list[float | None]:
+    """What stands there, without touching it. Raises redis.RedisError."""
+    found: Any = _redis().mget(keys)
+    return [float(value) if value is not None else None for value in found]
+
+
 @cache
 def _redis() -> redis.Redis:
     # One more try on a connection that went stale.

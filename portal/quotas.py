@@ -17,10 +17,10 @@ from django.db.models import Q
 from portal.accounts.models import Quota as Row
 from portal.config import config
 from portal.gateway.limits import LEASE_S, PREFIX, of_subjects, over
-from portal.gateway.policy.limits import RATES, Level, Quota, wants
+from portal.gateway.policy.limits import RATES, Level, Quota, Want, rate, wants
 from portal.gateway.slots import limit_arguments
 from portal.ledger.models import Request, RequestState
-from portal.places import run
+from portal.places import numbers, run
 
 logger = logging.getLogger(__name__)
 
@@ -85,3 +85,16 @@ def take(quotas: list[tuple[Level, str, Quota]], request: UUID, tokens: int) -> 
     """Takes what the row needs of every rate, or nothing. Raises redis.RedisError."""
     asked = wants(quotas, RATES, tokens)
     return not asked or not run("limit", PREFIX, *limit_arguments(str(request), LEASE_S, "", asked))[0]
+
+
+def refill(subjects: Subjects, tokens: int, now: float) -> tuple[Want, float] | None:
+    """The rate that lets a row of so many tokens in last, and in how many seconds; None without a rate. Takes
+    nothing. Raises redis.RedisError."""
+    asked = wants(subjects.quotas(), RATES, tokens)
+    if not asked:
+        return None
+    full_at = numbers([f"{PREFIX}:{want.key}" for want in asked])
+    waits = [
+        (want, rate(at, want.limit, want.cost, now).retry_s) for want, at in zip(asked, full_at, strict=True)
+    ]
+    return max(waits, key=lambda wait: wait[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from drf_spectacular.utils import extend_schema
 from rest_framework import status
@@ -14,8 +15,8 @@ from rest_framework.views import APIView
 from portal.api import access
 from portal.api.access import INFERENCE, READ, HasScope, caller
 from portal.api.commanding import Wish, give
-from portal.api.residency import residency
-from portal.api.serializers import CommandOut, ModelList
+from portal.api.residency import Shown, residency
+from portal.api.serializers import CommandOut, ModelList, ModelOut
 from portal.catalog.models import Model
 from portal.fleet.models import Command
 
@@ -29,17 +30,18 @@ class Models(APIView):
         """Models that the caller may use, each with its residency, an estimate and the reason."""
         mine = access.usable_models(access.projects(request))
         rows = Model.objects.filter(mine).distinct().order_by("name")
-        told = [
-            {
-                "name": shown.model.name,
-                "kind": shown.model.kind,
-                "context_tokens": shown.model.context_tokens,
-                "description": shown.model.description,
-                "phase": asdict(shown.phase),
-            }
-            for shown in residency(rows)
-        ]
-        return Response(ModelList({"results": told}).data)
+        return Response(ModelList({"results": [told(shown) for shown in residency(rows)]}).data)
+
+
+class OneModel(APIView):
+    permission_classes = [IsAuthenticated, HasScope]
+    scopes = {"GET": (READ, INFERENCE)}
+
+    @extend_schema(operation_id="model_retrieve", responses=ModelOut)
+    def get(self, request: Request, name: str) -> Response:
+        """One model: why it does not run yet, and when it will, with the parts of the estimate."""
+        (shown,) = residency([access.model_for(name, access.projects(request))])
+        return Response(ModelOut(told(shown)).data)
 
 
 class Wake(APIView):
@@ -52,3 +54,13 @@ class Wake(APIView):
         model = access.model_for(name, access.projects(request))
         command = give(Wish(Command.Kind.WAKE, pool=model.pool), caller(request))
         return Response(CommandOut(command).data, status.HTTP_202_ACCEPTED)
+
+
+def told(shown: Shown) -> dict[str, Any]:
+    return {
+        "name": shown.model.name,
+        "kind": shown.model.kind,
+        "context_tokens": shown.model.context_tokens,
+        "description": shown.model.description,
+        "phase": asdict(shown.phase),
+    }

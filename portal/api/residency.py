@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -22,5 +23,5 @@ class Shown:
 def residency(models: Iterable[Model]) -> list[Shown]:
     """Each model with the phase of its pool."""
     with connection.cursor() as cur:
-        phases = read_phases(plain(cur))
-    return [Shown(model, phases[model.pool_id]) for model in models]
+        phases = read_phases(plain(cur), time.time())
+    return [Shown(model, phases[model.pool_id].named(model.name)) for model in models]

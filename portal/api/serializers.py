@@ -73,18 +73,32 @@ class RequestBrief(serializers.Serializer[Any]):
     error = Failure(allow_null=True)
 
 
+class PartOut(serializers.Serializer[Any]):
+    name = serializers.ChoiceField(choices=["quota", "queue", "slurm", "load"])
+    text = serializers.CharField()
+    seconds = serializers.FloatField(allow_null=True, help_text="What is left of it; null: unknown.")
+
+
+class Why(serializers.Serializer[Any]):
+    """Why it does not run yet, and when it will."""
+
+    reason = serializers.CharField()
+    next_step = serializers.CharField(help_text="What to do about it; empty: nothing, it goes on by itself.")
+    eta_s = serializers.FloatField(allow_null=True, help_text="Null: unknown.")
+    parts = PartOut(many=True)
+
+
 class RequestDetail(RequestBrief):
     position = serializers.IntegerField(allow_null=True, help_text="1 = next; null when it does not wait.")
+    why = Why(allow_null=True, help_text="Null when it does not wait.")
     timeline = Timeline()
     result = serializers.JSONField(
         allow_null=True, help_text="The engine's answer, for its owner, while it is kept."
     )
 
 
-class Phase(serializers.Serializer[Any]):
+class Phase(Why):
     residency = serializers.ChoiceField(choices=["ready", "starting", "not_loaded", "unavailable"])
-    eta_s = serializers.FloatField(allow_null=True)
-    reason = serializers.CharField()
 
 
 class ModelOut(serializers.Serializer[Any]):

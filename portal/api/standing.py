@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from portal.fleet.models import Cluster
+from portal.fleet.times import ago
 
 TICK_LATE_S = 30.0
 
@@ -49,19 +50,3 @@ def _slurm(cluster: Cluster, now: datetime) -> str:
         )
     jobs = "1 job" if len(cluster.jobs) == 1 else f"{len(cluster.jobs)} jobs"
     return f"Slurm answered {ago(cluster.answered_at, now)}; {jobs} of ours in its last listing."
-
-
-def ago(then: datetime, now: datetime) -> str:
-    return f"{span((now - then).total_seconds())} ago"
-
-
-def span(seconds: float) -> str:
-    """Seconds in the words of a person: 40 s, 12 min, 3 h 5 min, 2 d 4 h."""
-    s = max(0, int(seconds))
-    if s < 120:
-        return f"{s} s"
-    if s < 7200:
-        return f"{s // 60} min"
-    if s < 172_800:
-        return f"{s // 3600} h {s % 3600 // 60} min"
-    return f"{s // 86_400} d {s % 86_400 // 3600} h"

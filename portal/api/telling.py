@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
 from django.db.models import Q
 
+from portal.api.waiting import why
 from portal.fleet.models import REPLICA_ENDED, Replica
 from portal.ledger.models import Payload, Request, RequestState
 from portal.ledger.timeline import Facts, Timeline, timeline
@@ -37,8 +39,11 @@ def brief(row: Request) -> dict[str, Any]:
 def detail(row: Request, *, with_result: bool) -> dict[str, Any]:
     told = timeline_of(row)
     known_pilot = told.job_id is not None or told.node
+    place = position(row)
+    waits = why(row, place)
     return brief(row) | {
-        "position": position(row),
+        "position": place,
+        "why": dataclasses.asdict(waits) if waits is not None else None,
         "timeline": {
             **told.times,
             "pilot": {"job_id": told.job_id, "node": told.node} if known_pilot else None,

@@ -10,7 +10,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from portal.api.fleet import Commands, Decisions, Fleet
-from portal.api.models import Models, Wake
+from portal.api.models import Models, OneModel, Wake
 from portal.api.requests import OneRequest, Requests
 from portal.errors import ApiError
 
@@ -35,6 +35,7 @@ urlpatterns = [
     path("requests/<uuid:id>", OneRequest.as_view(), name="request"),
     path("models", Models.as_view(), name="models"),
     path("models/<path:name>/wake", Wake.as_view(), name="wake"),
+    path("models/<path:name>", OneModel.as_view(), name="model"),
     path("fleet", Fleet.as_view(), name="fleet"),
     path("commands", Commands.as_view(), name="commands"),
     path("decisions", Decisions.as_view(), name="decisions"),

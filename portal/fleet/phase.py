@@ -1,56 +1,102 @@
-"""What people see of a model: one pure function from the facts of its pool to a word, an ETA and a reason."""
+"""What is known of a pool at one moment, and what people are told of it: the values on both sides of `explain`.
+
+Separate from it so that those who only show a phase do not look as if they made one. Times are UNIX seconds,
+lengths are seconds; None means unknown, never zero.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Residency = Literal["ready", "starting", "not_loaded", "unavailable"]
+_SUBJECT = "The model "
+
+
+@dataclass(frozen=True, slots=True)
+class JobFacts:
+    """The Slurm job that a replica is in."""
+
+    state: str  # of the pilot
+    profile: str
+    job_id: int | None = None
+    submitted_at: float | None = None
+    slurm_state: str = ""
+    slurm_reason: str = ""
+    starts_at: float | None = None  # Slurm's own estimate while it is pending
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaFacts:
+    """A live replica."""
+
+    state: str
+    job: JobFacts
+    started_at: float | None = None  # its engine
+    says: str = ""  # the engine's own words while it starts
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileFacts:
+    """One of the profiles under which the pool's jobs may be submitted."""
+
+    name: str
+    wait_p50_s: float | None = None  # how long Slurm let its jobs wait within a day
+    wait_p90_s: float | None = None
+    starts_at: float | None = None  # Slurm's estimate for a job submitted now
+    load_s: float | None = None  # measured on its type of GPU
+    latched: str = ""  # why nothing is submitted under it until a person looks
 
 
 @dataclass(frozen=True, slots=True)
 class PoolFacts:
-    """What is known of a pool at one moment. Times are seconds; None = unknown."""
+    replicas: Sequence[ReplicaFacts] = ()
+    profiles: Sequence[ProfileFacts] = ()  # enabled ones on whose GPUs it fits
+    paused: bool = False
+    fleet_paused: bool = False
+    latched_reason: str = ""  # why a person has to look first
+    hold_reason: str = ""  # why the loop starts nothing just now: no room, a back-off, a gap…
+    retry_at: float | None = None
+    silent_since: float | None = None  # Slurm does not answer; when it last did
+    silent: bool = False
+    load_s: float | None = None  # measured or estimated
+    service_s: float | None = None  # engine time of one request, measured
+    cap: int = 1  # requests in flight of one replica
 
-    replica_states: Sequence[str]
-    pilot_states: Sequence[str]  # of the pilots that its live replicas are in
-    slurm_reason_text: str  # in plain words, of the pilot that is pending
-    paused: bool
-    latched_reason: str  # why a person has to look first
-    hold_reason: str  # why the loop starts nothing just now: no room, a back-off, Slurm's silence…
-    load_s: float | None  # measured or estimated load time
-    loading_for_s: float | None  # since the engine started
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One stretch of the way to an answer. `seconds`: what is left of it."""
+
+    name: Literal["quota", "queue", "slurm", "load"]
+    text: str
+    seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Ready · Starting (≈ 4 min) · Not loaded · Unavailable, with the reason in English."""
+    """Ready · Starting (≈ 4 min) · Not loaded · Unavailable, with the reason in English.
+
+    `eta_s` is the sum of the parts, and unknown if one of them is or something else holds it. `seats`: requests
+    that run at once."""
 
     residency: Residency
     eta_s: float | None
     reason: str
+    parts: tuple[Part, ...] = ()
+    next_step: str = ""
+    seats: int = 1
+    service_s: float | None = None
 
+    def named(self, model: str) -> Phase:
+        """The same of a model with a name."""
+        if not self.reason.startswith(_SUBJECT):
+            return self
+        return replace(self, reason=f"{model} {self.reason.removeprefix(_SUBJECT)}")
 
-def phase_of(facts: PoolFacts) -> Phase:
-    """1 hot → ready. 2 latched → unavailable. 3 an engine starts → starting, load time left. 4 a job is on its
-    way → starting, ETA unknown until Slurm runs it. 5 else not loaded, with what holds it back."""
-    if "hot" in facts.replica_states:
-        return Phase("ready", 0.0, "")
-    if facts.latched_reason:
-        return Phase("unavailable", None, facts.latched_reason)
-    if "starting" in facts.replica_states:
-        left = None
-        if facts.load_s is not None:
-            left = max(1.0, facts.load_s - (facts.loading_for_s or 0.0))
-        return Phase("starting", left, "The model is being loaded.")
-    if "wanted" in facts.replica_states:
-        if any(state in ("up", "draining") for state in facts.pilot_states):
-            return Phase("starting", facts.load_s, "A GPU is ready; the model is about to be loaded.")
-        waiting = facts.slurm_reason_text or "waiting for Slurm to start it"
-        return Phase("starting", None, f"A GPU job has been submitted; {waiting}.")
-    if facts.paused:
-        return Phase("not_loaded", None, "An operator has paused this model.")
-    if facts.hold_reason:
-        return Phase("not_loaded", None, facts.hold_reason)
-    return Phase("not_loaded", None, "The model is not loaded; the first request starts it.")
+    @property
+    def says(self) -> str:
+        """Reason and next step, for those who have room for one text only."""
+        return " ".join(filter(None, (self.reason, self.next_step)))

@@ -185,7 +185,7 @@ class Gateway:
             raise ApiError("model_not_found", detail=asked.model[:128], param="model")
         phase = self.directory.phase(model.pool)
         if phase.residency == "unavailable":
-            raise ApiError("model_unavailable", detail=phase.reason)
+            raise ApiError("model_unavailable", detail=phase.named(asked.model).reason)
         call = Call(
             id=id_,
             ex=ex,
@@ -219,7 +219,7 @@ class Gateway:
         await ex.answer(200, json.dumps(answer).encode())
 
     def _describe(self, entry: ModelEntry) -> dict[str, Any]:
-        phase = self.directory.phase(entry.pool)
+        phase = self.directory.phase(entry.pool).named(entry.name)
         return {
             "id": entry.name,
             "object": "model",

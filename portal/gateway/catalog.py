@@ -12,8 +12,9 @@ from typing import Literal
 
 from psycopg2.extensions import cursor as Cursor
 
-from portal.fleet.phase import Phase, PoolFacts, phase_of
-from portal.fleet.slurm_words import meaning
+from portal.fleet.explain import explain
+from portal.fleet.facts import read_facts
+from portal.fleet.phase import Phase
 from portal.gateway.policy.limits import Level, Quota
 
 Standing = Literal["active", "revoked", "disabled"]
@@ -97,39 +98,6 @@ def read_quotas(cur: Cursor) -> dict[tuple[Level, str], Quota]:
     return {(level, subject): Quota(*limits) for level, subject, *limits in cur.fetchall()}
 
 
-def read_phases(cur: Cursor) -> dict[str, Phase]:
+def read_phases(cur: Cursor, now: float) -> dict[str, Phase]:
     """How each pool is doing, in the words people see."""
-    cur.execute(
-        """SELECT r.pool_id, r.state, p.state, p.slurm_state, p.slurm_reason, extract(epoch FROM now() - r.started_at)
-           FROM fleet_replica r JOIN fleet_pilot p ON p.id = r.pilot_id
-           WHERE r.state NOT IN ('stopped', 'failed')"""
-    )
-    live: dict[str, list[tuple[str, str, str, float | None]]] = {}
-    for pool, state, pilot_state, job_state, reason, loading_for_s in cur.fetchall():
-        loading = None if loading_for_s is None else float(loading_for_s)
-        words = meaning(job_state, reason).text if job_state else ""
-        live.setdefault(pool, []).append((state, pilot_state, words, loading))
-    cur.execute(
-        """SELECT p.name, p.paused OR EXISTS (SELECT 1 FROM fleet_cluster c WHERE c.paused),
-             coalesce(s.load_s, p.load_estimate_s),
-             s.latched_at IS NOT NULL, coalesce(s.reason, '')
-           FROM catalog_pool p LEFT JOIN fleet_poolstate s ON s.pool_id = p.name"""
-    )
-    phases = {}
-    for pool, paused, load_s, latched, hold in cur.fetchall():
-        rows = live.get(pool, [])
-        pending = [reason for _, pilot_state, reason, _ in rows if pilot_state in ("submitted", "pending")]
-        loading_s = [loading for state, _, _, loading in rows if state == "starting" and loading is not None]
-        phases[pool] = phase_of(
-            PoolFacts(
-                replica_states=[state for state, _, _, _ in rows],
-                pilot_states=[pilot_state for _, pilot_state, _, _ in rows],
-                slurm_reason_text=pending[0] if pending else "",
-                paused=paused,
-                latched_reason=hold if latched else "",
-                hold_reason=hold,
-                load_s=load_s,
-                loading_for_s=max(loading_s, default=None),
-            )
-        )
-    return phases
+    return {pool: explain(facts, now) for pool, facts in read_facts(cur).items()}

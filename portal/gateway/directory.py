@@ -159,7 +159,7 @@ class Directory:
                 self._callers = catalog.read_callers(cur, digests | set(self._used))
                 self.snapshot = Snapshot(
                     catalog.read_models(cur),
-                    catalog.read_phases(cur),
+                    catalog.read_phases(cur, time.time()),
                     now,
                     catalog.read_ticketed(cur),
                     catalog.read_quotas(cur),

@@ -12,6 +12,7 @@ import time
 
 from portal.config import Config
 from portal.errors import ApiError
+from portal.fleet.explain import in_line
 from portal.fleet.phase import Phase
 from portal.gateway.asked import Asked
 from portal.gateway.directory import Directory
@@ -44,7 +45,7 @@ class Hold:
             if waiter.granted.done():
                 return waiter.granted.result()
             now = time.monotonic()
-            phase = self._directory.phase(waiter.pool)
+            phase = self._directory.phase(waiter.pool).named(asked.model)
             self._check(phase, now, until)
             if asked.stream and now >= beat_at:
                 await ex.comment(await self._standing(waiter, phase))
@@ -65,8 +66,9 @@ class Hold:
             position = await self._slots.position(waiter.pool, waiter.request)
         except QueueDown:
             position = None
-        reason = phase.reason or "All places are taken."
-        return {"position": position, "eta_s": phase.eta_s or None, "reason": reason}
+        told = in_line(phase, position)
+        reason = told.says or "All places are taken."
+        return {"position": position, "eta_s": told.eta_s or None, "reason": reason}
 
     def patience_s(self, ex: Exchange) -> float:
         """The smaller of our limit and the client's own time-out less 10 s, so that it hears from us first."""
@@ -82,5 +84,7 @@ class Hold:
 def starting(phase: Phase) -> ApiError:
     eta_s = phase.eta_s or _RETRY_UNKNOWN_S
     return ApiError(
-        "model_starting", detail=phase.reason, retry_after_s=int(min(max(eta_s, 1), _RETRY_MOST_S))
+        "model_starting",
+        detail=phase.says or "All its places are taken.",
+        retry_after_s=int(min(max(eta_s, 1), _RETRY_MOST_S)),
     )

@@ -9,7 +9,7 @@ import pytest
 from django.utils import timezone
 
 from portal.catalog.models import Model
-from portal.fleet.models import Cluster, Command, PoolState
+from portal.fleet.models import Cluster, Command, Fit, PoolState, ProfileState
 from tests.api.world import ApiClient, Person, World, pilot_row, replica_row
 
 
@@ -30,26 +30,59 @@ def test_a_model_says_how_ready_it_is_and_why(world: World) -> None:
         registered_at=None,
     )
     replica = replica_row(world, pilot, state="wanted", started_at=None, hot_at=None)
-    assert phase(world.owner) == {
-        "residency": "starting",
-        "eta_s": None,
-        "reason": "A GPU job has been submitted; it is next, and waits for GPUs to become free.",
-    }
+    told = phase(world.owner)
+    assert (told["residency"], told["eta_s"]) == ("starting", None)
+    assert told["reason"].startswith("surf is not loaded yet. Its GPU job 4711 was submitted at ")
+    assert "it is next, and waits for GPUs to become free" in told["reason"]
+    assert [(part["name"], part["seconds"]) for part in told["parts"]] == [("slurm", None), ("load", 240.0)]
     replica.state, replica.started_at = "starting", timezone.now() - timedelta(minutes=1)
     replica.save()
     assert 170 < phase(world.owner)["eta_s"] < 190
     replica.state, replica.hot_at = "hot", timezone.now()
     replica.save()
-    assert phase(world.owner) == {"residency": "ready", "eta_s": 0.0, "reason": ""}
+    told = phase(world.owner)
+    assert (told["residency"], told["eta_s"], told["reason"]) == ("ready", 0.0, "")
 
 
 def test_a_latched_pool_tells_those_who_wait_why(world: World) -> None:
     PoolState.objects.create(pool=world.pool, latched_at=timezone.now(), reason="config.json is missing")
-    assert phase(world.owner) == {
-        "residency": "unavailable",
-        "eta_s": None,
-        "reason": "config.json is missing",
+    told = phase(world.owner)
+    assert (told["residency"], told["eta_s"]) == ("unavailable", None)
+    assert told["reason"] == "surf cannot be started. config.json is missing."
+    assert "relaunch" in told["next_step"]
+
+
+def test_what_jobs_waited_and_loads_took_is_part_of_the_estimate(world: World) -> None:
+    now = timezone.now()
+    PoolState.objects.create(pool=world.pool, load_s=100)
+    Fit.objects.create(pool=world.pool, gpu_type="a100", load_s=200)
+    waits = ProfileState.objects.create(profile=world.profile, wait_p50_s=360, wait_p90_s=1500)
+    told = phase(world.owner)
+    assert told["eta_s"] == 560 and "waited 6–25 min today, and loading takes 3 min" in told["reason"]
+    waits.starts_at = now + timedelta(minutes=30)
+    waits.save()
+    assert 1990 < phase(world.owner)["eta_s"] <= 2000
+    waits.latched_at, waits.reason = now, "Its account is not valid."
+    waits.save()
+    assert "gpu: Its account is not valid." in phase(world.owner)["reason"]
+
+
+def test_one_model_can_be_asked_about_by_its_name_with_slashes(world: World) -> None:
+    Model.objects.create(name="org/tide", pool=world.pool)
+    told = world.owner.api.send("GET", "models/org/tide").json()
+    assert told["name"] == "org/tide" and told["phase"]["reason"].startswith("org/tide is not loaded")
+    secret = Model.objects.create(name="org/secret", pool=world.pool, is_public=False)
+    secret.projects.add(world.project)
+    got = {name: api.send("GET", "models/org/secret").status_code for name, api in world.everyone().items()}
+    assert got == {
+        "owner": 200,
+        "mate": 200,
+        "manager": 200,
+        "outsider": 404,
+        "operator": 404,
+        "anonymous": 401,
     }
+    assert world.owner.api.send("GET", "models/nothing").json()["error"]["code"] == "model_not_found"
 
 
 def test_a_paused_fleet_is_said(world: World) -> None:

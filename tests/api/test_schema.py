@@ -12,7 +12,7 @@ def test_the_document_holds_every_address(world: World) -> None:
     assert answer.status_code == 200
     document = json.loads(answer.content)
     assert {path.removeprefix("/api/v1/") for path in document["paths"]} == {
-        "requests", "requests/{id}", "models", "models/{name}/wake", "fleet", "commands", "decisions",
+        "requests", "requests/{id}", "models", "models/{name}", "models/{name}/wake", "fleet", "commands", "decisions",
     }  # fmt: skip
     assert set(document["paths"]["/api/v1/requests/{id}"]) == {"get", "delete"}
     assert document["components"]["securitySchemes"]["token"]["scheme"] == "bearer"

@@ -9,8 +9,8 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from portal.api.standing import ago as ago_words
-from portal.api.standing import span as span_words
+from portal.fleet.times import ago as ago_words
+from portal.fleet.times import span as span_words
 
 register = template.Library()
 

@@ -1,0 +1,210 @@
+"""Why a model, or a request for it, does not run yet, and when it will: facts → a sentence, parts and an ETA. Pure.
+
+Gateways, API, pages and the command line say the same of the same moment because they all ask here. Sentences are
+written for a scientist; what is not known is said to be unknown, beside what is usual.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+
+from portal.fleet.phase import JobFacts, Part, Phase, PoolFacts, ProfileFacts, ReplicaFacts
+from portal.fleet.slurm_words import meaning
+from portal.fleet.times import between, clock, span
+
+_RELAUNCH = "An operator has to look at it; the command relaunch then tries again."
+_RESUME = "Requests keep their places; it starts when an operator resumes it."
+_ON_ITS_WAY = ("planned", "submitted", "pending")
+
+
+def explain(facts: PoolFacts, now: float) -> Phase:
+    """1. hot → ready, with what holds further replicas back. 2. latched → unavailable. 3. an engine starts → the load
+    time that is left. 4. a replica is wanted in a job that runs → the load time. 5. its job is on its way → Slurm's
+    reason and wait, then the load. 6. else not loaded: a pause, Slurm's silence, a back-off, no room, a held profile,
+    sleep, or simply nobody who asked."""
+    return replace(
+        _explained(facts, now),
+        seats=facts.cap * max(1, sum(replica.state == "hot" for replica in facts.replicas)),
+        service_s=facts.service_s,
+    )
+
+
+def _explained(facts: PoolFacts, now: float) -> Phase:
+    by_state = {replica.state: replica for replica in reversed(facts.replicas)}
+    if "hot" in by_state:
+        return Phase("ready", 0.0, _sentence(facts.hold_reason))
+    if facts.latched_reason:
+        reason = f"The model cannot be started. {_sentence(facts.latched_reason)}"
+        return Phase("unavailable", None, reason, next_step=_RELAUNCH)
+    if "starting" in by_state:
+        return _loading(by_state["starting"], facts, now)
+    wanted = [replica for replica in facts.replicas if replica.state == "wanted"]
+    if any(replica.job.state not in _ON_ITS_WAY for replica in wanted):
+        load = _load(_profile(wanted[0].job, facts), facts)
+        return _starting("The model is not loaded yet. A GPU is ready for it", (load,))
+    if wanted:
+        return _submitted(wanted[0], facts, now)
+    return _absent(facts, "asleep" in by_state, now)
+
+
+def _loading(replica: ReplicaFacts, facts: PoolFacts, now: float) -> Phase:
+    usual = _load(_profile(replica.job, facts), facts)
+    words = f" ({replica.says.rstrip('.')})" if replica.says else ""
+    if usual.seconds is None or replica.started_at is None:
+        return _starting(f"The model is being loaded{words}", (usual,))
+    loading_s = max(0.0, now - replica.started_at)
+    left_s = usual.seconds - loading_s
+    if left_s > 0:
+        part = Part("load", usual.text, left_s)
+    else:
+        late = f"that has taken {span(loading_s)} so far, longer than the usual {span(usual.seconds)}"
+        part = Part("load", late, None)
+    return _starting(f"The model is being loaded{words}", (part,))
+
+
+def _submitted(replica: ReplicaFacts, facts: PoolFacts, now: float) -> Phase:
+    """Its job has been asked of Slurm, and no agent has called home from it."""
+    job = replica.job
+    profile = _profile(job, facts)
+    load = _load(profile, facts)
+    name = f"GPU job {job.job_id}" if job.job_id is not None else "GPU job"
+    if job.submitted_at is None:
+        what = f"Its {name} is being submitted"
+    else:
+        what = f"Its {name} was submitted at {clock(job.submitted_at, now)}"
+    said = meaning(job.slurm_state, job.slurm_reason) if job.slurm_state else None
+    if said is not None and said.phase == "running":
+        on = f" on {job.node}" if job.node else ""
+        return _starting(f"The model is not loaded yet. {what} and runs{on}: its worker starts", (load,))
+    words = said.text if said is not None else "Slurm has not shown it yet"
+    if facts.silent:
+        words = f"{_silence(facts, now)}, so this may be old: {words}"
+    return _starting(f"The model is not loaded yet. {what}: {words}", (_wait(job, profile, now), load))
+
+
+def _wait(job: JobFacts, profile: ProfileFacts, now: float) -> Part:
+    """What is left of Slurm's wait: its own estimate, or else what jobs of the profile waited today."""
+    if job.starts_at is not None and job.starts_at > now:
+        return Part("slurm", f"Slurm expects to start it at {clock(job.starts_at, now)}", job.starts_at - now)
+    p50_s, p90_s = profile.wait_p50_s, profile.wait_p90_s
+    if p50_s is None:
+        return Part("slurm", "no job like it started today, so nobody can say how long it waits", None)
+    usual = f"jobs like it waited {between(p50_s, p90_s if p90_s is not None else p50_s)} today"
+    waited_s = now - job.submitted_at if job.submitted_at is not None else 0.0
+    for mark_s in (p50_s, p90_s or 0.0):
+        if waited_s < mark_s:
+            return Part("slurm", usual, mark_s - waited_s)
+    return Part("slurm", f"{usual}, this one has waited {span(waited_s)}", None)
+
+
+def _absent(facts: PoolFacts, asleep: bool, now: float) -> Phase:
+    """No replica of it is on its way."""
+    if facts.fleet_paused:
+        reason = "The model is not loaded: an operator has paused the whole fleet, and nothing is started."
+        return Phase("not_loaded", None, reason, next_step=_RESUME)
+    if facts.paused:
+        reason = "The model is not loaded: an operator has paused it, and nothing is started for it."
+        return Phase("not_loaded", None, reason, next_step=_RESUME)
+    if asleep:
+        return Phase(
+            "not_loaded", None, "The model sleeps in a job that we hold; the first request wakes it."
+        )
+    if facts.silent:
+        reason = f"The model is not loaded: {_silence(facts, now)}, and nothing is started until it does."
+        return Phase("not_loaded", None, reason, next_step="Requests keep their places meanwhile.")
+    if facts.retry_at is not None and facts.retry_at > now:
+        why = _sentence(facts.hold_reason or "Starting it failed")
+        again = f"The next try is at {clock(facts.retry_at, now)}."
+        return Phase("not_loaded", None, f"The model is not loaded. {why} {again}")
+    if facts.profiles and all(profile.latched for profile in facts.profiles):
+        held = "; ".join(f"{p.name}: {p.latched.rstrip('.')}" for p in facts.profiles)
+        reason = f"The model is not loaded, and no job may be submitted for it. {held}."
+        return Phase("not_loaded", None, reason, next_step=_RELAUNCH)
+    if facts.hold_reason:
+        return Phase("not_loaded", None, f"The model is not loaded. {_sentence(facts.hold_reason)}")
+    return _first_request(facts, now)
+
+
+def _first_request(facts: PoolFacts, now: float) -> Phase:
+    """Nobody has asked for it. What it would take: the profile that would bring it soonest."""
+    begin = "The model is not loaded; the first request starts it"
+    usable = [profile for profile in facts.profiles if not profile.latched]
+    if not usable:
+        return Phase("not_loaded", None, f"{begin}.")
+    ways = [(_new_job(profile, now), _load(profile, facts)) for profile in usable]
+    way = min(ways, key=lambda parts: inf if (eta_s := _sum(parts)) is None else eta_s)
+    return Phase("not_loaded", _sum(way), f"{begin}: {', and '.join(part.text for part in way)}.", way)
+
+
+def _new_job(profile: ProfileFacts, now: float) -> Part:
+    """The wait of a job that would be submitted now."""
+    p50_s, p90_s = profile.wait_p50_s, profile.wait_p90_s
+    if profile.starts_at is not None:
+        left_s = profile.starts_at - now
+        when = f"at {clock(profile.starts_at, now)}" if left_s > 60 else "at once"
+        return Part("slurm", f"Slurm would start a job for it {when}", max(0.0, left_s))
+    if p50_s is None:
+        return Part("slurm", "how long Slurm lets it wait is unknown, none of its jobs started today", None)
+    usual = between(p50_s, p90_s if p90_s is not None else p50_s)
+    return Part("slurm", f"jobs like its waited {usual} today", p50_s)
+
+
+def _profile(job: JobFacts, facts: PoolFacts) -> ProfileFacts:
+    """That of the job, as far as it is still one of the pool's."""
+    return next((p for p in facts.profiles if p.name == job.profile), ProfileFacts(job.profile))
+
+
+def _load(profile: ProfileFacts, facts: PoolFacts) -> Part:
+    """On the profile's type of GPU where that was measured."""
+    load_s = profile.load_s if profile.load_s is not None else facts.load_s
+    if load_s is None:
+        return Part("load", "how long loading takes has not been measured", None)
+    return Part("load", f"loading takes {span(load_s)}", load_s)
+
+
+def in_line(phase: Phase, position: int | None) -> Phase:
+    """The phase as the request at this place of the line sees it; 1 = next."""
+    if position is None:
+        return phase
+    ahead = position - 1
+    before = "1 request is" if ahead == 1 else f"{ahead} requests are"
+    place = f"{before} ahead of this one" if ahead else "this request is next"
+    if phase.residency == "ready":
+        left_s = phase.service_s * position / phase.seats if phase.service_s is not None else None
+        queue = Part("queue", place, left_s)
+        hold = f" {phase.reason}" if phase.reason else ""
+        reason = f"The model is loaded, and its places are taken; {place}.{hold}"
+        return replace(phase, reason=reason, eta_s=left_s, parts=(queue,))
+    # Once it is loaded, so many run at once.
+    turns = max(0, position - phase.seats)
+    after_s = 0.0 if turns == 0 else None
+    if turns and phase.service_s is not None:
+        after_s = phase.service_s * turns / phase.seats
+    parts = (*phase.parts, Part("queue", place, after_s))
+    eta_s = None if phase.eta_s is None or after_s is None else phase.eta_s + after_s
+    return replace(phase, reason=f"{phase.reason} {_sentence(place)}", eta_s=eta_s, parts=parts)
+
+
+def _starting(begin: str, parts: tuple[Part, ...]) -> Phase:
+    texts = ", and ".join(part.text for part in parts)
+    return Phase("starting", _sum(parts), f"{begin}; {texts}.", parts)
+
+
+def _sum(parts: tuple[Part, ...]) -> float | None:
+    known = [part.seconds for part in parts if part.seconds is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def _silence(facts: PoolFacts, now: float) -> str:
+    if facts.silent_since is None:
+        return "Slurm does not answer"
+    return f"Slurm has not answered since {clock(facts.silent_since, now)}"
+
+
+def _sentence(text: str) -> str:
+    """With a capital, unless it begins with a name such as config.json, and with a full stop."""
+    text = text.strip()
+    if text.partition(" ")[0].isalpha():
+        text = text[:1].upper() + text[1:]
+    return text if not text or text.endswith((".", "!", "?")) else f"{text}."

@@ -1,0 +1,105 @@
+"""Rows of catalog and fleet → the facts from which phases are explained. SELECTs over a plain cursor, no Django.
+
+Read every two seconds by each gateway, and by each page and API call that shows a model: four statements, however
+many pools there are.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from psycopg2.extensions import cursor as Cursor
+
+from portal.fleet.phase import JobFacts, PoolFacts, ProfileFacts, ReplicaFacts
+
+
+def read_facts(cur: Cursor, pool: str | None = None) -> dict[str, PoolFacts]:
+    """By pool; of one, or of all."""
+    fleet_paused, silent, silent_since = _clusters(cur)
+    replicas, profiles = _replicas(cur, pool), _profiles(cur, pool)
+    cur.execute(
+        """SELECT p.name, p.paused, p.cap, coalesce(s.load_s, p.load_estimate_s), s.service_s,
+             s.latched_at IS NOT NULL, coalesce(s.reason, ''), extract(epoch FROM s.retry_at)
+           FROM catalog_pool p LEFT JOIN fleet_poolstate s ON s.pool_id = p.name
+           WHERE %(pool)s IS NULL OR p.name = %(pool)s""",
+        {"pool": pool},
+    )
+    return {
+        name: PoolFacts(
+            replicas=replicas[name],
+            profiles=profiles[name],
+            paused=paused,
+            fleet_paused=fleet_paused,
+            latched_reason=reason if latched else "",
+            hold_reason=reason,
+            retry_at=_number(retry_at),
+            silent=silent,
+            silent_since=silent_since,
+            load_s=load_s,
+            service_s=service_s,
+            cap=cap,
+        )
+        for name, paused, cap, load_s, service_s, latched, reason, retry_at in cur.fetchall()
+    }
+
+
+def _clusters(cur: Cursor) -> tuple[bool, bool, float | None]:
+    """Whether the fleet is paused, whether Slurm is silent, and since when."""
+    cur.execute(
+        """SELECT coalesce(bool_or(paused), false), coalesce(bool_or(error <> ''), false),
+             extract(epoch FROM min(answered_at) FILTER (WHERE error <> '')) FROM fleet_cluster"""
+    )
+    row = cur.fetchone()
+    assert row is not None
+    return row[0], row[1], _number(row[2])
+
+
+def _replicas(cur: Cursor, pool: str | None) -> dict[str, list[ReplicaFacts]]:
+    """Live ones, oldest first."""
+    cur.execute(
+        """SELECT r.pool_id, r.state, extract(epoch FROM r.started_at), r.phase, p.state, f.name, p.job_id,
+             extract(epoch FROM p.submitted_at), p.slurm_state, p.slurm_reason,
+             extract(epoch FROM p.slurm_start_at), p.node
+           FROM fleet_replica r JOIN fleet_pilot p ON p.id = r.pilot_id JOIN catalog_profile f ON f.id = p.profile_id
+           WHERE r.state NOT IN ('stopped', 'failed') AND (%(pool)s IS NULL OR r.pool_id = %(pool)s)
+           ORDER BY r.wanted_at""",
+        {"pool": pool},
+    )
+    found: dict[str, list[ReplicaFacts]] = defaultdict(list)
+    for name, state, started_at, says, *job in cur.fetchall():
+        pilot_state, profile, job_id, submitted_at, slurm_state, slurm_reason, starts_at, node = job
+        told = JobFacts(
+            pilot_state,
+            profile,
+            job_id,
+            _number(submitted_at),
+            slurm_state,
+            slurm_reason,
+            _number(starts_at),
+            node,
+        )
+        found[name].append(ReplicaFacts(state, told, _number(started_at), says))
+    return found
+
+
+def _profiles(cur: Cursor, pool: str | None) -> dict[str, list[ProfileFacts]]:
+    """Enabled ones, without those on whose GPUs the pool is known not to fit."""
+    cur.execute(
+        """SELECT pp.pool_id, f.name, s.wait_p50_s, s.wait_p90_s, extract(epoch FROM s.starts_at), fit.load_s,
+             CASE WHEN s.latched_at IS NOT NULL THEN s.reason ELSE '' END
+           FROM catalog_pool_profiles pp JOIN catalog_profile f ON f.id = pp.profile_id
+             LEFT JOIN fleet_profilestate s ON s.profile_id = f.id
+             LEFT JOIN fleet_fit fit ON fit.pool_id = pp.pool_id AND fit.gpu_type = f.gpu_type
+           WHERE f.enabled AND coalesce(fit.fits, true) AND (%(pool)s IS NULL OR pp.pool_id = %(pool)s)
+           ORDER BY f.name""",
+        {"pool": pool},
+    )
+    found: dict[str, list[ProfileFacts]] = defaultdict(list)
+    for of, name, p50_s, p90_s, starts_at, load_s, latched in cur.fetchall():
+        found[of].append(ProfileFacts(name, p50_s, p90_s, _number(starts_at), load_s, latched))
+    return found
+
+
+def _number(value: object) -> float | None:
+    """PostgreSQL's epochs are decimals."""
+    return None if value is None else float(str(value))
