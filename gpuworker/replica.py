@@ -17,6 +17,7 @@ from typing import Literal
 
 import aiohttp
 
+from gpuworker.ahead import Ahead
 from gpuworker.engines import make_engine
 from gpuworker.engines.protocol import Engine, EngineError, EngineExit, EngineSpec
 from gpuworker.plan import ENDED, Here
@@ -53,6 +54,7 @@ class Replica:
         self.crashes = 0
         self.mem_mb = 0
         self.seats = Seats(want.cap, idle_since=None)
+        self.ahead = Ahead(want.cap)
         self.log_path = folder / f"{name}.log"
         self._socket_path = folder / f"{name}.sock"
         self._gpus = gpus
@@ -156,6 +158,7 @@ class Replica:
             await engine.start()
             self._changed()
             await engine.ready()
+            await engine.warm_up()
         except EngineError as error:
             if not self._stopping:
                 if self._engine:

@@ -14,7 +14,7 @@ Deterministic: the answer is the message, a token is a word with the blanks afte
     close_mid_stream_on_text  close the connection in the middle of the answer                    ""
     crash_mid_stream_on_text  exit hard in the middle of the answer                               ""
 
-GET /stats counts requests: seen, active, aborted (the client went away), finished.
+GET /stats counts requests but the warm-up: seen, active, aborted (the client went away), finished.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from typing import Any
 from aiohttp import web
 
 from gpuworker.engines import echo_responses
+from gpuworker.engines.protocol import WARM_UP
 
 VERSION = "echo-1"
 CRASH_CODE = 139
@@ -112,6 +113,8 @@ class EchoServer:
         return web.json_response({"object": "list", "data": [{"id": self.model, "object": "model"}]})
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
+        if WARM_UP in request.headers:
+            return await self._answer(request)
         self.counts["seen"] += 1
         self.counts["active"] += 1
         try:

@@ -14,6 +14,9 @@ from typing import Any, Literal, Protocol
 # What was seen to work, not what an engine answers "ok" to: vLLM on the CPU says that it slept and frees nothing.
 Capability = Literal["sleep", "adapters"]
 
+# Marks the request that an engine gets before it is called ready.
+WARM_UP = "x-berth-warm-up"
+
 
 class EngineError(Exception):
     """The engine cannot do what was asked; the text is shown to people."""
@@ -78,6 +81,10 @@ class Engine(Protocol):
 
     async def ready(self) -> None:
         """Returns once it answers its health check. Raises EngineFailed when it ends instead."""
+
+    async def warm_up(self) -> None:
+        """One tiny request through its own socket, before anybody else's. Raises EngineFailed when it gives no
+        answer in time: it says that it is healthy and serves nobody."""
 
     async def ended(self) -> EngineExit:
         """Waits for the end of the main process, whoever caused it."""

@@ -13,6 +13,7 @@ import aiohttp
 from gpuworker import logtail
 from gpuworker.engines.process import EngineProcess, engine_environment
 from gpuworker.engines.protocol import (
+    WARM_UP,
     Capability,
     EngineExit,
     EngineFailed,
@@ -23,7 +24,7 @@ from gpuworker.engines.protocol import (
 
 POLL_S = 0.05
 ERROR_TAIL_BYTES = 4000
-_STARTING = "starting the engine"
+_STARTING, _WARMING = "starting the engine", "answering a first request"
 
 
 class ServedEngine:
@@ -32,6 +33,7 @@ class ServedEngine:
     name: str
     capabilities: frozenset[Capability] = frozenset()
     phases: tuple[tuple[str, str], ...] = ()
+    warm_up_limit_s: float = 120.0
 
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec
@@ -81,6 +83,42 @@ class ServedEngine:
         raise EngineFailed(
             f"the {self.name} engine ended with exit code {ended.code} while starting\n{self._tail()}"
         )
+
+    async def warm_up(self) -> None:
+        """What a first request pays for (kernels, caches, a tokenizer) is paid here. An engine that refuses
+        serves something else, e.g. embeddings, and is asked for that; refusing is answering, too."""
+        self.phase = _WARMING
+        asked: list[tuple[str, dict[str, Any]]] = [
+            ("/v1/completions", {"prompt": "Hello", "max_tokens": 1}),
+            ("/v1/embeddings", {"input": "Hello"}),
+        ]
+        connector = aiohttp.UnixConnector(str(self.socket_path))
+        limit = aiohttp.ClientTimeout(total=self.warm_up_limit_s)
+        async with aiohttp.ClientSession(
+            connector=connector, base_url="http://engine", timeout=limit
+        ) as session:
+            for path, body in asked:
+                status = await self._asked(session, path, {"model": self.spec.model, **body})
+                if status < 400:
+                    return
+
+    async def _asked(self, session: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> int:
+        try:
+            async with session.post(path, json=body, headers={WARM_UP: "1"}) as answer:
+                await answer.read()
+        except TimeoutError:
+            raise EngineFailed(
+                f"the {self.name} engine did not answer a first request within {self.warm_up_limit_s:.0f} s"
+                f"\n{self._tail()}"
+            ) from None
+        except aiohttp.ClientError:
+            raise EngineFailed(f"the {self.name} engine broke off a first request\n{self._tail()}") from None
+        # vLLM says 501 of what a model cannot do.
+        if answer.status >= 500 and answer.status != 501:
+            raise EngineFailed(
+                f"the {self.name} engine answered a first request with status {answer.status}\n{self._tail()}"
+            )
+        return answer.status
 
     async def _healthy(self, session: aiohttp.ClientSession) -> bool:
         try:
