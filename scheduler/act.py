@@ -18,7 +18,7 @@ from portal.config import Config
 from portal.fleet import transitions as fleet
 from portal.fleet.models import Cluster, Pilot, PilotState, PoolState, ProfileState
 from portal.fleet.models import Decision as DecisionRow
-from scheduler import endings
+from scheduler import badnodes, endings
 from scheduler.jobspec import job_name, prefix_of, spec_of
 from scheduler.listing import ClientFor, silence
 from scheduler.moves import moving
@@ -90,8 +90,7 @@ def submit(actor: Actor, pilot_id: UUID) -> bool:
     if pilot.state != PilotState.PLANNED:
         return False
     try:
-        spec = spec_of(pilot, actor.config)
-        job_id = actor.client_for(prefix_of(pilot)).submit(render(spec), spec)
+        job_id = _sbatch(actor, pilot)
     except NoAnswer as error:
         logger.warning("pilot %s: %s", pilot_id, error)
         silence(actor.cluster, str(error))
@@ -105,6 +104,20 @@ def submit(actor: Actor, pilot_id: UUID) -> bool:
     if not taken:
         logger.warning("job %d: pilot %s has moved on; the orphan rule deals with it", job_id, pilot_id)
     return taken
+
+
+def _sbatch(actor: Actor, pilot: Pilot) -> int:
+    """Without the bad nodes; with them where Slurm says that nothing is left: a bad node is a suspicion, and no reason
+    to run nowhere. Raises NoAnswer, Rejected, BadDirective."""
+    client = actor.client_for(prefix_of(pilot))
+    if left_out := badnodes.excluded(actor.cluster.name, actor.clock()):
+        spec = spec_of(pilot, actor.config, left_out)
+        try:
+            return client.submit(render(spec), spec)
+        except Rejected as error:
+            logger.warning("pilot %s without %s: %s", pilot.pk, spec.exclude, error)
+    spec = spec_of(pilot, actor.config)
+    return client.submit(render(spec), spec)
 
 
 def _launch(actor: Actor, decision: LaunchPilot) -> bool:

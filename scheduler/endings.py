@@ -7,6 +7,7 @@ because it skips rows that somebody holds locked.
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from uuid import UUID
@@ -16,9 +17,9 @@ from portal.fleet import transitions as fleet
 from portal.fleet.models import Pilot, PilotLog
 from portal.ledger import transitions as ledger
 from scheduler.jobspec import log_path, prefix_of, secret_path
-from scheduler.listing import ClientFor
+from scheduler.listing import ClientFor, Prefix
 from scheduler.moves import moving
-from scheduler.slurm.protocol import NoAnswer
+from scheduler.slurm.protocol import NoAnswer, UsageInfo
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,23 @@ def end(pilots: Iterable[UUID], reason: str, now: float, *, failed: bool) -> lis
     """Any live state → ended. Answers those that ended now. Their rows go back with the next `release_rows`."""
     with moving() as cur:
         return fleet.end_pilots(cur, pilots, datetime.fromtimestamp(now, UTC), reason, failed=failed)
+
+
+def accounted(pilots: Iterable[Pilot], client_for: ClientFor) -> dict[UUID, UsageInfo]:
+    """What accounting says of jobs that Slurm lists no more, where there is accounting."""
+    by_prefix: dict[Prefix, dict[int, UUID]] = defaultdict(dict)
+    for pilot in pilots:
+        if pilot.job_id is not None:
+            by_prefix[prefix_of(pilot)][pilot.job_id] = pilot.pk
+    found = {}
+    for prefix, jobs in by_prefix.items():
+        try:
+            said = client_for(prefix).usage(sorted(jobs))
+        except NoAnswer as error:
+            logger.info("jobs %s vanished, and accounting does not say why: %s", sorted(jobs), error)
+            continue
+        found.update({jobs[job_id]: usage for job_id, usage in said.items() if job_id in jobs})
+    return found
 
 
 def release_rows(now: float) -> None:

@@ -28,7 +28,8 @@ def secret_path(config: Config, pilot: str) -> str:
     return f"{config.spool}/secret/{pilot}.json"
 
 
-def spec_of(pilot: Pilot, config: Config) -> JobSpec:
+def spec_of(pilot: Pilot, config: Config, exclude: tuple[str, ...] = ()) -> JobSpec:
+    """`exclude`: nodes on which starts have failed."""
     profile, name = pilot.profile, str(pilot.pk)
     secret = Secret(
         pilot=name,
@@ -52,6 +53,7 @@ def spec_of(pilot: Pilot, config: Config) -> JobSpec:
         account=profile.account,
         qos=profile.qos,
         gres=gpus,
+        exclude=",".join(exclude),
         signal_s=SIGNAL_S,
         door_address=profile.door_address,
         door_ports=profile.door_ports,

@@ -7,7 +7,7 @@ Only what was heard changes anything. What the fleet looks like afterwards is `s
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -18,14 +18,17 @@ from django.db.models import QuerySet
 from portal.config import Config
 from portal.fleet import transitions as fleet
 from portal.fleet.models import Cluster, Pilot, PilotState
+from portal.fleet.slurm_words import meaning
 from portal.ledger import transitions as ledger
-from scheduler import endings
+from scheduler import badnodes, endings, restored, silence, unknown
+from scheduler.forced import Limits, LiveJob, forced
 from scheduler.hearing import Heard, hear
-from scheduler.listing import ClientFor, Listing, OurJob, listen
+from scheduler.listing import ClientFor, Listing, listen
 from scheduler.moves import moving
-from scheduler.pilots import Patience, PilotFacts, Verdict, is_over, judge
+from scheduler.pilots import BLAMELESS, Patience, PilotFacts, Verdict, judge
+from scheduler.policy.decisions import CancelPilot, DrainPilot
 from scheduler.policy.snapshot import ON_ITS_WAY
-from scheduler.slurm.protocol import NoAnswer
+from scheduler.silence import Silence
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +39,14 @@ class Observed:
     heard: dict[str, Heard]
     redis_answers: bool
     resubmit: tuple[UUID, ...]  # intents that Slurm has never seen
+    lost: frozenset[str]  # pilots that are up and have been silent for alive_s, though others were heard
+    forced: tuple[DrainPilot | CancelPilot, ...]  # to be carried out before anything else is decided
 
 
 def observe(
     cluster: Cluster, redis: redis_library.Redis, client_for: ClientFor, config: Config, now: float
 ) -> Observed:
+    behind = restored.is_behind(cluster, config)
     listing = listen(cluster, config, client_for, now)
     pilots = list(live_pilots(cluster.name))
     reports = hear(redis, [str(pilot.pk) for pilot in pilots])
@@ -61,16 +67,25 @@ def observe(
     _adopt(verdicts, now)
     _write_facts(verdicts, listing, now)
     _register(pilots, now)
-    ended = _end(verdicts, now)
+    ended = _end(pilots, verdicts, client_for, now)
     endings.clean_up(ended, client_for, config, now)
+    silent = silence.look(redis, pilots, _running(verdicts), reports, config, now)
     if listing.taken_now:
         surplus = [job for verdict in verdicts.values() for job in verdict.surplus]
-        _cancel(surplus, client_for, "a second job of one name")
+        unknown.cancel(surplus, client_for, "it is a second one of its name", now)
         live = {str(pilot.pk) for pilot in pilots} - {str(pilot) for pilot in ended}
-        _orphans(cluster, listing, live, redis, client_for, config, now)
+        _unknown_jobs(cluster, listing, live, redis, client_for, config, behind, now)
+    restored.remember(cluster, config, behind=behind and not listing.taken_now)
+    badnodes.look(cluster.name, config, now)
     _ledger_sweeps(config, now)
-    resubmit = tuple(pilot for pilot, verdict in verdicts.items() if verdict.resubmit)
-    return Observed(listing, heard, reports is not None, resubmit)
+    return Observed(
+        listing=listing,
+        heard=heard,
+        redis_answers=reports is not None,
+        resubmit=tuple(pilot for pilot, verdict in verdicts.items() if verdict.resubmit),
+        lost=silent.lost(config.alive_s),
+        forced=tuple(_forced(pilots, verdicts, silent, config, now)) if listing.taken_now else (),
+    )
 
 
 def live_pilots(cluster: str) -> QuerySet[Pilot]:
@@ -127,56 +142,71 @@ def _register(pilots: Iterable[Pilot], now: float) -> None:
             fleet.up(cur, registered, datetime.fromtimestamp(now, UTC))
 
 
-def _end(verdicts: dict[UUID, Verdict], now: float) -> list[UUID]:
+def _end(
+    pilots: Iterable[Pilot], verdicts: dict[UUID, Verdict], client_for: ClientFor, now: float
+) -> list[UUID]:
+    vanished = endings.accounted((p for p in pilots if verdicts[p.pk].vanished), client_for)
     ended = []
     for pilot, verdict in verdicts.items():
         if verdict.ended:
-            ended += endings.end([pilot], verdict.ended, now, failed=verdict.failed)
+            reason, failed = verdict.ended, verdict.failed
+            if (usage := vanished.get(pilot)) is not None:
+                said = meaning(usage.state, "None")
+                if said.phase == "ended":
+                    reason = f"Job {usage.job_id} is gone; accounting says: {said.text}."
+                    failed = usage.state not in BLAMELESS
+            ended += endings.end([pilot], reason, now, failed=failed)
     return ended
 
 
-def _orphans(
+def _running(verdicts: dict[UUID, Verdict]) -> list[str]:
+    jobs = {pilot: verdict.job for pilot, verdict in verdicts.items() if verdict.job is not None}
+    return [str(pilot) for pilot, job in jobs.items() if job.info.state == "RUNNING"]
+
+
+def _forced(
+    pilots: Iterable[Pilot], verdicts: dict[UUID, Verdict], silent: Silence, config: Config, now: float
+) -> Iterator[DrainPilot | CancelPilot]:
+    limits = Limits(config.register_s, config.silent_cancel_s)
+    for pilot in pilots:
+        verdict = verdicts[pilot.pk]
+        if verdict.job is None or verdict.ended:
+            continue
+        live = LiveJob(
+            pilot=str(pilot.pk),
+            state=pilot.state,
+            registered=pilot.registered_at is not None,
+            ends_at=_seconds(pilot.slurm_end_at),
+            job=verdict.job.info,
+            silent_s=silent.of(str(pilot.pk)),
+        )
+        decision = forced(live, limits, now)
+        if decision is not None:
+            yield decision
+
+
+def _unknown_jobs(
     cluster: Cluster,
     listing: Listing,
     live: set[str],
     redis: redis_library.Redis,
     client_for: ClientFor,
     config: Config,
+    behind: bool,
     now: float,
 ) -> None:
-    """Jobs of our name that no live pilot owns. Cancelled when they do not report and two listings at least
-    orphan_grace_s apart agree; never while the fleet is paused, as after a restored database all are orphans."""
-    lost = {
-        str(job.info.job_id): job
-        for pilot, jobs in listing.jobs.items()
-        if pilot not in live
-        for job in jobs
-        if not is_over(job)
-    }
-    since = {job_id: float(cluster.orphans.get(job_id, now)) for job_id in lost}
-    due = [lost[job_id] for job_id, first in since.items() if now - first >= config.orphan_grace_s]
-    if due and not cluster.paused:
-        reports = hear(redis, [job.pilot for job in due])
-        if reports is not None:
-            silent = [job for job in due if not _reports(job, reports, config.alive_s, now)]
-            _cancel(silent, client_for, "no pilot of ours owns it")
+    """Cancelled once they are overdue; never while the fleet is paused, as it is after a restored database."""
+    found = unknown.unknown(listing, live, cluster.orphans, now)
+    if behind:
+        restored.pause(cluster, found, now)
+    if found and not cluster.paused:
+        reports = hear(redis, [job.job.pilot for job in found])
+        due = unknown.overdue(found, reports, config.orphan_grace_s, config.alive_s, now)
+        unknown.cancel([job.job for job in due], client_for, "no pilot of ours owns it", now)
+    since = {str(job.job.info.job_id): job.since for job in found}
     if since != cluster.orphans:
         cluster.orphans = since
         cluster.save(update_fields=["orphans"])
-
-
-def _reports(job: OurJob, reports: dict[str, Heard], alive_s: float, now: float) -> bool:
-    heard = reports.get(job.pilot)
-    return heard is not None and heard.job_id == job.info.job_id and now - heard.received_at <= alive_s
-
-
-def _cancel(jobs: Iterable[OurJob], client_for: ClientFor, why: str) -> None:
-    for job in jobs:
-        logger.warning("job %d of pilot %s is cancelled: %s", job.info.job_id, job.pilot, why)
-        try:
-            client_for(job.prefix).cancel([job.info.job_id])
-        except NoAnswer as error:
-            logger.warning("scancel %d: %s", job.info.job_id, error)
 
 
 def _ledger_sweeps(config: Config, now: float) -> None:

@@ -14,7 +14,7 @@ from scheduler.hearing import Heard
 from scheduler.listing import OurJob
 
 # Ends that say nothing against the model that was being started (invariant 6).
-_BLAMELESS = frozenset({"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED"})
+BLAMELESS = frozenset({"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class Verdict:
     resubmit: bool = False
     ended: str = ""  # why it has ended, in words
     failed: bool = False  # counts against the models that it was starting
+    vanished: bool = False  # it ended because Slurm does not list it: accounting may know why
 
 
 def judge(
@@ -84,7 +85,7 @@ def judge(
     said = meaning(own.info.state, own.info.reason)
     if said.phase == "ended" and (silent_s > patience.quiet_s or (heard and heard.job_id != own.info.job_id)):
         reason = f"Job {own.info.job_id}: {said.text}."
-        return Verdict(adopt, own, surplus, ended=reason, failed=own.info.state not in _BLAMELESS)
+        return Verdict(adopt, own, surplus, ended=reason, failed=own.info.state not in BLAMELESS)
     return Verdict(adopt, own, surplus)
 
 
@@ -110,7 +111,8 @@ def _unlisted(
         return Verdict()
     if not redis_answers or silent_s <= patience.alive_s:
         return Verdict()
-    return Verdict(ended=f"Slurm no longer knows job {pilot.job_id}, and it reports nothing.", failed=True)
+    reason = f"Slurm no longer knows job {pilot.job_id}, and it reports nothing."
+    return Verdict(ended=reason, failed=True, vanished=True)
 
 
 def is_over(job: OurJob) -> bool:

@@ -42,13 +42,14 @@ def _tick(
     actor = Actor(cluster, client_for, settings, clock)
     now = clock()
     observed = observe(cluster, redis, client_for, settings, now)
+    act(actor, [*observed.forced])
     commands.execute(actor)
     for pilot in observed.resubmit:
         if not (cluster.paused or cluster.error):
             submit(actor, pilot)
     parked.unpark()
     act(actor, decide(snapshot_of(cluster, observed, settings, now), now))
-    routes.sweep(redis, Pool.objects.values_list("name", flat=True))
+    routes.sweep(redis, Pool.objects.values_list("name", flat=True), observed.lost)
     retention.sweep(redis, settings, now)
     # Last: nobody waits for these, and Slurm may take its time.
     measures.remember(cluster, live_pilots(cluster.name), observed.heard, now)

@@ -28,8 +28,9 @@ def _drop(redis: redis_library.Redis, pool: str, replicas: Iterable[str]) -> Non
             logger.warning("could not remove routes of %s, the next sweep will: %s", pool, error)
 
 
-def sweep(redis: redis_library.Redis, pools: Iterable[str]) -> None:
-    """Removes routes of replicas that drain or have ended. Redis is read before the tables, so that a route
+def sweep(redis: redis_library.Redis, pools: Iterable[str], lost: Iterable[str] = ()) -> None:
+    """Removes routes of replicas that drain or have ended, or whose pilot is `lost`: its next report brings them back.
+    Redis is read before the tables, so that a route
     that is being added is never taken for a stale one."""
     names = sorted(pools)
     pipe = redis.pipeline(transaction=False)
@@ -45,8 +46,8 @@ def sweep(redis: redis_library.Redis, pools: Iterable[str]) -> None:
     ids = {replica for keys in routed.values() for replica in keys if _is_id(replica)}
     if not any(routed.values()):
         return
-    rows = Replica.objects.filter(id__in=ids, state__in=_ROUTED).values_list("id", flat=True)
-    good = {str(replica) for replica in rows}
+    rows = Replica.objects.filter(id__in=ids, state__in=_ROUTED).exclude(pilot__in=list(lost))
+    good = {str(replica) for replica in rows.values_list("id", flat=True)}
     for pool, keys in routed.items():
         _drop(redis, pool, keys - good)
 

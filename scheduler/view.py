@@ -29,12 +29,12 @@ from scheduler.pools import pool_views
 def snapshot_of(cluster: Cluster, observed: Observed, config: Config, now: float) -> Snapshot:
     pilots = list(live_pilots(cluster.name).annotate(last_end=Max("replicas__ended_at")))
     live = list(Replica.objects.filter(pilot__in=[p.pk for p in pilots]).exclude(state__in=REPLICA_ENDED))
-    alive = {str(p.pk): _alive(p, observed.heard.get(str(p.pk)), config.alive_s, now) for p in pilots}
+    fresh = {str(p.pk) for p in pilots if _is_fresh(p, observed.heard.get(str(p.pk)), config.alive_s, now)}
     occupied = {r.pilot_id for r in live}
     return Snapshot(
         pools=pool_views(now),
-        pilots=tuple(_pilot(p, alive[str(p.pk)], occupied) for p in pilots),
-        replicas=tuple(_replica(r, observed.heard if alive[str(r.pilot_id)] else {}) for r in live),
+        pilots=tuple(_pilot(p, str(p.pk) not in observed.lost, occupied) for p in pilots),
+        replicas=tuple(_replica(r, observed.heard if str(r.pilot_id) in fresh else {}) for r in live),
         profiles=_profiles(cluster, now),
         limits=_limits(config),
         slurm_fresh=observed.listing.answered_at is not None and not cluster.error,
@@ -59,8 +59,8 @@ def _limits(config: Config) -> Limits:
     )
 
 
-def _alive(pilot: Pilot, heard: Heard | None, alive_s: float, now: float) -> bool:
-    """Reported within alive_s; registering is a report."""
+def _is_fresh(pilot: Pilot, heard: Heard | None, alive_s: float, now: float) -> bool:
+    """Reported within alive_s; registering is a report. What an older report says of load is not known any more."""
     last = heard.received_at if heard is not None else 0.0
     if pilot.registered_at is not None:
         last = max(last, pilot.registered_at.timestamp())

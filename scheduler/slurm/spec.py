@@ -38,5 +38,6 @@ class JobSpec:
     signal_s: int = 60  # USR2 to the agent this long before the end
     door_address: str = ""  # what the ingress binds to; "" = the agent's own choice
     door_ports: str = ""  # "40000-40099"; "" = any
+    exclude: str = ""  # nodes not to run on, "gpu01,gpu02"
     scratch: str = ""  # node-local folder; "" = the agent's own choice
     prologue: str = ""  # the administrator's shell lines from the profile, run before the agent

@@ -130,7 +130,9 @@ class World:
     seq: int = 0
 
     def __post_init__(self) -> None:
-        self.config: Config = dataclasses.replace(config(), slurm_min_interval_s=1.0)
+        self.config: Config = dataclasses.replace(
+            config(), slurm_min_interval_s=1.0, state_dir=config().state_dir / uuid.uuid4().hex
+        )
         self.profile = Profile.objects.create(
             name="gpu", partition="gpu", gpu_type="a100", gpus=2, mem_mb=16_000, max_pilots=2
         )
