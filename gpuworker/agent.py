@@ -208,6 +208,7 @@ class Agent:
             heard_at=self._heard_at,
             busy=self._replicas.in_flight > 0,
             drain_limit_s=self._replicas.drain_limit_s,
+            longest_s=self._replicas.longest_s,
         )
         before = self._drain
         self._drain = lifetime.decide(signs, before, self._settings.portal_silence_s, time.time())

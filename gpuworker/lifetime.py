@@ -1,7 +1,8 @@
 """Turns deadline, signals, the portal's word and the portal's silence into "drain now, until then, because". Pure.
 
-The agent's own clock against the deadline decides. Slurm's warning signal is a hint: it may come up to a minute
-early. SIGTERM is no hint: preemption and cancellation leave about 30 s (Slurm's KillWait).
+The agent's own clock against the deadline decides, and late: until the end is as near as requests take here, it
+serves. Slurm's warning signal is a hint, for where no deadline is known: it may come a minute early. SIGTERM is
+no hint: preemption and cancellation leave about 30 s (Slurm's KillWait).
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from typing import Literal
 
 # Time kept back before a deadline: results posted, engines stopped, last sync sent.
 LAST_WORDS_S = 5.0
-# How early a warning signal may be and still be believed.
-HINT_S = 90.0
+# What the last requests took is no promise: the next one may take this many times as long, and a moment more.
+HEADROOM = 1.5
+HEADROOM_S = 2.0
+# Where no request has ended yet.
+UNKNOWN_S = 30.0
 TERM_DRAIN_S = 20.0
 
 Ending = Literal["drained", "walltime", "preempted", "portal silent"]
@@ -29,6 +33,7 @@ class Signs:
     heard_at: float  # last good answer of the portal
     busy: bool
     drain_limit_s: float  # the longest of the replicas' drain limits
+    longest_s: float | None = None  # of the last requests; None: nobody knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +56,10 @@ def _wanted(signs: Signs, silence_s: float, now: float) -> Drain | None:
     # 1. Told to go by Slurm.
     if signs.term_at is not None:
         return Drain("preempted", _before(signs.deadline_at, signs.term_at + TERM_DRAIN_S))
-    # 2. Out of time by our own clock, or by a believable warning.
+    # 2. A request that came now might not end in time by our own clock; without one, by Slurm's warning.
     if signs.deadline_at is not None:
         last = signs.deadline_at - LAST_WORDS_S
-        if now >= last - signs.drain_limit_s:
-            return Drain("walltime", last)
-        if signs.hinted_at is not None and signs.hinted_at >= signs.deadline_at - HINT_S:
+        if now >= last - _needed_s(signs):
             return Drain("walltime", last)
     elif signs.hinted_at is not None:
         return Drain("walltime", signs.hinted_at + min(signs.drain_limit_s, TERM_DRAIN_S))
@@ -67,6 +70,12 @@ def _wanted(signs: Signs, silence_s: float, now: float) -> Drain | None:
     if not signs.busy and now - signs.heard_at >= silence_s:
         return Drain("portal silent", now)
     return None
+
+
+def _needed_s(signs: Signs) -> float:
+    """How long a drain takes: as long as a request that has just come may, within the drain limit."""
+    expected_s = UNKNOWN_S if signs.longest_s is None else HEADROOM * signs.longest_s + HEADROOM_S
+    return min(signs.drain_limit_s, expected_s)
 
 
 def _before(deadline_at: float | None, until: float) -> float:

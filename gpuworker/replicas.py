@@ -49,6 +49,12 @@ class Replicas:
         """The longest drain any replica that still serves may take."""
         return max((r.want.drain_limit_s for r in self if r.state not in plan.ENDED), default=0.0)
 
+    @property
+    def longest_s(self) -> float | None:
+        """The longest that one of the last requests took, on any replica that still serves; None: nobody knows."""
+        known = [r.seats.longest_s for r in self if r.state not in plan.ENDED]
+        return max((s for s in known if s is not None), default=None)
+
     def all_ended(self) -> bool:
         return all(replica.state in plan.ENDED for replica in self)
 

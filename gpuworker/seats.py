@@ -8,11 +8,12 @@ No I/O and no clock: `now` is an argument.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
 from typing import Literal
 
 Refusal = Literal["full", "busy"]
+RECENT = 100  # requests by which the next ones are judged
 
 
 def spare_seats(cap: int) -> int:
@@ -29,10 +30,16 @@ class Seats:
     claimed: bool = False  # a pulled row that must run alone waits for the last one to leave
     served: int = 0  # requests that have left
     busy_s: float = 0.0  # their times here, summed
+    recent_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))  # of the last ones
 
     @property
     def in_flight(self) -> int:
         return self.held + self.filler
+
+    @property
+    def longest_s(self) -> float | None:
+        """The longest of the last requests; None before the first has left."""
+        return max(self.recent_s, default=None)
 
     @property
     def filler_room(self) -> int:
@@ -74,6 +81,7 @@ class Seats:
         assert self.held >= 0 and self.filler >= 0
         self.served += 1
         self.busy_s += max(0.0, now - taken_at)
+        self.recent_s.append(max(0.0, now - taken_at))
         if self.in_flight == 0:
             self.idle_since = now
             self.alone = False

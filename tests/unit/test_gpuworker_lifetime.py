@@ -32,14 +32,25 @@ def test_the_own_clock_starts_the_drain_before_the_deadline() -> None:
     assert drain(deadline_at=NOW + 35) == Drain("walltime", NOW + 30)
 
 
-def test_a_warning_counts_only_near_the_deadline_or_without_one() -> None:
-    assert drain(hinted_at=NOW, deadline_at=NOW + 91) is None
-    assert drain(hinted_at=NOW, deadline_at=NOW + 90) == Drain("walltime", NOW + 85)
+def test_it_serves_as_long_as_a_request_that_comes_now_can_end_in_time() -> None:
+    assert drain(deadline_at=NOW + 14, longest_s=4.0) is None
+    assert drain(deadline_at=NOW + 13, longest_s=4.0) == Drain("walltime", NOW + 8)
+    assert drain(deadline_at=NOW + 7.1, longest_s=0.0) is None
+
+
+def test_what_takes_longer_than_the_drain_limit_does_not_start_the_drain_earlier() -> None:
+    assert drain(deadline_at=NOW + 36, longest_s=600.0) is None
+    assert drain(deadline_at=NOW + 35, longest_s=600.0) == Drain("walltime", NOW + 30)
+
+
+def test_without_a_request_that_ended_a_drain_takes_half_a_minute() -> None:
+    assert drain(deadline_at=NOW + 36, drain_limit_s=120.0) is None
+    assert drain(deadline_at=NOW + 35, drain_limit_s=120.0) == Drain("walltime", NOW + 30)
+
+
+def test_a_warning_counts_only_where_no_deadline_is_known() -> None:
+    assert drain(hinted_at=NOW, deadline_at=NOW + 60, longest_s=1.0) is None
     assert drain(hinted_at=NOW, deadline_at=None) == Drain("walltime", NOW + 20)
-
-
-def test_an_old_warning_does_not_count_for_a_deadline_that_was_moved_out() -> None:
-    assert drain(hinted_at=NOW - 500, deadline_at=NOW + 80) is None
 
 
 def test_sigterm_leaves_seconds() -> None:

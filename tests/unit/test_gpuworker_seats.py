@@ -99,3 +99,15 @@ def test_what_a_request_took_is_measured() -> None:
     seats.leave_held(5.0, 3.0)
     seats.leave_filler(6.0, 2.0)
     assert (seats.served, seats.busy_s) == (2, 6.0)
+
+
+def test_the_longest_of_the_last_requests_is_known_and_old_ones_are_forgotten() -> None:
+    seats = Seats(cap=4, idle_since=0.0)
+    assert seats.longest_s is None
+    for took_s in (50.0, *[1.0] * 99):
+        assert seats.take_filler()
+        seats.leave_filler(100.0, 100.0 - took_s)
+    assert seats.longest_s == 50.0
+    assert seats.take_held() is None
+    seats.leave_held(100.0, 98.0)
+    assert seats.longest_s == 2.0
