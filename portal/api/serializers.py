@@ -70,6 +70,9 @@ class RequestBrief(serializers.Serializer[Any]):
     http_status = serializers.IntegerField(allow_null=True)
     prompt_tokens = serializers.IntegerField(allow_null=True)
     completion_tokens = serializers.IntegerField(allow_null=True)
+    model_revision = serializers.CharField(allow_null=True, help_text="Of what served it; null: not known.")
+    engine_version = serializers.CharField(allow_null=True)
+    gpu_type = serializers.CharField(allow_null=True)
     error = Failure(allow_null=True)
 
 

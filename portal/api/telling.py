@@ -32,6 +32,9 @@ def brief(row: Request) -> dict[str, Any]:
         "http_status": row.http_status,
         "prompt_tokens": row.prompt_tokens,
         "completion_tokens": row.completion_tokens,
+        "model_revision": row.revision,
+        "engine_version": row.engine_version,
+        "gpu_type": row.gpu_type,
         "error": error,
     }
 
@@ -69,14 +72,11 @@ def position(row: Request) -> int | None:
 
 def timeline_of(row: Request) -> Timeline:
     replica = _replica(row)
-    facts = Facts(row.accepted_at, row.granted_at, row.first_token_at, row.ended_at)
+    facts = Facts(row.accepted_at, row.granted_at, row.first_token_at, row.ended_at, row.slurm_s, row.load_s)
     if replica is not None:
         pilot = replica.pilot
-        facts = Facts(
-            row.accepted_at,
-            row.granted_at,
-            row.first_token_at,
-            row.ended_at,
+        facts = dataclasses.replace(
+            facts,
             job_submitted_at=pilot.submitted_at,
             job_started_at=pilot.job_started_at,
             registered_at=pilot.registered_at,

@@ -254,6 +254,8 @@ def seen(cur: Cursor, pilot: UUID, replicas: Sequence[Seen], now: datetime) -> l
              state = v.state, phase = v.phase,
              started_at = coalesce(v.started_at, r.started_at), hot_at = coalesce(v.hot_at, r.hot_at),
              engine_version = CASE WHEN v.version <> '' THEN v.version ELSE r.engine_version END,
+             revision = CASE WHEN r.state <> 'wanted' THEN r.revision
+               ELSE coalesce((SELECT m.revision FROM catalog_model m WHERE m.name = r.model), '') END,
              draining_at = CASE WHEN v.state = 'draining' THEN coalesce(r.draining_at, v.at) ELSE r.draining_at END,
              asleep_at = CASE WHEN v.state = 'asleep' THEN v.at ELSE r.asleep_at END,
              ended_at = CASE WHEN v.state IN ('stopped', 'failed') THEN v.at END,

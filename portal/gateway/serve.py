@@ -19,6 +19,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from portal.errors import ApiError
+from portal.gateway import waited
 from portal.gateway.call import Call, Ended, ended
 from portal.gateway.forward import End, Forward
 from portal.gateway.hold import QUEUE_PATIENCE_S, Hold
@@ -27,13 +28,12 @@ from portal.gateway.limits import Limits
 from portal.gateway.order import Order
 from portal.gateway.slots import QueueDown, Route, Slots
 from portal.gateway.writer import Cancel, DatabaseDown, EndQueued, Writer
-from portal.ledger.transitions import Grant, Interrupted
+from portal.ledger.transitions import Grant, Granted, Interrupted
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _TRY_AGAIN_S = 0.25
-_WAITED = b"x-berth-queue-ms"
 # Refusals for lack of room: the replica is fine, it has more to do than Redis knows of.
 _NO_ROOM = frozenset({"full", "busy"})
 # Refusals that no other replica would answer differently: something of ours is broken.
@@ -110,7 +110,7 @@ class Serve:
         route = await _patiently(lambda: self._slots.admit(call.pool, call.request))
         if route is None:
             return False
-        self._running(call, route, admitted=True)
+        self._running(call, route, None)
         end = await self._forward.run(call.ex, call.asked, route, 0, alone=False)
         if self._over(call, end):
             return True
@@ -129,11 +129,13 @@ class Serve:
             self._waits(call.pool)
         route = await self._hold.wait(call.ex, call.asked, waiter, call.since)
         self._limits.runs(call)
-        attempt = await self._writer.grant(Grant(call.id, self._gateway, UUID(route.replica)))
-        if attempt is None:
+        granted = await self._writer.grant(Grant(call.id, self._gateway, UUID(route.replica)))
+        if granted is None:
             raise await self._taken(call)
-        call.attempt = attempt
-        self._running(call, route, admitted=False)
+        attempt = call.attempt = granted.attempt
+        self._running(call, route, granted)
+        if call.ex.streaming:  # the headers are out
+            await call.ex.comment(waited.event(call.ex.extra))
         end = await self._forward.run(call.ex, call.asked, route, attempt, alone=call.crashes > 0)
         if self._over(call, end):
             return True
@@ -151,12 +153,14 @@ class Serve:
         await self._step_back(call, end)
         return False
 
-    def _running(self, call: Call, route: Route, *, admitted: bool) -> None:
+    def _running(self, call: Call, route: Route, granted: Granted | None) -> None:
+        """`granted`: from the line; None = at once."""
         call.route, call.granted_at = route, datetime.now(UTC)
         waited_ms = max(0.0, 1000 * (call.granted_at - call.accepted_at).total_seconds())
-        others = [header for header in call.ex.extra if header[0] != _WAITED]  # of an earlier try
-        call.ex.extra = [*others, (_WAITED, b"%d" % waited_ms)]
-        if admitted:
+        if granted is not None:
+            call.ex.extra = waited.in_line(call.ex.extra, waited_ms, granted)
+        else:
+            call.ex.extra = waited.at_once(call.ex.extra, waited_ms)
             self._keeper.hold(call.pool, route, call.request, alone=False, admitted=True)
 
     def _over(self, call: Call, end: End) -> bool:

@@ -29,7 +29,7 @@ from portal import postgres
 from portal.gateway.policy.fairshare import Line
 from portal.ledger import backlog, repeats, transitions
 from portal.ledger.repeats import Repeat
-from portal.ledger.transitions import Finish, Grant, Interrupted, NewRequest, Recorded
+from portal.ledger.transitions import Finish, Grant, Granted, Interrupted, NewRequest, Recorded
 
 log = logging.getLogger(__name__)
 
@@ -119,9 +119,9 @@ class Writer:
     async def accept(self, row: NewRequest) -> None:
         await self._ask(row)
 
-    async def grant(self, grant: Grant) -> int | None:
-        """The new attempt, or None when the row is not ours to run any more."""
-        answer: int | None = await self._ask(grant)
+    async def grant(self, grant: Grant) -> Granted | None:
+        """None when the row is not ours to run any more."""
+        answer: Granted | None = await self._ask(grant)
         return answer
 
     async def interrupt(self, row: Interrupted) -> str | None:
@@ -306,14 +306,14 @@ def _set_all(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
             future.set_result(answer)
 
 
-def _granted_before(cur: Cursor, grants: Sequence[Grant], now: datetime) -> dict[UUID, int]:
+def _granted_before(cur: Cursor, grants: Sequence[Grant], now: datetime) -> dict[UUID, Granted]:
     """Those that the try whose answer was lost had moved: the time of the grant is ours."""
     cur.execute(
-        """SELECT id, attempt FROM ledger_request
+        """SELECT id, attempt, slurm_s, load_s FROM ledger_request
            WHERE id = ANY(%s) AND state = 'running' AND holder = %s AND granted_at = %s""",
         ([grant.id for grant in grants], grants[0].holder, now),
     )
-    return dict(cur.fetchall())
+    return {id_: Granted(*said) for id_, *said in cur.fetchall()}
 
 
 def _interrupted_before(cur: Cursor, rows: Sequence[Interrupted]) -> dict[UUID, str]:

@@ -36,6 +36,8 @@ class RequestAdmin(ReadOnlyAdmin[Request]):
         "attempt",
         "accepted_at",
         "ended_at",
+        "engine_version",
+        "gpu_type",
         "error_code",
     ]
     list_filter = ["state", "lane", "pool", "stream"]
@@ -46,7 +48,8 @@ class RequestAdmin(ReadOnlyAdmin[Request]):
     ordering = ["-accepted_at"]
     fields = [
         "id", "state", "lane", "model", "pool", "project", "user", "token_id", "api", "stream", "priority", "order_key",
-        "attempt", "crashes", "holder", "ran_on", "accepted_at", "granted_at", "first_token_at", "ended_at", "expires_at",
+        "attempt", "crashes", "holder", "ran_on", "revision", "engine_version", "gpu_type", "accepted_at",
+        "granted_at", "slurm_s", "load_s", "first_token_at", "ended_at", "expires_at",
         "http_status", "error_code", "error_text", "prompt_tokens", "completion_tokens", "batch_id", "batch_line",
         "custom_id", "events",
     ]  # fmt: skip

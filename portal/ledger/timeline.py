@@ -17,6 +17,9 @@ class Facts:
     granted_at: datetime | None = None
     first_token_at: datetime | None = None
     ended_at: datetime | None = None
+    # As its row says since it was handed out; else they follow from the times below.
+    slurm_s: float | None = None
+    load_s: float | None = None
     # Of the pilot and the replica that ran it or that run it now.
     job_submitted_at: datetime | None = None
     job_started_at: datetime | None = None
@@ -43,7 +46,7 @@ class Timeline:
 
 def timeline(facts: Facts) -> Timeline:
     """Slurm's and the load's seconds count only where they lie between acceptance and grant: a request that meets
-    a running replica waited for neither."""
+    a running replica waited for neither. The same rule, in SQL, is in portal.ledger.transitions.served."""
     times = {
         "accepted": facts.accepted_at,
         "job_submitted": facts.job_submitted_at,
@@ -59,12 +62,16 @@ def timeline(facts: Facts) -> Timeline:
     if facts.granted_at is not None:
         wait = (facts.accepted_at, facts.granted_at)
         waited_s = _overlap_s(wait, *wait)
-        slurm_s = _overlap_s(wait, facts.job_submitted_at, facts.job_started_at)
-        load_s = _overlap_s(wait, facts.engine_started_at, facts.engine_ready_at)
+        slurm_s = _or(facts.slurm_s, _overlap_s(wait, facts.job_submitted_at, facts.job_started_at))
+        load_s = _or(facts.load_s, _overlap_s(wait, facts.engine_started_at, facts.engine_ready_at))
         queue_s = round(max(0.0, waited_s - slurm_s - load_s), 3)
         if facts.ended_at is not None:
             engine_s = _overlap_s((facts.granted_at, facts.ended_at), facts.granted_at, facts.ended_at)
     return Timeline(times, facts.job_id, facts.node, queue_s, slurm_s, load_s, engine_s)
+
+
+def _or(stored_s: float | None, seconds: float) -> float:
+    return seconds if stored_s is None else round(stored_s, 3)
 
 
 def _overlap_s(window: tuple[datetime, datetime], start: datetime | None, end: datetime | None) -> float:

@@ -104,6 +104,26 @@ def test_the_timeline_of_a_cold_start_names_every_step_and_adds_up(world: World)
     assert (told["slurm_s"], told["load_s"], told["queue_s"], told["engine_s"]) == (9.0, 30.0, 4.0, 2.0)
 
 
+def test_the_split_that_its_row_names_stands_though_the_replica_was_started_anew(world: World) -> None:
+    now = timezone.now()
+    replica = replica_row(world, pilot_row(world, now), now, started_at=now, hot_at=now)
+    row = request_row(
+        world, "done", replica=replica.id, accepted_at=now - timedelta(seconds=50), granted_at=now, slurm_s=9.0,
+        load_s=30.0,
+    )  # fmt: skip
+    told = world.owner.api.send("GET", f"requests/{row.id}").json()["timeline"]
+    assert (told["slurm_s"], told["load_s"], told["queue_s"]) == (9.0, 30.0, 11.0)
+
+
+def test_what_served_a_request_is_told_alone_and_in_the_list(world: World) -> None:
+    served = {"revision": "weights-1", "engine_version": "0.32", "gpu_type": "a100"}
+    row = request_row(world, "done", **served)
+    alone = world.owner.api.send("GET", f"requests/{row.id}").json()
+    (listed,) = world.owner.api.send("GET", "requests").json()["results"]
+    for told in (alone, listed):
+        assert (told["model_revision"], told["engine_version"], told["gpu_type"]) == tuple(served.values())
+
+
 def test_a_request_that_waits_shows_the_job_that_is_on_its_way(world: World) -> None:
     row = request_row(world)
     empty = world.owner.api.send("GET", f"requests/{row.id}").json()["timeline"]

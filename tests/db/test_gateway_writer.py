@@ -15,7 +15,7 @@ from psycopg2.extensions import connection as Connection
 
 from portal.gateway import writer as writing
 from portal.gateway.writer import Cancel, DatabaseDown, EndQueued, Writer
-from portal.ledger.transitions import Finish, Grant, Interrupted, NewRequest, Recorded
+from portal.ledger.transitions import Finish, Grant, Granted, Interrupted, NewRequest, Recorded
 
 GATEWAY = "gw-test"
 
@@ -103,11 +103,11 @@ async def test_a_request_goes_its_whole_way(writer: Writer, pg: Connection) -> N
     row = _new()
     await writer.accept(row)
     replica = uuid.uuid4()
-    assert await writer.grant(Grant(row.id, GATEWAY, replica)) == 1
+    assert await writer.grant(Grant(row.id, GATEWAY, replica)) == Granted(1)
     assert await writer.grant(Grant(row.id, GATEWAY, replica)) is None
     assert await writer.interrupt(Interrupted(row.id, 1, GATEWAY, "refused: full")) == "queued"
     assert await writer.interrupt(Interrupted(row.id, 1, GATEWAY, "again")) is None
-    assert await writer.grant(Grant(row.id, GATEWAY, replica)) == 2
+    assert await writer.grant(Grant(row.id, GATEWAY, replica)) == Granted(2)
     writer.later(Finish(row.id, 1, GATEWAY, "done", datetime.now(UTC)))  # late: of another attempt
     writer.later(Finish(row.id, 2, GATEWAY, "done", datetime.now(UTC), prompt_tokens=5))
     found = await _state(pg, row.id, "done")
@@ -130,7 +130,7 @@ async def test_a_grant_whose_commit_is_not_heard_counts_once(writer: Writer, pg:
     row = _new()
     await writer.accept(row)
     _lose_next_commit(writer)
-    assert await writer.grant(Grant(row.id, GATEWAY, uuid.uuid4())) == 1
+    assert await writer.grant(Grant(row.id, GATEWAY, uuid.uuid4())) == Granted(1)
     assert (await _state(pg, row.id, "running"))["attempt"] == 1
 
 

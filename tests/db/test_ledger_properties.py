@@ -47,7 +47,7 @@ class Ledger(RuleBasedStateMachine):
     def grant(self, seed: int) -> None:
         ids = random.Random(seed).sample(sorted(self.accepted), min(3, len(self.accepted)))
         moved = ledger.grant(self.cur, [Grant(i, GATEWAY, REPLICA) for i in ids], NOW)
-        self.beliefs += [(i, attempt, GATEWAY) for i, attempt in moved.items()]
+        self.beliefs += [(i, granted.attempt, GATEWAY) for i, granted in moved.items()]
 
     @rule(pilot=st.sampled_from(PILOTS), room=st.integers(1, 3), idle=st.booleans())
     def claim(self, pilot: str, room: int, idle: bool) -> None:

@@ -11,7 +11,7 @@ import pytest
 from psycopg2.extensions import connection as Connection
 
 from portal.ledger import transitions as ledger
-from portal.ledger.transitions import Finish, Grant, Interrupted, NewRequest
+from portal.ledger.transitions import Finish, Grant, Granted, Interrupted, NewRequest
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 REPLICA = uuid.uuid4()
@@ -68,7 +68,7 @@ def test_a_grant_moves_only_its_own_gateways_queued_rows(pg: Connection) -> None
     accept(pg, mine, other)
     with pg.cursor() as cur:
         grants = [Grant(mine.id, GATEWAY, REPLICA), Grant(other.id, GATEWAY, REPLICA)]
-        assert ledger.grant(cur, grants, NOW) == {mine.id: 1}
+        assert ledger.grant(cur, grants, NOW) == {mine.id: Granted(1)}
         assert ledger.grant(cur, grants, NOW) == {}, "a second grant of the same request moves nothing"
 
 

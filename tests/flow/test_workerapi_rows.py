@@ -93,6 +93,18 @@ async def test_rows_go_out_in_order_and_no_more_than_there_is_room(plane: Plane)
     assert [row["request"] for row in await _lease(pilot, replica)] == ids[2:]
 
 
+async def test_what_ran_a_row_is_on_it(plane: Plane) -> None:
+    plane.sql("UPDATE catalog_model SET revision = 'weights-1' WHERE name = 'demo'")
+    pilot, replica = _registered(plane)
+    plane.sql("UPDATE fleet_pilot SET gpu_type = 'a100' WHERE id = %s", (pilot.id,))
+    assert (await pilot.sync(seen(replica, engine_version="0.32")))[0] == 200
+    (id_,) = _put(plane)
+    await _send(pilot, _result((await _lease(pilot, replica))[0]))
+    row = plane.row(id_)
+    assert row is not None and row["state"] == "done"
+    assert (row["revision"], row["engine_version"], row["gpu_type"]) == ("weights-1", "0.32", "a100")
+
+
 async def test_a_poll_waits_and_a_hint_ends_the_wait(plane: Plane) -> None:
     pilot, replica = await _hot(plane)
     polling = asyncio.create_task(_lease(pilot, replica, wait_s=20))

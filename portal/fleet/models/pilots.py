@@ -149,6 +149,9 @@ class Replica(models.Model):
     started_at = models.DateTimeField(null=True, help_text="Engine process started.")
     hot_at = models.DateTimeField(null=True, help_text="Engine answered its health check.")
     engine_version = models.CharField(max_length=50, blank=True)
+    revision = models.CharField(
+        max_length=100, blank=True, db_default="", help_text="Of its model, when its engine was started."
+    )
     asleep_at = models.DateTimeField(null=True, help_text="Its engine was seen to have freed its GPUs.")
     asleep_mem_mb = models.PositiveIntegerField(null=True, help_text="Host memory it held when it slept.")
 

@@ -17,6 +17,7 @@ from portal.ledger.transitions.values import (
     Claimed,
     Finish,
     Grant,
+    Granted,
     Interrupted,
     NewRequest,
     Place,
@@ -25,7 +26,7 @@ from portal.ledger.transitions.values import (
 )
 
 __all__ = [
-    "Cancelled", "Claimed", "Finish", "Grant", "Interrupted", "NewRequest", "Place", "Recorded", "Span",
+    "Cancelled", "Claimed", "Finish", "Grant", "Granted", "Interrupted", "NewRequest", "Place", "Recorded", "Span",
     "accept", "cancel", "claim", "detach", "end_queued", "erase_results", "finish", "fold_depth", "grant",
     "heartbeat", "interrupt", "reattach", "record", "release", "unpark",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from uuid import UUID
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
+from portal.ledger.transitions import served
 from portal.ledger.transitions.traces import ids_of
 from portal.ledger.transitions.values import NewRequest, Recorded
 
@@ -48,10 +49,16 @@ def record(cur: Cursor, rows: Sequence[Recorded]) -> list[UUID]:
     return ids_of(
         execute_values(
             cur,
-            """INSERT INTO ledger_request (id, pool, model, project_id, user_id, token_id, api, stream, lane,
+            f"""INSERT INTO ledger_request (id, pool, model, project_id, user_id, token_id, api, stream, lane,
+                 priority, order_key, state, attempt, crashes, holder, replica, accepted_at, granted_at,
+                 first_token_at, ended_at, http_status, error_code, error_text, prompt_tokens, completion_tokens,
+                 revision, engine_version, gpu_type, slurm_s, load_s)
+               SELECT v.*, {served.revision("v")}, nullif(s.engine_version, ''), s.gpu_type, 0, 0
+               FROM (VALUES %s) AS v (id, pool, model, project_id, user_id, token_id, api, stream, lane,
                  priority, order_key, state, attempt, crashes, holder, replica, accepted_at, granted_at,
                  first_token_at, ended_at, http_status, error_code, error_text, prompt_tokens, completion_tokens)
-               VALUES %s ON CONFLICT (id) DO NOTHING RETURNING id""",
+                 {served.REPLICA}
+               ON CONFLICT (id) DO NOTHING RETURNING id""",
             [
                 (r.id, r.pool, r.model, r.project_id, r.user_id, r.token_id, r.api, r.stream,
                  r.accepted_at.timestamp(), r.state, r.holder, r.replica, r.accepted_at, r.granted_at,
@@ -59,8 +66,13 @@ def record(cur: Cursor, rows: Sequence[Recorded]) -> list[UUID]:
                  r.completion_tokens)
                 for r in rows
             ],
-            template="(%s,%s,%s,%s,%s,%s,%s,%s,'held',0,%s,%s,1,0,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)",
+            template=_RECORDED,
             page_size=len(rows),
             fetch=True,
         )
     )  # fmt: skip
+
+
+# With types: a column of nothing but NULLs would be text.
+_RECORDED = """(%s::uuid,%s,%s,%s,%s,%s::bigint,%s,%s,'held',0,%s::float8,%s,1,0,%s,%s::uuid,%s::timestamptz,
+  %s::timestamptz,%s::timestamptz,%s::timestamptz,%s::int,%s,%s,%s::int,%s::int)"""

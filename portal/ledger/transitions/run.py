@@ -10,28 +10,30 @@ from uuid import UUID
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
+from portal.ledger.transitions import served
 from portal.ledger.transitions.traces import erase, event, tell_batches
-from portal.ledger.transitions.values import Claimed, Grant, Interrupted, Place, Span
+from portal.ledger.transitions.values import Claimed, Grant, Granted, Interrupted, Place, Span
 
 
-def grant(cur: Cursor, grants: Sequence[Grant], now: datetime) -> dict[UUID, int]:
-    """held: queued → running, attempt + 1. Answers the new attempt of each that moved; one that is missing
-    was cancelled or detached meanwhile, and its slot is to be released."""
+def grant(cur: Cursor, grants: Sequence[Grant], now: datetime) -> dict[UUID, Granted]:
+    """held: queued → running, attempt + 1. Answers for each that moved; one that is missing was
+    cancelled or detached meanwhile, and its slot is to be released."""
     if not grants:
         return {}
     moved = execute_values(
         cur,
-        """UPDATE ledger_request r
-           SET state = 'running', attempt = r.attempt + 1, replica = v.replica, granted_at = v.at
-           FROM (VALUES %s) AS v (id, holder, replica, at)
+        f"""UPDATE ledger_request r
+           SET state = 'running', attempt = r.attempt + 1, replica = v.replica, granted_at = v.at,
+             {served.facts("r", "v.at")}
+           FROM (VALUES %s) AS v (id, holder, replica, at) {served.REPLICA}
            WHERE r.id = v.id AND r.state = 'queued' AND r.lane = 'held' AND r.holder = v.holder
-           RETURNING r.id, r.attempt""",
+           RETURNING r.id, r.attempt, r.slurm_s, r.load_s""",
         [(g.id, g.holder, g.replica, now) for g in grants],
         template="(%s::uuid, %s, %s::uuid, %s::timestamptz)",
         page_size=len(grants),
         fetch=True,
     )
-    return {UUID(str(id_)): attempt for id_, attempt in moved}
+    return {UUID(str(id_)): Granted(attempt, slurm_s, load_s) for id_, attempt, slurm_s, load_s in moved}
 
 
 def reattach(cur: Cursor, id_: UUID, holder: str) -> Place | None:
@@ -82,13 +84,16 @@ def _claim_lane(
     cur.execute(
         # ARRAY(…) runs the locking subquery exactly once. As a join, the planner may run it again for each
         # row of the outer side, and each run claims `room` more.
-        f"""UPDATE ledger_request
-            SET state = 'running', attempt = attempt + 1, holder = %s, replica = %s, granted_at = %s
-            WHERE id = ANY(ARRAY(
+        f"""UPDATE ledger_request r
+            SET state = 'running', attempt = r.attempt + 1, holder = %s, replica = v.replica, granted_at = v.at,
+             {served.facts("r", "v.at")}
+            FROM (VALUES (%s::uuid, %s::timestamptz)) AS v (replica, at)
+              {served.REPLICA}
+            WHERE r.id = ANY(ARRAY(
                 SELECT id FROM ledger_request
                 WHERE pool = %s AND lane = %s AND state = 'queued' AND {which}
-                ORDER BY order_key, id LIMIT %s FOR UPDATE SKIP LOCKED)) AND state = 'queued'
-            RETURNING id, attempt, api, crashes, order_key, batch_id, batch_offset, batch_length""",
+                ORDER BY order_key, id LIMIT %s FOR UPDATE SKIP LOCKED)) AND r.state = 'queued'
+            RETURNING r.id, r.attempt, r.api, r.crashes, r.order_key, r.batch_id, r.batch_offset, r.batch_length""",
         (holder, str(replica), now, pool, lane, room),
     )
     return cur.fetchall()
@@ -118,7 +123,7 @@ def interrupt(
         return [], []
     moved = execute_values(
         cur,
-        """UPDATE ledger_request r SET
+        f"""UPDATE ledger_request r SET
              crashes = r.crashes + v.crashed,
              state = CASE WHEN v.crashed = 1 AND r.crashes + 1 >= v.poison THEN 'failed' ELSE 'queued' END,
              ended_at = CASE WHEN v.crashed = 1 AND r.crashes + 1 >= v.poison THEN v.at END,
@@ -126,7 +131,7 @@ def interrupt(
              error_text = CASE WHEN v.crashed = 1 AND r.crashes + 1 >= v.poison
                THEN 'The engine died ' || (r.crashes + 1) || ' times while running this request.' END,
              holder = CASE WHEN r.lane = 'held' THEN r.holder END,
-             replica = NULL, first_token_at = NULL
+             {served.NOBODY}
            FROM (VALUES %s) AS v (id, attempt, holder, crashed, poison, at, reason)
            WHERE r.id = v.id AND r.state = 'running' AND r.attempt = v.attempt AND r.holder = v.holder
            RETURNING r.id, r.state, r.attempt, v.reason, r.batch_id""",

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from psycopg2.extensions import cursor as Cursor
 
+from portal.ledger.transitions import served
 from portal.ledger.transitions.traces import event, ids_of
 
 
@@ -31,8 +32,8 @@ def detach(cur: Cursor, stale_before: datetime, now: datetime) -> list[UUID]:
     The client is gone with its gateway; the work is not: pilots pull it, and the client finds the result
     by its request id."""
     cur.execute(
-        """UPDATE ledger_request r
-           SET lane = 'async', state = 'queued', holder = NULL, replica = NULL, first_token_at = NULL
+        f"""UPDATE ledger_request r
+           SET lane = 'async', state = 'queued', holder = NULL, {served.NOBODY}
            FROM (SELECT q.id FROM ledger_request q LEFT JOIN ledger_holder h ON h.id = q.holder
                  WHERE q.lane = 'held' AND q.state IN ('queued', 'running')
                    AND (h.id IS NULL OR h.seen_at < %s)
@@ -49,8 +50,8 @@ def detach(cur: Cursor, stale_before: datetime, now: datetime) -> list[UUID]:
 def release(cur: Cursor, pilot: UUID, now: datetime, reason: str) -> list[UUID]:
     """running → queued for the rows that an ended pilot had pulled. Its end counts nothing against them."""
     cur.execute(
-        """UPDATE ledger_request r
-           SET state = 'queued', holder = NULL, replica = NULL, first_token_at = NULL
+        f"""UPDATE ledger_request r
+           SET state = 'queued', holder = NULL, {served.NOBODY}
            FROM (SELECT id FROM ledger_request WHERE holder = %s AND state = 'running'
                  FOR UPDATE SKIP LOCKED) lost
            WHERE r.id = lost.id AND r.lane <> 'held' RETURNING r.id, r.attempt""",

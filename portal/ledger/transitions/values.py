@@ -67,6 +67,15 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class Granted:
+    """It runs. Of its wait, so much was Slurm's and so much the model's load."""
+
+    attempt: int
+    slurm_s: float = 0.0
+    load_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Interrupted:
     """A running request that could not end where it ran. Only an engine's death counts against it."""
 
