@@ -7,144 +7,245 @@ new replica per pool, so that what it asks for is bounded by what exists.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from scheduler.policy import autoscale, keepalive, latch, switching
+from scheduler.policy import autoscale, handover, keepalive, latch, placement, profiles, switching
+from scheduler.policy.books import Books
 from scheduler.policy.decisions import (
     CancelPilot,
     Decision,
+    DrainPilot,
     DrainReplica,
     HoldPool,
+    HoldProfile,
+    Inputs,
     LaunchPilot,
     PlaceReplica,
+    WakeReplica,
 )
-from scheduler.policy.placement import Draft, InPilot, NewPilot, Nowhere, RoomSoon, place
-from scheduler.policy.snapshot import PoolView, ReplicaView, Snapshot
+from scheduler.policy.profiles import NewPilot, Nowhere
+from scheduler.policy.snapshot import SERVING, PoolView, ProfileView, Snapshot
 
 
 @dataclass
-class _Draft:
-    """What this tick has decided so far: later pools must see what earlier ones took."""
+class _Tick:
+    """What this tick has decided so far."""
 
+    books: Books
     decisions: list[Decision] = field(default_factory=list)
-    taken: list[ReplicaView] = field(default_factory=list)
-    drafts: list[Draft] = field(default_factory=list)
-    leaving: set[str] = field(default_factory=set)
-    latched: set[str] = field(default_factory=set)
+    latched: set[str] = field(default_factory=set)  # pools
+    wanted: dict[str, int] = field(default_factory=dict)  # replicas by pool, of those that may be started
+
+    @cached_property
+    def residents(self) -> switching.Residents:
+        return switching.Residents(self.books)
 
 
 def decide(snapshot: Snapshot, now: float) -> list[Decision]:
     """1. Jobs that will never start are withdrawn. 2. Each pool gets the replica it lacks, or the reason why
-    not. 3. Replicas past their keep-alive drain. 4. Empty pilots are let go.
+    not; those whose work has waited longest, times its project's weight, come first. 3. Replicas whose
+    successor is hot drain. 4. Replicas past their keep-alive drain. 5. Empty pilots are let go.
 
-    When Slurm did not answer, only a pilot that reports may get a replica: nothing is launched, drained or
+    When Slurm did not answer, only a pilot that we have may get a replica: nothing is launched, drained or
     cancelled (invariant 1)."""
-    draft = _Draft()
+    tick = _Tick(Books(snapshot, now))
     if snapshot.slurm_fresh:
-        _withdraw(snapshot, draft)
-    for pool in sorted(snapshot.pools, key=lambda pool: pool.name):
-        _supply(pool, snapshot, draft, now)
+        _withdraw(tick)
+    for pool in sorted(snapshot.pools, key=lambda pool: (-pool.weight * (pool.waited_s or 0.0), pool.name)):
+        _supply(pool, tick)
     if snapshot.slurm_fresh:
+        _hand_over(tick)
         for pool in snapshot.pools:
-            for drain in keepalive.idle_replicas(pool, snapshot, now):
-                if drain.replica not in draft.leaving:
-                    draft.leaving.add(drain.replica)
-                    draft.decisions.append(drain)
-        filled = {replica.pilot for replica in draft.taken}
-        draft.decisions += keepalive.idle_pilots(snapshot, filled, now)
-    return draft.decisions
+            tick.decisions += keepalive.idle_replicas(pool, tick.books)
+        let_go = {d.pilot for d in tick.decisions if isinstance(d, DrainPilot)}
+        tick.decisions += (d for d in keepalive.idle_pilots(tick.books) if d.pilot not in let_go)
+    return tick.decisions
 
 
-def _withdraw(snapshot: Snapshot, draft: _Draft) -> None:
-    """Cancels jobs that will never start, and latches the pools that waited for them: a second job like it
-    would wait for ever too."""
-    pools = {pool.name: pool for pool in snapshot.pools}
-    for pilot in snapshot.pilots:
-        if not pilot.hopeless:
+def _withdraw(tick: _Tick) -> None:
+    """Cancels jobs that will never start, and latches what they were submitted under: a second job like it would
+    wait for ever too. The pools that waited for it are latched with it when no other profile is left to them."""
+    books = tick.books
+    doomed: dict[str, str] = {}  # reasons by profile
+    for pilot in books.snapshot.pilots:
+        if pilot.hopeless:
+            reason = f"Slurm will never start its job: {pilot.hopeless}."
+            tick.decisions.append(CancelPilot(pilot=pilot.id, failed=True, reason=reason))
+            doomed.setdefault(pilot.profile, reason)
+    for name, reason in doomed.items():
+        if name in books.profiles and not books.profiles[name].latched:
+            tick.decisions.append(HoldProfile(profile=name, reason=reason))
+    open_ = {p.name for p in books.profiles.values() if p.enabled and not p.latched and p.name not in doomed}
+    for replica in books.snapshot.replicas if doomed else ():
+        pool, where = books.pools.get(replica.pool), books.pilots.get(replica.pilot)
+        if pool is None or where is None or not where.hopeless or pool.name in tick.latched:
             continue
-        reason = f"Slurm will never start its job: {pilot.hopeless}."
-        draft.decisions.append(CancelPilot(pilot=pilot.id, failed=True, reason=reason))
-        for replica in snapshot.by_pilot[pilot.id]:
-            pool = pools.get(replica.pool)
-            if pool is not None and pool.name not in draft.latched:
-                draft.latched.add(pool.name)
-                hold = latch.latched_by(pool, reason)
-                draft.decisions.append(HoldPool(pool=pool.name, hold=hold, reason=reason))
+        if open_.intersection(pool.profiles):
+            continue
+        tick.latched.add(pool.name)
+        reason = doomed[where.profile]
+        tick.decisions.append(HoldPool(pool=pool.name, hold=latch.latched_by(pool, reason), reason=reason))
 
 
-def _supply(pool: PoolView, snapshot: Snapshot, draft: _Draft, now: float) -> None:
-    if pool.name in draft.latched:
+def _supply(pool: PoolView, tick: _Tick) -> None:
+    if pool.name in tick.latched:
         return
-    target = autoscale.target(pool, snapshot, now)
-    reason = autoscale.blocked(pool, snapshot) if target.missing else ""
-    held = latch.hold_of(pool, snapshot.limits, reason)
-    waits = held.latched or (held.retry_at is not None and held.retry_at > now)
+    books = tick.books
+    interactive = pool.queued_held > 0 or autoscale.is_asked(pool, books.now) or pool.min_replicas > 0
+    may = profiles.allowed(pool, books, interactive=interactive or autoscale.is_pinned(pool, books.now))
+    several = pool.max_replicas > 1 and pool.queued > 0 and pool.service_s is not None
+    ready_s = placement.ready_s(pool, may, books) if several else None
+    target = autoscale.target(pool, books.snapshot, books.now, books.leaving, ready_s)
+    reason = autoscale.blocked(pool, books.snapshot) if target.missing else ""
+    held = latch.hold_of(pool, books.snapshot.limits, reason)
+    waits = held.latched or (held.retry_at is not None and held.retry_at > books.now)
+    if not held.latched and not autoscale.blocked(pool, books.snapshot):
+        tick.wanted[pool.name] = target.wanted
     if target.missing and not reason and not waits:
-        reason = _start(pool, target, snapshot, draft, now)
-        held = latch.hold_of(pool, snapshot.limits, reason)
+        held = latch.hold_of(pool, books.snapshot.limits, _start(pool, target, may, tick))
+    elif not target.missing and target.wanted and _old(pool, books):
+        held = latch.hold_of(pool, books.snapshot.limits, handover.gap(pool, books.snapshot, books.now))
     if held != pool.hold:
-        draft.decisions.append(
+        tick.decisions.append(
             HoldPool(pool=pool.name, hold=held, reason=held.reason or "Nothing holds it back.")
         )
 
 
-def _start(pool: PoolView, target: autoscale.Target, snapshot: Snapshot, draft: _Draft, now: float) -> str:
+def _start(pool: PoolView, target: autoscale.Target, may: dict[str, ProfileView], tick: _Tick) -> str:
     """Decides one replica; answers why it could not, or ""."""
-    inputs = {
+    books = tick.books
+    inputs = _inputs(pool, target)
+    why = _sentence(target.why)
+    before = handover.predecessor(pool, books.snapshot, books.now) if _old(pool, books) else None
+    if before is not None:
+        why = f"{why}, but {before.reason}"
+        inputs |= before.inputs
+    spot = placement.place(pool, may, books)
+    match spot:
+        case placement.RoomSoon():
+            return ""
+        case placement.Wake(replica):
+            tick.decisions.append(
+                WakeReplica(
+                    pool=pool.name,
+                    pilot=replica.pilot,
+                    replica=replica.id,
+                    gpu_indices=books.wake(pool, replica),
+                    reason=f"{why}, and it sleeps in a job that holds free GPUs: it is woken.",
+                    inputs=inputs,
+                )
+            )
+            return ""
+        case placement.InPilot(pilot):
+            tick.decisions.append(
+                PlaceReplica(
+                    pool=pool.name,
+                    pilot=pilot.id,
+                    gpu_indices=books.place(pool, pilot),
+                    reason=f"{why}, and a job that we already have holds free GPUs.",
+                    inputs=inputs,
+                )
+            )
+            return ""
+    if not books.snapshot.slurm_fresh:
+        return (
+            f"Slurm does not answer; nothing is started until it does. {books.snapshot.slurm_error}".strip()
+        )
+    if isinstance(spot, Nowhere) and placement.clear_soon(pool, may, books, float("inf")):
+        return ""
+    if (clearing := switching.clear(pool, spot, may, tick.residents, books)) is not None:
+        _switch(pool, clearing, spot, tick)
+        return ""
+    if isinstance(spot, NewPilot):
+        tick.decisions.append(
+            LaunchPilot(
+                pool=pool.name,
+                profile=spot.profile.name,
+                gpu_indices=books.launch(pool, spot.profile),
+                replaces=before.pilot if before is not None else "",
+                limit_s=spot.limit_s,
+                reason=f"{why}, and no job of ours has room: a new one is submitted.",
+                inputs=inputs,
+            )
+        )
+        return ""
+    return (handover.gap(pool, books.snapshot, books.now) if _old(pool, books) else "") or spot.reason
+
+
+def _switch(pool: PoolView, clearing: switching.Clearing, spot: NewPilot | Nowhere, tick: _Tick) -> None:
+    """The residents leave, and the room that they leave is promised to the pool."""
+    books = tick.books
+    tick.residents.gone(clearing)
+    books.promise(pool, clearing.pilot, [leaver.replica for leaver in clearing.leavers])
+    for leaver in clearing.leavers:
+        replica = leaver.replica
+        inputs: Inputs = {
+            "gain_s": round(clearing.gain_s, 1),
+            "loss_s": round(clearing.loss_s, 1),
+            "queued": pool.queued,
+            "waited_s": round(pool.waited_s, 1) if pool.waited_s is not None else None,
+        }
+        if replica.idle_since is not None:
+            inputs["idle_s"] = round(books.now - replica.idle_since, 1)
+        tick.decisions.append(
+            DrainReplica(
+                pool=replica.pool,
+                pilot=replica.pilot,
+                replica=replica.id,
+                sleep_level=leaver.sleep_level,
+                reason=_why_leave(pool, replica.pool, replica.state, clearing, spot),
+                inputs=inputs,
+            )
+        )
+
+
+def _why_leave(
+    pool: PoolView, other: str, state: str, clearing: switching.Clearing, spot: NewPilot | Nowhere
+) -> str:
+    if state == "asleep":
+        return f"{other} sleeps, and {pool.name} needs the memory that it holds."
+    if clearing.forced:
+        return (
+            f"{pool.name} has waited for longer than anybody should while {other} was served: {other} ends what "
+            "it has begun, then makes room."
+        )
+    if isinstance(spot, NewPilot):
+        return (
+            f"{other} is idle, and {pool.name} has work: making room costs less than waiting for a new job."
+        )
+    return f"{other} is idle, and {pool.name} has work and nowhere else to run."
+
+
+def _hand_over(tick: _Tick) -> None:
+    books = tick.books
+    for drain in handover.drains(books.snapshot, tick.wanted, books.now):
+        if drain.pilot in books.filled:
+            continue
+        if isinstance(drain, DrainPilot):
+            books.moved.update(replica.id for replica in books.snapshot.by_pilot[drain.pilot])
+        elif drain.replica in books.moved:
+            continue
+        else:
+            books.moved.add(drain.replica)
+        tick.decisions.append(drain)
+
+
+def _old(pool: PoolView, books: Books) -> bool:
+    """Something of it is leaving."""
+    here = books.snapshot.by_pool[pool.name]
+    return any(replica.id in books.leaving and replica.state in SERVING for replica in here)
+
+
+def _inputs(pool: PoolView, target: autoscale.Target) -> Inputs:
+    inputs: Inputs = {
         "queued": pool.queued,
         "running": pool.running,
         "serving": target.serving,
         "wanted": target.wanted,
     }
-    spot = place(pool, snapshot, draft.taken, draft.drafts, now)
-    if isinstance(spot, InPilot):
-        draft.taken.append(
-            ReplicaView(f"new:{pool.name}", pool.name, spot.pilot, "wanted", spot.gpu_indices, pool.mem_mb)
-        )
-        draft.decisions.append(
-            PlaceReplica(
-                pool=pool.name,
-                pilot=spot.pilot,
-                gpu_indices=spot.gpu_indices,
-                reason=f"{_sentence(target.why)}, and a job that we already have holds free GPUs.",
-                inputs={**inputs},
-            )
-        )
-        return ""
-    if isinstance(spot, RoomSoon):
-        return ""
-    if not snapshot.slurm_fresh:
-        return f"Slurm does not answer; nothing is started until it does. {snapshot.slurm_error}".strip()
-    if isinstance(spot, NewPilot):
-        profile = next(p for p in snapshot.profiles if p.name == spot.profile)
-        draft.drafts.append(Draft(spot.profile, profile.gpus - pool.gpus, profile.mem_mb - pool.mem_mb))
-        draft.decisions.append(
-            LaunchPilot(
-                pool=pool.name,
-                profile=spot.profile,
-                gpu_indices=spot.gpu_indices,
-                reason=f"{_sentence(target.why)}, and no job of ours has room: a new one is submitted.",
-                inputs={**inputs},
-            )
-        )
-        return ""
-    return _switch(pool, spot, snapshot, draft, now)
-
-
-def _switch(pool: PoolView, spot: Nowhere, snapshot: Snapshot, draft: _Draft, now: float) -> str:
-    replica = switching.victim(pool, snapshot, draft.leaving, now) if spot.full else None
-    if replica is None:
-        return spot.reason
-    draft.leaving.add(replica.id)
-    draft.decisions.append(
-        DrainReplica(
-            pool=replica.pool,
-            pilot=replica.pilot,
-            replica=replica.id,
-            reason=f"{replica.pool} is idle, and {pool.name} has work and nowhere else to run.",
-            inputs={"idle_s": round(now - (replica.idle_since or now), 1), "queued": pool.queued},
-        )
-    )
-    return spot.reason
+    if target.backlog_s is not None:
+        inputs["backlog_s"] = round(target.backlog_s, 1)
+    return inputs
 
 
 def _sentence(text: str) -> str:

@@ -1,130 +1,126 @@
-"""Where a pool's next replica goes: a pilot that exists, room that is being cleared, or a new job. Pure."""
+"""Where a pool's next replica goes: awake again, into a pilot that exists, into room that is being cleared, or
+into a new job. Pure.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scheduler.policy.snapshot import ON_ITS_WAY, PilotView, PoolView, ProfileView, ReplicaView, Snapshot
+from scheduler.policy import handover, profiles
+from scheduler.policy.books import Books
+from scheduler.policy.profiles import NewPilot, Nowhere
+from scheduler.policy.snapshot import PilotView, PoolView, ProfileView, ReplicaView
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    replica: ReplicaView
 
 
 @dataclass(frozen=True, slots=True)
 class InPilot:
-    pilot: str
-    gpu_indices: tuple[int, ...]
+    pilot: PilotView
 
 
 @dataclass(frozen=True, slots=True)
 class RoomSoon:
-    """There will be room in this pilot ("" = one that is just being launched): cheaper than a new job."""
-
-    pilot: str
+    """There will be room: cheaper than a new job, and cheaper than sending anybody else away."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewPilot:
-    profile: str
-    gpu_indices: tuple[int, ...]
+Place = Wake | InPilot | RoomSoon | NewPilot | Nowhere
 
 
-@dataclass(frozen=True, slots=True)
-class Nowhere:
-    """`full`: every allowed profile runs as many jobs as it may, so that switching could help."""
+def place(pool: PoolView, may: dict[str, ProfileView], books: Books) -> Place:
+    """The cheapest place. `may`: the profiles that the pool may use now.
 
-    reason: str
-    full: bool
+    1. Its own replica that sleeps in a pilot with free GPUs and the memory to wake it.
+    2. A pilot with free GPUs and memory that lives long enough, in the order of `Books.rooms`.
+    3. Room that a draining replica is about to leave, or that a job launched in this very tick will have: it is
+       promised to the pool, and a later tick places it there.
+    4. A new job.
+    5. Nowhere, and why.
 
-
-@dataclass(slots=True)
-class Draft:
-    """A job that this tick launches: what is left in it for the pools that come after."""
-
-    profile: str
-    free_gpus: int
-    free_mb: int
-
-    def takes(self, pool: PoolView) -> bool:
-        fits = self.free_gpus >= pool.gpus and self.free_mb >= pool.mem_mb
-        if fits and self.profile in pool.profiles:
-            self.free_gpus -= pool.gpus
-            self.free_mb -= pool.mem_mb
-            return True
-        return False
-
-
-Place = InPilot | RoomSoon | NewPilot | Nowhere
-
-
-def place(
-    pool: PoolView, snapshot: Snapshot, taken: Sequence[ReplicaView], drafts: Sequence[Draft], now: float
-) -> Place:
-    """`taken` and `drafts` are what this tick has decided already.
-
-    1. A pilot that is up, else one on its way, with free GPUs and memory and enough time left; the fullest
-       that fits, so that whole pilots go idle.
-    2. Room that a draining replica is about to leave, or that a job launched in this very tick will have: the
-       next tick places it there.
-    3. A new job on the first allowed profile that fits and has jobs left; preemptible ones last.
-    4. Nowhere.
+    Switching out an idle resident stands between 3 and 4: `decide` weighs it against the new job.
     """
-    allowed = [profile for profile in snapshot.profiles if profile.name in pool.profiles]
-    soon: RoomSoon | None = None
-    fits: list[tuple[bool, int, str, tuple[int, ...]]] = []
-    for pilot in snapshot.pilots:
-        if not _usable(pilot, pool, now):
-            continue
-        residents = [*snapshot.by_pilot.get(pilot.id, ()), *(r for r in taken if r.pilot == pilot.id)]
-        if any(r.pool == pool.name and r.state != "draining" for r in residents):
-            continue
-        free = free_gpus(pilot, pool, residents)
-        if free is not None:
-            fits.append((pilot.state != "up", len(free), pilot.id, free[: pool.gpus]))
-            continue
-        staying = [r for r in residents if not _leaves_soon(r, snapshot, now)]
-        if pilot.state == "up" and free_gpus(pilot, pool, staying) is not None:
-            soon = soon or RoomSoon(pilot.id)
-    if fits:
-        _, _, pilot_id, gpus = min(fits)
-        return InPilot(pilot_id, gpus)
-    if soon is None and any(draft.takes(pool) for draft in drafts):
-        soon = RoomSoon("")
-    return soon or _new_pilot(pool, allowed, snapshot, drafts)
+    if (replica := _asleep(pool, may, books)) is not None:
+        return Wake(replica)
+    for pilot in books.rooms(pool):
+        if books.free_mb(pilot.id) >= pool.mem_mb and may_enter(pool, pilot, may, books, pool.gpus):
+            return InPilot(pilot)
+    if clear_soon(pool, may, books, books.snapshot.limits.room_wait_s) or _in_draft(pool, may, books):
+        return RoomSoon()
+    return profiles.new_pilot(pool, may, books)
 
 
-def free_gpus(pilot: PilotView, pool: PoolView, residents: Sequence[ReplicaView]) -> tuple[int, ...] | None:
-    """The pilot's free GPU indices, or None when they or its memory do not fit one more replica."""
-    used = {gpu for replica in residents for gpu in replica.gpu_indices}
-    free = tuple(gpu for gpu in range(pilot.gpus) if gpu not in used)
-    free_mb = pilot.mem_mb - sum(replica.mem_mb for replica in residents)
-    return free if len(free) >= pool.gpus and free_mb >= pool.mem_mb else None
-
-
-def _usable(pilot: PilotView, pool: PoolView, now: float) -> bool:
-    if pilot.profile not in pool.profiles or pilot.hopeless:
+def may_enter(
+    pool: PoolView, pilot: PilotView, may: dict[str, ProfileView], books: Books, more_gpus: int
+) -> bool:
+    """All but room: profile, type of GPU, time left, and the cap of its project, which gets `more_gpus`."""
+    if pilot.profile not in may or not profiles.fits(pool, profiles.gpu_type(pilot, books)):
         return False
-    if pilot.state in ON_ITS_WAY:
-        return True
-    # Not worth a load if the job ends before the model would have served for as long as it loads.
-    enough = pilot.ends_at is None or pilot.ends_at - now > 2 * pool.load_s
-    return pilot.state == "up" and pilot.alive and enough
+    if not books.owner_of(pilot) and books.project_left(pool.project) < more_gpus:
+        return False
+    return not handover.closing(pool, pilot, books.snapshot, books.now)
 
 
-def _leaves_soon(replica: ReplicaView, snapshot: Snapshot, now: float) -> bool:
-    since = replica.draining_at
-    return replica.state == "draining" and since is not None and now - since < snapshot.limits.room_wait_s
+def clear_soon(pool: PoolView, may: dict[str, ProfileView], books: Books, within_s: float) -> bool:
+    """Promises the pool the room that replicas leave which drain for no longer than `within_s`."""
+    for pilot_id, draining in books.clearing.items():
+        pilot = books.pilots[pilot_id]
+        coming: list[ReplicaView] = []
+        gpus, mem_mb = len(books.free_gpus(pilot_id)), books.free_mb(pilot_id)
+        need_mb = books.need_mb(pool, pilot)
+        for replica in draining:
+            if gpus >= pool.gpus and mem_mb >= need_mb:
+                break
+            since = replica.draining_at
+            if since is not None and books.now - since < within_s:
+                coming.append(replica)
+                gpus += len(replica.gpu_indices)
+                mem_mb += books.frees_mb(replica, replica.sleep_level)
+        roomy = pilot.state == "up" and gpus >= pool.gpus and mem_mb >= need_mb
+        if coming and roomy and may_enter(pool, pilot, may, books, pool.gpus - books.returned(pool, coming)):
+            books.promise(pool, pilot, coming)
+            return True
+    return False
 
 
-def _new_pilot(
-    pool: PoolView, allowed: Sequence[ProfileView], snapshot: Snapshot, drafts: Sequence[Draft]
-) -> NewPilot | Nowhere:
-    if not allowed:
-        return Nowhere("No profile is set for it: an administrator has to choose where it may run.", False)
-    fitting = [p for p in allowed if p.enabled and p.gpus >= pool.gpus and p.mem_mb >= pool.mem_mb]
-    if not fitting:
-        return Nowhere(f"No enabled profile has {pool.gpus} GPUs and {pool.mem_mb} MiB for it.", False)
-    for profile in sorted(fitting, key=lambda p: (p.preemptible, p.name)):
-        live = sum(pilot.profile == profile.name for pilot in snapshot.pilots)
-        if live + sum(draft.profile == profile.name for draft in drafts) < profile.max_pilots:
-            return NewPilot(profile.name, tuple(range(pool.gpus)))
-    names = ", ".join(sorted(p.name for p in fitting))
-    return Nowhere(f"All jobs allowed by {names} are in use; it waits for room.", True)
+def ready_s(pool: PoolView, may: dict[str, ProfileView], books: Books) -> float:
+    """How long one more replica would take to come, caps aside. A look, which takes nothing."""
+    if pool.wake_s is not None and _asleep(pool, may, books) is not None:
+        return pool.wake_s
+    for pilot in books.rooms(pool):
+        up = pilot.state == "up"
+        if up and books.free_mb(pilot.id) >= pool.mem_mb and may_enter(pool, pilot, may, books, pool.gpus):
+            return profiles.load_s(pool, profiles.gpu_type(pilot, books))
+    usable = [profile for profile in may.values() if profile.enabled and not profile.latched]
+    return min((profiles.ready_s(pool, profile) for profile in usable), default=float("inf"))
+
+
+def _asleep(pool: PoolView, may: dict[str, ProfileView], books: Books) -> ReplicaView | None:
+    for replica in books.snapshot.by_pool[pool.name]:
+        if replica.state != "asleep" or replica.id in books.moved or replica.pilot not in books.pilots:
+            continue
+        pilot = books.pilots[replica.pilot]
+        roomy = (
+            len(books.free_gpus(pilot.id)) >= pool.gpus
+            and books.free_mb(pilot.id) + replica.mem_mb >= pool.mem_mb
+        )
+        if (
+            roomy
+            and pilot.state == "up"
+            and books.is_open(pilot.id)
+            and may_enter(pool, pilot, may, books, pool.gpus)
+        ):
+            return replica
+    return None
+
+
+def _in_draft(pool: PoolView, may: dict[str, ProfileView], books: Books) -> bool:
+    for draft in books.drafts:
+        roomy = draft.free_gpus >= pool.gpus and draft.free_mb >= pool.mem_mb
+        if roomy and draft.profile.name in may and books.project_left(pool.project) >= pool.gpus:
+            draft.free_gpus -= pool.gpus
+            draft.free_mb -= pool.mem_mb
+            return True
+    return False

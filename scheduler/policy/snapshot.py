@@ -60,7 +60,7 @@ class PilotView:
     state: str
     gpus: int
     mem_mb: int
-    alive: bool  # reported within alive_s
+    alive: bool  # False: silent for alive_s, though it could have been heard; what it hosts does not serve
     ends_at: float | None = None  # when Slurm will end the job
     empty_since: float | None = None  # no live replica since then; None while it has one
     hopeless: str = ""  # why its job will never start, in words
@@ -143,6 +143,7 @@ class PoolView:
     pinned_until: float | None = None
     sleep_level: int = 0  # how deep it may sleep instead of stopping
     asleep_mem_mb: int = 0  # host memory it holds asleep, measured or estimated
+    wake_s: float | None = None  # from asleep to hot, measured
     fits: Mapping[str, FitView] = field(default_factory=dict)  # by GPU type
 
 
@@ -159,14 +160,14 @@ class Snapshot:
 
     @cached_property
     def by_pilot(self) -> dict[str, tuple[ReplicaView, ...]]:
-        found: dict[str, tuple[ReplicaView, ...]] = {pilot.id: () for pilot in self.pilots}
+        found: dict[str, list[ReplicaView]] = {pilot.id: [] for pilot in self.pilots}
         for replica in self.replicas:
-            found[replica.pilot] = (*found.get(replica.pilot, ()), replica)
-        return found
+            found.setdefault(replica.pilot, []).append(replica)
+        return {pilot: tuple(replicas) for pilot, replicas in found.items()}
 
     @cached_property
     def by_pool(self) -> dict[str, tuple[ReplicaView, ...]]:
-        found: dict[str, tuple[ReplicaView, ...]] = {pool.name: () for pool in self.pools}
+        found: dict[str, list[ReplicaView]] = {pool.name: [] for pool in self.pools}
         for replica in self.replicas:
-            found[replica.pool] = (*found.get(replica.pool, ()), replica)
-        return found
+            found.setdefault(replica.pool, []).append(replica)
+        return {pool: tuple(replicas) for pool, replicas in found.items()}

@@ -11,6 +11,7 @@ from scheduler.policy.decisions import (
     DrainPilot,
     DrainReplica,
     HoldPool,
+    HoldProfile,
     LaunchPilot,
     PlaceReplica,
 )
@@ -189,9 +190,11 @@ def test_a_job_that_can_never_start_is_withdrawn_and_its_pool_latched_at_once() 
         state="pending", alive=False, hopeless="no node can ever fit what it asks for (BadConstraints)"
     )
     waiting = replica(state="wanted", in_flight=None, idle_since=None)
-    cancel, hold = decide(fleet((pool(queued=1),), (stuck,), (waiting,)), NOW)
+    cancel, shut, hold = decide(fleet((pool(queued=1),), (stuck,), (waiting,)), NOW)
     assert isinstance(cancel, CancelPilot)
     assert cancel.failed
+    assert isinstance(shut, HoldProfile)
+    assert (shut.profile, "BadConstraints" in shut.reason) == ("gpu", True)
     assert isinstance(hold, HoldPool)
     assert hold.hold.latched
     assert "BadConstraints" in hold.hold.reason
