@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from portal.errors import ApiError
@@ -61,8 +62,13 @@ class Limits:
             await self._enter_later(call, quotas, estimate)
             return
         asked = wants(quotas, (*RATES, "concurrent"), estimate)
+        if call.has_row:
+            # It came again for its place. It was a request when it came first, and its tokens were given back then.
+            asked = tuple(replace(want, cost=0) if want.kind == "requests" else want for want in asked)
         if asked:
             await self._take(call, asked)
+        if call.has_row:
+            await self._back_in_line(call, wants(quotas, ("queued",), 0))
 
     async def waits(self, call: Call) -> None:
         """It has to stand in line. Raises ApiError when too many of its kind do."""
@@ -83,6 +89,16 @@ class Limits:
         if taken:
             used = 0 if call.used is None and call.granted_at is None else call.used
             self._slots.settle(PREFIX, call.request, "", [w for w in taken if w.kind != "requests"], used)
+
+    async def _back_in_line(self, call: Call, lines: Sequence[Want]) -> None:
+        """Counted, never refused: it has its place."""
+        if not lines:
+            return
+        self._taken.setdefault(call.request, []).extend(lines)
+        try:
+            await self._slots.keep(PREFIX, LEASE_S, [(want.key, call.request) for want in lines])
+        except QueueDown as error:
+            log.warning("limits: %s; the next round counts request %s", error, call.request)
 
     async def _take(self, call: Call, asked: Sequence[Want]) -> None:
         until = time.monotonic() + QUEUE_PATIENCE_S

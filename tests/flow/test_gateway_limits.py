@@ -196,3 +196,42 @@ async def test_without_quotas_redis_is_not_asked(plane: Plane, monkeypatch: pyte
     monkeypatch.setattr(plane.gateway.slots, "limit", asked)
     status, headers, _ = await _ask(plane)
     assert status == 200 and "x-ratelimit-limit-requests" not in headers
+
+
+async def _told_to_come_again(plane: Plane, **more: Any) -> None:
+    status, _, said = await _ask(plane, {"x-stainless-read-timeout": "10.5"}, **more)  # held for a second
+    assert (status, said["error"]["code"]) == (503, "model_starting")
+
+
+async def test_one_that_comes_again_for_its_place_is_one_request(plane: Plane) -> None:
+    await _quota(plane, requests_per_min=1)
+    await _told_to_come_again(plane)
+    plane.route()
+    status, headers, _ = await _ask(plane)
+    assert status == 200 and headers["x-ratelimit-remaining-requests"] == "0"
+    status, _, said = await _ask(plane)
+    assert status == 429 and "1 requests per minute" in said["error"]["message"]
+
+
+async def test_one_that_comes_again_for_its_place_reserves_its_tokens_once(plane: Plane) -> None:
+    await _quota(plane, tokens_per_min=900)
+    await _told_to_come_again(plane, max_tokens=500)
+    plane.route()
+    assert (await _ask(plane, max_tokens=500))[0] == 200
+
+
+async def test_one_that_is_back_in_its_place_is_counted_there_and_not_refused(plane: Plane) -> None:
+    key = f"berth:limit:project:{plane.seeded.project}:queued"
+    await _quota(plane, queued=1)
+    await _told_to_come_again(plane, user="first")
+    await until(lambda: not plane.redis.zcard(key), "nobody in line")
+    second = asyncio.create_task(_ask(plane, user="second"))
+    await plane.waiting(1)
+    first = asyncio.create_task(_ask(plane, user="first"))
+    await plane.waiting(2)
+    assert plane.redis.zcard(key) == 2
+    status, _, said = await _ask(plane, user="third")
+    assert status == 429 and "1 queued requests" in said["error"]["message"]
+    await plane.open()
+    assert [status for status, _, _ in await asyncio.gather(first, second)] == [200, 200]
+    await until(lambda: not plane.redis.zcard(key), "nobody in line")
