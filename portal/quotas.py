@@ -1,8 +1,8 @@
 """Quotas for rows that pilots pull, asked from Django: the same limits and the same script as the gateway's.
 
 A row over a limit that refills is parked, not failed; the control loop unparks it. Concurrency is no limit here:
-how many rows run at once is the fleet's affair. While Redis is away a row with a quota is parked too: it is
-accepted, and counted before it runs.
+how many rows run at once is the fleet's affair (decisions/0010). While Redis is away a row with a quota is parked
+too: it is accepted, and counted before it runs.
 """
 
 from __future__ import annotations
