@@ -9,37 +9,48 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 
-from portal.catalog.models import Pool
-from portal.fleet.models import Cluster, Command, Pilot, PilotLog, PilotState, PoolState
-from scheduler import endings
+from portal.catalog.models import Pool, Profile
+from portal.fleet.models import (
+    REPLICA_ENDED,
+    Cluster,
+    Command,
+    Pilot,
+    PilotLog,
+    PilotState,
+    PoolState,
+    ProfileState,
+    Replica,
+    ReplicaState,
+)
+from portal.fleet.models import Decision as DecisionRow
+from portal.fleet.times import FOR_EVER, until
+from scheduler import endings, unknown
 from scheduler.act import Actor, carry_out
+from scheduler.moves import moving
+from scheduler.outcomes import Failed, Later, Refused
 from scheduler.policy.decisions import CancelPilot, Decision, DrainPilot, DrainReplica
 from scheduler.policy.snapshot import ON_ITS_WAY
 from scheduler.slurm.protocol import NoAnswer
+from scheduler.trials import Look, try_out
 
 logger = logging.getLogger(__name__)
 
 LOG_PATIENCE_S = 10.0
 
 
-class Refused(Exception):
-    """The command makes no sense; the text goes back to whoever gave it."""
-
-
-class Later(Exception):
-    """Somebody has not answered yet: the command stays pending."""
-
-
-def execute(actor: Actor) -> None:
+def execute(actor: Actor, look: Look) -> None:
+    """`look` makes the snapshot that the policies would see now, for the commands that ask them."""
     pending = Command.objects.filter(state=Command.State.PENDING).order_by("created_at", "id")
     for key in list(pending.values_list("pk", flat=True)):
         command = Command.objects.select_related("pilot__profile", "replica", "pool", "created_by").get(
             pk=key
         )
         try:
-            result, state = _do(actor, command), Command.State.DONE
+            result, state = _do(actor, command, look), Command.State.DONE
         except Refused as refusal:
             result, state = str(refusal), Command.State.REFUSED
+        except Failed as failure:
+            result, state = str(failure), Command.State.FAILED
         except Later as pause:
             Command.objects.filter(pk=command.pk, state=Command.State.PENDING).update(result=str(pause))
             continue
@@ -49,20 +60,30 @@ def execute(actor: Actor) -> None:
         )
 
 
-def _do(actor: Actor, command: Command) -> str:
+def _do(actor: Actor, command: Command, look: Look) -> str:
     match command.kind:
         case Command.Kind.DRAIN:
             return _drain(actor, command)
         case Command.Kind.CANCEL:
             return _decide(actor, _cancel_of(command))
+        case Command.Kind.EVICT:
+            return _evict(actor, command)
         case Command.Kind.RELAUNCH:
-            return _relaunch(command)
+            return _relaunch(actor, command)
+        case Command.Kind.TEST_LAUNCH:
+            return try_out(actor, command, _pool(command), _who(command), look)
         case Command.Kind.WAKE:
             return _wake(actor, command)
+        case Command.Kind.PIN:
+            return _pin(actor, command)
+        case Command.Kind.UNPIN:
+            return _unpin(actor, command)
         case Command.Kind.PAUSE:
             return _pause(actor, command, True)
         case Command.Kind.RESUME:
             return _pause(actor, command, False)
+        case Command.Kind.ADOPT | Command.Kind.REJECT:
+            return _unknown_job(actor, command)
         case Command.Kind.LOG:
             return _log(actor, command)
     raise Refused(f"The loop knows no command {command.kind!r}.")
@@ -100,30 +121,108 @@ def _decide(actor: Actor, decision: Decision) -> str:
     return decision.reason
 
 
-def _relaunch(command: Command) -> str:
+def _evict(actor: Actor, command: Command) -> str:
+    """Every replica of the pool drains: what runs in it finishes, or goes back to the queue at the drain limit."""
     pool = _pool(command)
-    PoolState.objects.update_or_create(
-        pool=pool, defaults={"failures": 0, "retry_at": None, "latched_at": None, "reason": ""}
-    )
-    return f"The failures of {pool} are forgotten."
+    state = PoolState.objects.filter(pool=pool).first()
+    if state is not None and state.pinned_until is not None and state.pinned_until > actor.now():
+        raise Refused(f"{pool} is pinned {until(state.pinned_until)}: give the command unpin first.")
+    PoolState.objects.filter(pool=pool).update(interest_until=None)
+    reason = f"{_who(command)} asked to evict {pool}."
+    live = Replica.objects.filter(pool=pool).exclude(state__in=(*REPLICA_ENDED, ReplicaState.DRAINING))
+    drains = [
+        DrainReplica(pool=pool.name, pilot=str(replica.pilot_id), replica=str(replica.pk), reason=reason)
+        for replica in live.order_by("wanted_at")
+    ]
+    gone = sum(carry_out(actor, drain) for drain in drains)
+    if not gone:
+        raise Refused(f"No replica of {pool} was left to drain.")
+    replicas = "1 replica drains" if gone == 1 else f"{gone} replicas drain"
+    if pool.min_replicas:
+        return f"{reason} {replicas}. At least {pool.min_replicas} is to be kept ready: pause it to keep it away."
+    return f"{reason} {replicas}. The next request starts it again: pause it to keep it away."
+
+
+def _relaunch(actor: Actor, command: Command) -> str:
+    if name := command.args.get("profile"):
+        profile = Profile.objects.filter(name=name).first()
+        if profile is None:
+            raise Refused(f"There is no profile {name!r}.")
+        result = f"Jobs are submitted under profile {name} again."
+        with moving():
+            ProfileState.objects.filter(profile=profile).update(latched_at=None, reason="")
+            _note(actor, command, f"{_who(command)} asked for it: {result}", profile=str(name))
+        return result
+    pool = _pool(command)
+    result = f"The failures of {pool} are forgotten."
+    with moving():
+        PoolState.objects.update_or_create(
+            pool=pool, defaults={"failures": 0, "retry_at": None, "latched_at": None, "reason": ""}
+        )
+        _note(actor, command, f"{_who(command)} asked to try again: {result}")
+    return _with_caveat(result, pool)
 
 
 def _wake(actor: Actor, command: Command) -> str:
     pool = _pool(command)
     for_s = float(command.args.get("for_s", pool.keep_alive_s))
-    until = actor.now() + timedelta(seconds=for_s)
-    PoolState.objects.update_or_create(pool=pool, defaults={"interest_until": until})
-    return f"{pool} is wanted until {until:%Y-%m-%d %H:%M} UTC."
+    wanted_until = actor.now() + timedelta(seconds=for_s)
+    with moving():
+        PoolState.objects.update_or_create(pool=pool, defaults={"interest_until": wanted_until})
+        _note(actor, command, f"{_who(command)} asked to have {pool} ready.", for_s=for_s)
+    return _with_caveat(f"{pool} is wanted {until(wanted_until)}.", pool)
+
+
+def _pin(actor: Actor, command: Command) -> str:
+    pool = _pool(command)
+    for_s = command.args.get("for_s")
+    pinned_until = FOR_EVER if for_s is None else actor.now() + timedelta(seconds=float(for_s))
+    result = f"{pool} is kept resident {until(pinned_until)}."
+    with moving():
+        PoolState.objects.update_or_create(pool=pool, defaults={"pinned_until": pinned_until})
+        _note(actor, command, f"{_who(command)} pinned it: {result}", for_s=for_s)
+    return _with_caveat(result, pool)
+
+
+def _unpin(actor: Actor, command: Command) -> str:
+    pool = _pool(command)
+    pinned = PoolState.objects.filter(pool=pool, pinned_until__gt=actor.now())
+    with moving():
+        if not pinned.update(pinned_until=None):
+            raise Refused(f"{pool} was not pinned.")
+        _note(actor, command, f"{_who(command)} ended the pin of {pool}.")
+    return f"{pool} is not pinned any more: it is let go after its keep-alive, or for others."
 
 
 def _pause(actor: Actor, command: Command, paused: bool) -> str:
     word = "starts nothing" if paused else "starts what is needed"
-    if command.pool is not None:
-        Pool.objects.filter(pk=command.pool.pk).update(paused=paused)
-        return f"{command.pool} {word} from now on."
-    Cluster.objects.filter(pk=actor.cluster.pk).update(paused=paused)
-    actor.cluster.paused = paused
-    return f"The fleet {word} from now on."
+    with moving():
+        if command.pool is not None:
+            Pool.objects.filter(pk=command.pool.pk).update(paused=paused)
+            result = f"{command.pool} {word} from now on."
+        else:
+            Cluster.objects.filter(pk=actor.cluster.pk).update(paused=paused)
+            actor.cluster.paused = paused
+            result = f"The fleet {word} from now on."
+        _note(actor, command, f"{_who(command)} asked for it: {result}")
+    return result
+
+
+def _unknown_job(actor: Actor, command: Command) -> str:
+    job_id = command.args.get("job_id")
+    if not isinstance(job_id, int):
+        raise Refused("It names no job.")
+    now, who = actor.clock(), _who(command)
+    try:
+        if command.kind == Command.Kind.REJECT:
+            return unknown.reject(actor.cluster, actor.client_for, job_id, who, now)
+        return unknown.adopt(
+            actor.cluster, actor.config, job_id, str(command.args.get("profile") or ""), who, now
+        )
+    except unknown.Impossible as error:
+        raise Refused(str(error)) from None
+    except NoAnswer as error:
+        raise Later(f"Slurm does not answer: {error}") from None
 
 
 def _log(actor: Actor, command: Command) -> str:
@@ -157,4 +256,27 @@ def _pool(command: Command) -> Pool:
 
 
 def _who(command: Command) -> str:
-    return command.created_by.get_username() if command.created_by is not None else "Someone"
+    if command.created_by is not None:
+        return command.created_by.get_username()
+    return str(command.args.get("by") or "Someone")
+
+
+def _with_caveat(result: str, pool: Pool) -> str:
+    """What will keep it from being started all the same, with the next step."""
+    if pool.paused:
+        return f"{result} It is paused: nothing is started for it before the command resume."
+    latched = PoolState.objects.filter(pool=pool, latched_at__isnull=False).values_list("reason", flat=True)
+    if (reason := latched.first()) is not None:
+        return f"{result} It is latched, and nothing is started before the command relaunch: {reason}"
+    return result
+
+
+def _note(actor: Actor, command: Command, reason: str, **inputs: str | float | None) -> None:
+    """The decision row of a command that moves nothing by itself, so that the story of a model is whole."""
+    DecisionRow.objects.create(
+        at=actor.now(),
+        kind=command.kind,
+        pool=command.pool_id or "",
+        reason=reason,
+        inputs={"command": command.pk, **inputs},
+    )

@@ -43,7 +43,7 @@ def _tick(
     now = clock()
     observed = observe(cluster, redis, client_for, settings, now)
     act(actor, [*observed.forced])
-    commands.execute(actor)
+    commands.execute(actor, lambda: snapshot_of(cluster, observed, settings, now))
     for pilot in observed.resubmit:
         if not (cluster.paused or cluster.error):
             submit(actor, pilot)

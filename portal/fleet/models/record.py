@@ -30,7 +30,8 @@ class Command(models.Model):
     class State(models.TextChoices):
         PENDING = "pending"
         DONE = "done"
-        REFUSED = "refused"
+        FAILED = "failed"  # carried out; what it was to show or bring about did not work
+        REFUSED = "refused"  # it made no sense
 
     kind = models.CharField(max_length=12, choices=Kind)
     pilot = models.ForeignKey(Pilot, on_delete=models.CASCADE, null=True, blank=True)

@@ -1,0 +1,36 @@
+"""One replica of a pool, whatever holds the pool back: what `decide` would do for it if somebody asked. Pure.
+
+Separate from `decide`, and through it: a test launch goes where real work would go, but it ignores pauses, latches
+and failures of the past, makes nobody leave, and decides nothing for anyone else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from scheduler.policy.decide import decide
+from scheduler.policy.decisions import HoldPool, LaunchPilot, PlaceReplica, WakeReplica
+from scheduler.policy.snapshot import HoldView, PoolView, Snapshot
+
+Start = LaunchPilot | PlaceReplica | WakeReplica
+
+
+def trial(name: str, snapshot: Snapshot, now: float) -> tuple[Start | None, str]:
+    """How it is started, or why there is no way now."""
+    supposed = replace(
+        snapshot,
+        pools=tuple(_asked_for(pool, now) if pool.name == name else pool for pool in snapshot.pools),
+        profiles=tuple(replace(profile, latched="") for profile in snapshot.profiles),
+        paused=False,
+    )
+    why = "There is no room for it now."
+    for decision in decide(supposed, now):
+        if isinstance(decision, Start) and decision.pool == name:
+            return decision, ""
+        if isinstance(decision, HoldPool) and decision.pool == name and decision.hold.reason:
+            why = decision.hold.reason
+    return None, why
+
+
+def _asked_for(pool: PoolView, now: float) -> PoolView:
+    return replace(pool, paused=False, failures=(), hold=HoldView(), interest_until=now + 1.0)
