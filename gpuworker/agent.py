@@ -22,7 +22,7 @@ from gpuworker.exits import JobOver
 from gpuworker.ingress import Ingress
 from gpuworker.leaser import Leaser
 from gpuworker.outbox import Outbox
-from gpuworker.portal_client import Ended, Lost, PortalClient, Refused, Unavailable
+from gpuworker.portal_client import Ended, Lost, PortalClient, Refused, Unavailable, Unregistered
 from gpuworker.replica import Replica
 from gpuworker.replicas import Replicas
 from gpuworker.seats import Fence
@@ -74,16 +74,10 @@ class Agent:
         tasks: list[asyncio.Task[None]] = []
         try:
             port = await self._ingress.start(self._settings.door_address, self._settings.door_ports)
-            message = registration.of(self._settings, self._secret.pilot, port, self._agent_at)
-            limit_s = self._settings.register_limit_s
-            self._apply(
-                await registration.register(
-                    self._portal, message, limit_s, self._wake_step, self._told_to_end
-                )
-            )
+            await self._register(port)
             tasks = [
                 asyncio.create_task(work)
-                for work in (self._steps(), self._syncs(), self._leaser.run(), self._outbox.run())
+                for work in (self._steps(), self._syncs(port), self._leaser.run(), self._outbox.run())
             ]
             # Each runs for ever: the first to return or raise decides. A bug in one is a crash of the agent.
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -151,12 +145,23 @@ class Agent:
             self._leaser.cancel(cancel.request, cancel.attempt)
         self._wake_step.set()
 
-    async def _syncs(self) -> None:
+    async def _register(self, port: int) -> None:
+        message = registration.of(self._settings, self._secret.pilot, port, self._agent_at)
+        # From now: the job may be old when an adopted pilot registers again.
+        limit_s = self._settings.register_limit_s + time.time() - self._agent_at
+        self._apply(
+            await registration.register(self._portal, message, limit_s, self._wake_step, self._told_to_end)
+        )
+
+    async def _syncs(self, port: int) -> None:
         while True:
             try:
                 self._apply(await self._sync())
             except (Lost, Ended) as error:
                 raise JobOver(exits.DONE, f"the portal holds this pilot for ended: {error}") from None
+            except Unregistered:
+                log.warning("the portal has lost our registration: registering again")
+                await self._register(port)
             except (Refused, Unavailable) as error:
                 # A portal that refuses our token may be one that is being repaired; silence ends us in time.
                 log.warning("no sync: %s", error)
@@ -244,7 +249,7 @@ class Agent:
             try:
                 await self._sync()
                 return
-            except (Lost, Ended, Refused):
+            except (Lost, Ended, Refused, Unregistered):
                 return
             except Unavailable:
                 await asyncio.sleep(0.3)

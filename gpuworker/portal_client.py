@@ -3,6 +3,7 @@
 Errors:  PortalError ── Unavailable  no answer, or 5xx: says nothing about us, try again
                      ├─ Refused      401: our token is not accepted
                      ├─ Lost         409: another job is this pilot
+                     ├─ Unregistered 428: the portal does not know our address any more
                      └─ Ended        404, 410: the portal holds this pilot for ended
 """
 
@@ -34,11 +35,15 @@ class Lost(PortalError):
     pass
 
 
+class Unregistered(PortalError):
+    pass
+
+
 class Ended(PortalError):
     pass
 
 
-_BY_STATUS = {401: Refused, 409: Lost, 404: Ended, 410: Ended}
+_BY_STATUS = {401: Refused, 409: Lost, 404: Ended, 410: Ended, 428: Unregistered}
 
 
 class PortalClient:

@@ -86,6 +86,12 @@ class WorkerApi:
             await ex.fail(error)
         except reports.Ended:
             await ex.answer(410, b'{"error": {"message": "This pilot has ended.", "code": "pilot_ended"}}')
+        except reports.Unknown:
+            await ex.answer(
+                503, b'{"error": {"message": "This pilot is not known.", "code": "pilot_unknown"}}'
+            )
+        except reports.Unregistered:
+            await ex.answer(428, b'{"error": {"message": "Register first.", "code": "not_registered"}}')
         except reports.NotYours:
             await ex.answer(409, b'{"error": {"message": "Another job is this pilot.", "code": "not_yours"}}')
         except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:

@@ -23,7 +23,16 @@ _LOAD_WEIGHT = 0.3  # of the newest load time in the smoothed one
 
 
 class Ended(Exception):
-    """The portal holds this pilot for ended, or never had it."""
+    """The portal holds this pilot for ended."""
+
+
+class Unknown(Exception):
+    """No row of this pilot, whose key is ours: the database was put back to an earlier time. It may yet be adopted,
+    so its agent is told to wait, not to end."""
+
+
+class Unregistered(Exception):
+    """The row of this pilot has no agent yet: it was adopted, and the agent registered in another life."""
 
 
 class NotYours(Exception):
@@ -43,7 +52,7 @@ class Heard:
 
 
 def register(cur: Cursor, said: wire.Register, interval_s: float) -> wire.SyncAnswer:
-    """Raises Ended, NotYours."""
+    """Raises Ended, NotYours, Unknown."""
     pilot = UUID(said.pilot)
     now = datetime.now(UTC)
     took = fleet.register(
@@ -60,7 +69,9 @@ def register(cur: Cursor, said: wire.Register, interval_s: float) -> wire.SyncAn
         now,
     )
     row = wishes.pilot_row(cur, pilot)
-    if row is None or row.state == "ended":
+    if row is None:
+        raise Unknown
+    if row.state == "ended":
         raise Ended
     if not took:
         raise NotYours
@@ -73,12 +84,17 @@ def register(cur: Cursor, said: wire.Register, interval_s: float) -> wire.SyncAn
 def sync(
     cur: Cursor, said: wire.Sync, *, stale: bool, beat: bool, interval_s: float, poison_after: int
 ) -> Heard:
-    """`stale`: a later one has been heard already; it changes nothing. Raises Ended, NotYours."""
+    """`stale`: a later one has been heard already; it changes nothing. Raises Ended, NotYours, Unknown,
+    Unregistered."""
     pilot = UUID(said.pilot)
     now = datetime.now(UTC)
     row = wishes.pilot_row(cur, pilot)
-    if row is None or row.state == "ended":
+    if row is None:
+        raise Unknown
+    if row.state == "ended":
         raise Ended
+    if row.agent_job_id is None:
+        raise Unregistered
     if row.agent_job_id != said.job_id:
         raise NotYours
     moved: list[fleet.Moved] = []

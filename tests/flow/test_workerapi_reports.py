@@ -160,7 +160,19 @@ async def test_a_pilot_that_has_ended_is_told_so(plane: Plane) -> None:
     plane.sql("UPDATE fleet_pilot SET state = 'ended', ended_at = now()")
     assert (await pilot.register())[0] == 410
     assert (await pilot.sync())[0] == 410
-    assert (await Pilot(plane, str(uuid.uuid4())).sync())[0] == 410
+
+
+async def test_a_pilot_that_no_row_knows_is_told_to_wait_and_once_adopted_to_register_again(
+    plane: Plane,
+) -> None:
+    lost = Pilot(plane, str(uuid.uuid4()))
+    assert (await lost.register())[0] == 503
+    assert (await lost.sync())[0] == 503
+    pilot, _ = _registered(plane)
+    plane.sql("UPDATE fleet_pilot SET agent_job_id = NULL, registered_at = NULL")
+    assert (await pilot.sync())[0] == 428
+    assert (await pilot.register())[0] == 200
+    assert (await pilot.sync())[0] == 200
 
 
 # Sync
