@@ -2,12 +2,14 @@
 
 Polls are never cut short while the pilot serves: the portal may have granted rows in an answer under way. A
 place that opens while a poll is out is asked for by the next one; at most `POLLS` polls with rows to come are
-out at once, and one more for replicas that none of them asks for.
+out at once, and one more for replicas that none of them asks for. Rows that are worth having early (`ahead`) are
+asked for too; one that gets no seat after all, because held work took it, goes back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -28,7 +30,10 @@ POLLS = 2
 # Rows end one by one; a moment's pause asks for many places in one call.
 GATHER_S = 0.01
 RETRY_S = (0.2, 1.0, 3.0, 10.0)
-# A row that must run alone is patient this long, then nothing else is admitted before it.
+# A row without a seat: a pilot that has one may be had sooner.
+SEAT_LIMIT_S = 5.0
+# A row that must run alone looks this often, is patient this long, then nothing else is admitted before it.
+ALONE_LOOK_S = 0.02
 ALONE_PATIENCE_S = 30.0
 
 RowKey = tuple[str, int]
@@ -63,6 +68,8 @@ class Leaser:
     def look(self) -> None:
         """Something changed that may have opened a place. Waiting rows look too."""
         self._look.set()
+        for replica in self._replicas:
+            _call(replica)
 
     def close(self) -> None:
         """Asks for no more rows; what a poll still brings is given back."""
@@ -88,17 +95,19 @@ class Leaser:
         """What a poll may ask for now."""
         if self._closed:
             return {}
-        waiting = Counter(row.replica for row, _ in self._rows.values())
+        here = Counter(row.replica for row, _ in self._rows.values())
         found = {}
         for replica in self._replicas:
             if replica.state != "hot":
                 continue
-            name = replica.want.id
+            name, seats = replica.want.id, replica.seats
             # Rows here count in full: those with a seat are in `filler`, the others still need one.
-            queued = waiting[name] - replica.seats.filler
-            free = replica.seats.filler_room - queued - self._asked[name]
-            if free > 0 and (len(self._polls) < POLLS or self._asked[name] == 0):
-                found[name] = free
+            free = seats.filler_room - (here[name] - seats.filler) - self._asked[name]
+            early = 0 if seats.alone or seats.claimed else replica.ahead.worth(time.monotonic())
+            # Early ones are asked for by the dozen, not one by one as rows end.
+            enough = 1 if free > 0 else max(1, early // 2)
+            if free + early >= enough and (len(self._polls) < POLLS or self._asked[name] == 0):
+                found[name] = free + early
         return found
 
     async def _poll(self, room: dict[str, int]) -> None:
@@ -135,42 +144,51 @@ class Leaser:
 
     def _gone(self, row: wire.LeasedRow, task: asyncio.Task[None]) -> None:
         self._rows.pop((row.request, row.attempt), None)
-        self._look.set()
+        self.look()
         if not task.cancelled() and (error := task.exception()):
             log.error("row %s: %s", row.request, type(error).__name__, exc_info=error)
             self._outbox.put(row_call.give_back(row, "worker_error"))
 
     async def _run(self, row: wire.LeasedRow, replica: Replica) -> None:
-        if not await self._seat(row, replica):
-            self._outbox.put(row_call.give_back(row, "draining"))
+        if why := await self._seat(row, replica):
+            self._outbox.put(row_call.give_back(row, why))
             return
         taken_at = time.time()
         try:
             result = await row_call.run(row, replica)
         finally:
             replica.seats.leave_filler(time.time(), taken_at)
+            replica.ahead.ended(time.monotonic())
+            _call(replica)
             if replica.seats.in_flight == 0:
                 self._changed()
         self._outbox.put(result)
 
-    async def _seat(self, row: wire.LeasedRow, replica: Replica) -> bool:
-        """Waits for a seat; False when the replica stops serving first."""
-        seats = replica.seats
-        claim_at = time.monotonic() + ALONE_PATIENCE_S
+    async def _seat(self, row: wire.LeasedRow, replica: Replica) -> str:
+        """Waits for a seat; else why there was none: the replica stops serving, or it took too long."""
+        seats, ahead, since = replica.seats, replica.ahead, time.monotonic()
+        turn = ahead.enter()
         claims = False
         try:
             while replica.state == "hot":
                 if seats.take_filler(row.alone):
                     claims = False
-                    return True
-                if row.alone and not claims and time.monotonic() >= claim_at:
+                    return ""
+                waited_s = time.monotonic() - since
+                if row.alone and not claims and waited_s >= ALONE_PATIENCE_S:
                     claims = seats.claimed = True
-                # A look now and then will do: the leaser asks only for free places, so few rows wait here.
-                await asyncio.sleep(0.02)
-            return False
+                if not row.alone and waited_s >= SEAT_LIMIT_S:
+                    return "no_seat"
+                turn.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(ALONE_LOOK_S if row.alone else SEAT_LIMIT_S - waited_s):
+                        await turn.wait()
+            return "draining"
         finally:
+            ahead.leave(turn)
             if claims:
                 seats.claimed = False
+            _call(replica)  # its turn may be another's now
 
     def cancel(self, request: str, attempt: int) -> None:
         """Nobody wants this row any more."""
@@ -189,3 +207,8 @@ class Leaser:
             # Result first: no moment in which a sync names the row nowhere.
             self._outbox.put(row_call.give_back(row, why))
             task.cancel()
+
+
+def _call(replica: Replica) -> None:
+    """As many of those who wait as there are seats; all of them when there will be none any more."""
+    replica.ahead.call(replica.seats.filler_room if replica.state == "hot" else len(replica.ahead))

@@ -1,4 +1,5 @@
-"""Turns ended rows into few calls to the portal: batched for up to 50 ms, kept and sent again until taken.
+"""Turns ended rows into few calls to the portal: batched for 50 ms, or 200 where many end, kept and sent again
+until taken.
 
 Lost only with the process; the portal then gives the rows back, because no sync names them any more.
 """
@@ -14,6 +15,9 @@ from gpuworker.portal_client import PortalClient, PortalError
 log = logging.getLogger("berth.outbox")
 
 BATCH_S = 0.05
+# Somebody may wait for one of few; of many, a call for each handful costs the portal more than the time is worth.
+BUSY_ROWS = 4
+BUSY_BATCH_S = 0.2
 BATCH_ROWS = 200
 BATCH_BYTES = 8 * 2**20
 RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
@@ -48,9 +52,10 @@ class Outbox:
     async def run(self) -> None:
         failures = 0
         most = BATCH_ROWS
+        gather_s = BATCH_S
         while True:
             await self._filled.wait()
-            await asyncio.sleep(BATCH_S if failures == 0 else RETRY_S[min(failures, len(RETRY_S)) - 1])
+            await asyncio.sleep(gather_s if failures == 0 else RETRY_S[min(failures, len(RETRY_S)) - 1])
             batch = self._batch(most)
             try:
                 answer = await self._portal.results(wire.Results(self._pilot, batch))
@@ -65,6 +70,7 @@ class Outbox:
                 continue
             failures = 0
             most = min(BATCH_ROWS, most * 2)
+            gather_s = BATCH_S if len(batch) < BUSY_ROWS else BUSY_BATCH_S
             if answer.late:
                 log.info("%d results came too late: their rows are no longer ours", len(answer.late))
             # Appended to while we waited; the batch is the head.

@@ -22,7 +22,8 @@ async def test_leased_rows_run_and_their_results_are_posted(tmp_path: Path) -> N
             assert json.loads(result.body)["choices"][0]["message"]["content"] == f"text number {n}"
             assert (result.prompt_tokens, result.completion_tokens) == (3, 3)
         assert len(portal.results) == 20
-        assert all(0 < room <= 2 for ask in portal.asks for room in ask.room.values())
+        # As many again as there are seats, where rows end this fast.
+        assert all(0 < room <= 4 for ask in portal.asks for room in ask.room.values())
         await until(lambda: portal.syncs[-1].rows == [], "no rows held in a sync")
 
 
