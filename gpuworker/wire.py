@@ -11,6 +11,7 @@ Times are UNIX seconds (float, UTC). Bodies of requests and results travel as te
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hmac
 import json
 import types
@@ -266,14 +267,20 @@ def _read(kind: Any, raw: Any, where: str) -> Any:
 def _read_object(kind: Any, raw: Any, where: str) -> Any:
     if not isinstance(raw, dict):
         raise WireError(f"{where}: expected an object")
-    hints = typing.get_type_hints(kind)
-    optional = {f.name for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING}
+    hints, optional = _fields(kind)
     missing = hints.keys() - raw.keys() - optional
     if missing:
         raise WireError(f"{where}: missing {', '.join(sorted(missing))}")
     return kind(
         **{name: _read(hint, raw[name], f"{where}.{name}") for name, hint in hints.items() if name in raw}
     )
+
+
+@functools.cache
+def _fields(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
+    """A dataclass' fields with their types, and which of them have defaults. Kept: evaluating types is slow."""
+    optional = {f.name for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING}
+    return typing.get_type_hints(kind), frozenset(optional)
 
 
 def _read_scalar(kind: Any, raw: Any, where: str) -> Any:
