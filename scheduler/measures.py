@@ -63,13 +63,15 @@ def _service(sums: Mapping[tuple[str, str], tuple[int, float]], at: datetime) ->
 
 
 def _waits(cluster: str, at: datetime) -> None:
+    """Until the agent spoke, not only until the job ran: a Python on a busy file system takes its time, too, and
+    nothing loads before."""
     with moving() as cur:
         cur.execute(
             """SELECT profile_id, percentile_cont(0.5) WITHIN GROUP (ORDER BY wait_s),
                  percentile_cont(0.9) WITHIN GROUP (ORDER BY wait_s)
-               FROM (SELECT profile_id, extract(epoch FROM job_started_at - submitted_at) AS wait_s
+               FROM (SELECT profile_id, extract(epoch FROM registered_at - submitted_at) AS wait_s
                      FROM fleet_pilot
-                     WHERE cluster = %s AND planned_at > %s AND job_started_at >= submitted_at) waits
+                     WHERE cluster = %s AND planned_at > %s AND registered_at >= submitted_at) waits
                GROUP BY profile_id""",
             (cluster, at - WAITS_OVER),
         )

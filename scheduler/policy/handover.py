@@ -144,7 +144,7 @@ def gap(pool: PoolView, snapshot: Snapshot, now: float) -> str:
         return ""
     last = max(old, key=lambda p: (_end(p), p.id))
     load_s = _load_s(pool, last)
-    if new and max(ends) - now >= load_s + snapshot.limits.hand_over_margin_s:
+    if new and max(ends) - now >= load_s:
         return ""  # it may still come in time
     profile = next((p for p in snapshot.profiles if p.name == last.profile), None)
     # The place that ends is the one that it gets: what Slurm took to start a job, not its line.

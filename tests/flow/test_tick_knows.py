@@ -28,7 +28,7 @@ def world(redis: redis_library.Redis) -> World:
 
 
 def snapshot(world: World) -> Snapshot:
-    seen = Observed(Listing({}, world.now, True), {}, True, ())
+    seen = Observed(Listing({}, world.now, True), {}, True, (), frozenset(), ())
     cluster, _ = Cluster.objects.get_or_create(name=world.config.cluster)
     return snapshot_of(cluster, seen, world.config, world.now)
 
@@ -74,7 +74,7 @@ def test_waits_are_those_of_the_profiles_jobs(world: World) -> None:
     world.hot_pilot()
     row = Pilot.objects.get()
     Pilot.objects.filter(pk=row.pk).update(
-        submitted_at=world.at() - timedelta(seconds=300), job_started_at=world.at() - timedelta(seconds=60)
+        submitted_at=world.at() - timedelta(seconds=300), registered_at=world.at() - timedelta(seconds=60)
     )
     world.tick(measures.EVERY_S + 1)
     assert ProfileState.objects.get().wait_p90_s == pytest.approx(240)
