@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from scheduler.policy import autoscale, handover, keepalive, latch, placement, profiles, switching
+from scheduler.policy import autoscale, handover, keepalive, latch, placement, profiles, switching, withdrawal
 from scheduler.policy.books import Books
 from scheduler.policy.decisions import (
     CancelPilot,
@@ -44,7 +44,8 @@ class _Tick:
 def decide(snapshot: Snapshot, now: float) -> list[Decision]:
     """1. Jobs that will never start are withdrawn. 2. Each pool gets the replica it lacks, or the reason why
     not; those whose work has waited longest, times its project's weight, come first. 3. Replicas whose
-    successor is hot drain. 4. Replicas past their keep-alive drain. 5. Empty pilots are let go.
+    successor is hot drain. 4. Replicas past their keep-alive drain. 5. Empty pilots, and jobs for what nobody
+    wants any more, are let go.
 
     When Slurm did not answer, only a pilot that we have may get a replica: nothing is launched, drained or
     cancelled (invariant 1)."""
@@ -59,6 +60,7 @@ def decide(snapshot: Snapshot, now: float) -> list[Decision]:
             tick.decisions += keepalive.idle_replicas(pool, tick.books)
         let_go = {d.pilot for d in tick.decisions if isinstance(d, DrainPilot)}
         tick.decisions += (d for d in keepalive.idle_pilots(tick.books) if d.pilot not in let_go)
+        tick.decisions += withdrawal.unwanted_jobs(tick.books)
     return tick.decisions
 
 
