@@ -16,7 +16,7 @@ import shutil
 import signal
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,9 +39,11 @@ class Bench:
     progress: Progress
 
     @contextlib.contextmanager
-    def berth(self, spec: SlurmSpec | None = None) -> Iterator[Berth]:
+    def berth(
+        self, spec: SlurmSpec | None = None, settings: Mapping[str, str] | None = None
+    ) -> Iterator[Berth]:
         """A whole Berth, started and seeded: `site.url`, `token`, `model`."""
-        with berth.running(self.folder, demomodel.folder(), self.progress, spec) as started:
+        with berth.running(self.folder, demomodel.folder(), self.progress, spec, settings) as started:
             yield started
 
     @contextlib.contextmanager
