@@ -13,6 +13,8 @@ from portal.ledger import transitions as ledger
 from portal.ledger.contents import Contents
 
 _MOST_AT_ONCE = 256  # rows in one answer
+# Of their bodies, or a single row: prompts may be long, and the whole answer lies in memory several times.
+_MOST_BYTES = 4 * 2**20
 
 
 def claim(cur: Cursor, pilot: UUID, room: dict[str, int], contents: Contents) -> list[wire.LeasedRow]:
@@ -28,10 +30,18 @@ def claim(cur: Cursor, pilot: UUID, room: dict[str, int], contents: Contents) ->
     for id_, pool, cap in cur.fetchall():
         replica, places = UUID(str(id_)), room.get(str(id_), 0)
         most = min(places, _MOST_AT_ONCE - len(rows))
-        if most <= 0:
+        bytes_left = _MOST_BYTES - sum(row.span.length if row.span else len(row.body) for row in rows)
+        if most <= 0 or bytes_left <= 0:
             continue
         rows += ledger.claim(
-            cur, holder=str(pilot), pool=pool, replica=replica, room=most, now=now, idle=places >= cap
+            cur,
+            holder=str(pilot),
+            pool=pool,
+            replica=replica,
+            room=most,
+            now=now,
+            idle=places >= cap,
+            most_bytes=bytes_left,
         )
     lines = contents.bodies(row.span for row in rows if row.span is not None)
     lost = [row for row in rows if row.span is not None and row.span not in lines]
@@ -86,6 +96,19 @@ def take(cur: Cursor, said: wire.Results, poison_after: int) -> wire.ResultsAnsw
         taken=[request for request in named if request in taken],
         late=[request for request in named if request not in taken],
     )
+
+
+def last_lines(cur: Cursor, ended: list[str]) -> bool:
+    """Whether these rows, ended and committed, are the last of some batch: each of its lines is counted or waits to
+    be written. Not in the same transaction: of two pilots that end the last two, the later one must see both."""
+    cur.execute(
+        """SELECT 1 FROM ledger_batch b
+           WHERE b.id IN (SELECT batch_id FROM ledger_request WHERE id = ANY(%s::uuid[]))
+             AND b.total = b.completed + b.failed + b.cancelled + b.expired
+               + (SELECT count(*) FROM ledger_batchend e WHERE e.batch_id = b.id) LIMIT 1""",
+        (ended,),
+    )
+    return cur.fetchone() is not None
 
 
 def _finish(row: wire.RowResult, pilot: str) -> ledger.Finish:

@@ -15,7 +15,7 @@ from tests.flow.dataplane import Plane, chat, until
 from tests.flow.test_workerapi_reports import Pilot, _registered, seen
 
 
-def _put(plane: Plane, n: int = 1) -> list[str]:
+def _put(plane: Plane, n: int = 1, text: str = "hi") -> list[str]:
     """Accepts async rows, as the API does."""
     now = datetime.now(UTC)
     ids = [uuid.uuid4() for _ in range(n)]
@@ -33,7 +33,7 @@ def _put(plane: Plane, n: int = 1) -> list[str]:
             order_key=now.timestamp() + i,
             holder=None,
             accepted_at=now,
-            body=json.dumps(chat()).encode(),
+            body=json.dumps(chat(messages=[{"role": "user", "content": text}])).encode(),
         )
         for i, id_ in enumerate(ids)
     ]

@@ -49,21 +49,32 @@ def reattach(cur: Cursor, id_: UUID, holder: str) -> Place | None:
 
 
 def claim(
-    cur: Cursor, *, holder: str, pool: str, replica: UUID, room: int, now: datetime, idle: bool = True
+    cur: Cursor,
+    *,
+    holder: str,
+    pool: str,
+    replica: UUID,
+    room: int,
+    now: datetime,
+    idle: bool = True,
+    most_bytes: int = 4 * 2**20,
 ) -> list[Claimed]:
-    """async, then batch: queued → running, attempt + 1, at most `room` rows, lowest order_key first.
+    """async, then batch: queued → running, attempt + 1, at most `room` rows, lowest order_key first. The first one
+    whatever its length; with it no more than `most_bytes` of bodies.
 
     A suspect (an engine died under it before) is handed out only alone: as the only row of a claim, to a
     replica that is `idle`. Rows that others are claiming are skipped, not waited for."""
     rows: list[Any] = []
     for lane in ("async", "batch"):
-        left = room - len(rows)
-        if left <= 0:
+        left = room - len(rows), most_bytes - sum(row[8] for row in rows)
+        if min(left) <= 0:
             break
-        rows += _claim_lane(cur, lane, holder, pool, replica, left, now, "crashes = 0")
+        rows += _claim_lane(cur, lane, holder, pool, replica, *left, now, "crashes = 0", not rows)
     if not rows and idle and room > 0:
         for lane in ("async", "batch"):
-            rows = rows or _claim_lane(cur, lane, holder, pool, replica, 1, now, "crashes > 0")
+            rows = rows or _claim_lane(
+                cur, lane, holder, pool, replica, 1, most_bytes, now, "crashes > 0", True
+            )
     if not rows:
         return []
     rows.sort(key=lambda r: r[4])
@@ -74,27 +85,45 @@ def claim(
             UUID(str(i)), attempt, replica, api, crashes > 0, bodies.get(UUID(str(i)), b""),
             None if batch is None else Span(files[UUID(str(batch))], offset, length),
         )
-        for i, attempt, api, crashes, order_key, batch, offset, length in rows
+        for i, attempt, api, crashes, order_key, batch, offset, length, _ in rows
     ]  # fmt: skip
 
 
 def _claim_lane(
-    cur: Cursor, lane: str, holder: str, pool: str, replica: UUID, room: int, now: datetime, which: str
+    cur: Cursor,
+    lane: str,
+    holder: str,
+    pool: str,
+    replica: UUID,
+    room: int,
+    most_bytes: int,
+    now: datetime,
+    which: str,
+    at_least_one: bool,
 ) -> list[Any]:
     cur.execute(
-        # ARRAY(…) runs the locking subquery exactly once. As a join, the planner may run it again for each
+        # MATERIALIZED runs the locking query exactly once. As a join, the planner may run it again for each
         # row of the outer side, and each run claims `room` more.
-        f"""UPDATE ledger_request r
+        f"""WITH next AS MATERIALIZED (
+              SELECT id, order_key, coalesce(batch_length,
+                (SELECT octet_length(body) FROM ledger_payload WHERE request = ledger_request.id), 0) AS size
+              FROM ledger_request
+              WHERE pool = %s AND lane = %s AND state = 'queued' AND {which}
+              ORDER BY order_key, id LIMIT %s FOR UPDATE SKIP LOCKED),
+            fits AS MATERIALIZED (
+              SELECT id, size FROM (
+                SELECT id, size, row_number() OVER w AS n, sum(size) OVER w AS whole FROM next
+                WINDOW w AS (ORDER BY order_key, id)) summed
+              WHERE whole <= %s OR (%s AND n = 1))
+            UPDATE ledger_request r
             SET state = 'running', attempt = r.attempt + 1, holder = %s, replica = v.replica, granted_at = v.at,
              {served.facts("r", "v.at")}
             FROM (VALUES (%s::uuid, %s::timestamptz)) AS v (replica, at)
               {served.REPLICA}
-            WHERE r.id = ANY(ARRAY(
-                SELECT id FROM ledger_request
-                WHERE pool = %s AND lane = %s AND state = 'queued' AND {which}
-                ORDER BY order_key, id LIMIT %s FOR UPDATE SKIP LOCKED)) AND r.state = 'queued'
-            RETURNING r.id, r.attempt, r.api, r.crashes, r.order_key, r.batch_id, r.batch_offset, r.batch_length""",
-        (holder, str(replica), now, pool, lane, room),
+            WHERE r.id = ANY(ARRAY(SELECT id FROM fits)) AND r.state = 'queued'
+            RETURNING r.id, r.attempt, r.api, r.crashes, r.order_key, r.batch_id, r.batch_offset, r.batch_length,
+              (SELECT size FROM fits WHERE fits.id = r.id)""",
+        (pool, lane, room, most_bytes, at_least_one, holder, str(replica), now),
     )
     return cur.fetchall()
 
