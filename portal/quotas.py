@@ -76,6 +76,15 @@ def enter(subjects: Subjects, request: UUID, tokens: int) -> str:
         return "parked"
 
 
+def crowded(subjects: Subjects, lines: int, of_model: int) -> Want | None:
+    """The limit of waiting rows that a batch of so many lines, so many of them of the subjects' model, would pass."""
+    for want in wants(subjects.quotas(), ("queued",), 0):
+        more = of_model if want.level == "model" else lines
+        if subjects.waiting(want.level, want.limit) + more > want.limit:
+            return want
+    return None
+
+
 def refills(subjects: Subjects) -> bool:
     """Whether any rate limits them."""
     return bool(wants(subjects.quotas(), RATES, 0))

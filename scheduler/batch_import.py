@@ -7,8 +7,10 @@ moves the batch in the same commit. So there is no half-imported batch: an impor
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -19,6 +21,7 @@ from portal.accounts.models import Project
 from portal.config import Config
 from portal.gateway import catalog
 from portal.gateway.catalog import ModelEntry
+from portal.gateway.policy.limits import WORDS
 from portal.ledger.batches import transitions
 from portal.ledger.batches.transitions import NewLine
 from portal.ledger.contents import Contents
@@ -37,6 +40,8 @@ def import_batch(id_: UUID, settings: Config, now: float) -> bool:
     batch = Batch.objects.get(id=id_)
     models = _models(batch.project_id)
     judged = _judge(batch, settings, models)
+    if not judged.errors:
+        judged = Judged(judged.lines, _too_many(batch, judged.lines))
     at = datetime.fromtimestamp(now, UTC)
     if judged.errors:
         with moving() as cur:
@@ -69,6 +74,20 @@ def _judge(batch: Batch, settings: Config, models: dict[str, ModelEntry]) -> Jud
             "param": None,
         }
         return Judged([], [said])
+
+
+def _too_many(batch: Batch, lines: list[Good]) -> list[dict[str, Any]]:
+    """Why they may not all wait in line. Then none does: nobody could say when there is room, and the file stays."""
+    models = Counter(line.model for line in lines)
+    for who in _subjects(batch, lines):
+        want = quotas.crowded(who, len(lines), models[who.model])
+        if want is not None:
+            message = (
+                f"With these {len(lines)} lines more than {want.limit} {WORDS[want.kind]} of this {want.level} would "
+                "wait. Create the batch again when fewer wait, or split the file."
+            )
+            return [{"line": None, "code": "rate_limit_exceeded", "message": message, "param": None}]
+    return []
 
 
 def _models(project_id: int) -> dict[str, ModelEntry]:

@@ -1,4 +1,4 @@
-"""Somebody waits for a model that is not there: the control loop is told to look now.
+"""Somebody waits for a model that is not there, or a batch's last line has ended: a Celery task is asked to look now.
 
 A thread, because Celery's publishing blocks; a hint, so its failure is a line in the log and no more.
 """
@@ -6,12 +6,14 @@ A thread, because Celery's publishing blocks; a hint, so its failure is a line i
 from __future__ import annotations
 
 import threading
+from typing import Literal
 
 LEAST_S = 0.2
 
 
 class Wake:
-    def __init__(self) -> None:
+    def __init__(self, whom: Literal["tick", "batches"] = "tick") -> None:
+        self._whom = whom
         self._wanted = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gateway-wake", daemon=True)
@@ -36,5 +38,8 @@ class Wake:
             if self._stopping.is_set():
                 return
             self._wanted.clear()
-            hints.tick_soon()
+            if self._whom == "batches":
+                hints.batches_soon()
+            else:
+                hints.tick_soon()
             self._stopping.wait(LEAST_S)

@@ -52,6 +52,7 @@ class WorkerApi:
         self._slots = Slots(config.redis_url)
         self._hints = Hints(config.redis_url)
         self._wake = Wake()
+        self._wake_batches = Wake("batches")
         self._beaten: dict[str, float] = {}
         self._verbs: dict[str, Callable[[Exchange, bytes], Awaitable[bytes]]] = {
             "register": self._register,
@@ -62,11 +63,13 @@ class WorkerApi:
 
     async def start(self) -> None:
         self._wake.start()
+        self._wake_batches.start()
         self._hints.start()
 
     async def stop(self) -> None:
         await self._hints.stop()
         self._wake.stop()
+        self._wake_batches.stop()
         await self._slots.close()
         await asyncio.get_running_loop().run_in_executor(None, self._database.close)
 
@@ -219,6 +222,7 @@ class WorkerApi:
             log.info("pilot %s: %d late results dropped", said.pilot, len(answer.late))
         if answer.taken:
             await self._settle(answer.taken)
+            await self._look_at_batches(answer.taken)
         return wire.dumps(answer)
 
     async def _settle(self, ended: list[str]) -> None:
@@ -229,6 +233,14 @@ class WorkerApi:
                 self._slots.settle(LIMITS, row.request, "", row.wants, row.used)
         except psycopg2.Error as error:
             log.warning("limits: PostgreSQL: %s", str(error).strip().split("\n")[0])
+
+    async def _look_at_batches(self, ended: list[str]) -> None:
+        """A batch whose last line has ended is over at once, not at the next look."""
+        try:
+            if await self._database.run(partial(rows.last_lines, ended=ended)):
+                self._wake_batches.soon()
+        except psycopg2.Error as error:
+            log.warning("batches: PostgreSQL: %s", str(error).strip().split("\n")[0])
 
 
 def _check_ids(ids: Any) -> None:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from portal import hints
 from tests.flow.batching import (
     create,
     jsonl,
@@ -18,7 +19,7 @@ from tests.flow.batching import (
     sdk,
     state,
 )
-from tests.flow.dataplane import Plane
+from tests.flow.dataplane import Plane, until
 from tests.flow.test_workerapi_rows import _hot, _lease, _put, _send
 
 
@@ -74,12 +75,47 @@ async def test_upload_create_poll_download(plane: Plane) -> None:
     assert plane.sql("SELECT count(*) FROM ledger_payload") == [(0,)]
 
 
+async def test_the_last_line_of_a_batch_asks_for_a_look_and_no_other(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(hints, "batches_soon", lambda: asked.append(len(requests_of(plane))))
+    pilot, replica = await _hot(plane)
+    batch = await create(plane, jsonl(line("a"), line("b"), line("c")))
+    await look(plane)
+    asked.clear()  # the creation's
+    await run_some(pilot, replica, 1)
+    await look(plane)  # the first is written, the second will wait to be
+    await run_some(pilot, replica, 1)
+    (waited,) = _put(plane)
+    assert await run_some(pilot, replica, 1) == [waited]
+    assert asked == []
+    await run_some(pilot, replica, 1)
+    await until(lambda: asked, "somebody is asked to look")
+    await look(plane)
+    assert (await state(plane, batch.id)).status == "completed"
+
+
 async def test_async_rows_go_before_those_of_a_batch(plane: Plane) -> None:
     pilot, replica = await _hot(plane)
     await create(plane, jsonl(line("a"), line("b")))
     await look(plane)
     (waited,) = _put(plane)
     assert [row["request"] for row in await _lease(pilot, replica, room=1)] == [waited]
+
+
+async def test_an_answer_is_a_few_megabytes_or_one_row(plane: Plane) -> None:
+    pilot, replica = await _hot(plane)
+    long = _put(plane, 2, "x" * (5 * 2**20))
+    short = _put(plane, 4, "x" * (2**20 + 2**19))
+    await create(plane, jsonl(*(line(f"{i}", "x" * 2**20) for i in range(5))))
+    await look(plane)
+    answers = [await _lease(pilot, replica, room=20) for _ in range(6)]
+    assert [[row["request"] for row in rows] for rows in answers[:3]] == [long[:1], long[1:], short[:2]]
+    # What the async rows leave is the batch's: 1 MiB lines, two of them do not fit beside 3 MiB.
+    assert [row["request"] for row in answers[3]] == short[2:]
+    assert [len(rows) for rows in answers[4:]] == [3, 2]
+    assert await _lease(pilot, replica) == []
 
 
 async def test_a_batch_keeps_the_order_of_its_file(plane: Plane) -> None:

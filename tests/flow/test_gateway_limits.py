@@ -158,6 +158,24 @@ async def test_rows_that_pilots_ran_are_settled_with_what_they_used(plane: Plane
     assert 300 <= int(headers["x-ratelimit-remaining-tokens"]) < 350, "50 used, 600 and the prompt reserved"
 
 
+@pytest.mark.parametrize("level", ["project", "model"])
+async def test_a_batch_that_would_pass_the_queued_limit_fails_whole_and_says_so(
+    plane: Plane, level: str
+) -> None:
+    await _quota(plane, level, "demo" if level == "model" else plane.seeded.project, queued=5)
+    lines = [batching.line(f"line-{i}") for i in range(3)]
+    first = await batching.create(plane, batching.jsonl(*lines))
+    second = await batching.create(plane, batching.jsonl(*lines))
+    await batching.look(plane)
+    assert (await batching.state(plane, first.id)).status == "in_progress"
+    failed = await batching.state(plane, second.id)
+    assert failed.status == "failed" and failed.errors and failed.errors.data
+    (error,) = failed.errors.data
+    assert error.code == "rate_limit_exceeded" and error.line is None
+    assert error.message and f"more than 5 queued requests of this {level}" in error.message
+    assert len(batching.requests_of(plane)) == 3
+
+
 async def test_a_batch_under_a_rate_runs_as_it_refills_in_the_files_order(plane: Plane) -> None:
     await _quota(plane, requests_per_min=2)
     await batching.create(plane, batching.jsonl(*(batching.line(f"line-{i}") for i in range(5))))
