@@ -111,6 +111,7 @@ _QUICK = {
     "BERTH_HEARTBEAT_S": "1",
     "BERTH_LAUNCH_BACKOFF_S": "0.2",
     "BERTH_PILOT_IDLE_S": "1",
+    "BERTH_HAND_OVER_MARGIN_S": "30",
     "BERTH_LEASE_WAIT_S": "2",
 }
 
