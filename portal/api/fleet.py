@@ -18,10 +18,11 @@ from rest_framework.views import APIView
 
 from portal.api.access import FLEET, HasScope, IsOperator, caller
 from portal.api.commanding import Wish, give
+from portal.api.deciding import FILTERS, decisions
 from portal.api.pages import LastFirst
 from portal.api.serializers import CommandIn, CommandOut, DecisionOut, FleetOut
-from portal.api.standing import standing
-from portal.fleet.models import Cluster, Command, Decision, Pilot, PilotState, Replica
+from portal.api.standing import standing, unknown_jobs
+from portal.fleet.models import Cluster, Command, Pilot, PilotState, Replica
 
 ENDED_SHOWN_FOR = timedelta(hours=1)
 MOST_PILOTS = 500
@@ -64,13 +65,16 @@ class Decisions(APIView):
     permission_classes = [IsAuthenticated, HasScope, IsOperator]
     scopes = {"GET": (FLEET,)}
 
-    @extend_schema(responses=DecisionOut(many=True), parameters=[OpenApiParameter("pool", OpenApiTypes.STR)])
+    @extend_schema(
+        responses=DecisionOut(many=True),
+        parameters=[
+            OpenApiParameter(name, OpenApiTypes.STR, description=text) for name, text in FILTERS.items()
+        ],
+    )
     def get(self, request: Request) -> Response:
         """What the loop did and why, newest first."""
         pages = LastFirst()
-        rows = Decision.objects.all()
-        if pool := request.query_params.get("pool"):
-            rows = rows.filter(pool=pool)
+        rows = decisions(request.query_params.dict(), timezone.now())
         return pages.get_paginated_response(
             DecisionOut(pages.paginate_queryset(rows, request, self) or [], many=True).data
         )
@@ -83,7 +87,7 @@ def told(cluster: Cluster, now: datetime) -> dict[str, Any]:
         "tried_at": cluster.tried_at,
         "answered_at": cluster.answered_at,
         "ticked_at": cluster.ticked_at,
-        "orphans": cluster.orphans,
+        "unknown_jobs": unknown_jobs(cluster),
         **asdict(standing(cluster, now)),
     }
 

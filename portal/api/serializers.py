@@ -6,6 +6,7 @@ from typing import Any
 
 from rest_framework import serializers
 
+from portal.api import targets
 from portal.catalog.models import Pool
 from portal.fleet.models import Command, Decision, Pilot, Replica
 from portal.gateway.asked import APIS
@@ -140,6 +141,15 @@ class PilotOut(serializers.ModelSerializer[Pilot]):
         ]  # fmt: skip
 
 
+class UnknownJobOut(serializers.Serializer[Any]):
+    job_id = serializers.IntegerField()
+    name = serializers.CharField()
+    slurm = serializers.CharField(help_text="Its state, in words.")
+    partition = serializers.CharField()
+    nodes = serializers.CharField()
+    since = serializers.DateTimeField()
+
+
 class ClusterOut(serializers.Serializer[Any]):
     name = serializers.CharField()
     paused = serializers.BooleanField()
@@ -150,7 +160,10 @@ class ClusterOut(serializers.Serializer[Any]):
     slurm = serializers.CharField(help_text="In words: does Slurm answer, and if not, since when.")
     loop_runs = serializers.BooleanField()
     loop = serializers.CharField()
-    orphans = serializers.JSONField()
+    unknown_jobs = UnknownJobOut(
+        many=True,
+        help_text="Jobs that carry this installation's name and that no row knows: adopt or reject them.",
+    )
 
 
 class FleetOut(serializers.Serializer[Any]):
@@ -160,9 +173,27 @@ class FleetOut(serializers.Serializer[Any]):
 
 class CommandIn(serializers.Serializer[Any]):
     kind = serializers.ChoiceField(choices=Command.Kind.choices)
-    pilot = serializers.PrimaryKeyRelatedField(queryset=Pilot.objects.all(), required=False, default=None)
-    replica = serializers.PrimaryKeyRelatedField(queryset=Replica.objects.all(), required=False, default=None)
-    pool = serializers.PrimaryKeyRelatedField(queryset=Pool.objects.all(), required=False, default=None)
+    pilot = serializers.CharField(
+        required=False, allow_null=True, default=None, help_text="Its id, job id or job name."
+    )
+    replica = serializers.CharField(required=False, allow_null=True, default=None, help_text="Its id.")
+    pool = serializers.CharField(
+        required=False, allow_null=True, default=None, help_text="Its name, or that of a model in it."
+    )
+    args = serializers.DictField(
+        required=False,
+        help_text="pin, wake: for_s (seconds). relaunch: profile, in place of a pool. adopt: job_id, profile. "
+        "reject: job_id.",
+    )
+
+    def validate_pilot(self, word: str | None) -> Pilot | None:
+        return targets.pilot(word) if word is not None else None
+
+    def validate_replica(self, word: str | None) -> Replica | None:
+        return targets.replica(word) if word is not None else None
+
+    def validate_pool(self, word: str | None) -> Pool | None:
+        return targets.pool(word) if word is not None else None
 
 
 class CommandOut(serializers.ModelSerializer[Command]):
@@ -171,7 +202,8 @@ class CommandOut(serializers.ModelSerializer[Command]):
     class Meta:
         model = Command
         fields = [
-            "id", "kind", "pilot", "replica", "pool", "state", "result", "created_by", "created_at", "done_at",
+            "id", "kind", "pilot", "replica", "pool", "args", "state", "result", "created_by", "created_at",
+            "done_at",
         ]  # fmt: skip
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from portal.fleet.models import Cluster
+from portal.fleet.slurm_words import meaning
 from portal.fleet.times import ago
 
 TICK_LATE_S = 30.0
@@ -17,6 +18,18 @@ class Standing:
     slurm: str
     loop_runs: bool
     loop: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownJob:
+    """A job that carries our instance's name and that no row knows."""
+
+    job_id: int
+    name: str
+    slurm: str  # its state, in words
+    partition: str
+    nodes: str
+    since: datetime  # the first listing without an owner
 
 
 def standing(cluster: Cluster, now: datetime) -> Standing:
@@ -50,3 +63,20 @@ def _slurm(cluster: Cluster, now: datetime) -> str:
         )
     jobs = "1 job" if len(cluster.jobs) == 1 else f"{len(cluster.jobs)} jobs"
     return f"Slurm answered {ago(cluster.answered_at, now)}; {jobs} of ours in its last listing."
+
+
+def unknown_jobs(cluster: Cluster) -> list[UnknownJob]:
+    """Those of the last listing, lowest id first."""
+    jobs = {str(job["job_id"]): job for packed in cluster.jobs.values() for job in packed}
+    return [
+        UnknownJob(
+            job_id=int(job_id),
+            name=job["name"],
+            slurm=f"{job['state']}: {meaning(job['state'], job['reason']).text}",
+            partition=job["partition"],
+            nodes=job["nodes"],
+            since=datetime.fromtimestamp(float(since), UTC),
+        )
+        for job_id, since in sorted(cluster.orphans.items(), key=lambda item: int(item[0]))
+        if (job := jobs.get(job_id)) is not None
+    ]

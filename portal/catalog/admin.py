@@ -45,7 +45,7 @@ class PoolAdmin(admin.ModelAdmin[Pool]):
     filter_horizontal = ["profiles"]
     # The loop's commands move it, so that a pause leaves a trace of who and when.
     readonly_fields = ["paused"]
-    actions = ["wake", "relaunch", "pause", "resume"]
+    actions = ["wake", "pin", "unpin", "evict", "test_launch", "relaunch", "pause", "resume"]
 
     def has_delete_permission(self, request: HttpRequest, obj: Pool | None = None) -> bool:
         """Replicas of the past refer to it."""
@@ -65,6 +65,22 @@ class PoolAdmin(admin.ModelAdmin[Pool]):
     @admin.action(description="Wake: have them ready", permissions=["command"])
     def wake(self, request: HttpRequest, pools: QuerySet[Pool]) -> None:
         command_each(request, (Wish(Command.Kind.WAKE, pool=pool) for pool in pools))
+
+    @admin.action(description="Pin: keep them resident until unpinned", permissions=["command"])
+    def pin(self, request: HttpRequest, pools: QuerySet[Pool]) -> None:
+        command_each(request, (Wish(Command.Kind.PIN, pool=pool) for pool in pools))
+
+    @admin.action(description="Unpin", permissions=["command"])
+    def unpin(self, request: HttpRequest, pools: QuerySet[Pool]) -> None:
+        command_each(request, (Wish(Command.Kind.UNPIN, pool=pool) for pool in pools))
+
+    @admin.action(description="Evict: drain every replica", permissions=["command"])
+    def evict(self, request: HttpRequest, pools: QuerySet[Pool]) -> None:
+        command_each(request, (Wish(Command.Kind.EVICT, pool=pool) for pool in pools))
+
+    @admin.action(description="Test: start once, to see whether they work", permissions=["command"])
+    def test_launch(self, request: HttpRequest, pools: QuerySet[Pool]) -> None:
+        command_each(request, (Wish(Command.Kind.TEST_LAUNCH, pool=pool) for pool in pools))
 
     @admin.action(description="Relaunch: clear the failure latch", permissions=["command"])
     def relaunch(self, request: HttpRequest, pools: QuerySet[Pool]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from functools import wraps
 from typing import Any
 from uuid import UUID
@@ -10,6 +11,7 @@ from uuid import UUID
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -17,14 +19,19 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
 
 from portal.accounts.models import User
+from portal.api import deciding, targets
 from portal.api.commanding import Wish, give
 from portal.api.fleet import recent_pilots
-from portal.api.standing import standing
-from portal.catalog.models import Pool
-from portal.fleet.models import Cluster, Command, Decision, FleetEvent, Pilot, PilotLog, Replica
+from portal.api.rawcursor import plain
+from portal.api.standing import standing, unknown_jobs
+from portal.catalog.models import Pool, Profile
+from portal.fleet.models import Cluster, Command, Decision, FleetEvent, Pilot, PilotLog, ProfileState
+from portal.fleet.times import until
+from portal.gateway.catalog import read_phases
 
 LAST_DECISIONS = 30
 LAST_COMMANDS = 10
+MOST_DECISIONS = 100
 MOST_PILOTS = 100
 
 View = Callable[..., HttpResponse]
@@ -67,6 +74,31 @@ def pilot_fragment(request: HttpRequest, id: UUID) -> HttpResponse:
 
 
 @operators_only
+def decided(request: HttpRequest) -> HttpResponse:
+    """The story of the fleet, by model, pilot, kind and time."""
+    asked = {name: request.GET.get(name, "").strip() for name in deciding.FILTERS}
+    try:
+        rows, error = deciding.decisions(asked, timezone.now()), ""
+        if (before := request.GET.get("before", "")).isdecimal():
+            rows = rows.filter(pk__lt=int(before))
+    except ValidationError as refusal:
+        rows, error = Decision.objects.none(), " ".join(refusal.messages)
+    found = list(rows[: MOST_DECISIONS + 1])
+    older = request.GET.copy()
+    if len(found) > MOST_DECISIONS:
+        older["before"] = str(found[MOST_DECISIONS - 1].pk)
+    context = {
+        "asked": asked,
+        "kinds": deciding.KINDS,
+        "pools": Pool.objects.order_by("name").values_list("name", flat=True),
+        "error": error,
+        "decisions": found[:MOST_DECISIONS],
+        "older": older.urlencode() if len(found) > MOST_DECISIONS else "",
+    }
+    return render(request, "dashboard/decisions.html", context)
+
+
+@operators_only
 @require_POST
 def command(request: HttpRequest) -> HttpResponse:
     """One button: writes the command and goes back to where it stood."""
@@ -74,9 +106,10 @@ def command(request: HttpRequest) -> HttpResponse:
     try:
         wish = Wish(
             post.get("kind", ""),
-            pilot=_target(Pilot, post.get("pilot")),
-            replica=_target(Replica, post.get("replica")),
-            pool=_target(Pool, post.get("pool")),
+            pilot=targets.pilot(post["pilot"]) if post.get("pilot") else None,
+            replica=targets.replica(post["replica"]) if post.get("replica") else None,
+            pool=targets.pool(post["pool"]) if post.get("pool") else None,
+            args={name: post[name] for name in ("profile", "job_id") if post.get(name)},
         )
         given = give(wish, operator(request))
     except ValidationError as error:
@@ -92,22 +125,31 @@ def command(request: HttpRequest) -> HttpResponse:
     return redirect(back)
 
 
-def _target(table: type[Any], key: str | None) -> Any:
-    """The row named by a button, or None where the button names none. Raises ValidationError for a strange key."""
-    return get_object_or_404(table, pk=key) if key else None
-
-
 def shown() -> dict[str, Any]:
     now = timezone.now()
+    with connection.cursor() as cur:
+        phases = read_phases(plain(cur), now.timestamp())
+    pools = Pool.objects.select_related("state").order_by("name")
     return {
-        "clusters": [(row, standing(row, now)) for row in Cluster.objects.order_by("name")],
+        "clusters": [
+            (row, standing(row, now), unknown_jobs(row)) for row in Cluster.objects.order_by("name")
+        ],
         "pilots": recent_pilots(now)[:MOST_PILOTS],
-        "pools": Pool.objects.select_related("state").order_by("name"),
+        "pools": [(pool, phases[pool.name].named(pool.name), _pin(pool, now)) for pool in pools],
+        "held_profiles": ProfileState.objects.filter(latched_at__isnull=False).select_related("profile"),
+        "profiles": Profile.objects.order_by("name"),
         "decisions": Decision.objects.order_by("-id")[:LAST_DECISIONS],
         "commands": Command.objects.select_related("created_by", "pilot", "replica").order_by("-id")[
             :LAST_COMMANDS
         ],
     }
+
+
+def _pin(pool: Pool, now: datetime) -> str:
+    """How long it is pinned, in words; empty when it is not."""
+    state = getattr(pool, "state", None)
+    pinned_until = state.pinned_until if state is not None else None
+    return until(pinned_until) if pinned_until is not None and pinned_until > now else ""
 
 
 def shown_pilot(id: UUID) -> dict[str, Any]:

@@ -133,6 +133,14 @@ class FitAdmin(ReadOnlyAdmin[Fit]):
 class ProfileStateAdmin(ReadOnlyAdmin[ProfileState]):
     list_display = ["profile", "wait_p50_s", "wait_p90_s", "starts_at", "latched_at", "reason"]
     list_select_related = ["profile"]
+    actions = ["relaunch"]
+
+    @admin.action(description="Relaunch: submit jobs under them again", permissions=["command"])
+    def relaunch(self, request: HttpRequest, states: QuerySet[ProfileState]) -> None:
+        command_each(
+            request,
+            (Wish(Command.Kind.RELAUNCH, args={"profile": state.profile.name}) for state in states),
+        )
 
 
 @admin.register(BadNode)
@@ -146,7 +154,9 @@ class BadNodeAdmin(ReadOnlyAdmin[BadNode]):
 class CommandAdmin(ReadOnlyAdmin[Command]):
     """Written by the actions of pilots, replicas, pools and clusters, which know what fits together."""
 
-    list_display = ["id", "kind", "pilot", "replica", "pool", "state", "result", "created_by", "created_at"]
+    list_display = [
+        "id", "kind", "pilot", "replica", "pool", "args", "state", "result", "created_by", "created_at",
+    ]  # fmt: skip
     list_filter = ["state", "kind"]
     search_fields = ["pilot__job_name", "pool__name", "created_by__username"]
     list_select_related = ["pilot", "replica", "pool", "created_by"]
@@ -156,7 +166,7 @@ class CommandAdmin(ReadOnlyAdmin[Command]):
 @admin.register(Decision)
 class DecisionAdmin(ReadOnlyAdmin[Decision]):
     list_display = ["at", "kind", "pool", "of_pilot", "reason"]
-    list_filter = ["kind", "pool"]
+    list_filter = ["kind", "at", "pool"]
     search_fields = ["=pilot", "=replica", "reason"]
     ordering = ["-id"]
     show_full_result_count = False

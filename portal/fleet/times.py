@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
+
+_UNIT_S = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 # A pin without an end. A date that PostgreSQL and every clock can hold.
 FOR_EVER = datetime(9999, 1, 1, tzinfo=UTC)
@@ -47,3 +50,11 @@ def until(at: datetime) -> str:
 
 def ago(then: datetime, now: datetime) -> str:
     return f"{span((now - then).total_seconds())} ago"
+
+
+def seconds_of(text: str) -> float:
+    """A length of time as people write it: 90s, 30min, 2h, 1d, 1h30m; a bare number is seconds. Raises ValueError."""
+    words = re.findall(r"(\d+(?:\.\d+)?)\s*(min|[smhdw])", text.strip().lower())
+    if words and "".join(number + unit for number, unit in words) == re.sub(r"\s", "", text.lower()):
+        return sum(float(number) * _UNIT_S[unit] for number, unit in words)
+    return float(text)

@@ -1,0 +1,98 @@
+"""A word that a person wrote → the row that it names, or a refusal that lists what comes close.
+
+Shared by API, pages and the command line, so that the same word means the same everywhere. Each raises
+ValidationError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from uuid import UUID
+
+from django.core.exceptions import ValidationError
+
+from portal.catalog.models import Model, Pool, Profile
+from portal.fleet.models import Cluster, Pilot, PilotState, Replica
+
+_SHOWN = 5
+_LEAST_PREFIX = 4
+
+
+def pool(word: str) -> Pool:
+    """By its own name, or by that of a model which it serves."""
+    found = Pool.objects.filter(name=word).first() or Pool.objects.filter(served__name=word).first()
+    if found is None:
+        names = [*Pool.objects.values_list("name", flat=True), *Model.objects.values_list("name", flat=True)]
+        raise ValidationError(f"No model or pool is named '{word[:128]}'. {_close(word, names)}")
+    return found
+
+
+def profile(word: str) -> Profile:
+    found = Profile.objects.filter(name=word).first()
+    if found is None:
+        names = Profile.objects.values_list("name", flat=True)
+        raise ValidationError(f"No profile is named '{word[:128]}'. {_close(word, names)}")
+    return found
+
+
+def pilot(word: str) -> Pilot:
+    """By its Slurm job id, its id or the beginning of it, or its job name. Of several with one job id the live one,
+    else the newest."""
+    rows = Pilot.objects.select_related("profile").order_by("-planned_at")
+    if word.isdecimal() and len(word) < 19:
+        matching = list(rows.filter(job_id=int(word))[:_SHOWN])
+        matching.sort(key=lambda row: row.state == PilotState.ENDED)
+        if matching:
+            return matching[0]
+    if (id_ := _uuid(word)) is not None and (row := rows.filter(pk=id_).first()) is not None:
+        return row
+    if (row := rows.filter(job_name=word).first()) is not None:
+        return row
+    live = rows.exclude(state=PilotState.ENDED)
+    if len(word) >= _LEAST_PREFIX and id_ is None:
+        found = [row for row in live if str(row.pk).startswith(word.lower())]
+        if len(found) == 1:
+            return found[0]
+    jobs = [str(row.job_id or row.pk) for row in live]
+    raise ValidationError(f"No pilot is job, name or id '{word[:128]}'. {_close(word, jobs)}")
+
+
+def replica(word: str) -> Replica:
+    id_ = _uuid(word)
+    found = Replica.objects.select_related("pilot").filter(pk=id_).first() if id_ is not None else None
+    if found is None:
+        raise ValidationError(
+            f"No replica has the id '{word[:128]}': `fleet status` and the fleet page list them."
+        )
+    return found
+
+
+def unknown_job(word: str) -> int:
+    """A job that carries our name and that no row knows, by its id."""
+    known = {job_id for orphans in Cluster.objects.values_list("orphans", flat=True) for job_id in orphans}
+    if word not in known:
+        if not known:
+            raise ValidationError(f"'{word[:30]}' is no unknown job: Slurm's last listing shows none.")
+        raise ValidationError(f"'{word[:30]}' is no unknown job. {_close(word, known)}")
+    return int(word)
+
+
+def _uuid(word: str) -> UUID | None:
+    try:
+        return UUID(word)
+    except ValueError:
+        return None
+
+
+def _close(word: str, names: Iterable[str]) -> str:
+    known = sorted(set(names))
+    if not known:
+        return "There is none yet."
+    lower = {name.lower(): name for name in known}
+    near = [lower[name] for name in get_close_matches(word.lower(), lower, _SHOWN, 0.5)]
+    near += [name for name in known if word and word.lower() in name.lower() and name not in near]
+    if near:
+        return f"Did you mean {' or '.join(near[:_SHOWN])}?"
+    more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
+    return f"There are: {', '.join(known[:_SHOWN])}{more}."

@@ -1,0 +1,95 @@
+"""GET /api/v1/decisions and the page: the story of the fleet, by model, pilot, kind and time."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from portal.api import deciding
+from portal.fleet.models import Decision, Pilot
+from scheduler.policy.decisions import Decided
+from tests.api.world import World, pilot_row
+
+
+@pytest.fixture
+def pilot(world: World) -> Pilot:
+    """One decision about a pilot, one of yesterday, one of a pool that is gone."""
+    now, pilot = timezone.now(), pilot_row(world)
+    rows = [
+        (now - timedelta(days=1), "launch", "surf", None, "3 requests waiting for surf."),
+        (now - timedelta(hours=1), "drain_pilot", "", pilot.id, "It has hosted no model for 60 s."),
+        (now, "hold", "gone", None, "Nothing holds it back."),
+    ]
+    for at, kind, pool, of, reason in rows:
+        Decision.objects.create(at=at, kind=kind, pool=pool, pilot=of, reason=reason, inputs={"queued": 3})
+    return pilot
+
+
+@pytest.mark.parametrize(
+    ("query", "kinds"),
+    [
+        ("", ["hold", "drain_pilot", "launch"]),
+        ("model=surf", ["launch"]),
+        ("pool=surf", ["launch"]),
+        ("model=gone", ["hold"]),
+        ("pilot=4711", ["drain_pilot"]),
+        ("kind=launch", ["launch"]),
+        ("since=2h", ["hold", "drain_pilot"]),
+        ("until=2h", ["launch"]),
+        ("since=2h&until=30min", ["drain_pilot"]),
+        ("since=2020-01-01&until=2020-01-02T10:00", []),
+        ("since=2020-01-01T00:00Z&kind=hold", ["hold"]),
+    ],
+)
+def test_they_are_found_by_model_pilot_kind_and_time(
+    world: World, pilot: Pilot, query: str, kinds: list[str]
+) -> None:
+    told = world.operator.api.get(f"/api/v1/decisions?{query}").json()["results"]
+    assert [row["kind"] for row in told] == kinds
+    page = world.operator.browser.get(
+        f"/fleet/decisions/?{query.replace('pool=', 'model=')}"
+    ).content.decode()
+    for row in Decision.objects.all():
+        assert (row.reason in page) == (row.kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("query", "param", "part"),
+    [
+        ("model=sruf", "model", "Did you mean surf?"),
+        ("pilot=4712", "pilot", "Did you mean 4711?"),
+        ("kind=explode", "kind", "kind is one of: launch, "),
+        ("since=soon", "since", "Not a time"),
+        ("until=2026-13-45", "until", "Not a time"),
+    ],
+)
+def test_a_bad_filter_is_refused_with_what_would_be_right(
+    world: World, pilot: Pilot, query: str, param: str, part: str
+) -> None:
+    answer = world.operator.api.get(f"/api/v1/decisions?{query}")
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["param"] == param and part in error["message"]
+    page = world.operator.browser.get(f"/fleet/decisions/?{query}")
+    assert page.status_code == 200 and "notice bad" in page.content.decode()
+
+
+def test_the_page_goes_on_where_it_ended(world: World) -> None:
+    now = timezone.now()
+    Decision.objects.bulk_create(Decision(at=now, kind="hold", reason=f"Reason {n}.") for n in range(150))
+    first = world.operator.browser.get("/fleet/decisions/?kind=hold").content.decode()
+    assert "Reason 149." in first and "Reason 50." in first and "Reason 49." not in first
+    (last,) = Decision.objects.order_by("-id")[99:100]
+    assert f"kind=hold&amp;before={last.pk}" in first
+    second = world.operator.browser.get(f"/fleet/decisions/?kind=hold&before={last.pk}").content.decode()
+    assert "Reason 49." in second and "Reason 50." not in second and "Older" not in second
+
+
+def test_only_operators_see_the_page(world: World, pilot: Pilot) -> None:
+    assert world.owner.browser.get("/fleet/decisions/").status_code == 403
+
+
+def test_every_kind_that_a_policy_decides_can_be_asked_for() -> None:
+    assert {kind.kind for kind in Decided.__subclasses__()} <= set(deciding.KINDS)
