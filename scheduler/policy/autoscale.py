@@ -15,7 +15,7 @@ PATIENCE = 4.0
 @dataclass(frozen=True, slots=True)
 class Target:
     wanted: int
-    serving: int  # hot, or on the way to it, and not leaving
+    serving: int  # hot, or on the way to it, and neither silent nor leaving
     why: str  # why it is wanted, for the decision's reason
     backlog_s: float | None = None  # how long the present ones need for what waits; None: unknown
 
@@ -28,10 +28,10 @@ def target(
     pool: PoolView,
     snapshot: Snapshot,
     now: float,
-    leaving: Collection[str] = (),
+    gone: Collection[str] = (),
     ready_s: float | None = None,
 ) -> Target:
-    """`leaving`: replicas that will not serve much longer. `ready_s`: how long another one takes to come.
+    """`gone`: replicas that are silent or will not serve much longer. `ready_s`: how long another one takes to come.
 
     1. One replica while there is work, or someone asked for it, or it is pinned, or was used within its
        keep-alive: that is also the forecast which renews a job that ends.
@@ -43,7 +43,7 @@ def target(
     Parked work is not in `queued` and wants nothing (invariant 11).
     """
     here = snapshot.by_pool[pool.name]
-    serving = sum(replica.state in SERVING and replica.id not in leaving for replica in here)
+    serving = sum(replica.state in SERVING and replica.id not in gone for replica in here)
     wanted, why = _first(pool, here, now)
     busy = ceil(_running(pool, here) / pool.cap)
     if wanted and busy > wanted:

@@ -40,6 +40,9 @@ class Books:
         self.pilots = {pilot.id: pilot for pilot in snapshot.pilots}
         self.profiles = {profile.name: profile for profile in snapshot.profiles}
         self.leaving = handover.leaving(snapshot, now)
+        # Those whose agent is silent serve nobody as far as is known; they are left alone, and not counted.
+        silent = {pilot.id for pilot in snapshot.pilots if pilot.state == "up" and not pilot.alive}
+        self.gone = self.leaving | {r.id for r in snapshot.replicas if r.pilot in silent}
         self.filled: set[str] = set()  # pilots that get a replica, or whose room is promised
         self.moved: set[str] = set()  # replicas that this tick has dealt with
         self.drafts: list[Draft] = []

@@ -97,7 +97,7 @@ def _supply(pool: PoolView, tick: _Tick) -> None:
     may = profiles.allowed(pool, books, interactive=interactive or autoscale.is_pinned(pool, books.now))
     several = pool.max_replicas > 1 and pool.queued > 0 and pool.service_s is not None
     ready_s = placement.ready_s(pool, may, books) if several else None
-    target = autoscale.target(pool, books.snapshot, books.now, books.leaving, ready_s)
+    target = autoscale.target(pool, books.snapshot, books.now, books.gone, ready_s)
     reason = autoscale.blocked(pool, books.snapshot) if target.missing else ""
     held = latch.hold_of(pool, books.snapshot.limits, reason)
     waits = held.latched or (held.retry_at is not None and held.retry_at > books.now)

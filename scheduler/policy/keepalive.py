@@ -21,7 +21,7 @@ def idle_replicas(pool: PoolView, books: Books) -> Iterator[DrainReplica]:
     snapshot, now = books.snapshot, books.now
     needed = autoscale.needed(pool, snapshot, now)
     hot = [r for r in snapshot.by_pool[pool.name] if r.state == "hot" and r.id not in books.moved]
-    staying = [replica for replica in hot if replica.id not in books.leaving]
+    staying = [replica for replica in hot if replica.id not in books.gone]
     count = len(staying)
     for replica in sorted(
         staying, key=lambda r: (len(snapshot.by_pilot[r.pilot]), r.idle_since or now, r.id)

@@ -106,7 +106,7 @@ def _steady(pool: PoolView, books: Books) -> bool:
     for replica in books.snapshot.by_pool[pool.name]:
         pilot = books.pilots.get(replica.pilot)
         profile = books.profiles.get(pilot.profile) if pilot is not None else None
-        staying = replica.state in SERVING and replica.id not in books.leaving
+        staying = replica.state in SERVING and replica.id not in books.gone
         if staying and profile is not None and not profile.preemptible:
             return True
     return False

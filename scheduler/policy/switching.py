@@ -53,7 +53,7 @@ class Residents:
     def __init__(self, books: Books) -> None:
         self._books = books
         self._serving = Counter(
-            r.pool for r in books.snapshot.replicas if r.state in SERVING and r.id not in books.leaving
+            r.pool for r in books.snapshot.replicas if r.state in SERVING and r.id not in books.gone
         )
         idle: dict[str, list[Leaver]] = defaultdict(list)
         steady: dict[str, list[Leaver]] = defaultdict(list)
@@ -129,7 +129,9 @@ def clear(
     """The cheapest residents whose leaving is worth less than the pool's work; None: it waits, or gets `spot`."""
     limits = books.snapshot.limits
     bound_s = limits.wait_bound_s + (pool.waited_s or 0.0)
-    served = any(replica.state in SERVING for replica in books.snapshot.by_pool[pool.name])
+    silent = books.gone - books.leaving
+    here = books.snapshot.by_pool[pool.name]
+    served = any(replica.state in SERVING and replica.id not in silent for replica in here)
     if pool.queued and not served and (pool.waited_s or 0.0) >= limits.wait_bound_s:
         for _, pilot, leavers in residents.all:
             ripe = [leaver for leaver in leavers if _had_its_turn(leaver.replica, pool, books)]

@@ -1,238 +1,217 @@
-"""The policies together, as properties over arbitrary fleets (invariants 1, 7 and 11)."""
+"""The policies together, as properties over arbitrary fleets (invariants 1, 7, 9 and 11)."""
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
 from dataclasses import replace
-from itertools import count
 
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from scheduler.policy.decide import decide
 from scheduler.policy.decisions import (
     CancelPilot,
-    Decision,
     DrainPilot,
     DrainReplica,
     HoldPool,
+    HoldProfile,
     LaunchPilot,
     PlaceReplica,
+    WakeReplica,
 )
-from scheduler.policy.snapshot import (
-    Failure,
-    HoldView,
-    Limits,
-    PilotView,
-    PoolView,
-    ProfileView,
-    ReplicaView,
-    Snapshot,
-)
+from scheduler.policy.handover import leaving
+from scheduler.policy.snapshot import Snapshot
+from tests.unit.fleets import BOUND_S, NOW, RESIDENCY_S, acted, drained, snapshots
 
-NOW = 1_000_000.0
-LIMITS = Limits(pilot_idle_s=60, launch_backoff_s=5, latch_after=3)
-
-names = st.sampled_from(["a", "b", "c"])
-moments = st.floats(NOW - 2000, NOW + 2000)
-maybe = st.none() | moments
+Started = LaunchPilot | PlaceReplica | WakeReplica
 
 
-@st.composite
-def snapshots(draw: st.DrawFn) -> Snapshot:
-    pools = tuple(
-        PoolView(
-            name,
-            profiles=tuple(draw(st.sets(st.sampled_from(["gpu", "spare"])))),
-            gpus=draw(st.integers(1, 4)),
-            mem_mb=draw(st.sampled_from([1_000, 8_000, 20_000])),
-            keep_alive_s=draw(st.sampled_from([0.0, 10.0, 600.0])),
-            load_s=10,
-            min_replicas=(low := draw(st.integers(0, 1))),
-            max_replicas=draw(st.integers(max(1, low), 3)),
-            queued=draw(st.integers(0, 3)),
-            running=draw(st.integers(0, 2)),
-            interest_until=draw(maybe),
-            paused=draw(st.booleans()),
-            failures=tuple(Failure(draw(moments), "x") for _ in range(draw(st.integers(0, 4)))),
-            hold=draw(st.sampled_from([HoldView(), HoldView(3, None, True, "latched")])),
-        )
-        for name in draw(st.sets(names))
-    )
-    profiles = tuple(
-        ProfileView(name, draw(st.booleans()), draw(st.integers(1, 4)), 16_000, draw(st.integers(0, 3)))
-        for name in ("gpu", "spare")
-    )
-    states = st.sampled_from(["planned", "submitted", "pending", "up", "draining"])
-    pilots, replicas, ids = [], [], count()
-    for number in range(draw(st.integers(0, 3))):
-        gpus = draw(st.integers(1, 4))
-        state = draw(states)
-        free = list(range(gpus))
-        hosted = 0
-        for name in sorted(draw(st.sets(st.sampled_from([p.name for p in pools])))) if pools else []:
-            need = next(p.gpus for p in pools if p.name == name)
-            if need > len(free):
-                continue
-            hosted += 1
-            busy = draw(st.sampled_from([None, 0, 2]))
-            replicas.append(
-                ReplicaView(
-                    f"r{next(ids)}",
-                    name,
-                    f"p{number}",
-                    draw(st.sampled_from(["wanted", "starting", "hot", "draining"])),
-                    tuple(free[:need]),
-                    1_000,
-                    in_flight=busy,
-                    idle_since=draw(moments) if busy == 0 else None,
-                    draining_at=draw(maybe),
-                )
-            )
-            free = free[need:]
-        pilots.append(
-            PilotView(
-                f"p{number}",
-                draw(st.sampled_from(["gpu", "spare"])),
-                state,
-                gpus,
-                16_000,
-                alive=draw(st.booleans()),
-                ends_at=draw(maybe),
-                empty_since=None if hosted else draw(moments),
-                hopeless=draw(st.sampled_from(["", "held"])) if state == "pending" else "",
-            )
-        )
-    return Snapshot(
-        pools,
-        tuple(pilots),
-        tuple(replicas),
-        profiles,
-        LIMITS,
-        slurm_fresh=draw(st.booleans()),
-        paused=draw(st.booleans()),
-    )
+def held_by_project(snapshot: Snapshot, project: str) -> int:
+    """GPUs in its own pilots, and those that models which only it may use hold in shared ones."""
+    owners = {profile.name: profile.project for profile in snapshot.profiles}
+    owned = {pilot.id: owners[pilot.profile] for pilot in snapshot.pilots}
+    own = {pool.name for pool in snapshot.pools if pool.project == project}
+    gpus = sum(pilot.gpus for pilot in snapshot.pilots if owned[pilot.id] == project)
+    shared = (r for r in snapshot.replicas if r.pool in own and not owned[r.pilot] and r.state != "asleep")
+    return gpus + sum(len(replica.gpu_indices) for replica in shared)
 
 
-serial = count()
+def assert_nothing_is_given_twice(snapshot: Snapshot) -> None:
+    for pilot in snapshot.pilots:
+        here = snapshot.by_pilot[pilot.id]
+        claims = Counter(gpu for r in here if r.state != "asleep" for gpu in r.gpu_indices)
+        assert all(n == 1 for n in claims.values()), f"{pilot.id}: a GPU has two owners"
+        assert set(claims) <= set(range(pilot.gpus))
+        assert sum(replica.mem_mb for replica in here) <= pilot.mem_mb, f"{pilot.id}: memory"
 
 
-def acted(snapshot: Snapshot, decisions: list[Decision], now: float) -> Snapshot:
-    """The fleet after the decisions were carried out and nothing else happened."""
-    pilots = {p.id: p for p in snapshot.pilots}
-    replicas = {r.id: r for r in snapshot.replicas}
-    pools = {p.name: p for p in snapshot.pools}
-    profiles = {p.name: p for p in snapshot.profiles}
-    for decision in decisions:
-        number = next(serial)
-        if isinstance(decision, LaunchPilot):
-            asked = profiles[decision.profile]
-            new = PilotView(f"new{number}", asked.name, "submitted", asked.gpus, asked.mem_mb, alive=False)
-            pilots[new.id] = new
-        if isinstance(decision, LaunchPilot | PlaceReplica):
-            where = decision.pilot if isinstance(decision, PlaceReplica) else f"new{number}"
-            mem_mb = pools[decision.pool].mem_mb
-            made = ReplicaView(f"n{number}", decision.pool, where, "wanted", decision.gpu_indices, mem_mb)
-            replicas[made.id] = made
-            pilots[where] = replace(pilots[where], empty_since=None)
-        elif isinstance(decision, DrainReplica) and (leaving := replicas.get(decision.replica)):
-            replicas[leaving.id] = replace(leaving, state="draining", draining_at=now)
-        elif isinstance(decision, DrainPilot):
-            pilots[decision.pilot] = replace(pilots[decision.pilot], state="draining")
-        elif isinstance(decision, CancelPilot):
-            del pilots[decision.pilot]
-            replicas = {k: r for k, r in replicas.items() if r.pilot != decision.pilot}
-        elif isinstance(decision, HoldPool):
-            pools[decision.pool] = replace(pools[decision.pool], hold=decision.hold)
-    return replace(
-        snapshot,
-        pools=tuple(pools.values()),
-        pilots=tuple(pilots.values()),
-        replicas=tuple(replicas.values()),
-    )
-
-
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(snapshots())
-def test_never_a_launch_for_a_pool_that_is_served_or_coming_and_never_two(snapshot: Snapshot) -> None:
-    started = [d.pool for d in decide(snapshot, NOW) if isinstance(d, LaunchPilot | PlaceReplica)]
-    assert len(started) == len(set(started))
-    for name in started:
-        asking = next(p for p in snapshot.pools if p.name == name)
-        serving = [r for r in snapshot.by_pool[name] if r.state in ("wanted", "starting", "hot")]
-        assert len(serving) < max(1, asking.min_replicas)
-        assert not (snapshot.paused or asking.paused or asking.hold.latched or len(asking.failures) >= 3)
+def test_gpus_and_memory_are_never_given_twice_nor_to_whom_they_do_not_fit(snapshot: Snapshot) -> None:
+    fleet, now = snapshot, NOW
+    for _ in range(4):
+        made = decide(fleet, now)
+        need = {pool.name: pool.gpus for pool in fleet.pools}
+        for decision in made:
+            if isinstance(decision, Started):
+                assert len(decision.gpu_indices) == need[decision.pool]
+        fleet = acted(fleet, made, now)
+        assert_nothing_is_given_twice(fleet)
+        fleet, now = drained(fleet, now), now + 10
+        assert_nothing_is_given_twice(fleet)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(snapshots())
-def test_only_what_was_heard_to_be_idle_is_drained_or_let_go(snapshot: Snapshot) -> None:
+def test_caps_of_profile_cluster_and_project_are_kept(snapshot: Snapshot) -> None:
+    made = decide(snapshot, NOW)
+    launched = [d for d in made if isinstance(d, LaunchPilot)]
+    ended = {d.pilot for d in made if isinstance(d, CancelPilot)}
+    after = acted(snapshot, [d for d in made if d.kind != "cancel"], NOW)
+    profiles = {profile.name: profile for profile in snapshot.profiles}
+    for name in {launch.profile for launch in launched}:
+        assert sum(pilot.profile == name for pilot in after.pilots) <= profiles[name].max_pilots
+        assert profiles[name].enabled and not profiles[name].latched
+    if launched and snapshot.limits.max_gpus is not None:
+        assert sum(pilot.gpus for pilot in after.pilots) <= snapshot.limits.max_gpus
+    for project, most in snapshot.limits.project_gpus.items():
+        before = held_by_project(snapshot, project)
+        assert held_by_project(after, project) <= max(most, before), ended
+
+
+@settings(max_examples=200, deadline=None)
+@given(snapshots())
+def test_a_pool_runs_only_where_it_may(snapshot: Snapshot) -> None:
+    profiles = {profile.name: profile for profile in snapshot.profiles}
+    pilots = {pilot.id: pilot for pilot in snapshot.pilots}
+    for decision in decide(snapshot, NOW):
+        if not isinstance(decision, Started):
+            continue
+        pool = next(p for p in snapshot.pools if p.name == decision.pool)
+        where = None if isinstance(decision, LaunchPilot) else pilots[decision.pilot]
+        profile = profiles[decision.profile if isinstance(decision, LaunchPilot) else where.profile]  # type: ignore[union-attr]
+        gpu_type = (where.gpu_type if where is not None else "") or profile.gpu_type
+        assert profile.name in pool.profiles
+        assert profile.project in ("", pool.project)
+        assert gpu_type not in pool.fits or pool.fits[gpu_type].fits
+        if isinstance(decision, LaunchPilot) and profile.free_until is not None:
+            assert profile.free_until - NOW >= profile.least_s
+            assert min(decision.limit_s or profile.walltime_s, profile.walltime_s) <= profile.free_until - NOW
+
+
+@settings(max_examples=200, deadline=None)
+@given(snapshots())
+def test_at_most_one_replica_a_tick_and_none_for_what_is_held_back(snapshot: Snapshot) -> None:
+    started = Counter(d.pool for d in decide(snapshot, NOW) if isinstance(d, Started))
+    silent = {pilot.id for pilot in snapshot.pilots if pilot.state == "up" and not pilot.alive}
+    gone = leaving(snapshot, NOW)
+    for name, times in started.items():
+        pool = next(p for p in snapshot.pools if p.name == name)
+        serving = [
+            r
+            for r in snapshot.by_pool[name]
+            if r.state in ("wanted", "starting", "hot") and r.pilot not in silent and r.id not in gone
+        ]
+        assert times == 1
+        assert len(serving) < pool.max_replicas
+        assert not (snapshot.paused or pool.paused or pool.hold.latched or len(pool.failures) >= 3)
+
+
+@settings(max_examples=300, deadline=None)
+@given(snapshots())
+def test_busy_is_taken_out_of_routing_only_when_somebody_has_waited_too_long_or_a_successor_is_hot(
+    snapshot: Snapshot,
+) -> None:
     replicas = {r.id: r for r in snapshot.replicas}
+    gone = leaving(snapshot, NOW)
+    starving = [p for p in snapshot.pools if (p.waited_s or 0) >= BOUND_S]
     for decision in decide(snapshot, NOW):
         if isinstance(decision, DrainReplica):
-            assert replicas[decision.replica].in_flight == 0
-            assert replicas[decision.replica].state == "hot"
+            replica = replicas[decision.replica]
+            assert replica.state in ("hot", "asleep")
+            if replica.state == "hot" and replica.id not in gone:
+                assert replica.in_flight is not None
+                assert replica.in_flight == 0 or starving
         if isinstance(decision, DrainPilot):
-            assert snapshot.by_pilot[decision.pilot] == ()
+            here = snapshot.by_pilot[decision.pilot]
+            assert all(r.state == "asleep" or r.id in gone for r in here)
+        if isinstance(decision, CancelPilot):
+            assert next(p for p in snapshot.pilots if p.id == decision.pilot).state != "up"
+
+
+@settings(max_examples=300, deadline=None)
+@given(snapshots())
+def test_work_switches_out_nothing_that_is_pinned_kept_ready_or_only_just_hot(snapshot: Snapshot) -> None:
+    replicas = {r.id: r for r in snapshot.replicas}
+    pools = {p.name: p for p in snapshot.pools}
+    gone: Counter[str] = Counter()
+    for decision in decide(snapshot, NOW):
+        if isinstance(decision, DrainReplica) and "gain_s" in decision.inputs:
+            replica, pool = replicas[decision.replica], pools[decision.pool]
+            assert pool.pinned_until is None or pool.pinned_until <= NOW
+            if replica.state == "hot":
+                assert replica.hot_at is not None and NOW - replica.hot_at >= RESIDENCY_S
+                gone[pool.name] += 1
+            if decision.sleep_level:
+                assert decision.sleep_level <= min(pool.sleep_level, replica.can_sleep)
+    for name, n in gone.items():
+        serving = sum(r.state in ("wanted", "starting", "hot") for r in snapshot.by_pool[name])
+        assert serving - n >= pools[name].min_replicas
 
 
 @settings(max_examples=100, deadline=None)
 @given(snapshots())
 def test_no_answer_launches_and_kills_nothing(snapshot: Snapshot) -> None:
     for decision in decide(replace(snapshot, slurm_fresh=False), NOW):
-        assert isinstance(decision, PlaceReplica | HoldPool | DrainReplica)
-        if isinstance(decision, DrainReplica):
-            raise AssertionError("drained while Slurm was silent")
+        assert isinstance(decision, PlaceReplica | WakeReplica | HoldPool)
 
 
 @settings(max_examples=100, deadline=None)
 @given(snapshots())
-def test_without_queued_work_interest_or_a_floor_nothing_starts(snapshot: Snapshot) -> None:
-    """Parked requests reach the policies as nothing at all, whatever else is true of the pool."""
-    quiet = tuple(replace(p, queued=0, interest_until=None, min_replicas=0) for p in snapshot.pools)
-    made = decide(replace(snapshot, pools=quiet), NOW)
-    assert not [d for d in made if isinstance(d, LaunchPilot | PlaceReplica)]
+def test_without_work_use_interest_pin_or_a_floor_nothing_starts(snapshot: Snapshot) -> None:
+    """Parked requests reach the policies as nothing at all, whatever else is true of the pool (invariant 11)."""
+    quiet = tuple(
+        replace(
+            p, queued=0, running=0, interest_until=None, pinned_until=None, min_replicas=0, keep_alive_s=0
+        )
+        for p in snapshot.pools
+    )
+    idle = tuple(replace(r, in_flight=0 if r.in_flight else r.in_flight) for r in snapshot.replicas)
+    made = decide(replace(snapshot, pools=quiet, replicas=idle), NOW)
+    assert not [d for d in made if isinstance(d, Started)]
 
 
 @settings(max_examples=200, deadline=None)
 @given(snapshots())
-def test_deciding_again_after_acting_starts_nothing_more_for_a_pool_and_comes_to_rest(
-    snapshot: Snapshot,
-) -> None:
-    first = decide(snapshot, NOW)
-    after = acted(snapshot, first, NOW)
-    second = decide(after, NOW)
-    settled = {d.pool for d in first if isinstance(d, LaunchPilot | PlaceReplica)}
-    for decision in second:
-        if isinstance(decision, LaunchPilot | PlaceReplica):
-            assert decision.pool not in settled
-    rounds = 0
-    while second and rounds < 12:
-        after = acted(after, second, NOW)
-        second = decide(after, NOW)
-        rounds += 1
-    assert second == [], "it never comes to rest"
-
-
-@settings(max_examples=100, deadline=None)
-@given(snapshots())
-def test_decisions_are_bounded_by_what_exists_and_claim_no_gpu_twice(snapshot: Snapshot) -> None:
+def test_deciding_again_after_acting_comes_to_rest(snapshot: Snapshot) -> None:
     made = decide(snapshot, NOW)
-    assert len(made) <= 3 * len(snapshot.pools) + 2 * len(snapshot.pilots) + len(snapshot.replicas)
-    claims: set[tuple[str, int]] = {(r.pilot, gpu) for r in snapshot.replicas for gpu in r.gpu_indices}
-    for decision in made:
-        if isinstance(decision, PlaceReplica):
-            for gpu in decision.gpu_indices:
-                assert (decision.pilot, gpu) not in claims
-                claims.add((decision.pilot, gpu))
-    for profile in snapshot.profiles:
-        live = sum(p.profile == profile.name for p in snapshot.pilots)
-        launched = sum(isinstance(d, LaunchPilot) and d.profile == profile.name for d in made)
-        assert launched == 0 or live + launched <= profile.max_pilots
+    fleet, rounds = snapshot, 0
+    while made and rounds < 16:
+        fleet = acted(fleet, made, NOW)
+        made = decide(fleet, NOW)
+        rounds += 1
+    assert made == [], "it never comes to rest"
 
 
 @settings(max_examples=100, deadline=None)
 @given(snapshots())
-def test_every_decision_says_why(snapshot: Snapshot) -> None:
-    for decision in decide(snapshot, NOW):
+def test_the_same_fleet_gives_the_same_decisions_and_is_left_as_it_was(snapshot: Snapshot) -> None:
+    before = copy.deepcopy(snapshot)
+    first = decide(snapshot, NOW)
+    assert decide(snapshot, NOW) == first
+    assert decide(before, NOW) == first
+    assert snapshot == before
+
+
+@settings(max_examples=100, deadline=None)
+@given(snapshots())
+def test_every_decision_says_why_and_their_number_is_bounded(snapshot: Snapshot) -> None:
+    made = decide(snapshot, NOW)
+    for decision in made:
         assert decision.reason
         assert decision.kind
+    drains = [d.replica for d in made if isinstance(d, DrainReplica)]
+    pilots = [d.pilot for d in made if isinstance(d, DrainPilot | CancelPilot)]
+    assert len(drains) == len(set(drains)) and len(pilots) == len(set(pilots))
+    profiles = [d.profile for d in made if isinstance(d, HoldProfile)]
+    assert len(profiles) == len(set(profiles))
