@@ -1,0 +1,107 @@
+"""Silence, accounting, bad nodes and unknown jobs, where a test has to move the clock."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+
+import pytest
+import redis as redis_library
+
+from portal.fleet.models import BadNode, Decision, Pilot, PoolState
+from portal.ledger.models import Holder
+from scheduler import unknown
+from scheduler.slurm.protocol import UsageInfo
+from tests.flow.tick_world import World
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def world(redis: redis_library.Redis) -> World:
+    return World(redis)
+
+
+def portal_listens(world: World) -> None:
+    Holder.objects.update_or_create(
+        pk="gateway", defaults={"kind": "gateway", "seen_at": world.at() + timedelta(seconds=2)}
+    )
+
+
+def kinds() -> list[str]:
+    return list(Decision.objects.order_by("id").values_list("kind", flat=True))
+
+
+def test_an_agent_is_silent_only_while_it_could_have_been_heard(world: World) -> None:
+    pilot = world.hot_pilot()
+    for _ in range(20):  # the portal that takes reports is away
+        world.tick(10)
+    assert "silent" not in kinds()
+    for _ in range(20):  # it is back, and others could be heard
+        portal_listens(world)
+        world.tick(2)
+    assert kinds()[-1] == "silent"
+    world.report(pilot)
+    portal_listens(world)
+    world.tick(1)
+    assert kinds()[-1] == "heard_again"
+
+
+def test_a_silence_that_lasts_ends_the_job(world: World) -> None:
+    pilot = world.hot_pilot()
+    for _ in range(70):
+        portal_listens(world)
+        world.slurm.set(pilot.job_id or 0, "RUNNING")
+        world.tick(10)
+        if world.slurm.cancelled:
+            break
+    assert world.slurm.cancelled == [pilot.job_id]
+    assert Decision.objects.filter(kind="cancel", pilot=pilot.pk, reason__contains="has been silent").exists()
+
+
+def test_accounting_tells_why_a_job_vanished(world: World) -> None:
+    world.ask()
+    world.tick()
+    pilot = world.pilot()
+    world.tick()
+    assert pilot.job_id
+    job_id = pilot.job_id
+    world.slurm.usage = lambda ids: {job_id: UsageInfo(job_id, "PREEMPTED", "0:0", 5, "gpu01")}  # type: ignore[method-assign]
+    world.slurm.vanish(job_id)
+    world.tick(100)
+    pilot.refresh_from_db()
+    assert pilot.end_reason == (
+        f"Job {job_id} is gone; accounting says: Slurm gave its GPUs to a job of higher priority."
+    )
+    state = PoolState.objects.filter(pool="llama").first()
+    assert state is None or state.failures == 0
+
+
+def test_a_job_leaves_out_bad_nodes_until_they_are_taken_back(world: World) -> None:
+    until = world.at() + timedelta(seconds=100)
+    BadNode.objects.create(cluster="main", node="gpu07", failures=2, excluded_until=until, reason="it broke")
+    world.ask()
+    world.tick()
+    assert "#SBATCH --exclude=gpu07\n" in world.slurm.scripts[-1]
+    world.tick(101)
+    assert kinds()[-1] == "readmit_node"
+    world.slurm.cancel([world.pilot().job_id or 0])
+    for _ in range(5):
+        world.tick(60)
+    assert len(world.slurm.scripts) > 1
+    assert "--exclude" not in world.slurm.scripts[-1]
+
+
+def test_an_unknown_job_is_adopted_once_and_only_under_a_profile_that_fits(world: World) -> None:
+    cluster_job = world.slurm.add(f"berth-{world.config.instance}-{uuid.uuid4()}", "RUNNING")
+    world.tick()
+    cluster = world.cluster()
+    [found] = unknown.of(cluster, world.now)
+    assert found.job.info.job_id == cluster_job
+    with pytest.raises(unknown.Impossible, match="no profile 'nope'"):
+        unknown.adopt(cluster, world.config, cluster_job, "nope", "root", world.now)
+    assert "took job" in unknown.adopt(cluster, world.config, cluster_job, "", "root", world.now)
+    pilot = Pilot.objects.get()
+    assert (pilot.state, pilot.job_id, pilot.profile.name) == ("submitted", cluster_job, "gpu")
+    with pytest.raises(unknown.Impossible, match="no unknown job"):
+        unknown.adopt(world.cluster(), world.config, cluster_job, "", "root", world.now)

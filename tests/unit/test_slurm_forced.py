@@ -1,0 +1,51 @@
+"""What a live job's listing, or its agent's silence, forces."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from scheduler.forced import Limits, LiveJob, forced
+from scheduler.policy.decisions import CancelPilot, DrainPilot
+from scheduler.slurm.protocol import JobInfo
+
+NOW = 1_000_000.0
+LIMITS = Limits(register_s=300, silent_cancel_s=600)
+JOB = JobInfo(7, "berth-x-p", "RUNNING", "None", "gpu", "n1", None, NOW - 100, NOW + 60)
+UP = LiveJob("p", "up", True, NOW + 14_000, JOB, 0.0)
+
+
+def ends(at: float) -> JobInfo:
+    return replace(JOB, ends_at=at)
+
+
+def test_an_end_that_moved_near_drains() -> None:
+    decision = forced(UP, LIMITS, NOW)
+    assert isinstance(decision, DrainPilot)
+    assert "60 s ahead" in decision.reason
+
+
+def test_an_end_that_did_not_move_or_lies_far_ahead_is_left_to_the_hand_over() -> None:
+    assert forced(replace(UP, ends_at=NOW + 61), LIMITS, NOW) is None
+    assert forced(replace(UP, ends_at=None), LIMITS, NOW) is None
+    assert forced(replace(UP, job=ends(NOW + 7200)), LIMITS, NOW) is None
+    assert forced(replace(UP, ends_at=NOW + 60, job=ends(NOW + 7200)), LIMITS, NOW) is None
+
+
+def test_a_pilot_that_drains_already_is_not_drained_again() -> None:
+    assert forced(replace(UP, state="draining"), LIMITS, NOW) is None
+
+
+def test_a_job_whose_agent_never_spoke_is_cancelled_and_counted() -> None:
+    mute = replace(UP, state="pending", registered=False, silent_s=299.0)
+    assert forced(mute, LIMITS, NOW) is None
+    decision = forced(replace(mute, silent_s=300.0), LIMITS, NOW)
+    assert isinstance(decision, CancelPilot)
+    assert decision.failed
+
+
+def test_a_job_whose_agent_fell_silent_is_cancelled_whatever_its_state() -> None:
+    for state in ("up", "draining"):
+        silent = replace(UP, state=state, silent_s=600.0)
+        assert isinstance(forced(silent, LIMITS, NOW), CancelPilot)
+        # Once Slurm ends it, nothing more is asked.
+        assert forced(replace(silent, job=replace(JOB, state="COMPLETING")), LIMITS, NOW) is None
