@@ -1,0 +1,131 @@
+"""Submitting to a real Slurm that answers late, shows late, or forgets: one job, adopted, never doubled."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis as redis_library
+from devstack.slurm import Slurm
+from devstack.slurmconf import SlurmSpec
+
+from portal.catalog.models import Profile
+from portal.fleet.models import FleetEvent, Pilot
+from scheduler.reconcile import run_once
+from scheduler.slurm.cli import CliClient
+from scheduler.slurm.protocol import Jobs, SlurmClient
+from tests.flow.tick_world import World
+from tests.slurm.contract import until
+
+pytestmark = [pytest.mark.slurm, pytest.mark.django_db(transaction=True), pytest.mark.timeout(180)]
+
+
+class RealWorld(World):
+    """Ticks with the real clock and the real client."""
+
+    client: SlurmClient = CliClient(limit_s=15)
+
+    def tick(self, after_s: float = 0.0) -> None:
+        assert run_once(self.config, self.redis, lambda prefix: self.client, time.time)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    # An ended job is forgotten after two seconds, or whenever slurmctld looks next.
+    spec = SlurmSpec(nodes=1, sched_interval_s=1, min_job_age_s=2)
+    with Slurm(tmp_path_factory.mktemp("slurm"), spec) as slurm:
+        yield slurm
+
+
+@pytest.fixture
+def world(
+    redis: redis_library.Redis, cluster: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[RealWorld]:
+    monkeypatch.setenv("SLURM_CONF", cluster.env()["SLURM_CONF"])
+    agent = tmp_path / "agent"
+    agent.write_text("#!/bin/sh\nexec sleep 300\n")
+    agent.chmod(0o755)
+    world = RealWorld(redis)
+    world.config = dataclasses.replace(
+        world.config, spool=tmp_path / "spool", agent_python=str(agent), slurm_min_interval_s=0.0
+    )
+    Profile.objects.update(cpus=1, mem_mb=8_000, walltime_min=10, walltime_least_min=2)
+    yield world
+    world.client.cancel([job.job_id for jobs in world.client.jobs().values() for job in jobs])
+
+
+def test_a_job_whose_sbatch_timed_out_is_adopted_by_its_name(
+    world: RealWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = shutil.which("sbatch")
+    slow = tmp_path / "bin" / "sbatch"
+    slow.parent.mkdir()
+    # The job is made; what says so comes too late.
+    slow.write_text(f'#!/bin/sh\n{real} "$@"\ncase "$*" in *--version*) ;; *) exec sleep 60 ;; esac\n')
+    slow.chmod(0o755)
+    world.ask()
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
+        world.client = CliClient(limit_s=4)
+        world.tick()
+        assert "no answer within 4 s" in world.cluster().error
+        assert world.pilot().state == "planned"
+    world.client = CliClient(limit_s=15)
+    world.tick()
+    pilot = world.pilot()
+    [job] = world.client.jobs()[pilot.job_name]
+    assert (pilot.job_id, Pilot.objects.count()) == (job.job_id, 1)
+    assert FleetEvent.objects.filter(pilot=pilot.pk, new="submitted", detail=f"job {job.job_id}").count() == 1
+
+
+class ShowsLate(CliClient):
+    """A controller whose listing lags behind what it accepted, as a busy one's does."""
+
+    def __init__(self) -> None:
+        super().__init__(limit_s=15)
+        self.lags = True
+
+    def jobs(self) -> Jobs:
+        found = super().jobs()
+        return {} if self.lags else found
+
+
+def test_a_job_that_is_not_visible_yet_is_waited_for(world: RealWorld) -> None:
+    world.client = late = ShowsLate()
+    world.ask()
+    world.tick()
+    pilot = world.pilot()
+    assert pilot.state == "submitted"
+    for _ in range(3):
+        world.tick()
+    assert [p.pk for p in Pilot.objects.all()] == [pilot.pk]
+    assert world.pilot().state == "submitted"
+    late.lags = False
+    world.tick()
+    assert world.pilot().slurm_state in ("PENDING", "CONFIGURING", "RUNNING")
+
+
+@pytest.mark.nightly  # slurmctld purges old jobs once a minute
+@pytest.mark.timeout(300)
+def test_a_job_that_slurm_forgot_has_ended_even_where_there_is_no_accounting(world: RealWorld) -> None:
+    world.config = dataclasses.replace(world.config, alive_s=6.0)
+    world.ask()
+    world.tick()
+    pilot = world.pilot()
+    assert pilot.job_id is not None
+    world.client.cancel([pilot.job_id])
+    # The loop was away while the job ended and was forgotten.
+    until(lambda: pilot.job_name not in world.client.jobs(), 150)
+
+    def ended() -> bool:
+        world.tick()
+        pilot.refresh_from_db()
+        return pilot.state == "ended"
+
+    until(ended, 30)
+    assert pilot.end_reason == f"Slurm no longer knows job {pilot.job_id}, and it reports nothing."
