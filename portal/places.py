@@ -19,7 +19,7 @@ from redis.retry import Retry
 
 from portal.config import config
 from portal.gateway.policy import fairshare
-from portal.gateway.slots import SCRIPTS, prefix, tag_arguments
+from portal.gateway.scripts import SCRIPTS, prefix, tag_arguments
 from portal.ledger import backlog
 
 logger = logging.getLogger(__name__)

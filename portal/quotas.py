@@ -18,7 +18,7 @@ from portal.accounts.models import Quota as Row
 from portal.config import config
 from portal.gateway.limits import LEASE_S, PREFIX, of_subjects, over
 from portal.gateway.policy.limits import RATES, Level, Quota, Want, rate, wants
-from portal.gateway.slots import limit_arguments
+from portal.gateway.scripts import limit_arguments
 from portal.ledger.models import Request, RequestState
 from portal.places import numbers, run
 

@@ -34,6 +34,8 @@ class Call:
     key: str = ""  # its Idempotency-Key: it always gets a row, and its answer is kept
     digest: str = ""  # of what is asked; known where asking again may matter
     claim: UUID | None = None  # the try that took up its ticket
+    offer: Route | None = None  # the slot that it got on entering; `offered`: it has asked for one
+    offered: bool = False
     route: Route | None = None  # where it runs; None while it waits
     granted_at: datetime | None = None
     parked: bool = False  # over a limit that refills; only where nobody waits
@@ -52,6 +54,11 @@ class Call:
     def later(self) -> bool:
         """Its client does not wait for the answer."""
         return self.asked.background or "respond-async" in self.ex.header(b"prefer").lower()
+
+    @property
+    def first_token_at(self) -> datetime | None:
+        at = self.ex.content_at
+        return None if at is None else datetime.fromtimestamp(at, UTC)
 
     def stop(self, why: Literal["left", "cancelled"]) -> None:
         """Breaks off whatever is being awaited for it; `serve` then ends it."""
@@ -137,7 +144,7 @@ class Ended:
     result: bytes | None = None  # what the client was told, where it will be asked for again
 
 
-def ended(end: End) -> Ended:
+def ended(call: Call, end: End, result: bytes | None) -> Ended:
     error = end.error
     text = None if error is None else error.kind.what.replace("{detail}", "").strip() or error.code
     return Ended(
@@ -145,6 +152,8 @@ def ended(end: End) -> Ended:
         http_status=error.status if error is not None else end.status,
         error_code=error.code if error is not None else None,
         error_text=text,
+        first_token_at=call.first_token_at,
         prompt_tokens=end.usage.prompt_tokens,
         completion_tokens=end.usage.completion_tokens,
+        result=result,
     )

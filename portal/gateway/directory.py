@@ -76,15 +76,19 @@ class Directory:
 
     # Asked by requests
 
-    async def caller(self, digest: str) -> Caller | None:
-        """Who holds the token with this digest; revoked and expired ones too, they are told so. Raises ApiError."""
+    def known(self, digest: str) -> Caller | None:
+        """Who holds the token with this digest, if it has been used here; revoked and expired ones too, they are
+        told so. Raises ApiError."""
         caller = self._callers.get(digest)
         if caller is not None:
             self._used[digest] = time.monotonic()
             if self._used[digest] - self.snapshot.read_at > STALE_S:
                 raise ApiError("database_unavailable", retry_after_s=10)
-            return caller
-        return await self._ask(digest)
+        return caller
+
+    async def caller(self, digest: str) -> Caller | None:
+        """Who holds the token with this digest, asked of PostgreSQL where it is not known. Raises ApiError."""
+        return self.known(digest) or await self._ask(digest)
 
     async def model(self, name: str, project_id: int) -> ModelEntry | None:
         """The model, if there is one of this name that the project may use. Raises ApiError."""

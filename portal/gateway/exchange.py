@@ -16,6 +16,7 @@ from portal.errors import ApiError
 Scope = dict[str, Any]
 Headers = list[tuple[bytes, bytes]]
 
+_WATCH_AFTER_S = 0.02
 _JSON = (b"content-type", b"application/json")
 # Proxies must neither keep nor gather what is streamed.
 _STREAM: Headers = [
@@ -33,6 +34,7 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Any, send: Any, request_id: str) -> None:
         self.scope = scope
         self.request_id = request_id
+        self._headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         self._receive = receive
         self._send = send
         self._id_header = (b"x-request-id", request_id.encode())
@@ -41,6 +43,7 @@ class Exchange:
         self.complete = False  # the client has been sent the last word; it may hang up now
         self.content_at: float | None = None  # UNIX seconds of the first byte of an engine's answer
         self.extra: Headers = []  # sent with the answer, whichever it will be
+        self._watching: asyncio.TimerHandle | asyncio.Future[Any] | None = None
         self.kept: list[bytes] | None = None  # what is answered, where it will be asked for again
 
     def rename(self, request_id: str) -> None:
@@ -49,27 +52,31 @@ class Exchange:
         self._id_header = (b"x-request-id", request_id.encode())
 
     def header(self, name: bytes) -> str:
-        for key, value in self.scope["headers"]:
-            if key == name:
-                return str(value.decode("latin-1"))
-        return ""
+        """The first of this name, "" where there is none."""
+        value: bytes = self._headers.get(name, b"")
+        return value.decode("latin-1")
 
     async def read(self, most: int) -> bytes:
         """The body. Raises ApiError when it is too large, Gone when the client left."""
-        parts = [part async for part in self.parts(most)]
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        self._check_announced(most)
+        message = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body"):  # as most are: in one piece
+            body: bytes = message.get("body", b"")
+            if len(body) > most:
+                raise ApiError("body_too_large", detail=str(most))
+            return body
+        return b"".join([part async for part in self._parts(message, most)])
 
     async def parts(self, most: int) -> AsyncIterator[bytes]:
         """The body as it comes. Raises what `read` raises."""
-        try:
-            announced = int(self.header(b"content-length") or 0)
-        except ValueError:
-            announced = 0
-        if announced > most:
-            raise ApiError("body_too_large", detail=str(most))
+        self._check_announced(most)
+        async for part in self._parts(await self._receive(), most):
+            yield part
+
+    async def _parts(self, message: dict[str, Any], most: int) -> AsyncIterator[bytes]:
+        """From the first message on."""
         size = 0
         while True:
-            message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise Gone
             part = message.get("body", b"")
@@ -79,6 +86,15 @@ class Exchange:
             yield part
             if not message.get("more_body"):
                 return
+            message = await self._receive()
+
+    def _check_announced(self, most: int) -> None:
+        try:
+            announced = int(self.header(b"content-length") or 0)
+        except ValueError:
+            announced = 0
+        if announced > most:
+            raise ApiError("body_too_large", detail=str(most))
 
     def watch(self, left: Callable[[], None]) -> asyncio.Future[Any]:
         """Calls `left` once the client is gone. After `read`. Cancel what comes back when it is over."""
@@ -90,6 +106,18 @@ class Exchange:
         watching: asyncio.Future[Any] = asyncio.ensure_future(self._receive())
         watching.add_done_callback(over)
         return watching
+
+    def watch_soon(self, left: Callable[[], None]) -> None:
+        """`watch`, until `unwatch`, of an answer that takes longer than most: one that comes at once need not pay
+        for the task that watches."""
+        self._watching = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._watch, left)
+
+    def unwatch(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+
+    def _watch(self, left: Callable[[], None]) -> None:
+        self._watching = self.watch(left)
 
     # Answers
 

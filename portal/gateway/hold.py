@@ -18,7 +18,8 @@ from portal.gateway.asked import Asked
 from portal.gateway.directory import Directory
 from portal.gateway.exchange import Exchange
 from portal.gateway.keeper import Waiter
-from portal.gateway.slots import QueueDown, Route, Slots
+from portal.gateway.pipe import QueueDown
+from portal.gateway.slots import Route, Slots
 
 # A grant that comes at once needs no heartbeat, and an error that comes at once keeps its proper status.
 FIRST_BEAT_S = 0.25

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 import redis.asyncio as redis_async
 from redis.exceptions import RedisError
 
+from portal.gateway.pipe import QueueDown
 from portal.gateway.slots import (
     ACCEPT_S,
     DIRECTORY_CHANNEL,
     LEASE_S,
     Lease,
-    QueueDown,
     Route,
     Slots,
     read_route,
@@ -106,8 +106,12 @@ class Keeper:
 
     def release(self, pool: str, request: str, *, over: bool) -> None:
         """The slot is free again; `over`: the request has ended."""
+        self._slots.release(pool, request, self.let_go(pool, request), over=over)
+
+    def let_go(self, pool: str, request: str) -> str:
+        """The slot is to be given back by somebody else: at which replica, "" where none is held."""
         held = self._hands(pool).leases.pop(request, None)
-        self._slots.release(pool, request, held.lease.replica if held else "", over=over)
+        return held.lease.replica if held else ""
 
     # Waiters
 

@@ -8,12 +8,13 @@ Redis is away nothing is let through uncounted: held requests wait as for a slot
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from portal.errors import ApiError
 from portal.gateway.call import Call
@@ -21,9 +22,10 @@ from portal.gateway.catalog import Caller
 from portal.gateway.directory import Directory
 from portal.gateway.exchange import Headers
 from portal.gateway.hold import QUEUE_PATIENCE_S
+from portal.gateway.pipe import QueueDown
 from portal.gateway.policy.estimate import tokens
 from portal.gateway.policy.limits import COUNTS, RATES, WORDS, Level, Quota, Want, duration, wants
-from portal.gateway.slots import QueueDown, Slots
+from portal.gateway.slots import Slots
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,8 @@ LEASE_S = 20.0
 _EVERY_S = 5.0
 _TRY_AGAIN_S = 0.25
 
+T = TypeVar("T")
+Left = Sequence[tuple[int, float]]  # (remaining, seconds until whole) of each
 Quotas = Mapping[tuple[Level, str], Quota]
 
 
@@ -65,7 +69,9 @@ class Limits:
         if call.has_row:
             # It came again for its place. It was a request when it came first, and its tokens were given back then.
             asked = tuple(replace(want, cost=0) if want.kind == "requests" else want for want in asked)
-        if asked:
+        if asked and not call.has_row and not call.key:
+            await self._take_with_slot(call, asked)
+        elif asked:
             await self._take(call, asked)
         if call.has_row:
             await self._back_in_line(call, wants(quotas, ("queued",), 0))
@@ -83,12 +89,16 @@ class Limits:
             self._taken[call.request] = [want for want in taken if want.kind != "queued"]
             self._slots.settle(PREFIX, call.request, "", lines, 0)
 
-    def leave(self, call: Call) -> None:
-        """It has ended. What was reserved stands where an engine had it and nobody knows what it used."""
-        taken = self._taken.pop(call.request, None)
-        if taken:
-            used = 0 if call.used is None and call.granted_at is None else call.used
-            self._slots.settle(PREFIX, call.request, "", [w for w in taken if w.kind != "requests"], used)
+    def leave(self, call: Call, slot: str = "") -> None:
+        """It has ended. What was reserved stands where an engine had it and nobody knows what it used. `slot`: the
+        replica at which it still has one, if it never stood in line."""
+        taken = self._taken.pop(call.request, ())
+        used = 0 if call.used is None and call.granted_at is None else call.used
+        back = [want for want in taken if want.kind != "requests"]
+        if slot:
+            self._slots.leave(call.pool, call.request, slot, PREFIX, back, used)
+        elif back:
+            self._slots.settle(PREFIX, call.request, "", back, used)
 
     async def _back_in_line(self, call: Call, lines: Sequence[Want]) -> None:
         """Counted, never refused: it has its place."""
@@ -101,15 +111,19 @@ class Limits:
             log.warning("limits: %s; the next round counts request %s", error, call.request)
 
     async def _take(self, call: Call, asked: Sequence[Want]) -> None:
-        until = time.monotonic() + QUEUE_PATIENCE_S
-        while True:
-            try:
-                refused, retry_s, left = await self._slots.limit(PREFIX, call.request, LEASE_S, asked)
-                break
-            except QueueDown:
-                if time.monotonic() >= until:
-                    raise ApiError("queue_unavailable", retry_after_s=10) from None
-                await asyncio.sleep(_TRY_AGAIN_S)
+        ask = functools.partial(self._slots.limit, PREFIX, call.request, LEASE_S, asked)
+        self._took(call, asked, *await _patiently(ask))
+
+    async def _take_with_slot(self, call: Call, asked: Sequence[Want]) -> None:
+        """As the usual request goes: its slot in the same step, so that it costs one round trip and not two."""
+        ask = functools.partial(self._slots.enter, call.pool, PREFIX, call.request, LEASE_S, asked)
+        refused, retry_s, left, call.offer = await _patiently(ask)
+        call.offered = True
+        self._took(call, asked, refused, retry_s, left)
+
+    def _took(
+        self, call: Call, asked: Sequence[Want], refused: Want | None, retry_s: float, left: Left
+    ) -> None:
         call.ex.extra += headers(asked, left)
         if refused is not None:
             raise over(refused, retry_s)
@@ -148,6 +162,18 @@ class Limits:
                 log.warning("limits: %s", error)
 
 
+async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Asks Redis again while it is away, for as long as a caller may be kept. Raises ApiError."""
+    until = time.monotonic() + QUEUE_PATIENCE_S
+    while True:
+        try:
+            return await ask()
+        except QueueDown:
+            if time.monotonic() >= until:
+                raise ApiError("queue_unavailable", retry_after_s=10) from None
+            await asyncio.sleep(_TRY_AGAIN_S)
+
+
 def concerning(
     quotas: Quotas, defaults: Mapping[str, Quota], caller: Caller, model: str
 ) -> list[tuple[Level, str, Quota]]:
@@ -176,7 +202,7 @@ def over(want: Want, retry_s: float) -> ApiError:
     return ApiError("rate_limit_exceeded", detail=said, retry_after_s=max(1, math.ceil(retry_s)))
 
 
-def headers(asked: Sequence[Want], left: Sequence[tuple[int, float]]) -> Headers:
+def headers(asked: Sequence[Want], left: Left) -> Headers:
     """OpenAI's x-ratelimit headers, of the tightest limit of each rate."""
     said: Headers = []
     for kind in RATES:

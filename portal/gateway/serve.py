@@ -13,7 +13,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 from uuid import UUID
@@ -26,7 +25,8 @@ from portal.gateway.hold import QUEUE_PATIENCE_S, Hold
 from portal.gateway.keeper import Keeper
 from portal.gateway.limits import Limits
 from portal.gateway.order import Order
-from portal.gateway.slots import QueueDown, Route, Slots
+from portal.gateway.pipe import QueueDown
+from portal.gateway.slots import Route, Slots
 from portal.gateway.writer import Cancel, DatabaseDown, EndQueued, Writer
 from portal.ledger.transitions import Grant, Granted, Interrupted
 
@@ -75,7 +75,7 @@ class Serve:
     async def run(self, call: Call) -> None:
         """Answers the client, whatever happens."""
         self._live[call.request] = call
-        watching = call.ex.watch(lambda: call.stop("left"))
+        call.ex.watch_soon(lambda: call.stop("left"))
         error: ApiError | None = None
         try:
             await self._go(call)
@@ -88,9 +88,10 @@ class Serve:
         except asyncio.CancelledError:
             error = self._stopped(call)
         finally:
-            watching.cancel()
+            call.ex.unwatch()
             self._live.pop(call.request, None)
-            self._settle(call, error or ApiError("internal"))
+            if not call.settled:
+                self._settle(call, error or ApiError("internal"))
         if error is not None and call.stopped != "left":
             await call.ex.fail(error)
 
@@ -107,7 +108,9 @@ class Serve:
 
     async def _at_once(self, call: Call) -> bool:
         """One try without standing in line, if nobody does and there is room. True when the request has ended."""
-        route = await _patiently(lambda: self._slots.admit(call.pool, call.request))
+        route = call.offer
+        if not call.offered:
+            route = await _patiently(lambda: self._slots.admit(call.pool, call.request))
         if route is None:
             return False
         self._running(call, route, None)
@@ -172,10 +175,10 @@ class Serve:
             assert end.error is not None
             # What the engine says of the request it says again; of itself, perhaps not.
             said = end.error.body(call.request) if end.error.status < 500 else None
-            self._write_end(call, replace(ended(end), result=said))
+            self._write_end(call, ended(call, end, said))
             raise end.error
         if end.kind == "done":
-            self._write_end(call, replace(ended(end), result=b"".join(call.ex.kept or ())))
+            self._write_end(call, ended(call, end, b"".join(call.ex.kept or ())))
         return end.kind == "done"
 
     async def _step_back(self, call: Call, end: End) -> None:
@@ -216,12 +219,12 @@ class Serve:
 
     def _settle(self, call: Call, error: ApiError) -> None:
         """Writes the end of a request that did not get its answer, from wherever it had come to."""
-        if call.settled:
-            return
         text = error.kind.what.replace("{detail}", "").strip() or error.code
-        end = Ended("failed", error.status, error.code, text)
+        first = call.first_token_at
+        end = Ended("failed", error.status, error.code, text, first)
         if call.stopped:
-            end = Ended("cancelled", None, "client_left" if call.stopped == "left" else "cancelled", None)
+            code = "client_left" if call.stopped == "left" else "cancelled"
+            end = Ended("cancelled", None, code, None, first)
         if call.attempt or (not call.has_row and call.route is not None):
             self._write_end(call, end)
             return
@@ -241,13 +244,12 @@ class Serve:
         call.settled = True
         if end.prompt_tokens is not None:
             call.used = end.prompt_tokens + (end.completion_tokens or 0)
-        if call.ex.content_at is not None:
-            end = replace(end, first_token_at=datetime.fromtimestamp(call.ex.content_at, UTC))
         if call.has_row:
             self._writer.later(call.finished(self._gateway, end))
+            self._keeper.forget(call.pool, call.request)
         else:
-            self._writer.later(call.recorded(self._gateway, end))
-        self._keeper.forget(call.pool, call.request)
+            self._writer.record(call.recorded(self._gateway, end))
+            self._limits.leave(call, self._keeper.let_go(call.pool, call.request))
 
 
 def _poisoned(call: Call) -> ApiError:

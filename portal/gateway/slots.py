@@ -3,40 +3,37 @@
 Separate from the gateway's own bookkeeping (`keeper`) because the worker API uses it too: it writes routes and
 fills. Everything in Redis is soft: losing it costs seconds and admits nobody who should not be (invariant 10).
 
-Commands issued while one batch is on its way leave together as the next batch, so under load many requests
-share one round trip. Raises QueueDown when Redis does not answer.
+How commands travel is `pipe`'s affair, and how they are spelt `scripts`'. Raises QueueDown when Redis does not
+answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
 import json
 import secrets
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from redis.asyncio.connection import ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
-
+from portal.gateway.pipe import Pipe
 from portal.gateway.policy.fairshare import Line
 from portal.gateway.policy.limits import Want
+from portal.gateway.scripts import (
+    enter_arguments,
+    leave_arguments,
+    limit_arguments,
+    prefix,
+    read_limits,
+    settle_arguments,
+    spelt,
+    tag_arguments,
+)
 
 LEASE_S = 15.0
 ACCEPT_S = 3.0  # a granted slot that its gateway does not take up by then is free again
 DIRECTORY_CHANNEL = "berth:directory"
-_LUA = Path(__file__).with_name("lua")
-_ANSWER_S = 3.0
-
-
-class QueueDown(Exception):
-    """Redis did not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,42 +52,6 @@ def read_route(replica: str, text: bytes | str) -> Route:
     return Route(replica, str(raw["transport"]), str(raw["pilot"]), int(raw["cap"]))
 
 
-def tag_arguments(
-    lane: str, project: int, share: float, priority: int, request: str, seed: Line | None
-) -> list[Any]:
-    seeds: list[Any] = []
-    if seed is not None:
-        seeds = [repr(seed.vtime)]
-        for (of, level), finish in seed.finishes.items():
-            seeds += [of, level, repr(finish)]
-    return [lane, project, repr(share), priority, request, *seeds]
-
-
-def limit_arguments(request: str, lease_s: float, now: str, wants: Sequence[Want]) -> list[Any]:
-    flat = [part for want in wants for part in (want.key, want.kind, want.limit, want.cost)]
-    return [request, lease_s, now, *flat]
-
-
-def read_limits(
-    answer: Sequence[Any], wants: Sequence[Want]
-) -> tuple[Want | None, float, list[tuple[int, float]]]:
-    left = [(int(answer[i]), float(answer[i + 1])) for i in range(2, len(answer), 2)]
-    return wants[int(answer[0]) - 1] if answer[0] else None, float(answer[1]), left
-
-
-def settle_arguments(request: str, now: str, wants: Sequence[Want], used: int | None) -> list[Any]:
-    flat: list[Any] = []
-    for want in wants:
-        # What was taken was never more than the whole bucket.
-        more = 0 if used is None else used - min(want.cost, want.limit)
-        flat += [want.key, want.kind, want.limit, more]
-    return [request, now, *flat]
-
-
-def prefix(pool: str) -> str:
-    return "berth:{%s}" % pool  # noqa: UP031  (an f-string would need four braces)
-
-
 @dataclass(frozen=True, slots=True)
 class Lease:
     """A slot in use."""
@@ -100,40 +61,19 @@ class Lease:
     alone: bool
 
 
-class Script:
-    """A Lua script with the functions it shares; known to Redis by its hash."""
-
-    def __init__(self, name: str) -> None:
-        self.text = (_LUA / "common.lua").read_bytes() + b"\n" + (_LUA / f"{name}.lua").read_bytes()
-        self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
-
-
-_NAMES = (
-    "admit", "enqueue", "fill", "release", "renew", "tag", "started", "give_back", "limit", "settle", "keep",
-)  # fmt: skip
-SCRIPTS = {name: Script(name) for name in _NAMES}
-
-
 class Slots:
     """The commands. One instance per process and event loop."""
 
     def __init__(self, url: str) -> None:
-        self._pool = ConnectionPool.from_url(
-            url,
-            socket_timeout=_ANSWER_S,
-            socket_connect_timeout=2.0,
-            protocol=2,
-            max_connections=8,
-            retry=Retry(NoBackoff(), 0),  # callers know better what a failure means for them
-        )
-        self._pending: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
-        self._pump_task: asyncio.Task[None] | None = None
-        self.down_since: float | None = None  # monotonic; None while Redis answers
+        self._pipe = Pipe(url)
+
+    @property
+    def down_since(self) -> float | None:
+        """Monotonic; None while Redis answers."""
+        return self._pipe.down_since
 
     async def close(self) -> None:
-        if self._pump_task is not None:
-            await asyncio.wait([self._pump_task])
-        await self._pool.disconnect()
+        await self._pipe.close()
 
     # What the gateway asks
 
@@ -146,19 +86,31 @@ class Slots:
         """Enters the line; only after the row is committed. Grants come to the owner's channel."""
         await self._script("enqueue", prefix(pool), ACCEPT_S, request, repr(order_key), owner, int(alone))
 
-    def release(self, pool: str, request: str, replica: str = "", *, over: bool) -> asyncio.Future[Any]:
-        """Gives the slot back (`over`: and forgets the request), then fills. Nobody need await it: a lost
-        release is a lease that runs out."""
-        return _unwatched(
-            self._script("release", prefix(pool), ACCEPT_S, request, replica, "1" if over else "0")
-        )
+    def release(self, pool: str, request: str, replica: str = "", *, over: bool) -> None:
+        """Gives the slot back (`over`: and forgets the request), then fills."""
+        self._tell("release", prefix(pool), ACCEPT_S, request, replica, "1" if over else "0")
 
-    def fill(self, pool: str) -> asyncio.Future[Any]:
-        return _unwatched(self._script("fill", prefix(pool), ACCEPT_S))
+    async def enter(
+        self, pool: str, limits: str, request: str, lease_s: float, wants: Sequence[Want]
+    ) -> tuple[Want | None, float, list[tuple[int, float]], Route | None]:
+        """`limit`, and `admit` if it refuses nothing, in one step."""
+        args = enter_arguments(request, LEASE_S, limits, lease_s, wants)
+        said, slot = await self._script("enter", prefix(pool), *args)
+        return *read_limits(said, wants), read_route(slot[0].decode(), slot[1]) if slot else None
 
-    def renew(self, pool: str, leases: Sequence[Lease]) -> asyncio.Future[Any]:
+    def leave(
+        self, pool: str, request: str, replica: str, limits: str, wants: Sequence[Want], used: int | None
+    ) -> None:
+        """`release` and `settle` in one, for a request that never stood in line."""
+        args = leave_arguments(ACCEPT_S, request, replica, limits, wants, used)
+        self._tell("leave", prefix(pool), *args)
+
+    async def fill(self, pool: str) -> None:
+        await self._script("fill", prefix(pool), ACCEPT_S)
+
+    async def renew(self, pool: str, leases: Sequence[Lease]) -> None:
         flat = [part for lease in leases for part in (lease.replica, lease.request, int(lease.alone))]
-        return _unwatched(self._script("renew", prefix(pool), LEASE_S, *flat))
+        await self._script("renew", prefix(pool), LEASE_S, *flat)
 
     async def tag(
         self,
@@ -176,9 +128,9 @@ class Slots:
         answer = await self._script("tag", prefix(pool), *args)
         return float(answer) if answer else None
 
-    def started(self, pool: str, lane: str, order_key: float) -> asyncio.Future[Any]:
+    def started(self, pool: str, lane: str, order_key: float) -> None:
         """Rows that pilots pull have started, with at most this key."""
-        return _unwatched(self._script("started", prefix(pool), lane, repr(order_key)))
+        self._tell("started", prefix(pool), lane, repr(order_key))
 
     async def limit(
         self, limits: str, request: str, lease_s: float, wants: Sequence[Want]
@@ -188,11 +140,9 @@ class Slots:
         answer = await self._script("limit", limits, *limit_arguments(request, lease_s, "", wants))
         return read_limits(answer, wants)
 
-    def settle(
-        self, limits: str, request: str, now: str, wants: Sequence[Want], used: int | None
-    ) -> asyncio.Future[Any]:
+    def settle(self, limits: str, request: str, now: str, wants: Sequence[Want], used: int | None) -> None:
         """Gives back what is counted; tokens become those really used (None: as they were reserved)."""
-        return _unwatched(self._script("settle", limits, *settle_arguments(request, now, wants, used)))
+        self._tell("settle", limits, *settle_arguments(request, now, wants, used))
 
     async def keep(self, limits: str, lease_s: float, held: Sequence[tuple[str, str]]) -> None:
         """Renews the leases on (key, request)."""
@@ -214,9 +164,9 @@ class Slots:
         value = await self._command("GET", "berth:epoch")
         return value.decode() if value else ""
 
-    def drop_route(self, pool: str, replica: str) -> asyncio.Future[Any]:
+    def drop_route(self, pool: str, replica: str) -> None:
         """The replica did not answer at its address; its next sync brings it back."""
-        return _unwatched(self._command("HDEL", prefix(pool) + ":routes", replica))
+        self._pipe.tell(("HDEL", prefix(pool) + ":routes", replica))
 
     async def ping(self) -> None:
         await self._command("PING")
@@ -239,6 +189,10 @@ class Slots:
     async def publish(self, channel: str, message: str) -> None:
         await self._command("PUBLISH", channel, message)
 
+    def hint(self, channel: str, message: str) -> None:
+        """As `publish`, where a loss is made up for and nobody waits."""
+        self._pipe.tell(("PUBLISH", channel, message))
+
     async def get(self, key: str) -> bytes | None:
         value: bytes | None = await self._command("GET", key)
         return value
@@ -246,72 +200,14 @@ class Slots:
     async def set(self, key: str, value: bytes, keep_s: int) -> None:
         await self._command("SET", key, value, "EX", keep_s)
 
-    # How they travel
+    # How they are said
 
-    def _script(self, name: str, *args: Any) -> asyncio.Future[Any]:
-        return self._command("SCRIPT", name, *args)
+    def _script(self, name: str, keys: str, *args: Any) -> asyncio.Future[Any]:
+        return self._pipe.ask(spelt(name, keys, *args))
+
+    def _tell(self, name: str, keys: str, *args: Any) -> None:
+        """Nobody need await it: what it would have given back is a lease that runs out."""
+        self._pipe.tell(spelt(name, keys, *args))
 
     def _command(self, *command: Any) -> asyncio.Future[Any]:
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._pending.append((command, answer))
-        if self._pump_task is None or self._pump_task.done():
-            self._pump_task = asyncio.create_task(self._pump(), name="redis-pump")
-        return answer
-
-    async def _pump(self) -> None:
-        while self._pending:
-            batch, self._pending = self._pending, []
-            try:
-                answers = await self._exchange([command for command, _ in batch])
-                self.down_since = None
-            except (RedisError, OSError, TimeoutError) as error:
-                self.down_since = self.down_since or time.monotonic()
-                down = QueueDown(f"Redis: {type(error).__name__}: {error}")
-                answers = [down] * len(batch)
-            for (_, future), answer in zip(batch, answers, strict=True):
-                if future.done():  # its caller was cancelled
-                    continue
-                if isinstance(answer, Exception):
-                    future.set_exception(answer if isinstance(answer, QueueDown) else QueueDown(repr(answer)))
-                else:
-                    future.set_result(answer)
-
-    async def _exchange(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        link = await self._pool.get_connection()  # type: ignore[no-untyped-call]
-        try:
-            answers = await self._send(link, [_spelt(command) for command in commands])
-            unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-            if unknown:
-                await self._send(link, [("SCRIPT", "LOAD", script.text) for script in SCRIPTS.values()])
-                for i, answer in zip(
-                    unknown, await self._send(link, [_spelt(commands[i]) for i in unknown]), strict=True
-                ):
-                    answers[i] = answer
-            return answers
-        except BaseException:
-            await link.disconnect(nowait=True)  # answers may still be on their way: never read by another
-            raise
-        finally:
-            await self._pool.release(link)
-
-    async def _send(self, link: Any, commands: list[tuple[Any, ...]]) -> list[Any]:
-        await link.send_packed_command(link.pack_commands(commands), check_health=False)
-        answers: list[Any] = []
-        for _ in commands:
-            try:
-                answers.append(await link.read_response())
-            except ResponseError as error:  # this command's own; the ones behind it still have answers
-                answers.append(error)
-        return answers
-
-
-def _spelt(command: tuple[Any, ...]) -> tuple[Any, ...]:
-    if command[0] != "SCRIPT":
-        return command
-    return ("EVALSHA", SCRIPTS[command[1]].sha, 1, command[2] + ":wait", *command[2:])
-
-
-def _unwatched(future: asyncio.Future[Any]) -> asyncio.Future[Any]:
-    """Its failure is not news: `down_since` says so already."""
-    future.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return future
+        return self._pipe.ask(command)

@@ -34,6 +34,7 @@ from portal.ledger.transitions import Finish, Grant, Granted, Interrupted, NewRe
 log = logging.getLogger(__name__)
 
 GATHER_S = 0.005
+RECORD_S = 0.05  # nobody waits for the row of a request that has had its answer
 MOST = 500  # moves in one transaction
 HEARTBEAT_S = 5.0
 PATIENCE_S = 10.0  # how long a request waits for a database that is away
@@ -94,13 +95,17 @@ class Writer:
         self._url = database_url
         self._gateway = gateway
         self._poison_after = poison_after
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gateway-writer", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._link: Connection | None = None
         self._heartbeat_s = heartbeat_s
         self._beat_at = -heartbeat_s
+        self._records: list[_Job] = []  # on their way to the thread
+        self._handing: asyncio.TimerHandle | None = None
+        self._recorded = 0  # counted by the loop, `_written` by the thread
+        self._written = 0
         self.batches = 0
         self.lost_records = 0
 
@@ -110,6 +115,7 @@ class Writer:
 
     async def stop(self, limit_s: float = 5.0) -> None:
         """Writes what is left, if the database is there, and ends the thread."""
+        self._hand_over()
         self._stopping.set()
         self._queue.put(None)
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join, limit_s)
@@ -145,15 +151,33 @@ class Writer:
 
     # Nobody waits for these; they are written as soon as the database lets us.
 
-    def later(self, move: Recorded | Finish | Interrupted | Cancel | EndQueued | Repeat) -> None:
-        if self._queue.qsize() > _LATE_LIMIT and isinstance(move, Recorded):
+    def later(self, move: Finish | Interrupted | Cancel | EndQueued | Repeat) -> None:
+        self._queue.put([_Job(move)])
+
+    def record(self, row: Recorded) -> None:
+        """Handed over by the hundred, not one by one: what wakes the thread takes the loop's time."""
+        if self._recorded - self._written > _LATE_LIMIT:
             self.lost_records += 1
             return
-        self._queue.put(_Job(move))
+        self._recorded += 1
+        self._records.append(_Job(row))
+        if len(self._records) == 1:
+            assert self._loop is not None
+            self._handing = self._loop.call_later(RECORD_S, self._hand_over)
+        elif len(self._records) >= MOST:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        if self._handing is not None:
+            self._handing.cancel()
+            self._handing = None
+        if self._records:
+            self._queue.put(self._records)
+            self._records = []
 
     async def _ask(self, move: Move) -> Any:
         job = _Job(move, asyncio.get_running_loop().create_future())
-        self._queue.put(job)
+        self._queue.put([job])
         assert job.answer is not None
         try:
             return await asyncio.wait_for(job.answer, PATIENCE_S)
@@ -169,6 +193,7 @@ class Writer:
         while True:
             jobs, last = self._gather()
             self._apply(jobs)
+            self._written += sum(type(job.move) is Recorded for job in jobs)
             if last:
                 break
         if self._link is not None:
@@ -181,15 +206,15 @@ class Writer:
         until = self._beat_at + self._heartbeat_s
         while len(jobs) < MOST:
             try:
-                job = self._queue.get(timeout=0 if urgent else max(0.0, until - time.monotonic()))
+                more = self._queue.get(timeout=0 if urgent else max(0.0, until - time.monotonic()))
             except queue.Empty:
                 break
-            if job is None:
+            if more is None:
                 return jobs, True
             if not jobs:
                 until = time.monotonic() + GATHER_S
-            urgent = urgent or job.answer is not None
-            jobs.append(job)
+            urgent = urgent or more[0].answer is not None
+            jobs += more
         return jobs, False
 
     def _apply(self, jobs: list[_Job]) -> None:
@@ -225,8 +250,12 @@ class Writer:
         return self._resolve(jobs, answers, None)
 
     def _write(self, cur: Cursor, jobs: Sequence[_Job], now: datetime, again: bool) -> dict[UUID, Any]:
+        moves: dict[type[Any], list[Any]] = {}
+        for job in jobs:
+            moves.setdefault(type(job.move), []).append(job.move)
+
         def of(kind: type[Any]) -> list[Any]:
-            return [job.move for job in jobs if isinstance(job.move, kind)]
+            return moves.get(kind, [])
 
         answers: dict[UUID, Any] = {}
         transitions.accept(cur, of(NewRequest))

@@ -25,7 +25,8 @@ from portal.database import Database
 from portal.errors import ApiError
 from portal.gateway.exchange import Exchange, Gone, Scope
 from portal.gateway.limits import PREFIX as LIMITS
-from portal.gateway.slots import QueueDown, Slots
+from portal.gateway.pipe import QueueDown
+from portal.gateway.slots import Slots
 from portal.gateway.wake import Wake
 from portal.ledger import backlog
 from portal.ledger.contents import Contents

@@ -12,9 +12,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portal.gateway.policy.limits import Want, rate, settled
-from portal.gateway.slots import SCRIPTS, limit_arguments, read_limits, settle_arguments
+from portal.gateway.scripts import (
+    SCRIPTS,
+    enter_arguments,
+    leave_arguments,
+    limit_arguments,
+    read_limits,
+    settle_arguments,
+)
 
 P = "berth:limit"
+POOL = "berth:{p}"
 NOW = 1.8e9
 
 
@@ -117,3 +125,43 @@ def test_a_full_bucket_leaves_no_key(link: redis_library.Redis) -> None:
     assert 0 < int(link.ttl(f"{P}:{want.key}")) <= 32
     _run(link, "settle", *settle_arguments("r", "", [want], 0))
     assert not link.exists(f"{P}:{want.key}")
+
+
+def _enter(redis: redis_library.Redis, wants: list[Want], request: str) -> tuple[int, str]:
+    """(number of the limit that refuses, the replica of its slot)."""
+    args = enter_arguments(request, 15.0, P, 20.0, wants)
+    said: Any = redis.eval(SCRIPTS["enter"].text.decode(), 1, POOL + ":wait", POOL, *args)
+    return said[0][0], said[1][0].decode() if said[1] else ""
+
+
+def _slots(redis: redis_library.Redis) -> int:
+    return int(redis.zcard(f"{POOL}:slots:a"))
+
+
+def test_a_slot_and_the_limits_are_one_step_both_ways(link: redis_library.Redis) -> None:
+    link.flushall()
+    link.hset(f"{POOL}:routes", "a", '{"state": "hot", "cap": 1}')
+    count, rate_ = Want("user", "2", "concurrent", 5, 1), Want("project", "7", "tokens", 100, 40)
+    assert _enter(link, [count, rate_], "r") == (0, "a")
+    assert (_slots(link), link.zcard(f"{P}:{count.key}")) == (1, 1)
+    assert _enter(link, [count, rate_], "s") == (0, ""), "within the limits; no slot is free"
+    leave = leave_arguments(3.0, "r", "a", P, [count, rate_], 0)
+    link.eval(SCRIPTS["leave"].text.decode(), 1, POOL + ":wait", POOL, *leave)
+    assert (_slots(link), link.zcard(f"{P}:{count.key}")) == (0, 1), "s is still counted"
+    assert _take(link, [rate_])[2][0][0] in (20, 21), "r's 40 are back, s's and these are taken"
+
+
+def test_whoever_a_limit_refuses_gets_no_slot(link: redis_library.Redis) -> None:
+    link.flushall()
+    link.hset(f"{POOL}:routes", "a", '{"state": "hot", "cap": 9}')
+    one = Want("user", "2", "concurrent", 1, 1)
+    assert _enter(link, [one], "r") == (0, "a")
+    assert _enter(link, [one, _requests(10)], "s") == (1, "")
+    assert _slots(link) == 1 and not link.exists(f"{P}:token:1:requests")
+
+
+def test_nobody_enters_past_a_waiter(link: redis_library.Redis) -> None:
+    link.flushall()
+    link.hset(f"{POOL}:routes", "a", '{"state": "hot", "cap": 9}')
+    link.zadd(f"{POOL}:wait", {"first": 1.0})
+    assert _enter(link, [_requests(10)], "r") == (0, "")

@@ -17,7 +17,7 @@ from psycopg2.extensions import connection as Connection
 from portal import places
 from portal.gateway.policy import fairshare
 from portal.gateway.policy.fairshare import Line
-from portal.gateway.slots import SCRIPTS, prefix, tag_arguments
+from portal.gateway.scripts import SCRIPTS, prefix, tag_arguments
 from portal.ledger import backlog
 from portal.ledger import transitions as ledger
 from portal.ledger.transitions import NewRequest

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from portal.gateway.policy.routing import Candidate, choose
-from portal.gateway.slots import SCRIPTS, prefix
+from portal.gateway.scripts import SCRIPTS, prefix
 
 POOL = "p/q-1.5"
 P = prefix(POOL)

@@ -183,7 +183,7 @@ async def test_while_the_database_is_away_callers_are_told_and_what_they_gave_up
     with pytest.raises(DatabaseDown):
         await writer.accept(lost)
     writer.later(Cancel(lost.id, "given up"))
-    writer.later(_recorded(ended))
+    writer.record(_recorded(ended))
     writer._url = url  # it is back
     assert (await _state(pg, ended.id, "done"))["attempt"] == 1
     assert _row(pg, lost.id) is None

@@ -190,7 +190,7 @@ async def test_while_redis_is_away_nothing_passes_uncounted(
     plane: Plane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from portal.gateway import limits
-    from portal.gateway.slots import QueueDown
+    from portal.gateway.pipe import QueueDown
 
     async def away(*_: Any) -> Any:
         raise QueueDown("away")
@@ -198,7 +198,8 @@ async def test_while_redis_is_away_nothing_passes_uncounted(
     plane.route()
     await _quota(plane, requests_per_min=100)
     monkeypatch.setattr(limits, "QUEUE_PATIENCE_S", 0.5)
-    monkeypatch.setattr(plane.gateway.slots, "limit", away)
+    for asking in ("limit", "enter"):
+        monkeypatch.setattr(plane.gateway.slots, asking, away)
     status, _, said = await _ask(plane)
     assert (status, said["error"]["code"]) == (503, "queue_unavailable")
     status, _, said = await _ask(plane, {"Prefer": "respond-async"})
@@ -211,7 +212,8 @@ async def test_without_quotas_redis_is_not_asked(plane: Plane, monkeypatch: pyte
         raise AssertionError("asked")
 
     plane.route()
-    monkeypatch.setattr(plane.gateway.slots, "limit", asked)
+    for asking in ("limit", "enter"):
+        monkeypatch.setattr(plane.gateway.slots, asking, asked)
     status, headers, _ = await _ask(plane)
     assert status == 200 and "x-ratelimit-limit-requests" not in headers
 

@@ -192,12 +192,9 @@ async def _die(gateway: Gateway, clients: list[asyncio.Task[int]]) -> None:
     """As kill -9 would have it: nothing is written, released or said any more; only the sockets close."""
     gateway.writer._stopping.set()
     gateway.writer._apply = lambda jobs: None  # type: ignore[method-assign]
-    gateway.slots._pending.clear()
-
-    def unsaid(*_: Any) -> Any:
-        return asyncio.get_running_loop().create_future()
-
-    gateway.slots._command = unsaid  # type: ignore[method-assign]
+    pipe = gateway.slots._pipe
+    pipe._leaving.clear()
+    pipe._leave = lambda ask: None  # type: ignore[method-assign]
     await gateway.keeper.stop()
     for task in clients:
         task.cancel()

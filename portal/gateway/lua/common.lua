@@ -60,12 +60,13 @@ end
 local function load_routes(p, t)
   local flat = redis.call('HGETALL', p .. ':routes')
   local suspects = #flat > 0 and redis.call('EXISTS', p .. ':suspects') == 1
+  local expired = string.format('%.6f', t)
   local routes = {}
   for i = 1, #flat, 2 do
     local ok, route = pcall(cjson.decode, flat[i + 1])
     if ok and type(route) == 'table' and route.state == 'hot' and tonumber(route.cap) then
       local key = slots_key(p, flat[i])
-      redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.6f', t))
+      redis.call('ZREMRANGEBYSCORE', key, '-inf', expired)
       local n = redis.call('ZCARD', key)
       routes[#routes + 1] = {
         id = flat[i], raw = flat[i + 1], cap = tonumber(route.cap), n = n,
@@ -73,7 +74,7 @@ local function load_routes(p, t)
       }
     end
   end
-  table.sort(routes, function(a, b) return a.id < b.id end)
+  if #routes > 1 then table.sort(routes, function(a, b) return a.id < b.id end) end
   return routes
 end
 
@@ -95,10 +96,21 @@ local function emptiest(routes)
   return best
 end
 
+-- A slot, if nobody waits and a replica has room: {replica, route}, or {} = wait. Nobody barges past a waiter.
+local function admit(p, request, lease_s)
+  if redis.call('EXISTS', p .. ':wait') == 1 then return {} end
+  local t = clock()
+  local route = choose(load_routes(p, t))
+  if not route then return {} end
+  take(p, route.id, request, t + lease_s)
+  return {route.id, route.raw}
+end
+
 -- While there is room and a waiter: the lowest key gets a slot, with `accept_s` to take it up.
-local function fill(p, t, accept_s)
+local function fill(p, accept_s)
   local wait = p .. ':wait'
   if redis.call('EXISTS', wait) == 0 then return 0 end
+  local t = clock()
   local routes = load_routes(p, t)
   local granted, passed = 0, 0
   while #routes > 0 do

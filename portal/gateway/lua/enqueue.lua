@@ -6,4 +6,4 @@ if ARGV[6] == '1' then
   redis.call('SADD', p .. ':suspects', request)
   redis.call('EXPIRE', p .. ':suspects', 86400)
 end
-return fill(p, clock(), accept_s)
+return fill(p, accept_s)

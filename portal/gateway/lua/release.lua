@@ -7,4 +7,4 @@ if ARGV[5] == '1' then
   redis.call('SREM', p .. ':suspects', request)
   leave_line(p, request, false)
 end
-return fill(p, clock(), tonumber(ARGV[2]))
+return fill(p, tonumber(ARGV[2]))

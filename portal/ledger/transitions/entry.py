@@ -43,36 +43,36 @@ def accept(cur: Cursor, rows: Sequence[NewRequest]) -> list[UUID]:
 
 
 def record(cur: Cursor, rows: Sequence[Recorded]) -> list[UUID]:
-    """→ done | failed | cancelled, in one step: what a client already saw. No payload is kept."""
+    """→ done | failed | cancelled, in one step: what a client already saw. No payload is kept.
+
+    A column is one parameter: there is a row for every request, and quoting each value of each costs its gateway
+    three times as much."""
     if not rows:
         return []
-    return ids_of(
-        execute_values(
-            cur,
-            f"""INSERT INTO ledger_request (id, pool, model, project_id, user_id, token_id, api, stream, lane,
-                 priority, order_key, state, attempt, crashes, holder, replica, accepted_at, granted_at,
-                 first_token_at, ended_at, http_status, error_code, error_text, prompt_tokens, completion_tokens,
-                 revision, engine_version, gpu_type, slurm_s, load_s)
-               SELECT v.*, {served.revision("v")}, nullif(s.engine_version, ''), s.gpu_type, 0, 0
-               FROM (VALUES %s) AS v (id, pool, model, project_id, user_id, token_id, api, stream, lane,
-                 priority, order_key, state, attempt, crashes, holder, replica, accepted_at, granted_at,
-                 first_token_at, ended_at, http_status, error_code, error_text, prompt_tokens, completion_tokens)
-                 {served.REPLICA}
-               ON CONFLICT (id) DO NOTHING RETURNING id""",
-            [
-                (r.id, r.pool, r.model, r.project_id, r.user_id, r.token_id, r.api, r.stream,
-                 r.accepted_at.timestamp(), r.state, r.holder, r.replica, r.accepted_at, r.granted_at,
-                 r.first_token_at, r.ended_at, r.http_status, r.error_code, r.error_text, r.prompt_tokens,
-                 r.completion_tokens)
-                for r in rows
-            ],
-            template=_RECORDED,
-            page_size=len(rows),
-            fetch=True,
-        )
-    )  # fmt: skip
-
-
-# With types: a column of nothing but NULLs would be text.
-_RECORDED = """(%s::uuid,%s,%s,%s,%s,%s::bigint,%s,%s,'held',0,%s::float8,%s,1,0,%s,%s::uuid,%s::timestamptz,
-  %s::timestamptz,%s::timestamptz,%s::timestamptz,%s::int,%s,%s,%s::int,%s::int)"""
+    values = [
+        (str(r.id), r.pool, r.model, r.project_id, r.user_id, r.token_id, r.api, r.stream, r.accepted_at.timestamp(),
+         r.state, r.holder, str(r.replica), r.granted_at.timestamp(),
+         r.first_token_at and r.first_token_at.timestamp(), r.ended_at.timestamp(), r.http_status, r.error_code,
+         r.error_text, r.prompt_tokens, r.completion_tokens)
+        for r in rows
+    ]  # fmt: skip
+    cur.execute(
+        f"""INSERT INTO ledger_request (id, pool, model, project_id, user_id, token_id, api, stream, accepted_at,
+             order_key, state, holder, replica, granted_at, first_token_at, ended_at, http_status, error_code,
+             error_text, prompt_tokens, completion_tokens, lane, priority, attempt, crashes, revision,
+             engine_version, gpu_type, slurm_s, load_s)
+           SELECT v.id, v.pool, v.model, v.project_id, v.user_id, v.token_id, v.api, v.stream,
+             to_timestamp(v.accepted), v.accepted, v.state, v.holder, v.replica, to_timestamp(v.granted),
+             to_timestamp(v.first_token), to_timestamp(v.ended), v.http_status, v.error_code, v.error_text,
+             v.prompt_tokens, v.completion_tokens, 'held', 0, 1, 0, {served.revision("v")},
+             nullif(s.engine_version, ''), s.gpu_type, 0, 0
+           FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[],
+             %s::bool[], %s::float8[], %s::text[], %s::text[], %s::uuid[], %s::float8[], %s::float8[], %s::float8[],
+             %s::int[], %s::text[], %s::text[], %s::int[], %s::int[])
+             AS v (id, pool, model, project_id, user_id, token_id, api, stream, accepted, state, holder, replica,
+             granted, first_token, ended, http_status, error_code, error_text, prompt_tokens, completion_tokens)
+             {served.REPLICA}
+           ON CONFLICT (id) DO NOTHING RETURNING id""",
+        [list(column) for column in zip(*values, strict=True)],
+    )
+    return ids_of(cur.fetchall())
