@@ -40,13 +40,22 @@ def claim(cur: Cursor, pilot: UUID, room: dict[str, int], contents: Contents) ->
             replica=replica,
             room=most,
             now=now,
-            idle=places >= cap,
+            idle=places >= cap or not _in_use(cur, replica),
             most_bytes=bytes_left,
         )
     lines = contents.bodies(row.span for row in rows if row.span is not None)
     lost = [row for row in rows if row.span is not None and row.span not in lines]
     ledger.finish(cur, [_lost(row, str(pilot), now) for row in lost])
     return [_leased(row, lines[row.span] if row.span else row.body) for row in rows if row not in lost]
+
+
+def _in_use(cur: Cursor, replica: UUID) -> bool:
+    """Whether it runs anything that the ledger knows of. A pilot's polls may have divided an idle replica's places
+    among them: none of them asks for all, and a suspect, which needs all, would wait for ever."""
+    cur.execute(
+        "SELECT 1 FROM ledger_request WHERE replica = %s AND state = 'running' LIMIT 1", (str(replica),)
+    )
+    return cur.fetchone() is not None
 
 
 def _leased(row: ledger.Claimed, body: bytes) -> wire.LeasedRow:

@@ -15,7 +15,7 @@ from tests.flow.dataplane import Plane, chat, until
 from tests.flow.test_workerapi_reports import Pilot, _registered, seen
 
 
-def _put(plane: Plane, n: int = 1, text: str = "hi") -> list[str]:
+def _put(plane: Plane, n: int = 1, text: str = "hi", crashes: int = 0) -> list[str]:
     """Accepts async rows, as the API does."""
     now = datetime.now(UTC)
     ids = [uuid.uuid4() for _ in range(n)]
@@ -34,6 +34,7 @@ def _put(plane: Plane, n: int = 1, text: str = "hi") -> list[str]:
             holder=None,
             accepted_at=now,
             body=json.dumps(chat(messages=[{"role": "user", "content": text}])).encode(),
+            crashes=crashes,
         )
         for i, id_ in enumerate(ids)
     ]
