@@ -75,7 +75,7 @@ class Forward:
                     end.status, end.why = answer.status, why.decode("latin-1")
                     return end
                 end.status = answer.status
-                if asked.stream and answer.status == 200:
+                if asked.stream and answer.status == 200 and _is_stream(answer):
                     await self._stream(ex, asked, answer, end)
                 else:
                     await self._whole(ex, asked, answer, end)
@@ -114,12 +114,25 @@ class Forward:
 
     async def _whole(self, ex: Exchange, asked: Asked, answer: Link, end: End) -> None:
         body = await answer.rest()
-        if answer.status == 200:
+        if answer.status == 200 and (asked.stream or not _is_object(body)):
+            # What it said instead is for nobody: it may be anything.
+            said = "its answer is not a stream." if asked.stream else "its answer is not a JSON object."
+            end.kind, end.why, end.error = "failed", "", ApiError("engine_error", detail=said)
+        elif answer.status == 200:
             end.kind, end.why, ex.content_at = "done", "", time.time()
             end.usage = of_answer(body)
             await ex.answer(200, body)
         else:
             end.kind, end.why, end.error = "failed", "", engine_error(answer.status, body)
+
+
+def _is_stream(answer: Link) -> bool:
+    return answer.headers.get(b"content-type", b"").startswith(b"text/event-stream")
+
+
+def _is_object(body: bytes) -> bool:
+    """Whether it can be one: parsing every answer would cost more than all the rest of a request."""
+    return body[:64].lstrip().startswith(b"{") and body[-64:].rstrip().endswith(b"}")
 
 
 def engine_error(status: int, body: bytes) -> ApiError:

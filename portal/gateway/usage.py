@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _TAIL = 65_536
+_MOST = 2**31  # what the ledger's columns hold; an engine that says more, or less than none, does not count
 _LONGEST_EVENT = 1_048_576
 # /v1/responses has names of its own for them.
 _PROMPT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,9})')
@@ -33,7 +34,14 @@ def of_answer(body: bytes) -> Usage:
     if at < 0:
         return Usage()
     prompt, completion = _PROMPT.search(body, at), _COMPLETION.search(body, at)
-    return Usage(int(prompt.group(1)) if prompt else None, int(completion.group(1)) if completion else None)
+    return _usage(int(prompt.group(1)) if prompt else None, int(completion.group(1)) if completion else None)
+
+
+def _usage(prompt: int | None, completion: int | None) -> Usage:
+    def meant(tokens: int | None) -> int | None:
+        return tokens if tokens is not None and 0 <= tokens < _MOST else None
+
+    return Usage(meant(prompt), meant(completion))
 
 
 class UsageTap:
@@ -83,10 +91,10 @@ class UsageTap:
             response = said.get("response")
             usage: Any = (response if isinstance(response, dict) else said).get("usage")
             if isinstance(response, dict):
-                found = Usage(int(usage["input_tokens"]), int(usage["output_tokens"]))
+                found = _usage(int(usage["input_tokens"]), int(usage["output_tokens"]))
                 self.over = True
             else:
-                found = Usage(int(usage["prompt_tokens"]), int(usage.get("completion_tokens") or 0))
+                found = _usage(int(usage["prompt_tokens"]), int(usage.get("completion_tokens") or 0))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return False
         self.usage = found
