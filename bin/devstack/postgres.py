@@ -14,9 +14,9 @@ import signal
 import subprocess
 from pathlib import Path
 
-from devstack import apt
+from devstack import apt, proctable
 from devstack.ports import free_port
-from devstack.procs import Child, Command
+from devstack.procs import Child, Command, wait_until
 from devstack.rundir import RunDir, reachable, substitute
 from devstack.say import StepFailed
 
@@ -26,7 +26,8 @@ REMEDY = "if its data is damaged, remove the folder: bin/demo makes a new one"
 
 
 class Postgres:
-    """`start()`, then `dsn`. `durable=False` (tests) skips fsync; `keep` the data after `stop()`: if durable."""
+    """`start()`, then `dsn`. `durable=False` (tests) skips fsync; `keep` the data after `stop()`: if durable.
+    `kill()` and `start_server()` are for fault tests: same port, same data."""
 
     def __init__(self, run_dir: Path, durable: bool = True, keep: bool | None = None) -> None:
         self.durable = durable
@@ -88,9 +89,21 @@ class Postgres:
         self._run_dir.watch(remove=self._disposable())
         self._init()
         self.port = free_port()
+        self.start_server()
+        self._create_database()
+
+    def start_server(self) -> None:
         self._child = Child(self._command(), self._run_dir)
         self._child.wait_ready(self._answers, 60, REMEDY)
-        self._create_database()
+
+    def kill(self) -> None:
+        """As a power cut: server and sessions end at once and write nothing. (kill -9 of the server alone would
+        leave sessions that keep the next one from starting.)"""
+        if self._child is not None:
+            child = self._child
+            proctable.send(child.pid, signal.SIGQUIT)
+            wait_until(lambda: not child.alive, 20)
+            child.kill()
 
     def _place(self) -> Path:
         """The folder for data and socket: ours, or its stand-in where `postgres` cannot enter ours."""
