@@ -110,8 +110,6 @@ def test_a_job_that_is_not_visible_yet_is_waited_for(world: RealWorld) -> None:
     assert world.pilot().slurm_state in ("PENDING", "CONFIGURING", "RUNNING")
 
 
-@pytest.mark.nightly  # slurmctld purges old jobs once a minute
-@pytest.mark.timeout(300)
 def test_a_job_that_slurm_forgot_has_ended_even_where_there_is_no_accounting(world: RealWorld) -> None:
     world.config = dataclasses.replace(world.config, alive_s=6.0)
     world.ask()
