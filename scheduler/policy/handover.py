@@ -47,8 +47,7 @@ def lead_s(pool: PoolView, pilot: PilotView, snapshot: Snapshot, life_s: float |
     wait_s = _wait_s(profile)
     if life_s is not None:
         wait_s = min(wait_s, max(0.0, life_s / 2))
-    drain_s = 2 * (pool.service_s or 0.0)
-    return wait_s + _load_s(pool, pilot) + drain_s + snapshot.limits.hand_over_margin_s
+    return wait_s + _load_s(pool, pilot) + _drain_s(pool) + snapshot.limits.hand_over_margin_s
 
 
 def closing(pool: PoolView, pilot: PilotView, snapshot: Snapshot, now: float) -> bool:
@@ -144,7 +143,9 @@ def gap(pool: PoolView, snapshot: Snapshot, now: float) -> str:
         return ""
     last = max(old, key=lambda p: (_end(p), p.id))
     load_s = _load_s(pool, last)
-    if new and max(ends) - now >= load_s:
+    # Half of the margin, because the agent takes no more requests some time before the end.
+    needed_s = load_s + _drain_s(pool) + snapshot.limits.hand_over_margin_s / 2
+    if new and max(ends) - now >= needed_s:
         return ""  # it may still come in time
     profile = next((p for p in snapshot.profiles if p.name == last.profile), None)
     # The place that ends is the one that it gets: what Slurm took to start a job, not its line.
@@ -180,6 +181,11 @@ def _load_s(pool: PoolView, pilot: PilotView) -> float:
     return fit.load_s if fit is not None and fit.load_s is not None else pool.load_s
 
 
+def _drain_s(pool: PoolView) -> float:
+    """What has just begun, with some room. Unknown: the margin has to do."""
+    return 2 * (pool.service_s or 0.0)
+
+
 def _late(replica: ReplicaView, pool: PoolView, pilot: PilotView, snapshot: Snapshot, now: float) -> bool:
     """A replica that still starts is not late: where a load takes longer than a walltime lasts, each job would
     otherwise ask for the next one at once."""
@@ -190,7 +196,7 @@ def _late(replica: ReplicaView, pool: PoolView, pilot: PilotView, snapshot: Snap
 
 
 def _hosts(pool: str, snapshot: Snapshot) -> list[tuple[PilotView, ReplicaView]]:
-    pilots = {pilot.id: pilot for pilot in snapshot.pilots}
+    pilots = snapshot.pilots_by_id
     return [(pilots[r.pilot], r) for r in snapshot.by_pool.get(pool, ()) if r.pilot in pilots]
 
 

@@ -227,8 +227,9 @@ def test_a_gap_is_announced_with_its_end_in_words_that_stay_the_same() -> None:
 def test_a_successor_that_slurm_keeps_waiting_is_a_gap_only_once_it_cannot_come_in_time() -> None:
     old, new = pilot("p", 200), pilot("q", None, state="pending", replaces="p")
     hosts = (replica("r", "p"), replica("s", "q", state="wanted"))
-    assert handover.gap(POOL, fleet((old, new), hosts), NOW + 100) == ""
-    said = handover.gap(POOL, fleet((old, new), hosts), NOW + 101)
+    # 100 s of load, 10 s of drain and half of the margin.
+    assert handover.gap(POOL, fleet((old, new), hosts), NOW + 75) == ""
+    said = handover.gap(POOL, fleet((old, new), hosts), NOW + 76)
     assert said.startswith(
         "The job that serves llama ends at 13:50 UTC, and Slurm has not started the next one"
     )
