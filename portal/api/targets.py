@@ -59,13 +59,15 @@ def pilot(word: str) -> Pilot:
 
 
 def replica(word: str) -> Replica:
-    id_ = _uuid(word)
-    found = Replica.objects.select_related("pilot").filter(pk=id_).first() if id_ is not None else None
+    found = known_replica(word)
     if found is None:
-        raise ValidationError(
-            f"No replica has the id '{word[:128]}': `fleet status` and the fleet page list them."
-        )
+        raise ValidationError(f"No replica has the id '{word[:128]}': the fleet page lists them.")
     return found
+
+
+def known_replica(word: str) -> Replica | None:
+    id_ = _uuid(word)
+    return Replica.objects.select_related("pilot").filter(pk=id_).first() if id_ is not None else None
 
 
 def unknown_job(word: str) -> int:
