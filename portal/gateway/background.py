@@ -6,6 +6,7 @@ API's own words. Separate from `serve`, which holds connections.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable
@@ -21,6 +22,9 @@ from portal.gateway.writer import Cancel, DatabaseDown, Writer
 
 log = logging.getLogger(__name__)
 
+# Pilots are told of the first row at once, and of all that follow within this time together.
+TELL_S = 0.02
+
 
 class Background:
     def __init__(
@@ -33,6 +37,7 @@ class Background:
         self._writer = writer
         self._order = Order(slots, writer)
         self._waits = waits
+        self._told: dict[str, bool] = {}  # pool → whether more came since
 
     async def accept(self, call: Call) -> None:
         """Answers once its row is committed. Raises ApiError."""
@@ -48,11 +53,21 @@ class Background:
         ):  # not demand (invariant 11); the control loop lets it go on when the limit has refilled
             return await told(call, "parked")
         self._waits(call.pool)
-        try:
-            await self._slots.publish(f"berth:lease:{call.pool}", "look")
-        except QueueDown as error:
-            log.warning("pilots of %s were not told: %s; they look by themselves", call.pool, error)
+        self._tell(call.pool)
         return await told(call, "queued")
+
+    def _tell(self, pool: str) -> None:
+        """Pilots that wait for rows of this pool. Nobody waits for it: they also look by themselves."""
+        if pool in self._told:
+            self._told[pool] = True
+            return
+        self._told[pool] = False
+        self._slots.hint(f"berth:lease:{pool}", "look")
+        asyncio.get_running_loop().call_later(TELL_S, self._tell_of_more, pool)
+
+    def _tell_of_more(self, pool: str) -> None:
+        if self._told.pop(pool):
+            self._tell(pool)
 
     async def _accept(self, call: Call) -> None:
         try:

@@ -9,6 +9,7 @@ import threading
 from typing import Literal
 
 LEAST_S = 0.2
+MOST_S = 1.0  # where it is asked without end: telling Celery costs what about ten requests cost
 
 
 class Wake:
@@ -33,7 +34,9 @@ class Wake:
         # only wants to know what a gateway is.
         from portal import hints
 
+        pause_s = LEAST_S
         while True:
+            pause_s = min(2 * pause_s, MOST_S) if self._wanted.is_set() else LEAST_S
             self._wanted.wait()
             if self._stopping.is_set():
                 return
@@ -42,4 +45,4 @@ class Wake:
                 hints.batches_soon()
             else:
                 hints.tick_soon()
-            self._stopping.wait(LEAST_S)
+            self._stopping.wait(pause_s)
