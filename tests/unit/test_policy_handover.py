@@ -19,7 +19,7 @@ from scheduler.policy.snapshot import (
     ReplicaView,
     Snapshot,
 )
-from tests.unit.test_policy_properties import snapshots
+from tests.unit.fleets import snapshots
 
 NOW = 1_000_000.0
 LIMITS = Limits(pilot_idle_s=60, launch_backoff_s=5, latch_after=3, hand_over_margin_s=30)
