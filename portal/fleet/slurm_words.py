@@ -49,6 +49,8 @@ _WAITING = {
     "PartitionDown": "its partition is down",
     "PartitionInactive": "its partition is not active",
     "ReqNodeNotAvail": "the nodes it needs are reserved or down",
+    # Where partitions have priorities, Slurm says this in a sentence of its own.
+    "Nodes required for job are DOWN": "the nodes it needs are down, drained or kept for jobs of higher priority",
     "NodeDown": "a node that it needs is down",
     "JobArrayTaskLimit": "too many tasks of its array run already",
     "Prolog": "its node is being prepared",

@@ -14,6 +14,12 @@ from portal.fleet.slurm_words import meaning
         ("PENDING", "Resources", "waiting", "GPUs"),
         ("PENDING", "Priority", "waiting", "ahead"),
         ("PENDING", "ReqNodeNotAvail, May be reserved for other job", "waiting", "reserved"),
+        (
+            "PENDING",
+            "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions",
+            "waiting",
+            "kept for jobs",
+        ),
         ("PENDING", "AssocGrpGRES", "waiting", "limit"),
         ("PENDING", "QOSMaxJobsPerUserLimit", "waiting", "limit"),
         ("PENDING", "SomethingNew", "waiting", "SomethingNew"),
