@@ -37,7 +37,7 @@ class Books:
         self.snapshot = snapshot
         self.now = now
         self.pools = {pool.name: pool for pool in snapshot.pools}
-        self.pilots = {pilot.id: pilot for pilot in snapshot.pilots}
+        self.pilots = snapshot.pilots_by_id
         self.profiles = {profile.name: profile for profile in snapshot.profiles}
         self.leaving = handover.leaving(snapshot, now)
         # Those whose agent is silent serve nobody as far as is known; they are left alone, and not counted.
@@ -50,6 +50,7 @@ class Books:
         self._jobs: Counter[str] = Counter(pilot.profile for pilot in snapshot.pilots)
         self._gpus = sum(pilot.gpus for pilot in snapshot.pilots)
         self._of_project: Counter[str] = Counter()
+        self._open: set[str] = set()
         self._free: dict[str, list[int]] = {}
         self._free_mb: dict[str, int] = {}
         self._rooms: dict[tuple[bool, int], list[str]] = defaultdict(list)
@@ -67,16 +68,17 @@ class Books:
         else:
             for replica in here:
                 self._charge(replica)
-        if not self._open(pilot, here):
+        if not self._takes_replicas(pilot, here):
             return
+        self._open.add(pilot.id)
         if leaving := [replica for replica in here if replica.state == "draining"]:
             self.clearing[pilot.id] = leaving
         for pool in pilot.staged:
             self._staged[pool].append(pilot.id)
         self._shelve(pilot)
 
-    def _open(self, pilot: PilotView, here: tuple[ReplicaView, ...]) -> bool:
-        """May get replicas at all: it reports or is on its way, and nothing that it hosts is leaving."""
+    def _takes_replicas(self, pilot: PilotView, here: tuple[ReplicaView, ...]) -> bool:
+        """It reports or is on its way, and nothing that it hosts is leaving."""
         if pilot.hopeless or any(r.id in self.leaving and r.state in SERVING for r in here):
             return False
         return pilot.state in ON_ITS_WAY or (pilot.state == "up" and pilot.alive)
@@ -101,8 +103,7 @@ class Books:
         return pool.mem_mb - max(asleep, default=0)
 
     def is_open(self, pilot: str) -> bool:
-        where = self.pilots.get(pilot)
-        return where is not None and self._open(where, self.snapshot.by_pilot[pilot])
+        return pilot in self._open
 
     def rooms(self, pool: PoolView) -> Iterator[PilotView]:
         """Pilots with enough free GPUs, in the order in which they are preferred: up before on their way, then
@@ -169,7 +170,10 @@ class Books:
         there = {gpu for replica in coming for gpu in replica.gpu_indices}
         self.moved.update(replica.id for replica in coming)
         rest = [replica for replica in self.clearing.get(pilot.id, ()) if replica not in coming]
-        self.clearing[pilot.id] = rest
+        if rest:
+            self.clearing[pilot.id] = rest
+        else:
+            self.clearing.pop(pilot.id, None)
         coming_mb = sum(self.frees_mb(replica, replica.sleep_level) for replica in coming)
         need_mb = max(0, self.need_mb(pool, pilot) - coming_mb)
         self._take(pilot, max(0, pool.gpus - len(there)), min(need_mb, max(0, self._free_mb[pilot.id])))

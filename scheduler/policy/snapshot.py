@@ -159,6 +159,10 @@ class Snapshot:
     paused: bool = False
 
     @cached_property
+    def pilots_by_id(self) -> dict[str, PilotView]:
+        return {pilot.id: pilot for pilot in self.pilots}
+
+    @cached_property
     def by_pilot(self) -> dict[str, tuple[ReplicaView, ...]]:
         found: dict[str, list[ReplicaView]] = {pilot.id: [] for pilot in self.pilots}
         for replica in self.replicas:

@@ -134,12 +134,16 @@ def clear(
     served = any(replica.state in SERVING and replica.id not in silent for replica in here)
     if pool.queued and not served and (pool.waited_s or 0.0) >= limits.wait_bound_s:
         for _, pilot, leavers in residents.all:
+            if pilot.id in books.filled:
+                continue
             ripe = [leaver for leaver in leavers if _had_its_turn(leaver.replica, pool, books)]
             chosen = _fewest(pool, pilot, ripe, may, residents, books)
             if chosen:
                 return Clearing(pilot, chosen, bound_s, _sum(chosen), forced=True)
     count = pool.weight * max(1.0, autoscale.urgent(pool))
     for cheapest_s, pilot, leavers in residents.idle:
+        if pilot.id in books.filled:
+            continue
         load_s = profiles.load_s(pool, profiles.gpu_type(pilot, books))
         else_s = min(bound_s, spot.ready_s - load_s) if isinstance(spot, NewPilot) else bound_s
         if cheapest_s >= count * else_s:
@@ -182,7 +186,7 @@ def _fewest(
     books: Books,
 ) -> tuple[Leaver, ...]:
     """The fewest and cheapest of a pilot whose leaving lets the pool in; () when even all of them do not."""
-    if pilot.gpus < pool.gpus or pilot.profile not in may or pilot.id in books.filled:
+    if pilot.gpus < pool.gpus or pilot.profile not in may:
         return ()
     need_gpus = pool.gpus - len(books.free_gpus(pilot.id))
     need_mb = books.need_mb(pool, pilot) - books.free_mb(pilot.id)
