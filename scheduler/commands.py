@@ -71,7 +71,7 @@ def _do(actor: Actor, command: Command, look: Look) -> str:
         case Command.Kind.RELAUNCH:
             return _relaunch(actor, command)
         case Command.Kind.TEST_LAUNCH:
-            return try_out(actor, command, _pool(command), _who(command), look)
+            return try_out(actor, command, _pool(command), command.asked_by, look)
         case Command.Kind.WAKE:
             return _wake(actor, command)
         case Command.Kind.PIN:
@@ -90,7 +90,7 @@ def _do(actor: Actor, command: Command, look: Look) -> str:
 
 
 def _drain(actor: Actor, command: Command) -> str:
-    why = f"{_who(command)} asked to drain it."
+    why = f"{command.asked_by} asked to drain it."
     if command.replica is not None:
         replica = command.replica
         return _decide(
@@ -107,7 +107,7 @@ def _drain(actor: Actor, command: Command) -> str:
 
 def _cancel_of(command: Command) -> CancelPilot:
     return CancelPilot(
-        pilot=str(_pilot(command).pk), failed=False, reason=f"{_who(command)} asked to cancel its job."
+        pilot=str(_pilot(command).pk), failed=False, reason=f"{command.asked_by} asked to cancel its job."
     )
 
 
@@ -128,7 +128,7 @@ def _evict(actor: Actor, command: Command) -> str:
     if state is not None and state.pinned_until is not None and state.pinned_until > actor.now():
         raise Refused(f"{pool} is pinned {until(state.pinned_until)}: give the command unpin first.")
     PoolState.objects.filter(pool=pool).update(interest_until=None)
-    reason = f"{_who(command)} asked to evict {pool}."
+    reason = f"{command.asked_by} asked to evict {pool}."
     live = Replica.objects.filter(pool=pool).exclude(state__in=(*REPLICA_ENDED, ReplicaState.DRAINING))
     drains = [
         DrainReplica(pool=pool.name, pilot=str(replica.pilot_id), replica=str(replica.pk), reason=reason)
@@ -151,7 +151,7 @@ def _relaunch(actor: Actor, command: Command) -> str:
         result = f"Jobs are submitted under profile {name} again."
         with moving():
             ProfileState.objects.filter(profile=profile).update(latched_at=None, reason="")
-            _note(actor, command, f"{_who(command)} asked for it: {result}", profile=str(name))
+            _note(actor, command, f"{command.asked_by} asked for it: {result}", profile=str(name))
         return result
     pool = _pool(command)
     result = f"The failures of {pool} are forgotten."
@@ -159,7 +159,7 @@ def _relaunch(actor: Actor, command: Command) -> str:
         PoolState.objects.update_or_create(
             pool=pool, defaults={"failures": 0, "retry_at": None, "latched_at": None, "reason": ""}
         )
-        _note(actor, command, f"{_who(command)} asked to try again: {result}")
+        _note(actor, command, f"{command.asked_by} asked to try again: {result}")
     return _with_caveat(result, pool)
 
 
@@ -169,7 +169,7 @@ def _wake(actor: Actor, command: Command) -> str:
     wanted_until = actor.now() + timedelta(seconds=for_s)
     with moving():
         PoolState.objects.update_or_create(pool=pool, defaults={"interest_until": wanted_until})
-        _note(actor, command, f"{_who(command)} asked to have {pool} ready.", for_s=for_s)
+        _note(actor, command, f"{command.asked_by} asked to have {pool} ready.", for_s=for_s)
     return _with_caveat(f"{pool} is wanted {until(wanted_until)}.", pool)
 
 
@@ -180,7 +180,7 @@ def _pin(actor: Actor, command: Command) -> str:
     result = f"{pool} is kept resident {until(pinned_until)}."
     with moving():
         PoolState.objects.update_or_create(pool=pool, defaults={"pinned_until": pinned_until})
-        _note(actor, command, f"{_who(command)} pinned it: {result}", for_s=for_s)
+        _note(actor, command, f"{command.asked_by} pinned it: {result}", for_s=for_s)
     return _with_caveat(result, pool)
 
 
@@ -190,7 +190,7 @@ def _unpin(actor: Actor, command: Command) -> str:
     with moving():
         if not pinned.update(pinned_until=None):
             raise Refused(f"{pool} was not pinned.")
-        _note(actor, command, f"{_who(command)} ended the pin of {pool}.")
+        _note(actor, command, f"{command.asked_by} ended the pin of {pool}.")
     return f"{pool} is not pinned any more: it is let go after its keep-alive, or for others."
 
 
@@ -204,7 +204,7 @@ def _pause(actor: Actor, command: Command, paused: bool) -> str:
             Cluster.objects.filter(pk=actor.cluster.pk).update(paused=paused)
             actor.cluster.paused = paused
             result = f"The fleet {word} from now on."
-        _note(actor, command, f"{_who(command)} asked for it: {result}")
+        _note(actor, command, f"{command.asked_by} asked for it: {result}")
     return result
 
 
@@ -212,7 +212,7 @@ def _unknown_job(actor: Actor, command: Command) -> str:
     job_id = command.args.get("job_id")
     if not isinstance(job_id, int):
         raise Refused("It names no job.")
-    now, who = actor.clock(), _who(command)
+    now, who = actor.clock(), command.asked_by
     try:
         if command.kind == Command.Kind.REJECT:
             return unknown.reject(actor.cluster, actor.client_for, job_id, who, now)
@@ -253,12 +253,6 @@ def _pool(command: Command) -> Pool:
     if command.pool is None:
         raise Refused("It names no pool.")
     return command.pool
-
-
-def _who(command: Command) -> str:
-    if command.created_by is not None:
-        return command.created_by.get_username()
-    return str(command.args.get("by") or "Someone")
 
 
 def _with_caveat(result: str, pool: Pool) -> str:

@@ -95,7 +95,9 @@ def test_unknown_jobs_are_shown_and_may_be_adopted_or_rejected(world: World) -> 
 def test_a_command_of_somebody_without_an_account_says_who(world: World) -> None:
     command = give(Wish(Command.Kind.PIN, pool=world.pool), "lena at the command line")
     assert command.created_by is None and command.args == {"by": "lena at the command line"}
-    assert "lena at the command line" in world.operator.browser.get("/fleet/").content.decode()
+    give(Wish(Command.Kind.UNPIN, pool=world.pool), world.operator.user)
+    page = world.operator.browser.get("/fleet/").content.decode()
+    assert "lena at the command line" in page and "unpin" in page
 
 
 @pytest.mark.parametrize(

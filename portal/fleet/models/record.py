@@ -50,6 +50,13 @@ class Command(models.Model):
     def __str__(self) -> str:
         return f"{self.kind} #{self.pk}"
 
+    @property
+    def asked_by(self) -> str:
+        """Who gave it: an account, or at the command line somebody without one."""
+        if self.created_by is not None:
+            return self.created_by.get_username()
+        return str(self.args.get("by") or "Someone")
+
 
 class Decision(models.Model):
     """What the loop did to which pilot or replica, with inputs in brief and the reason in English."""
