@@ -53,7 +53,7 @@ from django.db import connections
 from django.test import TransactionTestCase
 from psycopg2.extensions import connection as Connection
 
-from tests.slurm.whole import Whole
+from tests.slurm.whole import PARTITIONS, Whole
 
 _OURS = ("accounts_", "catalog_", "fleet_", "ledger_", "django_admin_log", "django_session")
 
@@ -106,7 +106,10 @@ def pg(test_dsn: str) -> Iterator[Connection]:
 _QUICK = {
     "BERTH_TICK_S": "1",
     "BERTH_SYNC_INTERVAL_S": "0.5",
-    "BERTH_ALIVE_S": "4",
+    "BERTH_ALIVE_S": "6",
+    "BERTH_SILENT_CANCEL_S": "9",
+    "BERTH_REGISTER_S": "20",
+    "BERTH_ORPHAN_GRACE_S": "4",
     "BERTH_HOLDER_STALE_S": "4",
     "BERTH_HEARTBEAT_S": "1",
     "BERTH_LAUNCH_BACKOFF_S": "0.2",
@@ -122,6 +125,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
     folder = tmp_path_factory.mktemp("whole")
     progress = Progress()
     model = demomodel.ensure(progress)
-    spec = SlurmSpec(nodes=2, sched_interval_s=1)
+    spec = SlurmSpec(nodes=2, sched_interval_s=1, preemption=True, partitions=PARTITIONS)
     with berth.running(folder, model, progress, spec, _QUICK) as running:
         yield Whole(running)

@@ -6,12 +6,13 @@ speed are settings, so that each step of a request's way can be held open long e
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import threading
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,14 @@ from devstack.say import StepFailed
 from devstack.slurm import Slurm
 
 POOL = "echo"
+# Beside the usual one: two whose jobs give way to it, at once or a minute later, and one with a short limit.
+_COMMON = "Nodes=ALL DefaultTime=5 State=UP"
+PARTITIONS = (
+    f"PartitionName=gpu Default=YES PriorityTier=10 PreemptMode=OFF MaxTime=240 {_COMMON}",
+    f"PartitionName=spare PriorityTier=1 PreemptMode=CANCEL GraceTime=0 MaxTime=240 {_COMMON}",
+    f"PartitionName=grace PriorityTier=1 PreemptMode=CANCEL GraceTime=60 MaxTime=240 {_COMMON}",
+    f"PartitionName=short PriorityTier=10 PreemptMode=OFF MaxTime=5 {_COMMON}",
+)
 WORDS = "one two three four five six seven eight nine ten eleven twelve"
 
 
@@ -129,6 +138,31 @@ class Whole:
         out = self.slurm.run("squeue", "-a", "-h", "-o", "%A")
         return {int(word) for word in out.split()}
 
+    def story(self, since: int) -> list[str]:
+        """Decisions after the one numbered `since`, as "kind: reason", oldest first."""
+        sql = "SELECT kind || ': ' || reason FROM fleet_decision WHERE id > %s ORDER BY id"
+        return [row[0] for row in self.rows(sql, since)]
+
+    def last_decision(self) -> int:
+        return int(self.one("SELECT coalesce(max(id), 0) FROM fleet_decision"))
+
+    def pilot(self, job: int) -> dict[str, Any]:
+        """One pilot's row, in words that a test asks for."""
+        names = ("state", "end_reason", "node", "slurm_state", "slurm_reason", "walltime_min", "id")
+        found = self.rows(f"SELECT {', '.join(names)} FROM fleet_pilot WHERE job_id = %s", job)
+        assert found, f"no pilot has job {job}"
+        return dict(zip(names, found[0], strict=True))
+
+    def failures(self) -> int:
+        """Failed launches in a row of the pool."""
+        return int(self.one("SELECT failures FROM fleet_poolstate WHERE pool_id = %s", POOL) or 0)
+
+    def ticks(self, number: int) -> None:
+        """Waits for so many further passes of the loop."""
+        for _ in range(number):
+            before = self.one("SELECT ticked_at FROM fleet_cluster")
+            self.until(lambda b=before: self.one("SELECT ticked_at FROM fleet_cluster") != b, what="a tick")  # type: ignore[misc]
+
     # -- arranging ---------------------------------------------------------------------------------------
 
     def tune(self, *, keep_alive_s: int = 600, load_limit_s: int = 60, **args: Any) -> None:
@@ -153,6 +187,62 @@ class Whole:
                VALUES ('relaunch', %s, '{}', 'pending', '', now())""",
             POOL,
         )
+
+    @contextlib.contextmanager
+    def profile(self, name: str = "demo", **columns: Any) -> Iterator[None]:
+        """The profile with other values, for a while; one that does not exist is made like `demo`, for the pool."""
+        new = not self.one("SELECT count(*) FROM catalog_profile WHERE name = %s", name)
+        if new:
+            self._copy_profile(name)
+        kept = self.rows(f"SELECT {', '.join(columns)} FROM catalog_profile WHERE name = %s", name)[0]
+        self._set_profile(name, columns)
+        try:
+            yield
+        finally:
+            self._set_profile(name, dict(zip(columns, kept, strict=True)))
+            self.rows(
+                """DELETE FROM fleet_profilestate WHERE profile_id IN (SELECT id FROM catalog_profile WHERE name = %s)""",
+                name,
+            )
+            if new:
+                self._set_profile(name, {"enabled": False})
+
+    def _set_profile(self, name: str, columns: dict[str, Any]) -> None:
+        words = ", ".join(f"{column} = %s" for column in columns)
+        self.rows(f"UPDATE catalog_profile SET {words} WHERE name = %s", *columns.values(), name)
+
+    def _copy_profile(self, name: str) -> None:
+        found = self.rows(
+            """SELECT column_name FROM information_schema.columns
+               WHERE table_name = 'catalog_profile' AND column_name NOT IN ('id', 'name')"""
+        )
+        columns = ", ".join(f'"{column}"' for (column,) in found)
+        self.rows(
+            f"""INSERT INTO catalog_profile (name, {columns})
+                SELECT %s, {columns} FROM catalog_profile WHERE name = 'demo'""",
+            name,
+        )
+        self.rows(
+            """INSERT INTO catalog_pool_profiles (pool_id, profile_id)
+               SELECT %s, id FROM catalog_profile WHERE name = %s""",
+            POOL,
+            name,
+        )
+
+    def command(self, kind: str, pool: str | None = None, **args: Any) -> str:
+        """Gives a command, waits until the loop has dealt with it; what it said."""
+        number = self.one(
+            """INSERT INTO fleet_command (kind, pool_id, args, state, result, created_at)
+               VALUES (%s, %s, %s, 'pending', '', now()) RETURNING id""",
+            kind, pool, json.dumps(args),
+        )  # fmt: skip
+        self.until(
+            lambda: self.one("SELECT state FROM fleet_command WHERE id = %s", number) != "pending",
+            what=f"the command {kind}",
+        )
+        state, result = self.rows("SELECT state, result FROM fleet_command WHERE id = %s", number)[0]
+        assert state == "done", result
+        return str(result)
 
     def hold_nodes(self, *, held: bool) -> None:
         """Held nodes start no job, so that it stays pending."""

@@ -1,0 +1,72 @@
+"""A database that was restored from a dump: the fleet starts paused, and unknown jobs are adopted or rejected."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.slurm.whole import Whole
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
+
+
+def restore(whole: Whole) -> None:
+    """The tables as they were before the last job was launched."""
+    for table in ("fleet_gpuclaim", "fleet_replica", "fleet_pilotlog", "fleet_pilot"):
+        whole.rows(f"DELETE FROM {table}")
+    paused = "SELECT paused FROM fleet_cluster"
+
+    def tried() -> bool:
+        # A tick that is under way writes its own time over it: once more, then.
+        if not whole.one(paused):
+            whole.rows("UPDATE fleet_cluster SET ticked_at = ticked_at - interval '1 day'")
+        whole.ticks(1)
+        return bool(whole.one(paused))
+
+    whole.until(tried, 40, "the pause")
+
+
+def hot_job(whole: Whole) -> int:
+    whole.empty()
+    whole.tune(load_s=0, tokens_per_s=200)
+    assert whole.ask("before").result() == "before"
+    [job] = whole.live_jobs()
+    return job
+
+
+def test_after_a_restore_unknown_jobs_are_kept_and_adopted(whole: Whole) -> None:
+    job = hot_job(whole)
+    since = whole.last_decision()
+    restore(whole)
+    try:
+        whole.ticks(6)  # well beyond the grace that an orphan has
+        assert whole.live_jobs() == {job}, "nothing is cancelled or launched"
+        assert whole.one("SELECT orphans ->> %s FROM fleet_cluster", str(job)) is not None
+        assert f"took job {job}" in whole.command("adopt", job_id=job)
+        whole.until(lambda: whole.pilot(job)["state"] == "up", what="its agent's registration")
+    finally:
+        whole.command("resume")
+    assert whole.ask("after").result() == "after"
+    assert whole.live_jobs() == {job}, "the allocation is used again"
+    story = [line for line in whole.story(since) if line.startswith(("pause", "adopt"))]
+    assert story[0].startswith("pause: The database is older than this installation's last tick")
+    assert story[1].startswith("adopt: ")
+
+
+def test_an_unknown_job_can_be_rejected(whole: Whole) -> None:
+    job = hot_job(whole)
+    restore(whole)
+    try:
+        assert f"cancelled job {job}" in whole.command("reject", job_id=job)
+        whole.until(lambda: job not in whole.live_jobs(), what="its end")
+    finally:
+        whole.command("resume")
+
+
+def test_an_orphan_without_a_restore_is_cancelled_when_it_reports_nothing(whole: Whole) -> None:
+    job = hot_job(whole)
+    since = whole.last_decision()
+    for table in ("fleet_gpuclaim", "fleet_replica", "fleet_pilotlog", "fleet_pilot"):
+        whole.rows(f"DELETE FROM {table}")
+    whole.until(lambda: job not in whole.live_jobs(), 60, "the orphan's end")
+    said = f"cancel_unknown: Job {job} is cancelled: no pilot of ours owns it."
+    assert said in whole.story(since)
