@@ -37,14 +37,26 @@ def test_a_launch_outlives_the_callers_it_was_made_for(world: World) -> None:
     pilot = world.pilot()
     with moving() as cur:
         ledger.cancel(cur, [request], world.at(), "its client left")
-    for _ in range(3):
-        world.tick(world.config.pilot_idle_s + 1)
+    world.tick(world.config.pilot_idle_s + 1)
     pilot.refresh_from_db()
     assert pilot.state in ("submitted", "pending") and world.slurm.cancelled == []
     world.start(pilot)
     world.report(pilot)
     world.tick(1)
     assert world.replica(pilot).state == "hot"
+
+
+def test_a_launch_that_nobody_has_wanted_for_as_long_as_its_model_would_have_been_kept_is_withdrawn(
+    world: World,
+) -> None:
+    request = world.ask()
+    world.tick()
+    with moving() as cur:
+        ledger.cancel(cur, [request], world.at(), "its client left")
+    world.tick(world.pool.keep_alive_s - 1)
+    assert world.slurm.cancelled == []
+    world.tick(2)
+    assert world.slurm.cancelled == [101]
 
 
 def test_a_ticket_is_demand_while_its_client_is_away(world: World) -> None:
