@@ -269,7 +269,9 @@ def _check(read: Config) -> None:
     if read.alive_s < 3 * read.sync_interval_s:
         raise ConfigError("BERTH_ALIVE_S must be at least three times BERTH_SYNC_INTERVAL_S")
     if read.silent_cancel_s <= read.alive_s:
-        raise ConfigError("BERTH_SILENT_CANCEL_S must be longer than BERTH_ALIVE_S: a replacement starts first")
+        raise ConfigError(
+            "BERTH_SILENT_CANCEL_S must be longer than BERTH_ALIVE_S: a replacement starts first"
+        )
 
 
 @contextlib.contextmanager

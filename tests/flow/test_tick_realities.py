@@ -66,7 +66,7 @@ def test_accounting_tells_why_a_job_vanished(world: World) -> None:
     world.tick()
     assert pilot.job_id
     job_id = pilot.job_id
-    world.slurm.usage = lambda ids: {job_id: UsageInfo(job_id, "PREEMPTED", "0:0", 5, "gpu01")}  # type: ignore[method-assign]
+    world.slurm.usage = lambda job_ids: {job_id: UsageInfo(job_id, "PREEMPTED", "0:0", 5, "gpu01")}  # type: ignore[method-assign]
     world.slurm.vanish(job_id)
     world.tick(100)
     pilot.refresh_from_db()
