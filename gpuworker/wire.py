@@ -17,6 +17,7 @@ from typing import Any, Literal
 from gpuworker.wireformat import WireError as WireError
 from gpuworker.wireformat import dumps as dumps
 from gpuworker.wireformat import loads as loads
+from gpuworker.wireformat import read as read
 
 # Headers between gateway and ingress (DESIGN §3). The key proves a gateway; the rest is the fence.
 HEADER_KEY = "x-berth-key"

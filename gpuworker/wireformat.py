@@ -1,6 +1,7 @@
-"""Frozen dataclasses ↔ JSON bytes, read by their types and strictly.
+"""The wire's dataclasses ↔ JSON bytes, by the types of their fields. Standard library only.
 
-Separate from `wire`, which says what the messages are; this knows none of them.
+Separate from the messages themselves, because it knows none of them. What reads a type is put together once
+and kept: the control loop reads a report of every pilot in every tick.
 """
 
 from __future__ import annotations
@@ -10,13 +11,27 @@ import functools
 import json
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
+Reader = Callable[[Any], Any]
 
 
 class WireError(ValueError):
-    """A body that is not what this module describes."""
+    """A body that is no message of the wire: what is wrong, and where, by its path."""
+
+
+class _Mismatch(ValueError):
+    """What is wrong, and where: a path like `.replicas[3].state`."""
+
+    def __init__(self, text: str, path: str = "") -> None:
+        super().__init__(f"{path}: {text}")
+        self.text = text
+        self.path = path
+
+    def inside(self, step: str) -> _Mismatch:
+        return _Mismatch(self.text, step + self.path)
 
 
 def dumps(message: Any) -> bytes:
@@ -30,60 +45,111 @@ def loads(kind: type[T], data: bytes | str) -> T:
         raw = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise WireError(f"not JSON: {error}") from None
-    return typing.cast(T, _read(kind, raw, kind.__name__))
+    return read(kind, raw)
 
 
-def _read(kind: Any, raw: Any, where: str) -> Any:
-    if kind is Any:
-        return raw
-    origin = typing.get_origin(kind)
-    if origin is Literal:
-        if raw not in typing.get_args(kind):
-            raise WireError(f"{where}: {raw!r} is not one of {typing.get_args(kind)}")
-        return raw
-    if origin in (typing.Union, types.UnionType):
-        if raw is None:
-            return None
-        inner = next(a for a in typing.get_args(kind) if a is not type(None))
-        return _read(inner, raw, where)
-    if origin is list:
-        if not isinstance(raw, list):
-            raise WireError(f"{where}: expected a list")
-        return [_read(typing.get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(raw)]
-    if origin is dict:
-        if not isinstance(raw, dict):
-            raise WireError(f"{where}: expected an object")
-        return {
-            str(key): _read(typing.get_args(kind)[1], value, f"{where}.{key}") for key, value in raw.items()
-        }
-    if dataclasses.is_dataclass(kind):
-        return _read_object(kind, raw, where)
-    return _read_scalar(kind, raw, where)
-
-
-def _read_object(kind: Any, raw: Any, where: str) -> Any:
-    if not isinstance(raw, dict):
-        raise WireError(f"{where}: expected an object")
-    hints, optional = _fields(kind)
-    missing = hints.keys() - raw.keys() - optional
-    if missing:
-        raise WireError(f"{where}: missing {', '.join(sorted(missing))}")
-    return kind(
-        **{name: _read(hint, raw[name], f"{where}.{name}") for name, hint in hints.items() if name in raw}
-    )
+def read(kind: type[T], raw: Any) -> T:
+    """Decoded JSON as a wire dataclass of `kind`. Raises WireError."""
+    try:
+        return typing.cast(T, _reader(typing.cast(Any, kind))(raw))
+    except _Mismatch as error:
+        raise WireError(f"{kind.__name__}{error}") from None
 
 
 @functools.cache
-def _fields(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
-    """A dataclass' fields with their types, and which of them have defaults. Kept: evaluating types is slow."""
-    optional = {f.name for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING}
-    return typing.get_type_hints(kind), frozenset(optional)
+def _reader(kind: Any) -> Reader:
+    """Raises _Mismatch on a value that is no `kind`: a dataclass, list, dict by str, Literal, `X | None`, scalar or Any.
+
+    Keys that a dataclass does not have are ignored; a field without a default must be there.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return lambda raw: raw
+    if origin is Literal:
+        return _literal(arguments)
+    if origin in (typing.Union, types.UnionType):
+        inner = _reader(next(a for a in arguments if a is not type(None)))
+        return lambda raw: None if raw is None else inner(raw)
+    if origin is list:
+        return _list(_reader(arguments[0]))
+    if origin is dict:
+        return _dict(_reader(arguments[1]))
+    if dataclasses.is_dataclass(kind):
+        return _dataclass(kind)
+    return _scalar(kind)
 
 
-def _read_scalar(kind: Any, raw: Any, where: str) -> Any:
-    if kind is float and isinstance(raw, int) and not isinstance(raw, bool):
-        return float(raw)
-    # bool is an int in Python; on the wire it is not.
-    if not isinstance(raw, kind) or (isinstance(raw, bool) and kind is not bool):
-        raise WireError(f"{where}: expected {kind.__name__}, got {type(raw).__name__}")
-    return raw
+def _literal(allowed: tuple[Any, ...]) -> Reader:
+    def read(raw: Any) -> Any:
+        if raw not in allowed:
+            raise _Mismatch(f"{raw!r} is not one of {allowed}")
+        return raw
+
+    return read
+
+
+def _list(item: Reader) -> Reader:
+    def read(raw: Any) -> Any:
+        if not isinstance(raw, list):
+            raise _Mismatch("expected a list")
+        found: list[Any] = []
+        try:
+            for value in raw:
+                found.append(item(value))
+        except _Mismatch as error:
+            raise error.inside(f"[{len(found)}]") from None
+        return found
+
+    return read
+
+
+def _dict(value: Reader) -> Reader:
+    def read(raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            raise _Mismatch("expected an object")
+        found, key = {}, ""
+        try:
+            for key, inner in raw.items():
+                found[str(key)] = value(inner)
+        except _Mismatch as error:
+            raise error.inside(f".{key}") from None
+        return found
+
+    return read
+
+
+def _dataclass(kind: Any) -> Reader:
+    readers = {name: _reader(hint) for name, hint in typing.get_type_hints(kind).items()}
+    required = {
+        f.name
+        for f in dataclasses.fields(kind)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+
+    def read(raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            raise _Mismatch("expected an object")
+        if missing := required - raw.keys():
+            raise _Mismatch(f"missing {', '.join(sorted(missing))}")
+        found, name = {}, ""
+        try:
+            for name, field in readers.items():
+                if name in raw:
+                    found[name] = field(raw[name])
+        except _Mismatch as error:
+            raise error.inside(f".{name}") from None
+        return kind(**found)
+
+    return read
+
+
+def _scalar(kind: Any) -> Reader:
+    def read(raw: Any) -> Any:
+        if type(raw) is kind:
+            return raw
+        # bool is an int in Python; on the wire it is not.
+        if kind is float and type(raw) is int:
+            return float(raw)
+        raise _Mismatch(f"expected {kind.__name__}, got {type(raw).__name__}")
+
+    return read

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import redis as redis_library
 
-from gpuworker.wire import ObservedReplica, Sync, WireError, loads
+from gpuworker.wire import ObservedReplica, Sync, WireError, read
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ def hear(redis: redis_library.Redis, pilots: Iterable[str]) -> dict[str, Heard] 
         if text is None:
             continue
         try:
-            sync = loads(Sync, text)
-            received_at = float(json.loads(text)["received_at"])
+            said = json.loads(text)
+            sync, received_at = read(Sync, said), float(said["received_at"])
         except (WireError, KeyError, TypeError, ValueError) as error:
             logger.warning("pilot %s: unreadable report: %s", pilot, error)
             continue

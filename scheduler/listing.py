@@ -20,6 +20,8 @@ from scheduler.slurm.protocol import JobInfo, NoAnswer, SlurmClient
 
 logger = logging.getLogger(__name__)
 
+_FIELDS = tuple(field.name for field in dataclasses.fields(JobInfo))
+
 Prefix = tuple[str, ...]
 ClientFor = Callable[[Prefix], SlurmClient]
 
@@ -96,7 +98,9 @@ def _prefixes(cluster: str) -> list[Prefix]:
 
 
 def _packed(job: OurJob) -> dict[str, Any]:
-    return {**dataclasses.asdict(job.info), "prefix": list(job.prefix)}
+    info = job.info
+    # Not asdict, which copies each value deeply: this is done for every job of the fleet, in every listing.
+    return {name: getattr(info, name) for name in _FIELDS} | {"prefix": list(job.prefix)}
 
 
 def _unpacked(pilot: str, kept_job: dict[str, Any]) -> OurJob:

@@ -89,7 +89,8 @@ def observe(
 
 
 def live_pilots(cluster: str) -> QuerySet[Pilot]:
-    return Pilot.objects.filter(cluster=cluster).exclude(state=PilotState.ENDED).select_related("profile")
+    # Not select_related, which builds a profile per pilot.
+    return Pilot.objects.filter(cluster=cluster).exclude(state=PilotState.ENDED).prefetch_related("profile")
 
 
 def _facts(pilot: Pilot) -> PilotFacts:

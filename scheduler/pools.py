@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db.models import Prefetch
-
-from portal.catalog.models import Model, Pool, Profile
+from portal.catalog.models import Model, Pool
 from portal.fleet.models import Fit, PoolState
 from portal.ledger import transitions as ledger
 from scheduler.moves import moving
@@ -37,10 +35,11 @@ def pool_views(now: float) -> tuple[PoolView, ...]:
     states = {state.pool_id: state for state in PoolState.objects.all()}
     fits = _fits()
     owners = _sole_projects()
-    profiles = Prefetch("profiles", Profile.objects.only("name").order_by("name"))
+    profiles = _profiles()
     return tuple(
         _view(
             pool,
+            profiles.get(pool.name, ()),
             states.get(pool.name) or PoolState(pool=pool),
             counts,
             heads.get(pool.name, []),
@@ -49,12 +48,13 @@ def pool_views(now: float) -> tuple[PoolView, ...]:
             owners.get(pool.name, ""),
             now,
         )
-        for pool in Pool.objects.prefetch_related(profiles).order_by("name")
+        for pool in Pool.objects.order_by("name")
     )
 
 
 def _view(
     pool: Pool,
+    profiles: Iterable[str],
     state: PoolState,
     counts: Mapping[tuple[str, str, str], int],
     heads: Iterable[Head],
@@ -67,7 +67,7 @@ def _view(
     heads = list(heads)
     return PoolView(
         name=pool.name,
-        profiles=tuple(profile.name for profile in pool.profiles.all()),
+        profiles=tuple(profiles),
         gpus=pool.gpus,
         mem_mb=pool.mem_mb,
         keep_alive_s=float(pool.keep_alive_s),
@@ -118,6 +118,15 @@ def _heads(waiting: Iterable[str]) -> dict[str, list[Head]]:
         )
         for pool, accepted_at, weight in cur.fetchall():
             found[pool].append(Head(float(accepted_at), float(weight)))
+    return found
+
+
+def _profiles() -> dict[str, list[str]]:
+    """By pool, in order of name."""
+    found: dict[str, list[str]] = defaultdict(list)
+    pairs = Pool.profiles.through._default_manager.order_by("profile__name")
+    for pool, profile in pairs.values_list("pool_id", "profile__name"):
+        found[pool].append(profile)
     return found
 
 

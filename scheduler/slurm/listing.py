@@ -6,10 +6,9 @@ may hold spaces, bars, commas and even newlines.
 
 from __future__ import annotations
 
-import calendar
 import re
-import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from scheduler.slurm.protocol import (
     JobInfo,
@@ -99,7 +98,7 @@ def usage(text: str) -> dict[int, UsageInfo]:
 def moment(text: str) -> float | None:
     """Slurm's time in UTC as UNIX seconds; None for N/A, Unknown, NONE and the like."""
     try:
-        return float(calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%S")))
+        return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
     except ValueError:
         return None
 

@@ -27,3 +27,14 @@ def test_a_missing_field_is_refused_by_its_name() -> None:
     del body["state"], body["cap"]
     with pytest.raises(wire.WireError, match="missing cap, state"):
         wire.loads(wire.ObservedReplica, json.dumps(body))
+
+
+def test_a_mistyped_field_is_refused_by_its_path() -> None:
+    said = wire.Sync("p", 1, 0, 1.0, False, "", [OBSERVED], [], None)
+    body = json.loads(wire.dumps(said))
+    body["replicas"][0]["cap"] = "many"
+    with pytest.raises(wire.WireError, match=r"^Sync\.replicas\[0\]\.cap: expected int, got str$"):
+        wire.loads(wire.Sync, json.dumps(body))
+    body["replicas"][0]["cap"] = True  # an int in Python, not on the wire
+    with pytest.raises(wire.WireError, match=r"cap: expected int, got bool"):
+        wire.loads(wire.Sync, json.dumps(body))

@@ -35,7 +35,7 @@ def detach(cur: Cursor, stale_before: datetime, now: datetime) -> list[UUID]:
         f"""UPDATE ledger_request r
            SET lane = 'async', state = 'queued', holder = NULL, {served.NOBODY}
            FROM (SELECT q.id FROM ledger_request q LEFT JOIN ledger_holder h ON h.id = q.holder
-                 WHERE q.lane = 'held' AND q.state IN ('queued', 'running')
+                 WHERE q.lane = 'held' AND q.state IN ('queued', 'running') AND q.holder IS NOT NULL
                    AND (h.id IS NULL OR h.seen_at < %s)
                  FOR UPDATE OF q SKIP LOCKED) lost
            WHERE r.id = lost.id RETURNING r.id, r.attempt""",
