@@ -1,7 +1,8 @@
 """Turns (what the portal wants, what is here) into the next actions for each replica. Pure.
 
     wanted ──start──▶ starting ──(healthy)──▶ hot ──drain──▶ draining ──(idle or limit)──▶ stopped
-                          │                    │                │
+                          │ ▲                  │                │ └──sleep──▶ asleep ──▶ stopped
+                          │ └─────────────wake─┼────────────────┼────────────────┘
                           └──(died, too slow, bad argument)─────┴──▶ failed
 
 For each replica here:
@@ -9,9 +10,11 @@ For each replica here:
  2. `starting` and no longer wanted hot, or the pilot drains: stop at once, nothing is in flight.
  3. `starting` and over its load limit: fail.
  4. `hot` and no longer wanted hot (drain, sleep, stop, or simply not listed), or the pilot drains: drain.
- 5. `draining` and idle, or over its drain limit: stop.
-For each replica only wanted:
- 6. hot, the pilot does not drain, and its GPUs are not held by one that is still leaving: start.
+ 5. `draining` and idle: sleep, where that is wanted and its engine was seen to; else stop. Over its drain limit: stop.
+ 6. `asleep` and wanted neither asleep nor hot, or the pilot drains: stop. It holds host memory, and no GPU.
+For each replica wanted hot, unless the pilot drains or its GPUs are held by another that is not gone or asleep yet:
+ 7. asleep here: wake, on the GPUs that its engine was started with; it knows no others.
+ 8. not here: start.
 """
 
 from __future__ import annotations
@@ -37,11 +40,13 @@ class Here:
     drain_at: float | None
     load_limit_s: float
     drain_limit_s: float
+    can_sleep: int = 0
+    turning: bool = False  # between awake and asleep, which ends of itself
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    do: Literal["start", "drain", "stop", "fail", "forget"]
+    do: Literal["start", "drain", "sleep", "wake", "stop", "fail", "forget"]
     replica: str
     why: str = ""
 
@@ -59,11 +64,16 @@ def decide(
         return actions
     taken: set[int] = set()
     for replica in here.values():
-        if replica.state not in ENDED:
+        if replica.state not in ENDED and replica.state != "asleep":
             taken |= replica.gpus
     for want in wanted.values():
-        if want.id not in here and want.state == "hot" and not taken.intersection(want.gpus):
-            actions.append(Action("start", want.id))
+        sleeper = here.get(want.id)
+        if want.state != "hot" or (sleeper is not None and sleeper.state != "asleep"):
+            continue
+        if sleeper is not None and sleeper.gpus != frozenset(want.gpus):
+            actions.append(Action("stop", want.id, "wanted on other GPUs than those that its engine knows"))
+        elif not taken.intersection(want.gpus):
+            actions.append(Action("wake" if sleeper else "start", want.id))
             taken |= set(want.gpus)
     return actions
 
@@ -78,8 +88,15 @@ def _for_present(replica: Here, want: DesiredReplica | None, pilot_drains: bool,
         if now >= replica.started_at + replica.load_limit_s:
             return Action("fail", replica.id, f"not ready within {replica.load_limit_s:.0f} s")
         return None
+    sleeps = want is not None and want.state == "asleep" and not pilot_drains
+    if replica.state == "asleep":
+        return None if sleeps or keep else Action("stop", replica.id, "no longer wanted asleep")
     if replica.state == "draining":
+        if replica.turning and sleeps:
+            return None
         if replica.in_flight == 0:
+            if want is not None and sleeps and 0 < want.sleep_level <= replica.can_sleep:
+                return Action("sleep", replica.id)
             return Action("stop", replica.id, "drained")
         if replica.drain_at is not None and now >= replica.drain_at + replica.drain_limit_s:
             return Action("stop", replica.id, f"drain limit of {replica.drain_limit_s:.0f} s reached")

@@ -1,6 +1,7 @@
 """One replica: an engine, its seats and its connection pool, as a life that only moves forward.
 
     starting → hot → draining → stopped, or failed from any of them
+                        └→ asleep → starting (woken; with a new engine when the old one does not wake)
 
 `plan` decides the moves that somebody wants; this carries them out and adds those that happen of themselves
 (healthy, died). Every move calls `changed`, so that the portal hears of it at once.
@@ -11,25 +12,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Literal
 
 import aiohttp
 
 from gpuworker.ahead import Ahead
-from gpuworker.engines import make_engine
-from gpuworker.engines.protocol import Engine, EngineError, EngineExit, EngineSpec
+from gpuworker.bringup import BringUp
+from gpuworker.engines.protocol import Engine, EngineError, EngineExit
 from gpuworker.plan import ENDED, Here
-from gpuworker.seats import Seats, spare_seats
+from gpuworker.seats import Seats
+from gpuworker.sleep import Sleeper, Spoiled
 from gpuworker.wire import DesiredReplica, ObservedReplica, ObservedState
 
 log = logging.getLogger("berth.replica")
 
 STOP_GRACE_S = 5.0
 ERROR_TAIL_BYTES = 4000
-# Streams last as long as they last; only connecting to a local socket must be quick.
-_NO_LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=None)
 
 Lost = Literal["crash", "gone"]
 
@@ -46,7 +46,7 @@ class Replica:
     ) -> None:
         self.want = want
         self.state: ObservedState = "starting"
-        self.created_at = time.time()
+        self._begun_at = time.time()
         self.started_at: float | None = None
         self.hot_at: float | None = None
         self.drain_at: float | None = None
@@ -56,11 +56,12 @@ class Replica:
         self.seats = Seats(want.cap, idle_since=None)
         self.ahead = Ahead(want.cap)
         self.log_path = folder / f"{name}.log"
-        self._socket_path = folder / f"{name}.sock"
-        self._gpus = gpus
-        self._python = python
         self._changed = changed
-        self._engine: Engine | None = None
+        self._up = BringUp(want, gpus, python, folder / f"{name}.sock", self.log_path)
+        self._wakes = 0
+        self._turning = ""  # going to sleep or waking, in words
+        self._turn: asyncio.Task[None] | None = None
+        self._anew = False  # its engine is ended so that another takes its place
         self._session: aiohttp.ClientSession | None = None
         self._exit: asyncio.Future[EngineExit] = asyncio.get_running_loop().create_future()
         self._stopping = False
@@ -74,20 +75,22 @@ class Replica:
             state=self.state,
             gpus=frozenset(self.want.gpus),
             in_flight=self.seats.in_flight,
-            started_at=self.created_at,
+            started_at=self._begun_at,
             drain_at=self.drain_at,
             load_limit_s=self.want.load_limit_s,
             drain_limit_s=self.want.drain_limit_s,
+            can_sleep=self._can_sleep,
+            turning=bool(self._turning),
         )
 
     def observed(self) -> ObservedReplica:
-        engine = self._engine
+        engine, sleeper = self._up.engine, self._up.sleeper
         return ObservedReplica(
             id=self.want.id,
             pool=self.want.pool,
             model=self.want.model,
             state=self.state,
-            phase=engine.phase if engine and self.state == "starting" else "",
+            phase=self.phase if self.state == "starting" else self._turning,
             cap=self.want.cap,
             held=self.seats.held,
             filler=self.seats.filler,
@@ -100,11 +103,19 @@ class Replica:
             engine_version=engine.version if engine else "",
             served=self.seats.served,
             busy_s=self.seats.busy_s,
+            can_sleep=self._can_sleep,
+            asleep_mem_mb=sleeper.asleep_mem_mb if sleeper and self.state == "asleep" else 0,
+            wakes=self._wakes,
+            wake_s=sleeper.wake_s if sleeper else None,
         )
 
     @property
+    def _can_sleep(self) -> int:
+        return self._up.sleeper.can_sleep if self._up.sleeper else 0
+
+    @property
     def phase(self) -> str:
-        return self._engine.phase if self._engine else ""
+        return self._turning or (self._up.engine.phase if self._up.engine else "")
 
     @property
     def session(self) -> aiohttp.ClientSession:
@@ -119,8 +130,8 @@ class Replica:
         return "crash" if self._exit.result().crashed and not self._stopping else "gone"
 
     async def measure(self) -> None:
-        if self._engine and self.state not in ENDED:
-            self.mem_mb = (await self._engine.stats()).mem_mb
+        if self._up.engine and self.state not in ENDED:
+            self.mem_mb = (await self._up.engine.stats()).mem_mb
 
     # What moves it.
 
@@ -129,11 +140,58 @@ class Replica:
             self.drain_at = time.time()
             self._move("draining", why)
 
+    def sleep(self, level: int) -> None:
+        """draining → asleep, or stopped when its engine does not sleep."""
+        assert self._up.sleeper is not None
+        self._begin("going to sleep", self._fall_asleep(self._up.sleeper, level))
+
+    def wake(self) -> None:
+        """asleep → starting → hot, if need be with a new engine."""
+        assert self._up.engine is not None and self._up.sleeper is not None
+        self._begun_at = self.started_at = time.time()
+        self.hot_at = None
+        self._wakes += 1
+        self._begin("waking", self._wake_up(self._up.engine, self._up.sleeper))
+        self._move("starting", "woken")
+
+    def _begin(self, words: str, turn: Coroutine[None, None, None]) -> None:
+        self._turning = words
+        self._turn = asyncio.create_task(turn, name=f"{words}: replica {self.want.id}")
+        self._changed()
+
+    async def _fall_asleep(self, sleeper: Sleeper, level: int) -> None:
+        try:
+            await sleeper.sleep(level)
+        except EngineError as error:
+            self.error = f"It was stopped, because it could not sleep: {error}"
+            await self.stop("it could not sleep", 0)
+            return
+        finally:
+            self._turning = ""
+        # One that died of it is `_ended`'s.
+        if self.state == "draining":
+            self._move("asleep", f"level {level}")
+
+    async def _wake_up(self, engine: Engine, sleeper: Sleeper) -> None:
+        try:
+            await sleeper.wake()
+        except Spoiled as error:
+            self._anew = True
+            self._begun_at = time.time()
+            await self._up.spoiled(engine, error)
+            return
+        finally:
+            self._turning = ""
+        self._open()
+
     async def stop(self, why: str, grace_s: float = STOP_GRACE_S, failed: bool = False) -> None:
         """Ends the engine; no process is left when this returns. Safe to call again, and more sternly."""
         self._stopping = True
-        if self._engine:
-            await self._engine.stop(grace_s)
+        if self._turn and self._turn is not asyncio.current_task():
+            self._turn.cancel()
+            await asyncio.wait([self._turn])
+        if self._up.engine:
+            await self._up.engine.stop(grace_s)
         self._life.cancel()
         await asyncio.wait([self._life])
         if self._session:
@@ -152,21 +210,34 @@ class Replica:
         return self._stopping
 
     async def _live(self) -> None:
+        while (engine := await self._bring_up()) is not None:
+            ended = await engine.ended()
+            if self._turn:
+                # It has the word on what becomes of an engine that dies of sleeping or waking.
+                await asyncio.wait([self._turn])
+            if not self._anew:
+                await self._ended(engine, ended)
+                return
+
+    async def _bring_up(self) -> Engine | None:
+        """An engine that serves; None when there will be none."""
+        self._anew = False
         try:
-            engine = self._engine = make_engine(self.want.engine, self._spec())
-            self.started_at = time.time()
-            await engine.start()
-            self._changed()
-            await engine.ready()
-            await engine.warm_up()
+            engine, _ = await self._up.run(self._begun)
         except EngineError as error:
             if not self._stopping:
-                if self._engine:
-                    await self._engine.stop(0)
+                if self._up.engine:
+                    await self._up.engine.stop(0)
                 self._fail(str(error))
-            return
+            return None
         self._open()
-        ended = await engine.ended()
+        return engine
+
+    def _begun(self) -> None:
+        self.started_at = time.time()
+        self._changed()
+
+    async def _ended(self, engine: Engine, ended: EngineExit) -> None:
         self._exit.set_result(ended)
         if not self._stopping:
             self.crashes += ended.crashed
@@ -174,32 +245,11 @@ class Replica:
             await engine.stop(0)
             self._fail(f"the engine ended with exit code {ended.code}\n{tail}")
 
-    def _spec(self) -> EngineSpec:
-        want = self.want
-        return EngineSpec(
-            model=want.model,
-            path=want.path,
-            python=want.python or self._python,
-            gpus=[self._gpus[i] for i in want.gpus if i < len(self._gpus)],
-            cap=want.cap,
-            seats=want.cap + spare_seats(want.cap),
-            args=want.args,
-            socket_path=self._socket_path,
-            log_path=self.log_path,
-        )
-
     def _open(self) -> None:
         if self.state != "starting":
             return
-        # The seats bound the connections; engines keep idle ones open for longer than this end does.
-        connector = aiohttp.UnixConnector(str(self._socket_path), limit=0, keepalive_timeout=60)
-        self._session = aiohttp.ClientSession(
-            base_url="http://engine",
-            connector=connector,
-            timeout=_NO_LIMIT,
-            auto_decompress=False,
-            skip_auto_headers=("Accept-Encoding", "User-Agent"),
-        )
+        if self._session is None:
+            self._session = self._up.connected()
         self.hot_at = time.time()
         self.seats.idle_since = self.hot_at
         self._move("hot", "healthy")

@@ -88,6 +88,10 @@ class Replicas:
             self._phases.pop(action.replica, None)
         elif action.do == "drain":
             replica.drain(action.why)
+        elif action.do == "sleep":
+            replica.sleep(next(d.sleep_level for d in self._desired if d.id == action.replica))
+        elif action.do == "wake":
+            replica.wake()
         elif not replica.stopping:
             self._stop(replica, action.why, failed=action.do == "fail")
 

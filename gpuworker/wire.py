@@ -89,6 +89,8 @@ class DesiredReplica:
     args: dict[str, Any]  # engine arguments from the catalog
     load_limit_s: float  # not ready by then = failed
     drain_limit_s: float
+    may_sleep: int = 0  # how deep the pool lets it sleep: tried before it is hot
+    sleep_level: int = 0  # state "asleep": drain, then sleep so deep
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,8 @@ class ObservedReplica:
     busy_s: float = 0.0  # the time each of them took, summed
     can_sleep: int = 0  # the deepest sleep that was seen to free its GPUs; 0: none, or never tried
     asleep_mem_mb: int = 0  # host memory while asleep
+    wakes: int = 0  # after the first, started_at and hot_at are of a wake, not of a load
+    wake_s: float | None = None  # what the last one took, the one on trial too
 
 
 @dataclass(frozen=True, slots=True)

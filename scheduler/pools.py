@@ -90,6 +90,7 @@ def _view(
         pinned_until=_seconds(state.pinned_until),
         sleep_level=pool.sleep_level,
         asleep_mem_mb=pool.asleep_mem_mb or pool.mem_mb,
+        wake_s=state.wake_s,
         fits=fits,
     )
 

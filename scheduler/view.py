@@ -103,6 +103,7 @@ def _replica(row: Replica, heard: dict[str, Heard]) -> ReplicaView:
         state=row.state,
         # Asleep it holds host memory, and no GPU.
         gpu_indices=() if asleep else tuple(row.gpu_indices),
+        home_gpus=tuple(row.gpu_indices),
         mem_mb=row.asleep_mem_mb or row.mem_mb if asleep else row.mem_mb,
         in_flight=seen.held + seen.filler if seen is not None else None,
         idle_since=seen.idle_since if seen is not None else None,

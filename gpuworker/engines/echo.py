@@ -24,6 +24,11 @@ ARGS: dict[str, arguments.Kind] = {
     "garbage_on_text": "text",
     "close_mid_stream_on_text": "text",
     "crash_mid_stream_on_text": "text",
+    "device_mb": "int",
+    "sleep_frees_nothing": "bool",
+    "wake_s": "float",
+    "garbage_after_wakes": "int",
+    "wake_fails_after": "int",
 }
 
 
@@ -39,6 +44,18 @@ class EchoEngine(ServedEngine):
     def command(self) -> list[str]:
         argv = [self.spec.python, "-m", "gpuworker.engines.echo_server", "--uds", str(self.socket_path)]
         return [*argv, "--model", self.spec.model, "--args", json.dumps(self._args)]
+
+    async def sleep(self, level: int) -> None:
+        await self._told("a request to sleep", f"/sleep?level={level}")
+
+    async def wake(self, level: int) -> None:
+        await self._told("a request to wake", "/wake_up")
+
+    async def device_mb(self) -> int | None:
+        """As much as it says: it has no device."""
+        async with self._session(self.sleep_limit_s) as session:
+            _, said = await self._asked(session, "how much it holds", "/device_mb")
+        return int(said)
 
     def environment(self) -> Mapping[str, str]:
         return {"PYTHONPATH": package_root()}

@@ -13,6 +13,7 @@ Deterministic: the answer is the message, a token is a word with the blanks afte
     garbage_on_text           answer 200 with something that is not JSON                          ""
     close_mid_stream_on_text  close the connection in the middle of the answer                    ""
     crash_mid_stream_on_text  exit hard in the middle of the answer                               ""
+    device_mb and others      see `echo_sleep`
 
 GET /stats counts requests but the warm-up: seen, active, aborted (the client went away), finished.
 """
@@ -32,7 +33,7 @@ from typing import Any
 
 from aiohttp import web
 
-from gpuworker.engines import echo_responses
+from gpuworker.engines import echo_responses, echo_sleep
 from gpuworker.engines.protocol import WARM_UP
 
 VERSION = "echo-1"
@@ -40,7 +41,7 @@ CRASH_CODE = 139
 
 
 @dataclass(frozen=True, slots=True)
-class Faults:
+class Faults(echo_sleep.SleepFaults):
     load_s: float = 0.0
     tokens_per_s: float = 0.0
     capacity: int = 64
@@ -89,6 +90,7 @@ class EchoServer:
         self.faults = faults
         self.capacity = asyncio.Semaphore(faults.capacity)
         self.counts = {"seen": 0, "active": 0, "aborted": 0, "finished": 0}
+        self.bed = echo_sleep.Bed(faults)
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=64 * 2**20)
@@ -96,6 +98,7 @@ class EchoServer:
         app.router.add_get("/version", self.version)
         app.router.add_get("/stats", self.stats)
         app.router.add_get("/v1/models", self.models)
+        self.bed.add_to(app)
         for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"):
             app.router.add_post(path, self.serve)
         return app
@@ -135,6 +138,9 @@ class EchoServer:
             return self._refuse("the body is not a JSON object with messages, a prompt or an input")
         if body.get("model") != self.model:
             return self._refuse(f"the model {body.get('model')!r} does not exist", 404)
+        if self.bed.asleep:
+            return self._refuse("the engine sleeps", 503)
+        text = self.bed.muddled(text)
         await self._fault_before(text)
         if self.faults.garbage_on_text and self.faults.garbage_on_text in text:
             return web.Response(body=b"\xff<garbage>", content_type="application/json")

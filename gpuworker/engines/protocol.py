@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-# What was seen to work, not what an engine answers "ok" to: vLLM on the CPU says that it slept and frees nothing.
-Capability = Literal["sleep", "adapters"]
+# What was seen to work, not what an engine answers "ok" to. Whether it can sleep is seen by `gpuworker.sleep`.
+Capability = Literal["adapters"]
 
-# Marks the request that an engine gets before it is called ready.
+# Marks the requests that the agent itself sends: the one before an engine is called ready, and canaries.
 WARM_UP = "x-berth-warm-up"
 
 
@@ -47,6 +47,7 @@ class EngineSpec:
     args: dict[str, Any]
     socket_path: Path  # ≤ 107 bytes, in a 0700 folder
     log_path: Path
+    may_sleep: int = 0  # how deep the catalog lets it sleep
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +98,18 @@ class Engine(Protocol):
     async def unload_adapter(self, name: str) -> None:
         """Raises NotOffered without `adapters`."""
 
-    async def sleep(self) -> None:
-        """Raises NotOffered without `sleep`."""
+    async def sleep(self, level: int) -> None:
+        """1: weights to host memory, 2: weights forgotten. Nothing may be in flight. Raises NotOffered, EngineFailed.
+        What it says is not believed: `gpuworker.sleep` looks."""
 
-    async def wake(self) -> None:
-        """Raises NotOffered without `sleep`."""
+    async def wake(self, level: int) -> None:
+        """From that level. Raises NotOffered, EngineFailed."""
+
+    async def canary(self) -> str:
+        """The answer to a fixed question, always the same while it is sound. Raises EngineFailed."""
+
+    async def device_mb(self) -> int | None:
+        """Memory that its processes hold where its weights are: on GPUs, or on the CPU resident. None: unknown."""
 
     async def stop(self, grace_s: float) -> None:
         """Asks it to end, after `grace_s` kills it. No process of its tree is left when this returns."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from gpuworker import logtail
+from gpuworker import devicemem, logtail
 from gpuworker.engines.process import EngineProcess, engine_environment
 from gpuworker.engines.protocol import (
     WARM_UP,
@@ -23,6 +25,7 @@ from gpuworker.engines.protocol import (
 )
 
 POLL_S = 0.05
+CANARY, CANARY_TOKENS = "The days of the week are Monday, Tuesday,", 8
 ERROR_TAIL_BYTES = 4000
 _STARTING, _WARMING = "starting the engine", "answering a first request"
 
@@ -34,6 +37,7 @@ class ServedEngine:
     capabilities: frozenset[Capability] = frozenset()
     phases: tuple[tuple[str, str], ...] = ()
     warm_up_limit_s: float = 120.0
+    sleep_limit_s: float = 300.0  # weights of the largest models take their time over the bus
 
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec
@@ -60,6 +64,8 @@ class ServedEngine:
     async def start(self) -> None:
         # vLLM leaves its socket behind, and a stale one refuses connections like an engine that died.
         self.socket_path.unlink(missing_ok=True)
+        if self.spec.log_path.exists():  # of an engine that this one replaces
+            self._log_read = self.spec.log_path.stat().st_size
         env = engine_environment(os.environ, self.spec.gpus, self.environment())
         try:
             self._process = await EngineProcess.start(self.command(), env, self.spec.log_path)
@@ -88,37 +94,60 @@ class ServedEngine:
         """What a first request pays for (kernels, caches, a tokenizer) is paid here. An engine that refuses
         serves something else, e.g. embeddings, and is asked for that; refusing is answering, too."""
         self.phase = _WARMING
-        asked: list[tuple[str, dict[str, Any]]] = [
-            ("/v1/completions", {"prompt": "Hello", "max_tokens": 1}),
-            ("/v1/embeddings", {"input": "Hello"}),
-        ]
+        await self._first("a first request", "Hello", max_tokens=1)
+
+    async def canary(self) -> str:
+        """Greedy, and alone in its engine: the same words or the same vector, as long as the weights are the same."""
+        path, body = await self._first("a check question", CANARY, max_tokens=CANARY_TOKENS, temperature=0)
+        try:
+            said = json.loads(body)
+            if path == "/v1/completions":
+                return str(said["choices"][0]["text"])
+            return " ".join(f"{number:.2f}" for number in said["data"][0]["embedding"])
+        except (ValueError, KeyError, IndexError, TypeError):
+            raise EngineFailed(f"the {self.name} engine answered a check question with nonsense") from None
+
+    async def _first(self, what: str, text: str, **how: Any) -> tuple[str, bytes]:
+        """What answered, and its answer; the last refusal where nothing did."""
+        path, body = "", b""
+        async with self._session(self.warm_up_limit_s) as session:
+            for path, asks in (
+                ("/v1/completions", {"prompt": text, **how}),
+                ("/v1/embeddings", {"input": text}),
+            ):
+                status, body = await self._asked(session, what, path, {"model": self.spec.model, **asks})
+                if status < 400:
+                    break
+        return path, body
+
+    @contextlib.asynccontextmanager
+    async def _session(self, limit_s: float) -> AsyncIterator[aiohttp.ClientSession]:
         connector = aiohttp.UnixConnector(str(self.socket_path))
-        limit = aiohttp.ClientTimeout(total=self.warm_up_limit_s)
+        limit = aiohttp.ClientTimeout(total=limit_s)
         async with aiohttp.ClientSession(
             connector=connector, base_url="http://engine", timeout=limit
         ) as session:
-            for path, body in asked:
-                status = await self._asked(session, path, {"model": self.spec.model, **body})
-                if status < 400:
-                    return
+            yield session
 
-    async def _asked(self, session: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> int:
+    async def _asked(
+        self, session: aiohttp.ClientSession, what: str, path: str, body: dict[str, Any] | None = None
+    ) -> tuple[int, bytes]:
         try:
             async with session.post(path, json=body, headers={WARM_UP: "1"}) as answer:
-                await answer.read()
+                said = await answer.read()
         except TimeoutError:
             raise EngineFailed(
-                f"the {self.name} engine did not answer a first request within {self.warm_up_limit_s:.0f} s"
+                f"the {self.name} engine did not answer {what} within {session.timeout.total:.0f} s"
                 f"\n{self._tail()}"
             ) from None
         except aiohttp.ClientError:
-            raise EngineFailed(f"the {self.name} engine broke off a first request\n{self._tail()}") from None
+            raise EngineFailed(f"the {self.name} engine broke off {what}\n{self._tail()}") from None
         # vLLM says 501 of what a model cannot do.
         if answer.status >= 500 and answer.status != 501:
             raise EngineFailed(
-                f"the {self.name} engine answered a first request with status {answer.status}\n{self._tail()}"
+                f"the {self.name} engine answered {what} with status {answer.status}\n{self._tail()}"
             )
-        return answer.status
+        return answer.status, said
 
     async def _healthy(self, session: aiohttp.ClientSession) -> bool:
         try:
@@ -155,11 +184,26 @@ class ServedEngine:
     async def unload_adapter(self, name: str) -> None:
         raise NotOffered(f"the {self.name} engine does not load adapters at run time")
 
-    async def sleep(self) -> None:
-        raise NotOffered(f"sleeping is not verified for the {self.name} engine")
+    async def sleep(self, level: int) -> None:
+        raise NotOffered(f"the {self.name} engine does not sleep")
 
-    async def wake(self) -> None:
-        raise NotOffered(f"sleeping is not verified for the {self.name} engine")
+    async def wake(self, level: int) -> None:
+        raise NotOffered(f"the {self.name} engine does not sleep")
+
+    async def device_mb(self) -> int | None:
+        if self.pid is None:
+            return None
+        if not self.spec.gpus:
+            return (await self.stats()).mem_mb
+        return await asyncio.to_thread(devicemem.held_mb, self.pid)
+
+    async def _told(self, what: str, *paths: str, body: dict[str, Any] | None = None) -> None:
+        """Posts to each in turn. Raises EngineFailed for anything but success."""
+        async with self._session(self.sleep_limit_s) as session:
+            for path in paths:
+                status, _ = await self._asked(session, what, path, body)
+                if status >= 400:
+                    raise EngineFailed(f"the {self.name} engine answered {what} with status {status}")
 
     async def stop(self, grace_s: float) -> None:
         if self._process:

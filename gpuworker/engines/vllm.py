@@ -3,7 +3,8 @@
 Facts behind the choices, seen with vLLM 0.32 on the CPU: the socket file appears only when everything is loaded;
 uvicorn inside vLLM closes idle connections after 5 s unless told otherwise, which a keep-alive client meets as a
 reset under its next request; SIGTERM with requests in flight cuts them off as "abort" unless --shutdown-timeout
-lets them end; `/sleep` answers success and frees nothing, so sleeping is not offered.
+lets them end; `/sleep` answers success and frees nothing, and `--enable-sleep-mode` is refused. That the calls below
+put an engine on a GPU to sleep is from vLLM's documentation and source; `gpuworker.sleep` looks whether they did.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gpuworker.engines import arguments
-from gpuworker.engines.protocol import BadArgument, EngineSpec
+from gpuworker.engines.protocol import BadArgument, EngineSpec, NotOffered
 from gpuworker.engines.served import ServedEngine
 
 # Catalog name → kind. As a flag it is the same name with dashes; a false switch is --no-<name>.
@@ -79,6 +80,8 @@ class VllmEngine(ServedEngine):
         argv += ["--model", self.spec.path, "--served-model-name", self.spec.model]
         argv += ["--max-num-seqs", str(self.spec.seats)]
         argv += ["--shutdown-timeout", str(SHUTDOWN_S), "--disable-uvicorn-access-log"]
+        if self.spec.may_sleep and not self._on_cpu:
+            argv.append("--enable-sleep-mode")
         for name, value in self._args.items():
             if name in CPU_ARGS:
                 continue
@@ -98,9 +101,40 @@ class VllmEngine(ServedEngine):
             # reach them and a killed engine leaves them behind; ours is 0700 and goes with the replica.
             "VLLM_RPC_BASE_PATH": str(self.socket_path.parent),
         }
-        if self._args.keys() & CPU_ARGS.keys():
+        if self._on_cpu:
             own["VLLM_TARGET_DEVICE"] = "cpu"
             own["VLLM_CPU_KVCACHE_SPACE"] = str(self._args.get("kv_cache_gib", 1))
             if bind := self._args.get("omp_threads_bind"):
                 own["VLLM_CPU_OMP_THREADS_BIND"] = str(bind)
+        if self.spec.may_sleep:
+            # Opens more than sleeping, on the socket only: its folder is ours alone, and the ingress forwards
+            # an allow-list of paths.
+            own["VLLM_SERVER_DEV_MODE"] = "1"
         return own
+
+    @property
+    def _on_cpu(self) -> bool:
+        return bool(self._args.keys() & CPU_ARGS.keys())
+
+    async def sleep(self, level: int) -> None:
+        self._offered()
+        await self._told("a request to sleep", f"/sleep?level={level}")
+
+    async def wake(self, level: int) -> None:
+        """After level 2 the weights' memory is there again and holds nothing: they are read from disk."""
+        self._offered()
+        what = "a request to wake"
+        if level == 2:
+            await self._told(what, "/wake_up?tags=weights")
+            await self._told(what, "/collective_rpc", body={"method": "reload_weights"})
+            await self._told(what, "/wake_up?tags=kv_cache")
+        else:
+            await self._told(what, "/wake_up")
+        await self._told(what, "/reset_prefix_cache")
+
+    async def device_mb(self) -> int | None:
+        return (await self.stats()).mem_mb if self._on_cpu else await super().device_mb()
+
+    def _offered(self) -> None:
+        if not self.spec.may_sleep:
+            raise NotOffered("this vLLM engine was started without sleep mode")

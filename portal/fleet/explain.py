@@ -49,10 +49,13 @@ def _explained(facts: PoolFacts, now: float) -> Phase:
 
 
 def _loading(replica: ReplicaFacts, facts: PoolFacts, now: float) -> Phase:
-    usual = _load(_profile(replica.job, facts), facts)
-    words = f" ({replica.says.rstrip('.')})" if replica.says else ""
+    if replica.says == "waking":
+        doing, usual = "The model is being woken", _wake(facts)
+    else:
+        words = f" ({replica.says.rstrip('.')})" if replica.says else ""
+        doing, usual = f"The model is being loaded{words}", _load(_profile(replica.job, facts), facts)
     if usual.seconds is None or replica.started_at is None:
-        return _starting(f"The model is being loaded{words}", (usual,))
+        return _starting(doing, (usual,))
     loading_s = max(0.0, now - replica.started_at)
     left_s = usual.seconds - loading_s
     if left_s > 0:
@@ -60,7 +63,7 @@ def _loading(replica: ReplicaFacts, facts: PoolFacts, now: float) -> Phase:
     else:
         late = f"that has taken {span(loading_s)} so far, longer than the usual {span(usual.seconds)}"
         part = Part("load", late, None)
-    return _starting(f"The model is being loaded{words}", (part,))
+    return _starting(doing, (part,))
 
 
 def _submitted(replica: ReplicaFacts, facts: PoolFacts, now: float) -> Phase:
@@ -107,9 +110,9 @@ def _absent(facts: PoolFacts, asleep: bool, now: float) -> Phase:
         reason = "The model is not loaded: an operator has paused it, and nothing is started for it."
         return Phase("not_loaded", None, reason, next_step=_RESUME)
     if asleep:
-        return Phase(
-            "not_loaded", None, "The model sleeps in a job that we hold; the first request wakes it."
-        )
+        soon = f" (≈ {span(facts.wake_s)})" if facts.wake_s is not None else ""
+        reason = f"The model is not loaded, but quick to start{soon}: it sleeps in a job that we hold."
+        return Phase("not_loaded", None, reason, next_step="The first request wakes it once its GPU is free.")
     if facts.silent:
         reason = f"The model is not loaded: {_silence(facts, now)}, and nothing is started until it does."
         return Phase("not_loaded", None, reason, next_step="Requests keep their places meanwhile.")
@@ -161,6 +164,12 @@ def _load(profile: ProfileFacts, facts: PoolFacts) -> Part:
     if load_s is None:
         return Part("load", "how long loading takes has not been measured", None)
     return Part("load", f"loading takes {span(load_s)}", load_s)
+
+
+def _wake(facts: PoolFacts) -> Part:
+    if facts.wake_s is None:
+        return Part("load", "how long waking takes has not been measured", None)
+    return Part("load", f"waking takes {span(facts.wake_s)}", facts.wake_s)
 
 
 def in_line(phase: Phase, position: int | None) -> Phase:

@@ -18,7 +18,7 @@ def read_facts(cur: Cursor, pool: str | None = None) -> dict[str, PoolFacts]:
     fleet_paused, silent, silent_since = _clusters(cur)
     replicas, profiles = _replicas(cur, pool), _profiles(cur, pool)
     cur.execute(
-        """SELECT p.name, p.paused, p.cap, coalesce(s.load_s, p.load_estimate_s), s.service_s,
+        """SELECT p.name, p.paused, p.cap, coalesce(s.load_s, p.load_estimate_s), s.wake_s, s.service_s,
              s.latched_at IS NOT NULL, coalesce(s.reason, ''), extract(epoch FROM s.retry_at)
            FROM catalog_pool p LEFT JOIN fleet_poolstate s ON s.pool_id = p.name
            WHERE %(pool)s IS NULL OR p.name = %(pool)s""",
@@ -36,10 +36,11 @@ def read_facts(cur: Cursor, pool: str | None = None) -> dict[str, PoolFacts]:
             silent=silent,
             silent_since=silent_since,
             load_s=load_s,
+            wake_s=wake_s,
             service_s=service_s,
             cap=cap,
         )
-        for name, paused, cap, load_s, service_s, latched, reason, retry_at in cur.fetchall()
+        for name, paused, cap, load_s, wake_s, service_s, latched, reason, retry_at in cur.fetchall()
     }
 
 

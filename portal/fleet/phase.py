@@ -62,6 +62,7 @@ class PoolFacts:
     silent_since: float | None = None  # Slurm does not answer; when it last did
     silent: bool = False
     load_s: float | None = None  # measured or estimated
+    wake_s: float | None = None  # from asleep to ready, measured
     service_s: float | None = None  # engine time of one request, measured
     cap: int = 1  # requests in flight of one replica
 

@@ -130,15 +130,20 @@ def _seen(cur: Cursor, pilot: UUID, said: wire.Sync, now: datetime) -> list[flee
                 hot_at=_at(seen.hot_at) or (now if seen.state in ("hot", "asleep") else None),
                 error=_clean(seen.error)[-4000:],
                 engine_version=_clean(seen.engine_version),
+                asleep_mem_mb=seen.asleep_mem_mb or None,
             )
             for seen in changed
         ],
         now,
     )
-    newly_hot = {str(move.replica): move.pool for move in moved if move.new == "hot" and move.old != "asleep"}
+    newly_hot = {str(move.replica): move.pool for move in moved if move.new == "hot"}
     for seen in changed:
-        if seen.id in newly_hot and seen.started_at is not None and seen.hot_at is not None:
+        if seen.id not in newly_hot or seen.started_at is None or seen.hot_at is None:
+            continue
+        if not seen.wakes:
             _remember_load(cur, pilot, newly_hot[seen.id], max(0.0, seen.hot_at - seen.started_at))
+        if seen.wake_s is not None:
+            _remember_wake(cur, newly_hot[seen.id], max(0.0, seen.wake_s))
     return moved
 
 
@@ -162,6 +167,16 @@ def _remember_load(cur: Cursor, pilot: UUID, pool: str, load_s: float) -> None:
            ON CONFLICT (pool_id, gpu_type) DO UPDATE SET fits = true, updated_at = excluded.updated_at,
              load_s = coalesce(fleet_fit.load_s * (1 - %s) + excluded.load_s * %s, excluded.load_s)""",
         (pool, load_s, str(pilot), _LOAD_WEIGHT, _LOAD_WEIGHT),
+    )
+
+
+def _remember_wake(cur: Cursor, pool: str, wake_s: float) -> None:
+    """Smoothed; the one on trial counts. One that failed is none: its replica got a new engine."""
+    cur.execute(
+        """INSERT INTO fleet_poolstate (pool_id, failures, reason, wake_s) VALUES (%s, 0, '', %s)
+           ON CONFLICT (pool_id) DO UPDATE SET
+             wake_s = coalesce(fleet_poolstate.wake_s * (1 - %s) + excluded.wake_s * %s, excluded.wake_s)""",
+        (pool, wake_s, _LOAD_WEIGHT, _LOAD_WEIGHT),
     )
 
 

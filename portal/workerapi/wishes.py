@@ -86,7 +86,7 @@ def answer(
 def _desired(cur: Cursor, pilot: UUID) -> list[wire.DesiredReplica]:
     cur.execute(
         """SELECT r.id, r.pool_id, r.model, r.engine, r.state, coalesce(m.path, ''), e.python, r.gpu_indices::text,
-             r.cap, p.args::text, p.load_limit_s, p.drain_limit_s
+             r.cap, p.args::text, p.load_limit_s, p.drain_limit_s, p.sleep_level, r.sleep_level
            FROM fleet_replica r JOIN catalog_pool p ON p.name = r.pool_id
              JOIN catalog_environment e ON e.id = p.environment_id
              LEFT JOIN catalog_model m ON m.name = r.model
@@ -98,14 +98,14 @@ def _desired(cur: Cursor, pilot: UUID) -> list[wire.DesiredReplica]:
 
 def _replica(
     id_: UUID, pool: str, model: str, engine: Any, state: str, path: str, python: str, gpus: str, cap: int,
-    args: str, load_limit_s: int, drain_limit_s: int,
+    args: str, load_limit_s: int, drain_limit_s: int, may_sleep: int, sleep_level: int,
 ) -> wire.DesiredReplica:  # fmt: skip
     return wire.DesiredReplica(
         id=str(id_),
         pool=pool,
         model=model,
         engine=engine,
-        state=_DESIRED[state],
+        state="asleep" if state == "draining" and sleep_level else _DESIRED[state],
         path=path,
         python=python,
         gpus=list(json.loads(gpus)),
@@ -113,6 +113,8 @@ def _replica(
         args=dict(json.loads(args)),
         load_limit_s=float(load_limit_s),
         drain_limit_s=float(drain_limit_s),
+        may_sleep=may_sleep,
+        sleep_level=sleep_level,
     )
 
 

@@ -146,10 +146,10 @@ class Books:
         return gpus
 
     def wake(self, pool: PoolView, replica: ReplicaView) -> tuple[int, ...]:
-        """Takes GPUs, and the memory that it holds awake and not asleep."""
+        """Takes the GPUs that its engine knows, and the memory that it holds awake and not asleep."""
         self.moved.add(replica.id)
         pilot = self.pilots[replica.pilot]
-        gpus = self._take(pilot, pool.gpus, pool.mem_mb - replica.mem_mb)
+        gpus = self._take(pilot, pool.gpus, pool.mem_mb - replica.mem_mb, replica.home_gpus)
         if not self.owner_of(pilot):
             self._of_project[pool.project] += pool.gpus
         return gpus
@@ -183,10 +183,12 @@ class Books:
         pool = self.pools.get(replica.pool)
         return replica.mem_mb - (pool.asleep_mem_mb if sleep_level and pool is not None else 0)
 
-    def _take(self, pilot: PilotView, gpus: int, mem_mb: int) -> tuple[int, ...]:
+    def _take(self, pilot: PilotView, gpus: int, mem_mb: int, these: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """`these` GPUs, else the first free ones."""
         self._unshelve(pilot)
         free = self._free[pilot.id]
-        taken, self._free[pilot.id] = tuple(free[:gpus]), free[gpus:]
+        taken = these or tuple(free[:gpus])
+        self._free[pilot.id] = [gpu for gpu in free if gpu not in taken]
         self._free_mb[pilot.id] -= mem_mb
         self.filled.add(pilot.id)
         self._shelve(pilot)

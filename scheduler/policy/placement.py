@@ -4,6 +4,7 @@ into a new job. Pure.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from scheduler.policy import handover, profiles
@@ -33,7 +34,7 @@ Place = Wake | InPilot | RoomSoon | NewPilot | Nowhere
 def place(pool: PoolView, may: dict[str, ProfileView], books: Books) -> Place:
     """The cheapest place. `may`: the profiles that the pool may use now.
 
-    1. Its own replica that sleeps in a pilot with free GPUs and the memory to wake it.
+    1. Its own replica that sleeps in a pilot where its GPUs are free and there is the memory to wake it.
     2. A pilot with free GPUs and memory that lives long enough, in the order of `Books.rooms`.
     3. Room that a draining replica is about to leave, or that a job launched in this very tick will have: it is
        promised to the pool, and a later tick places it there.
@@ -53,7 +54,7 @@ def place(pool: PoolView, may: dict[str, ProfileView], books: Books) -> Place:
 
 
 def may_enter(
-    pool: PoolView, pilot: PilotView, may: dict[str, ProfileView], books: Books, more_gpus: int
+    pool: PoolView, pilot: PilotView, may: Mapping[str, ProfileView], books: Books, more_gpus: int
 ) -> bool:
     """All but room: profile, type of GPU, time left, and the cap of its project, which gets `more_gpus`."""
     if pilot.profile not in may or not profiles.fits(pool, profiles.gpu_type(pilot, books)):
@@ -103,7 +104,8 @@ def _asleep(pool: PoolView, may: dict[str, ProfileView], books: Books) -> Replic
             continue
         pilot = books.pilots[replica.pilot]
         roomy = (
-            len(books.free_gpus(pilot.id)) >= pool.gpus
+            len(replica.home_gpus) == pool.gpus  # as long as its catalog entry stays as it was
+            and set(replica.home_gpus) <= set(books.free_gpus(pilot.id))
             and books.free_mb(pilot.id) + replica.mem_mb >= pool.mem_mb
         )
         if (

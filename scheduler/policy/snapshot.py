@@ -88,6 +88,7 @@ class ReplicaView:
     sleep_level: int = 0  # while draining: what the drain leads to
     can_sleep: int = 0  # deepest level that its engine was seen to do; 0 none, or not known
     asleep_at: float | None = None
+    home_gpus: tuple[int, ...] = ()  # those that its engine was started with: it wakes on no others
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,7 +211,7 @@ def _fewest(
     if not chosen or gpus < need_gpus or mem_mb < need_mb:
         return ()
     more = pool.gpus - books.returned(pool, [x.replica for x in chosen])
-    if not placement.may_enter(pool, pilot, dict(may), books, more):
+    if not placement.may_enter(pool, pilot, may, books, more):
         return ()
     return _asleep_where_possible(chosen, need_mb, books)
 

@@ -138,3 +138,55 @@ def test_the_database_refuses_a_pilot_state_without_its_facts(
     with pg.cursor() as cur, pytest.raises(psycopg2.errors.CheckViolation):
         cur.execute(f"UPDATE fleet_pilot SET {wrong}")
     pg.rollback()
+
+
+def _asleep(link: Connection, pilot: uuid.UUID, id_: uuid.UUID, level: int = 1) -> list[str]:
+    """Hot, told to sleep, and what its agent's word then moves it to."""
+    with link.cursor() as cur:
+        fleet.seen(cur, pilot, [Seen(id_, "hot", "", NOW, NOW, "", "1")], NOW)
+        fleet.drain_replicas(cur, [id_], NOW, "makes room", level)
+        return [m.new for m in fleet.seen(cur, pilot, [Seen(id_, "asleep", "", NOW, NOW, "", "1", 300)], NOW)]
+
+
+def test_a_sleeper_gives_its_gpus_back_and_takes_them_again_when_it_wakes(
+    pg: Connection, pilot: uuid.UUID
+) -> None:
+    id_ = its_replica(pg)
+    assert _asleep(pg, pilot, id_) == ["asleep"]
+    asleep = "SELECT gpu_indices::text, sleep_level, asleep_mem_mb, asleep_at FROM fleet_replica"
+    assert one(pg, asleep) == ("[0]", 1, 300, NOW)
+    with pg.cursor() as cur:
+        other = replica(pilot)
+        fleet.want(cur, other, NOW)
+        pg.commit()
+        with pytest.raises(psycopg2.errors.UniqueViolation):
+            fleet.wake(cur, id_, (0,), NOW, "wanted")
+        pg.rollback()
+        fleet.seen(cur, pilot, [Seen(other.id, "failed", "", NOW, None, "", "1")], NOW)
+        assert fleet.wake(cur, id_, (0,), NOW, "wanted")
+        assert not fleet.wake(cur, id_, (0,), NOW, "wanted")
+    where = f"FROM fleet_replica WHERE id = '{id_}'"
+    assert one(pg, f"SELECT state, phase, sleep_level {where}") == ("starting", "waking", 0)
+    assert one(pg, "SELECT replica_id::text FROM fleet_gpuclaim") == (str(id_),)
+
+
+def test_host_memory_asleep_is_never_taken_for_less_than_the_catalog_says(
+    pg: Connection, pilot: uuid.UUID
+) -> None:
+    Pool.objects.update(asleep_mem_mb=20_000)
+    _asleep(pg, pilot, its_replica(pg))
+    assert one(pg, "SELECT asleep_mem_mb FROM fleet_replica") == (20_000,)
+
+
+def test_a_report_of_sleep_does_not_undo_the_wish_to_stop_it(pg: Connection, pilot: uuid.UUID) -> None:
+    id_ = its_replica(pg)
+    _asleep(pg, pilot, id_)
+    with pg.cursor() as cur:
+        assert [m.new for m in fleet.drain_replicas(cur, [id_], NOW, "memory")] == ["draining"]
+        assert fleet.seen(cur, pilot, [Seen(id_, "asleep", "", NOW, NOW, "", "1", 300)], NOW) == []
+        stopped = Seen(id_, "stopped", "", NOW, NOW, "", "1")
+        assert [m.new for m in fleet.seen(cur, pilot, [stopped], NOW)] == ["stopped"]
+
+
+def test_one_that_was_only_to_stop_does_not_end_up_asleep(pg: Connection, pilot: uuid.UUID) -> None:
+    assert _asleep(pg, pilot, its_replica(pg), level=0) == []

@@ -98,7 +98,7 @@ async def test_it_answers_aborts_and_dies_as_a_whole(folder: Path) -> None:
         assert re.match(r"\d+\.\d+", engine.version)
         assert (await engine.stats()).mem_mb > 500
         with pytest.raises(NotOffered):
-            await engine.sleep()
+            await engine.sleep(1)
         connector = aiohttp.UnixConnector(str(engine.socket_path))
         async with aiohttp.ClientSession(connector=connector, base_url="http://engine") as client:
             await _answers(client, folder)

@@ -217,6 +217,31 @@ async def test_what_drains_fails_or_leaves_is_not_routed(plane: Plane) -> None:
     assert plane.sql("SELECT state, end_reason FROM fleet_replica") == [("failed", "it broke")]
 
 
+async def test_what_is_to_sleep_is_told_so_and_its_wake_is_no_load(plane: Plane) -> None:
+    pilot, replica = _registered(plane)
+    plane.sql("UPDATE catalog_pool SET sleep_level = 2")
+
+    def wishes(said: dict[str, Any]) -> list[tuple[str, int, int]]:
+        return [(d["state"], d["may_sleep"], d["sleep_level"]) for d in said["desired"]]
+
+    _, said = await pilot.sync(seen(replica, "hot", can_sleep=2, wake_s=2.0))
+    assert wishes(said) == [("hot", 2, 0)]
+    plane.sql("UPDATE fleet_replica SET state = 'draining', draining_at = now(), sleep_level = 1")
+    _, said = await pilot.sync(seen(replica, "draining", phase="going to sleep"))
+    assert wishes(said) == [("asleep", 2, 1)]
+    _, said = await pilot.sync(seen(replica, "asleep", asleep_mem_mb=700))
+    assert (_state(plane, replica), wishes(said)) == ("asleep", [("asleep", 2, 1)])
+    assert not plane.redis.exists("berth:{demo}:routes")
+
+    plane.sql("UPDATE fleet_replica SET state = 'starting', sleep_level = 0")
+    _, said = await pilot.sync(seen(replica, "asleep", asleep_mem_mb=700))
+    assert (_state(plane, replica), wishes(said)) == ("starting", [("hot", 2, 0)]), "an older word"
+    await pilot.sync(seen(replica, "hot", wakes=1, wake_s=4.0, can_sleep=2))
+    assert _state(plane, replica) == "hot"
+    measured = plane.sql("SELECT round(load_s), round(wake_s::numeric, 1) FROM fleet_poolstate")
+    assert [(float(load), float(wake)) for load, wake in measured] == [(5.0, 2.6)]
+
+
 async def test_an_older_sync_than_the_last_changes_nothing(plane: Plane) -> None:
     pilot, replica = _registered(plane)
     late = wire.dumps(pilot.sync_of(seen(replica, "failed")))

@@ -187,26 +187,42 @@ class World:
             assert fleet.register(cur, said, self.at())
 
     def report(
-        self, pilot: Pilot, state: str = "hot", *, in_flight: int = 0, idle_for_s: float = 0.0
+        self,
+        pilot: Pilot,
+        state: str = "hot",
+        *,
+        in_flight: int = 0,
+        idle_for_s: float = 0.0,
+        can_sleep: int = 0,
+        **states: str,
     ) -> None:
-        """The agent's sync, as the worker API writes it down."""
+        """The agent's sync, as the worker API writes it down. `states`: by pool, where they differ."""
         pilot.refresh_from_db()
         assert pilot.job_id is not None
         self.seq += 1
         rows = Replica.objects.filter(pilot=pilot).exclude(state__in=("stopped", "failed"))
         observed = [
             ObservedReplica(
-                id=str(row.pk), pool=row.pool_id, model=row.model, state=state, phase="", cap=row.cap,  # type: ignore[arg-type]
+                id=str(row.pk), pool=row.pool_id, model=row.model, phase="", cap=row.cap,
+                state=states.get(row.pool_id, state),  # type: ignore[arg-type]
                 held=in_flight, filler=0, started_at=self.now - 1, hot_at=self.now - 1,
                 idle_since=None if in_flight else self.now - idle_for_s,
                 error="it broke\nTraceback" if state == "failed" else "",
-                crashes=0, mem_mb=100, engine_version="1",
+                crashes=0, mem_mb=100, engine_version="1", can_sleep=can_sleep,
             )
             for row in rows
         ]  # fmt: skip
-        hot_at = self.at() if state in ("hot", "draining") else None
+        served = ("hot", "draining", "asleep")
         seen = [
-            fleet.Seen(row.pk, state, "", self.at(), hot_at, report.error, "1")
+            fleet.Seen(
+                row.pk,
+                report.state,
+                "",
+                self.at(),
+                self.at() if report.state in served else None,
+                report.error,
+                "1",
+            )
             for row, report in zip(rows, observed, strict=True)
         ]
         with moving() as cur:

@@ -190,6 +190,9 @@ def pilot(
                 hot_at=NOW - rng.uniform(0, 1000) if seen in ("hot", "draining", "asleep") else None,
                 can_sleep=rng.randint(0, 2),
                 asleep_at=past(rng) if seen == "asleep" else None,
+                home_gpus=tuple(sorted(rng.sample(range(gpus), min(gpus, resident.gpus))))
+                if seen == "asleep"
+                else (),
             )
         )
         free, free_mb = free[need:], free_mb - holds_mb
@@ -266,5 +269,13 @@ def drained(snapshot: Snapshot, now: float) -> Snapshot:
             left.append(replica)
         elif replica.sleep_level and memory.get(replica.pool) is not None:
             asleep = replace(replica, state="asleep", gpu_indices=(), asleep_at=now, sleep_level=0)
-            left.append(replace(asleep, mem_mb=memory[replica.pool], in_flight=0, idle_since=None))
+            left.append(
+                replace(
+                    asleep,
+                    mem_mb=memory[replica.pool],
+                    in_flight=0,
+                    idle_since=None,
+                    home_gpus=replica.gpu_indices,
+                )
+            )
     return replace(snapshot, replicas=tuple(left))

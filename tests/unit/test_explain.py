@@ -125,8 +125,18 @@ SITUATIONS = [
         "(InvalidAccount). An operator has to look at it; the command relaunch then tries again.",
     ),
     (
+        pool(replica("starting", started_at=NOW - 2, says="waking"), wake_s=9.0), "starting", 7,
+        "The model is being woken; waking takes 9 s.",
+    ),
+    (
+        pool(replica("asleep"), wake_s=9.2), "not_loaded", None,
+        "The model is not loaded, but quick to start (≈ 9 s): it sleeps in a job that we hold. The first request wakes "
+        "it once its GPU is free.",
+    ),
+    (
         pool(replica("asleep")), "not_loaded", None,
-        "The model sleeps in a job that we hold; the first request wakes it.",
+        "The model is not loaded, but quick to start: it sleeps in a job that we hold. The first request wakes it once "
+        "its GPU is free.",
     ),
     (
         pool(), "not_loaded", 10 * MIN,

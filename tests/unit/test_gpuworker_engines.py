@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,15 @@ def test_vllm_on_the_cpu_gets_its_cache_size_by_environment(tmp_path: Path) -> N
     assert own["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
     assert not any(word in " ".join(engine.command()) for word in ("kv-cache-gib", "device", "omp"))
     assert engine.capabilities == frozenset()
+
+
+def test_vllms_sleep_and_what_comes_with_it_is_opened_only_where_the_pool_asks(tmp_path: Path) -> None:
+    awake = VllmEngine(spec(tmp_path))
+    assert "--enable-sleep-mode" not in awake.command()
+    assert "VLLM_SERVER_DEV_MODE" not in awake.environment()
+    sleeps = VllmEngine(replace(spec(tmp_path), may_sleep=1))
+    assert "--enable-sleep-mode" in sleeps.command()
+    assert sleeps.environment()["VLLM_SERVER_DEV_MODE"] == "1"
 
 
 @pytest.mark.parametrize(

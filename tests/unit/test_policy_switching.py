@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import pytest
+
 from scheduler.policy.decide import decide
 from scheduler.policy.decisions import (
     Decision,
@@ -129,15 +131,28 @@ def test_it_sleeps_instead_of_stopping_where_pool_engine_and_memory_allow() -> N
 
 def test_what_sleeps_is_woken_before_anything_is_loaded_and_makes_room_for_memory() -> None:
     asleep = replica("r1", state="asleep", gpu_indices=(), mem_mb=3_000, in_flight=None, asleep_at=NOW - 50)
+    asleep = replace(asleep, home_gpus=(1,))
     made = only(decide(fleet((pool(queued=1),), (pilot(), pilot("p2")), (asleep,)), NOW))
     assert isinstance(made, WakeReplica)
-    assert (made.pilot, made.replica, made.gpu_indices) == ("p1", "r1", (0,))
+    assert (made.pilot, made.replica, made.gpu_indices) == ("p1", "r1", (1,)), "its engine knows no other GPU"
     other = replace(asleep, pool="other", mem_mb=14_000)
     case = full_house(pool(queued=1), pool("other"), residents=(other,))
     made = decide(case, NOW)[0]
     assert isinstance(made, DrainReplica)
     assert (made.replica, made.sleep_level) == ("r1", 0)
     assert made.reason == "other sleeps, and llama needs the memory that it holds."
+
+
+@pytest.mark.parametrize("home", [(0,), (), (0, 1)])
+def test_what_sleeps_is_not_woken_where_its_own_gpus_are_taken_or_are_not_as_many_any_more(
+    home: tuple[int, ...],
+) -> None:
+    asleep = replica("r1", state="asleep", gpu_indices=(), mem_mb=3_000, in_flight=None, asleep_at=NOW - 50)
+    busy = replica("r2", pool="other", gpu_indices=(0,), in_flight=1, idle_since=None)
+    here = (replace(asleep, home_gpus=home), busy)
+    made = only(decide(fleet((pool(queued=1), pool("other")), (pilot(),), here), NOW))
+    assert isinstance(made, PlaceReplica)
+    assert made.gpu_indices == (1,)
 
 
 @dataclass

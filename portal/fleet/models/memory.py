@@ -20,6 +20,7 @@ class PoolState(models.Model):
         null=True, help_text="A launch is not cancelled because callers left."
     )
     load_s = models.FloatField(null=True, help_text="Measured load time, smoothed.")
+    wake_s = models.FloatField(null=True, help_text="Measured time from asleep to hot, smoothed.")
     pinned_until = models.DateTimeField(
         null=True, help_text="An operator keeps it resident: never let go, never switched out."
     )

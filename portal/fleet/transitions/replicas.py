@@ -38,7 +38,8 @@ def drain_replicas(
     moved = _replicas(
         cur, [str(r) for r in replicas], "draining", now, reason, "('wanted', 'starting', 'hot', 'asleep')"
     )
-    if sleep_level and moved:
+    if moved:
+        # Also 0: one that sleeps already is to stop now.
         cur.execute(
             "UPDATE fleet_replica SET sleep_level = %s WHERE id = ANY(%s::uuid[]) AND state = 'draining'",
             (sleep_level, [str(m.replica) for m in moved]),
@@ -49,9 +50,10 @@ def drain_replicas(
 def wake(cur: Cursor, replica: UUID, gpu_indices: Sequence[int], now: datetime, reason: str) -> bool:
     """asleep → starting, its GPUs claimed again. Raises IntegrityError if another live replica has one of them."""
     cur.execute(
-        """UPDATE fleet_replica SET state = 'starting', gpu_indices = %s, sleep_level = 0
+        """UPDATE fleet_replica SET state = 'starting', gpu_indices = %s, sleep_level = 0, phase = 'waking',
+             started_at = %s
            WHERE id = %s AND state = 'asleep' RETURNING pilot_id, pool_id""",
-        (json.dumps(list(gpu_indices)), str(replica)),
+        (json.dumps(list(gpu_indices)), now, str(replica)),
     )
     row = cur.fetchone()
     if row is None:
@@ -76,11 +78,13 @@ def seen(cur: Cursor, pilot: UUID, replicas: Sequence[Seen], now: datetime) -> l
                ELSE coalesce((SELECT m.revision FROM catalog_model m WHERE m.name = r.model), '') END,
              draining_at = CASE WHEN v.state = 'draining' THEN coalesce(r.draining_at, v.at) ELSE r.draining_at END,
              asleep_at = CASE WHEN v.state = 'asleep' THEN v.at ELSE r.asleep_at END,
+             asleep_mem_mb = CASE WHEN v.state <> 'asleep' THEN r.asleep_mem_mb
+               ELSE greatest(v.asleep_mb, (SELECT p.asleep_mem_mb FROM catalog_pool p WHERE p.name = r.pool_id)) END,
              ended_at = CASE WHEN v.state IN ('stopped', 'failed') THEN v.at END,
              end_reason = CASE WHEN v.state = 'failed' THEN coalesce(nullif(v.error, ''), 'engine failed')
                                WHEN v.state = 'stopped' THEN coalesce(nullif(v.error, ''), r.end_reason)
                                ELSE r.end_reason END
-           FROM (VALUES %s) AS v (id, state, phase, started_at, hot_at, error, version, at),
+           FROM (VALUES %s) AS v (id, state, phase, started_at, hot_at, error, version, at, asleep_mb),
              fleet_replica was
            WHERE r.id = v.id AND was.id = v.id AND r.pilot_id = %s
              AND ((r.state = 'wanted' AND v.state IN ('starting', 'hot', 'draining', 'stopped', 'failed'))
@@ -88,15 +92,26 @@ def seen(cur: Cursor, pilot: UUID, replicas: Sequence[Seen], now: datetime) -> l
                OR (r.state = 'starting' AND v.state = 'starting' AND r.phase <> v.phase)
                OR (r.state = 'hot' AND v.state IN ('starting', 'draining', 'asleep', 'stopped', 'failed'))
                OR (r.state = 'asleep' AND v.state IN ('hot', 'draining', 'stopped', 'failed'))
-               OR (r.state = 'draining' AND v.state IN ('asleep', 'stopped', 'failed')))
+               OR (r.state = 'draining' AND v.state = 'asleep' AND r.sleep_level > 0)
+               OR (r.state = 'draining' AND v.state IN ('stopped', 'failed')))
            RETURNING r.id, was.state, r.state, r.pool_id""".replace(
             "r.pilot_id = %s", f"r.pilot_id = '{UUID(str(pilot))}'"
         ),
         [
-            (str(s.id), s.state, s.phase[:200], s.started_at, s.hot_at, s.error, s.engine_version[:50], now)
+            (
+                str(s.id),
+                s.state,
+                s.phase[:200],
+                s.started_at,
+                s.hot_at,
+                s.error,
+                s.engine_version[:50],
+                now,
+                s.asleep_mem_mb,
+            )
             for s in replicas
         ],
-        template="(%s::uuid, %s, %s, %s::timestamptz, %s::timestamptz, %s, %s, %s::timestamptz)",
+        template="(%s::uuid, %s, %s, %s::timestamptz, %s::timestamptz, %s, %s, %s::timestamptz, %s::int)",
         page_size=len(replicas),
         fetch=True,
     )

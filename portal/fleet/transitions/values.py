@@ -71,6 +71,7 @@ class Seen:
     hot_at: datetime | None
     error: str
     engine_version: str
+    asleep_mem_mb: int | None = None  # host memory that it was seen to hold asleep, MiB
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,89 @@
+"""A wish for a replica → an engine that serves it: started, warmed up, and tried at sleeping where it may sleep.
+
+Separate from `replica` because one replica may need several engines in turn: one that does not wake as it was is
+replaced by another process, which then is not put to sleep any more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+
+from gpuworker.engines import make_engine
+from gpuworker.engines.protocol import Engine, EngineSpec
+from gpuworker.seats import spare_seats
+from gpuworker.sleep import Sleeper, Spoiled
+from gpuworker.wire import DesiredReplica
+
+log = logging.getLogger("berth.bringup")
+
+# Streams last as long as they last; only connecting to a local socket must be quick.
+_NO_LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=None)
+
+
+class BringUp:
+    """`engine` is the newest one, also while it starts, so that it can be asked for its phase and be ended."""
+
+    def __init__(
+        self, want: DesiredReplica, gpus: list[str], python: str, socket: Path, log_path: Path
+    ) -> None:
+        self.engine: Engine | None = None
+        self.sleeper: Sleeper | None = None
+        self.may_sleep = want.may_sleep
+        self._want = want
+        self._gpus = gpus
+        self._python = python
+        self._socket = socket
+        self._log_path = log_path
+
+    async def run(self, begun: Callable[[], None]) -> tuple[Engine, Sleeper]:
+        """Calls `begun` with each process that it starts. Raises EngineError; `engine` may be left running then."""
+        while True:
+            engine = self.engine = make_engine(self._want.engine, self._spec())
+            sleeper = self.sleeper = Sleeper(engine)
+            await engine.start()
+            begun()
+            await engine.ready()
+            await engine.warm_up()
+            try:
+                await sleeper.trial(self.may_sleep)
+            except Spoiled as error:
+                await self.spoiled(engine, error)
+            else:
+                return engine, sleeper
+
+    async def spoiled(self, engine: Engine, error: Spoiled) -> None:
+        """Ends it; the next one does not sleep."""
+        log.warning("replica %s gets a new engine, which will not sleep: %s", self._want.id, error)
+        self.may_sleep = 0
+        await engine.stop(0)
+
+    def connected(self) -> aiohttp.ClientSession:
+        """Good for every engine of this replica: they all listen on its socket."""
+        # The seats bound the connections; engines keep idle ones open for longer than this end does.
+        connector = aiohttp.UnixConnector(str(self._socket), limit=0, keepalive_timeout=60)
+        return aiohttp.ClientSession(
+            base_url="http://engine",
+            connector=connector,
+            timeout=_NO_LIMIT,
+            auto_decompress=False,
+            skip_auto_headers=("Accept-Encoding", "User-Agent"),
+        )
+
+    def _spec(self) -> EngineSpec:
+        want = self._want
+        return EngineSpec(
+            model=want.model,
+            path=want.path,
+            python=want.python or self._python,
+            gpus=[self._gpus[i] for i in want.gpus if i < len(self._gpus)],
+            cap=want.cap,
+            seats=want.cap + spare_seats(want.cap),
+            args=want.args,
+            socket_path=self._socket,
+            log_path=self._log_path,
+            may_sleep=self.may_sleep,
+        )
