@@ -51,9 +51,15 @@ from devstack.say import Progress
 from devstack.slurmconf import SlurmSpec
 from django.db import connections
 from django.test import TransactionTestCase
+from hypothesis import settings
 from psycopg2.extensions import connection as Connection
 
 from tests.slurm.whole import PARTITIONS, Whole
+
+# The same examples in every run, so that a change is judged by what it changes. Look for new ones with
+# `pytest --hypothesis-profile=default`, also before touching a policy.
+settings.register_profile("everyday", derandomize=True)
+settings.load_profile("everyday")
 
 _OURS = ("accounts_", "catalog_", "fleet_", "ledger_", "django_admin_log", "django_session")
 

@@ -62,7 +62,7 @@ class Books:
         here = self.snapshot.by_pilot[pilot.id]
         used = {gpu for replica in here if replica.state != "asleep" for gpu in replica.gpu_indices}
         self._free[pilot.id] = [gpu for gpu in range(pilot.gpus) if gpu not in used]
-        self._free_mb[pilot.id] = pilot.mem_mb - sum(replica.mem_mb for replica in here)
+        self._free_mb[pilot.id] = pilot.mem_mb - sum(self._holds_mb(replica) for replica in here)
         if owner := self.owner_of(pilot):
             self._of_project[owner] += pilot.gpus
         else:
@@ -181,7 +181,18 @@ class Books:
     def frees_mb(self, replica: ReplicaView, sleep_level: int) -> int:
         """Host memory that it gives back when it has left; less than nothing where it holds more asleep."""
         pool = self.pools.get(replica.pool)
-        return replica.mem_mb - (pool.asleep_mem_mb if sleep_level and pool is not None else 0)
+        return self._holds_mb(replica) - (pool.asleep_mem_mb if sleep_level and pool is not None else 0)
+
+    def sleep(self, replica: ReplicaView) -> None:
+        """Takes what it holds more asleep than awake."""
+        self._free_mb[replica.pilot] += min(0, self.frees_mb(replica, 1))
+
+    def _holds_mb(self, replica: ReplicaView) -> int:
+        """Of one that goes to sleep, the more of what it holds awake and will hold asleep."""
+        pool = self.pools.get(replica.pool)
+        if pool is None or replica.state != "draining" or not replica.sleep_level:
+            return replica.mem_mb
+        return max(replica.mem_mb, pool.asleep_mem_mb)
 
     def _take(self, pilot: PilotView, gpus: int, mem_mb: int, these: tuple[int, ...] = ()) -> tuple[int, ...]:
         """`these` GPUs, else the first free ones."""

@@ -6,7 +6,7 @@ new replica per pool, so that what it asks for is bounded by what exists.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from scheduler.policy import autoscale, handover, keepalive, latch, placement, profiles, switching, withdrawal
@@ -178,7 +178,8 @@ def _switch(pool: PoolView, clearing: switching.Clearing, spot: NewPilot | Nowhe
     """The residents leave, and the room that they leave is promised to the pool."""
     books = tick.books
     tick.residents.gone(clearing)
-    books.promise(pool, clearing.pilot, [leaver.replica for leaver in clearing.leavers])
+    coming = [replace(leaver.replica, sleep_level=leaver.sleep_level) for leaver in clearing.leavers]
+    books.promise(pool, clearing.pilot, coming)
     for leaver in clearing.leavers:
         replica = leaver.replica
         inputs: Inputs = {

@@ -64,6 +64,8 @@ def _drain(pool: PoolView, replica: ReplicaView, for_s: float, above: bool, book
     )
     level = _sleep_level(pool, replica, books)
     books.moved.add(replica.id)
+    if level:
+        books.sleep(replica)
     return DrainReplica(
         pool=pool.name,
         pilot=replica.pilot,
