@@ -43,6 +43,7 @@ class Fleet(APIView):
 class Commands(APIView):
     permission_classes = [IsAuthenticated, HasScope, IsOperator]
     scopes = {"GET": (FLEET,), "POST": (FLEET,)}
+    pagination_class = LastFirst
 
     @extend_schema(request=CommandIn, responses={202: CommandOut})
     def post(self, request: Request) -> Response:
@@ -55,7 +56,7 @@ class Commands(APIView):
     @extend_schema(responses=CommandOut(many=True))
     def get(self, request: Request) -> Response:
         """Commands, newest first."""
-        pages = LastFirst()
+        pages = self.pagination_class()
         rows = Command.objects.select_related("created_by")
         page = pages.paginate_queryset(rows, request, self)
         return pages.get_paginated_response(CommandOut(page or [], many=True).data)
@@ -64,6 +65,7 @@ class Commands(APIView):
 class Decisions(APIView):
     permission_classes = [IsAuthenticated, HasScope, IsOperator]
     scopes = {"GET": (FLEET,)}
+    pagination_class = LastFirst
 
     @extend_schema(
         responses=DecisionOut(many=True),
@@ -73,7 +75,7 @@ class Decisions(APIView):
     )
     def get(self, request: Request) -> Response:
         """What the loop did and why, newest first."""
-        pages = LastFirst()
+        pages = self.pagination_class()
         rows = decisions(request.query_params.dict(), timezone.now())
         return pages.get_paginated_response(
             DecisionOut(pages.paginate_queryset(rows, request, self) or [], many=True).data

@@ -40,6 +40,7 @@ from portal.quotas import Subjects
 class Requests(APIView):
     permission_classes = [IsAuthenticated, HasScope]
     scopes = {"POST": (INFERENCE,), "GET": (READ, INFERENCE)}
+    pagination_class = NewestFirst
 
     @extend_schema(request=Submission, responses={202: RequestDetail})
     def post(self, request: Request) -> Response:
@@ -95,13 +96,11 @@ class Requests(APIView):
         parameters=[
             OpenApiParameter("state", enum=RequestState.values),
             OpenApiParameter("model", OpenApiTypes.STR),
-            OpenApiParameter("cursor", OpenApiTypes.STR),
-            OpenApiParameter("page_size", OpenApiTypes.INT),
         ],
     )
     def get(self, request: Request) -> Response:
         """The caller's own requests, newest first."""
-        pages = NewestFirst()
+        pages = self.pagination_class()
         rows = pages.paginate_queryset(self._filtered(request), request, self) or []
         return pages.get_paginated_response(
             RequestBrief([telling.brief(row) for row in rows], many=True).data
@@ -131,7 +130,7 @@ class OneRequest(APIView):
         row = visible(request, id)
         return self._told(request, row)
 
-    @extend_schema(responses=RequestDetail)
+    @extend_schema(responses={200: RequestDetail})
     def delete(self, request: Request, id: uuid.UUID) -> Response:
         """Cancels it, also while it runs. 409 if it had ended before."""
         row = visible(request, id)

@@ -21,6 +21,7 @@ _LEAST_PREFIX = 4
 
 def pool(word: str) -> Pool:
     """By its own name, or by that of a model which it serves."""
+    _without_nul(word)
     found = Pool.objects.filter(name=word).first() or Pool.objects.filter(served__name=word).first()
     if found is None:
         names = [*Pool.objects.values_list("name", flat=True), *Model.objects.values_list("name", flat=True)]
@@ -29,6 +30,7 @@ def pool(word: str) -> Pool:
 
 
 def profile(word: str) -> Profile:
+    _without_nul(word)
     found = Profile.objects.filter(name=word).first()
     if found is None:
         names = Profile.objects.values_list("name", flat=True)
@@ -39,6 +41,7 @@ def profile(word: str) -> Profile:
 def pilot(word: str) -> Pilot:
     """By its Slurm job id, its id or the beginning of it, or its job name. Of several with one job id the live one,
     else the newest."""
+    _without_nul(word)
     rows = Pilot.objects.select_related("profile").order_by("-planned_at")
     if word.isdecimal() and len(word) < 19:
         matching = list(rows.filter(job_id=int(word))[:_SHOWN])
@@ -78,6 +81,12 @@ def unknown_job(word: str) -> int:
             raise ValidationError(f"'{word[:30]}' is no unknown job: Slurm's last listing shows none.")
         raise ValidationError(f"'{word[:30]}' is no unknown job. {_close(word, known)}")
     return int(word)
+
+
+def _without_nul(word: str) -> None:
+    """PostgreSQL's text holds none, so it does not even look."""
+    if "\0" in word:
+        raise ValidationError("A name holds no NUL character.")
 
 
 def _uuid(word: str) -> UUID | None:
