@@ -27,6 +27,7 @@ from devstack.slurmconf import SlurmSpec
 TITLE = "switching between two real vLLM models inside one Slurm job"
 ALONE_RUNS = 3
 SWITCHES = 6
+TIME_LIMIT_S = 900
 LOAD_LIMIT_S = 180.0
 OTHER = "berth-demo-2"
 QUESTION = "What is Slurm?"
