@@ -98,6 +98,7 @@ class Agent:
                 await self._replicas.stop_all("the agent ends", 0)
                 await self._ingress.stop()
                 await self._portal.close()
+                await self._replicas.staging.stop()
         except TimeoutError:
             log.warning("not cleaned up within %.0f s", CLEAN_UP_LIMIT_S)
 
@@ -141,6 +142,7 @@ class Agent:
         self._answer = answer
         self._heard_at = time.time()
         self._replicas.want(answer.desired)
+        self._replicas.staging.want([] if self._drain else answer.stage)
         for cancel in answer.cancels:
             self._leaser.cancel(cancel.request, cancel.attempt)
         self._wake_step.set()
@@ -185,6 +187,7 @@ class Agent:
                 replicas=self._replicas.observed(),
                 rows=[*self._leaser.rows(), *self._outbox.rows()],
                 log_tail=self._log_tail() if wants_log else None,
+                staged=self._replicas.staging.staged,
             )
         )
 

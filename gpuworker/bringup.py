@@ -7,7 +7,7 @@ replaced by another process, which then is not put to sleep any more.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
@@ -17,6 +17,9 @@ from gpuworker.engines.protocol import Engine, EngineSpec
 from gpuworker.seats import spare_seats
 from gpuworker.sleep import Sleeper, Spoiled
 from gpuworker.wire import DesiredReplica
+
+# A model folder → where its weights are nearest.
+Nearest = Callable[[str], Awaitable[str]]
 
 log = logging.getLogger("berth.bringup")
 
@@ -28,7 +31,13 @@ class BringUp:
     """`engine` is the newest one, also while it starts, so that it can be asked for its phase and be ended."""
 
     def __init__(
-        self, want: DesiredReplica, gpus: list[str], python: str, socket: Path, log_path: Path
+        self,
+        want: DesiredReplica,
+        gpus: list[str],
+        python: str,
+        nearest: Nearest,
+        socket: Path,
+        log_path: Path,
     ) -> None:
         self.engine: Engine | None = None
         self.sleeper: Sleeper | None = None
@@ -36,13 +45,17 @@ class BringUp:
         self._want = want
         self._gpus = gpus
         self._python = python
+        self._nearest = nearest
         self._socket = socket
         self._log_path = log_path
 
     async def run(self, begun: Callable[[], None]) -> tuple[Engine, Sleeper]:
         """Calls `begun` with each process that it starts. Raises EngineError; `engine` may be left running then."""
         while True:
-            engine = self.engine = make_engine(self._want.engine, self._spec())
+            path = await self._nearest(self._want.path) if self._want.path else ""
+            if path != self._want.path:
+                log.info("replica %s reads its weights from scratch", self._want.id)
+            engine = self.engine = make_engine(self._want.engine, self._spec(path))
             sleeper = self.sleeper = Sleeper(engine)
             await engine.start()
             begun()
@@ -73,11 +86,11 @@ class BringUp:
             skip_auto_headers=("Accept-Encoding", "User-Agent"),
         )
 
-    def _spec(self) -> EngineSpec:
+    def _spec(self, path: str) -> EngineSpec:
         want = self._want
         return EngineSpec(
             model=want.model,
-            path=want.path,
+            path=path,
             python=want.python or self._python,
             gpus=[self._gpus[i] for i in want.gpus if i < len(self._gpus)],
             cap=want.cap,

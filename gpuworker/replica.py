@@ -19,7 +19,7 @@ from typing import Literal
 import aiohttp
 
 from gpuworker.ahead import Ahead
-from gpuworker.bringup import BringUp
+from gpuworker.bringup import BringUp, Nearest
 from gpuworker.engines.protocol import Engine, EngineError, EngineExit
 from gpuworker.plan import ENDED, Here
 from gpuworker.seats import Seats
@@ -40,6 +40,7 @@ class Replica:
         want: DesiredReplica,
         gpus: list[str],
         python: str,
+        nearest: Nearest,
         folder: Path,
         name: str,
         changed: Callable[[], None],
@@ -57,7 +58,7 @@ class Replica:
         self.ahead = Ahead(want.cap)
         self.log_path = folder / f"{name}.log"
         self._changed = changed
-        self._up = BringUp(want, gpus, python, folder / f"{name}.sock", self.log_path)
+        self._up = BringUp(want, gpus, python, nearest, folder / f"{name}.sock", self.log_path)
         self._wakes = 0
         self._turning = ""  # going to sleep or waking, in words
         self._turn: asyncio.Task[None] | None = None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gpuworker import plan
 from gpuworker.replica import STOP_GRACE_S, Replica
+from gpuworker.staging import Staging
 from gpuworker.wire import DesiredReplica, ObservedReplica
 
 MEASURE_S = 5.0
@@ -24,6 +25,7 @@ class Replicas:
         self._folder = folder
         self._changed = changed
         self._all: dict[str, Replica] = {}
+        self.staging = Staging(folder, changed, self._sources)
         self._desired: list[DesiredReplica] = []
         self._stops: set[asyncio.Task[None]] = set()
         self._count = 0
@@ -54,6 +56,10 @@ class Replicas:
         """The longest that one of the last requests took, on any replica that still serves; None: nobody knows."""
         known = [r.seats.longest_s for r in self if r.state not in plan.ENDED]
         return max((s for s in known if s is not None), default=None)
+
+    def _sources(self) -> set[str]:
+        """The model folders of those whose engines may read them yet."""
+        return {replica.want.path for replica in self if replica.state not in plan.ENDED}
 
     def all_ended(self) -> bool:
         return all(replica.state in plan.ENDED for replica in self)
@@ -99,7 +105,9 @@ class Replicas:
         self._count += 1
         # The agent's pid keeps a restarted agent's files apart from those of the one before.
         name = f"{os.getpid()}-{self._count}"
-        self._all[want.id] = Replica(want, self._gpus, sys.executable, self._folder, name, self._changed)
+        self._all[want.id] = Replica(
+            want, self._gpus, sys.executable, self.staging.nearest, self._folder, name, self._changed
+        )
         self._changed()
 
     def _stop(self, replica: Replica, why: str, failed: bool) -> None:

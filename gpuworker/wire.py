@@ -11,7 +11,7 @@ Times are UNIX seconds (float, UTC). Bodies of requests and results travel as te
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gpuworker.wireformat import WireError as WireError
@@ -144,12 +144,21 @@ class Sync:
     # never arrived, an agent that was restarted): the portal moves it back.
     rows: list[RowRef]
     log_tail: str | None  # only when the last answer asked for it
+    staged: list[str] = field(default_factory=list)  # pools whose weights lie complete on its scratch
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
     request: str
     attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageWish:
+    """A model's folder to be copied to node-local scratch, ahead of need. A favour: it may be ignored."""
+
+    pool: str
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +171,7 @@ class SyncAnswer:
     cancels: list[Cancel]  # pulled rows that nobody wants any more
     interval_s: float
     want_log: bool
+    stage: list[StageWish] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from scheduler.policy.decisions import (
     HoldProfile,
     LaunchPilot,
     PlaceReplica,
+    StageWeights,
     WakeReplica,
 )
 from scheduler.policy.snapshot import ON_ITS_WAY
@@ -74,6 +75,8 @@ def carry_out(actor: Actor, decision: Decision) -> bool:
             return _drain_replica(actor, decision)
         case WakeReplica():
             return _wake(actor, decision)
+        case StageWeights():
+            return _stage(actor, decision)
         case DrainPilot():
             return _drain_pilot(actor, decision)
         case CancelPilot():
@@ -215,6 +218,17 @@ def _wake(actor: Actor, decision: WakeReplica) -> bool:
         if not fleet.wake(cur, replica, decision.gpu_indices, actor.now(), decision.reason):
             return False
         _record(actor, decision, pool=decision.pool, pilot=UUID(decision.pilot), replica=replica)
+    return True
+
+
+def _stage(actor: Actor, decision: StageWeights) -> bool:
+    if not Model.objects.filter(pool=decision.pool, enabled=True).exclude(path="").exists():
+        return False  # nothing to copy
+    pilot = UUID(decision.pilot)
+    with moving() as cur:
+        if not fleet.wish_staged(cur, pilot, decision.pool):
+            return False
+        _record(actor, decision, pool=decision.pool, pilot=pilot)
     return True
 
 

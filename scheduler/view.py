@@ -89,6 +89,8 @@ def _pilot(pilot: Any, alive: bool, occupied: set[Any]) -> PilotView:
         replaces=str(pilot.replaces_id) if pilot.replaces_id else "",
         draining_at=_seconds(pilot.draining_at),
         staged=frozenset(pilot.staged),
+        scratch=bool(pilot.profile.scratch),
+        stage_wish=pilot.stage_wish,
     )
 
 

@@ -19,7 +19,7 @@ from portal.fleet.times import seconds_of
 
 # What the policies decide, what is done about unknown jobs, and the commands that move nothing by themselves.
 KINDS = (
-    "launch", "place", "wake_replica", "drain_replica", "drain_pilot", "cancel", "hold", "hold_profile",
+    "launch", "place", "wake_replica", "drain_replica", "stage", "drain_pilot", "cancel", "hold", "hold_profile",
     "cancel_unknown", *(Command.Kind(k).value for k in (
         "adopt", "reject", "pin", "unpin", "wake", "pause", "resume", "relaunch", "test_launch")),
 )  # fmt: skip

@@ -106,6 +106,8 @@ def sync(
         if said.ending and said.ending != row.said_ending:
             fleet.said_ending(cur, pilot, said.ending)
             news = True
+        if sorted(said.staged) != sorted(row.staged):
+            fleet.staged(cur, pilot, sorted(said.staged))
         if said.log_tail is not None:
             _keep_log(cur, pilot, said.log_tail, now)
         requeued = _give_back_lost(cur, said, now, poison_after)

@@ -32,6 +32,8 @@ class PilotRow:
     address: str
     deadline_at: float | None
     said_ending: str
+    staged: tuple[str, ...] = ()
+    stage_wish: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +49,17 @@ class ReplicaRow:
 
 def pilot_row(cur: Cursor, pilot: UUID) -> PilotRow | None:
     cur.execute(
-        """SELECT state, agent_job_id, address, extract(epoch FROM slurm_end_at), said_ending
+        """SELECT state, agent_job_id, address, extract(epoch FROM slurm_end_at), said_ending,
+             staged::text, stage_wish
            FROM fleet_pilot WHERE id = %s""",
         (str(pilot),),
     )
     row = cur.fetchone()
     if row is None:
         return None
-    return PilotRow(row[0], row[1], row[2], None if row[3] is None else float(row[3]), row[4])
+    state, agent_job_id, address, ends_at, ending, staged, wish = row
+    deadline_at = None if ends_at is None else float(ends_at)
+    return PilotRow(state, agent_job_id, address, deadline_at, ending, tuple(json.loads(staged)), wish)
 
 
 def replica_rows(cur: Cursor, pilot: UUID) -> dict[str, ReplicaRow]:
@@ -80,6 +85,7 @@ def answer(
         cancels=_cancels(cur, pilot, rows),
         interval_s=interval_s,
         want_log=_wants_log(cur, pilot),
+        stage=_stage(cur, row),
     )
 
 
@@ -116,6 +122,17 @@ def _replica(
         may_sleep=may_sleep,
         sleep_level=sleep_level,
     )
+
+
+def _stage(cur: Cursor, row: PilotRow) -> list[wire.StageWish]:
+    """The wish of the control loop, until it is met."""
+    if not row.stage_wish or row.state != "up" or row.stage_wish in row.staged:
+        return []
+    cur.execute(
+        """SELECT path FROM catalog_model WHERE pool_id = %s AND enabled AND path <> '' ORDER BY id LIMIT 1""",
+        (row.stage_wish,),
+    )
+    return [wire.StageWish(row.stage_wish, path) for (path,) in cur.fetchall()]
 
 
 def _cancels(cur: Cursor, pilot: UUID, rows: Sequence[wire.RowRef]) -> list[wire.Cancel]:

@@ -45,6 +45,7 @@ class Books:
         self.gone = self.leaving | {r.id for r in snapshot.replicas if r.pilot in silent}
         self.filled: set[str] = set()  # pilots that get a replica, or whose room is promised
         self.moved: set[str] = set()  # replicas that this tick has dealt with
+        self.promised: dict[str, str] = {}  # pool → the pilot in which room is being cleared for it
         self.drafts: list[Draft] = []
         self.clearing: dict[str, list[ReplicaView]] = {}  # by pilot: draining, and not promised to anybody
         self._jobs: Counter[str] = Counter(pilot.profile for pilot in snapshot.pilots)
@@ -167,6 +168,7 @@ class Books:
     def promise(self, pool: PoolView, pilot: PilotView, coming: Collection[ReplicaView]) -> None:
         """Room that `coming` are about to leave is the pool's: of what is free now it keeps what it needs too,
         so that nobody smaller takes it away in the meantime."""
+        self.promised[pool.name] = pilot.id
         there = {gpu for replica in coming for gpu in replica.gpu_indices}
         self.moved.update(replica.id for replica in coming)
         rest = [replica for replica in self.clearing.get(pilot.id, ()) if replica not in coming]

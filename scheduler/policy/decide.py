@@ -9,7 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from scheduler.policy import autoscale, handover, keepalive, latch, placement, profiles, switching, withdrawal
+from scheduler.policy import (
+    autoscale,
+    handover,
+    keepalive,
+    latch,
+    placement,
+    profiles,
+    staging,
+    switching,
+    withdrawal,
+)
 from scheduler.policy.books import Books
 from scheduler.policy.decisions import (
     CancelPilot,
@@ -34,6 +44,7 @@ class _Tick:
     books: Books
     decisions: list[Decision] = field(default_factory=list)
     latched: set[str] = field(default_factory=set)  # pools
+    waiting: list[staging.Waiting] = field(default_factory=list)  # pools that lack a replica and got none
     wanted: dict[str, int] = field(default_factory=dict)  # replicas by pool, of those that may be started
 
     @cached_property
@@ -45,7 +56,7 @@ def decide(snapshot: Snapshot, now: float) -> list[Decision]:
     """1. Jobs that will never start are withdrawn. 2. Each pool gets the replica it lacks, or the reason why
     not; those whose work has waited longest, times its project's weight, come first. 3. Replicas whose
     successor is hot drain. 4. Replicas past their keep-alive drain. 5. Empty pilots, and jobs for what nobody
-    wants any more, are let go.
+    wants any more, are let go. 6. Of what has to wait for room, the weights are staged where it may come.
 
     When Slurm did not answer, only a pilot that we have may get a replica: nothing is launched, drained or
     cancelled (invariant 1)."""
@@ -61,6 +72,7 @@ def decide(snapshot: Snapshot, now: float) -> list[Decision]:
         let_go = {d.pilot for d in tick.decisions if isinstance(d, DrainPilot)}
         tick.decisions += (d for d in keepalive.idle_pilots(tick.books) if d.pilot not in let_go)
         tick.decisions += withdrawal.unwanted_jobs(tick.books)
+        tick.decisions += staging.ahead(tick.waiting, tick.books)
     return tick.decisions
 
 
@@ -104,7 +116,10 @@ def _supply(pool: PoolView, tick: _Tick) -> None:
     if not held.latched and not autoscale.blocked(pool, books.snapshot):
         tick.wanted[pool.name] = target.wanted
     if target.missing and not reason and not waits:
+        so_far = len(tick.decisions)
         held = latch.hold_of(pool, books.snapshot.limits, _start(pool, target, may, tick))
+        if not any(isinstance(d, PlaceReplica | WakeReplica | LaunchPilot) for d in tick.decisions[so_far:]):
+            tick.waiting.append(staging.Waiting(pool, may))
     elif not target.missing and target.wanted and _old(pool, books):
         held = latch.hold_of(pool, books.snapshot.limits, handover.gap(pool, books.snapshot, books.now))
     if held != pool.hold:

@@ -67,6 +67,15 @@ class WakeReplica(Decided):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageWeights(Decided):
+    """Its agent copies the pool's weights to node-local scratch, ahead of need."""
+
+    kind: ClassVar[str] = "stage"
+    pool: str
+    pilot: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DrainPilot(Decided):
     """Lets a running job go: its agent ends it once nothing runs."""
 
@@ -105,6 +114,7 @@ Decision = (
     | PlaceReplica
     | DrainReplica
     | WakeReplica
+    | StageWeights
     | DrainPilot
     | CancelPilot
     | HoldPool

@@ -70,6 +70,8 @@ class PilotView:
     replaces: str = ""  # the pilot that it takes over from
     draining_at: float | None = None
     staged: frozenset[str] = frozenset()  # pools whose weights lie on its scratch
+    scratch: bool = False  # it has a node-local disk for weights
+    stage_wish: str = ""  # the pool whose weights it was last asked to stage
 
 
 @dataclass(frozen=True, slots=True)

@@ -280,6 +280,24 @@ async def test_a_flushed_redis_has_its_routes_back_with_the_next_sync(plane: Pla
     assert plane.redis.hexists("berth:{demo}:routes", replica)
 
 
+async def test_weights_are_asked_for_until_they_are_there(plane: Plane) -> None:
+    pilot, replica = _registered(plane)
+    _, said = await pilot.sync(seen(replica))
+    assert said["stage"] == []
+    plane.sql("UPDATE fleet_pilot SET stage_wish = 'demo'")
+    _, said = await pilot.sync(seen(replica))
+    assert said["stage"] == [], "its model has no folder"
+    plane.sql("UPDATE catalog_model SET path = '/models/demo' WHERE pool_id = 'demo'")
+    _, said = await pilot.sync(seen(replica))
+    assert said["stage"] == [{"pool": "demo", "path": "/models/demo"}]
+    _, said = await pilot.sync(seen(replica), staged=["demo"])
+    assert plane.sql("SELECT staged FROM fleet_pilot") == [(["demo"],)]
+    _, said = await pilot.sync(seen(replica), staged=["demo"])
+    assert said["stage"] == []
+    _, said = await pilot.sync(seen(replica))
+    assert plane.sql("SELECT staged FROM fleet_pilot") == [([],)], "its agent was started again"
+
+
 async def test_a_log_is_asked_for_and_kept(plane: Plane) -> None:
     pilot, _ = _registered(plane)
     plane.sql(

@@ -17,6 +17,7 @@ from scheduler.policy.decisions import (
     HoldProfile,
     LaunchPilot,
     PlaceReplica,
+    StageWeights,
     WakeReplica,
 )
 from scheduler.policy.snapshot import (
@@ -208,6 +209,8 @@ def pilot(
         hopeless=rng.choice(["", "held"]) if state == "pending" else "",
         gpu_type=rng.choice(["", "a100"]),
         staged=frozenset(x.name for x in made if rng.random() < 0.3),
+        scratch=rng.random() < 0.5,
+        stage_wish=rng.choice(["", "", made[0].name]) if made else "",
     )
     return where, hosted
 
@@ -240,6 +243,8 @@ def acted(snapshot: Snapshot, decisions: list[Decision], now: float) -> Snapshot
             level = decision.sleep_level
             drained = replace(leaving, state="draining", draining_at=now, sleep_level=level)
             replicas[leaving.id] = drained
+        elif isinstance(decision, StageWeights):
+            pilots[decision.pilot] = replace(pilots[decision.pilot], stage_wish=decision.pool)
         elif isinstance(decision, DrainPilot):
             pilots[decision.pilot] = replace(pilots[decision.pilot], state="draining", draining_at=now)
             for here in [r for r in replicas.values() if r.pilot == decision.pilot]:

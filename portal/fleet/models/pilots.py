@@ -81,6 +81,12 @@ class Pilot(models.Model):
     agent_version = models.CharField(max_length=50, blank=True)
     said_ending = models.CharField(max_length=200, blank=True)
     staged = models.JSONField(db_default=[], help_text="Pools whose weights lie on its node-local scratch.")
+    stage_wish = models.CharField(
+        max_length=128,
+        blank=True,
+        db_default="",
+        help_text="The pool whose weights are to be there, ahead of need.",
+    )
 
     class Meta:
         constraints = [

@@ -15,8 +15,10 @@ from portal.fleet.transitions.pilots import (
     register,
     said_ending,
     slurm_said,
+    staged,
     submitted,
     up,
+    wish_staged,
 )
 from portal.fleet.transitions.replicas import drain_replicas, seen, wake, want
 from portal.fleet.transitions.values import Moved, NewPilot, NewReplica, Registration, Seen, SlurmFact
@@ -24,5 +26,5 @@ from portal.fleet.transitions.values import Moved, NewPilot, NewReplica, Registr
 __all__ = [
     "Moved", "NewPilot", "NewReplica", "Registration", "Seen", "SlurmFact",
     "drain_pilots", "drain_replicas", "end_pilots", "plan", "register", "said_ending", "seen", "slurm_said",
-    "submitted", "up", "wake", "want",
+    "staged", "submitted", "up", "wake", "want", "wish_staged",
 ]  # fmt: skip

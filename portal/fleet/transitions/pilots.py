@@ -122,6 +122,23 @@ def end_pilots(
     return ended
 
 
+def wish_staged(cur: Cursor, pilot: UUID, pool: str) -> bool:
+    """Its agent is to copy the pool's weights to scratch; takes the place of an earlier wish."""
+    cur.execute(
+        "UPDATE fleet_pilot SET stage_wish = %s WHERE id = %s AND state = 'up' AND stage_wish <> %s",
+        (pool, str(pilot), pool),
+    )
+    return bool(cur.rowcount == 1)
+
+
+def staged(cur: Cursor, pilot: UUID, pools: Sequence[str]) -> None:
+    """Those whose weights its agent says to have there, complete."""
+    cur.execute(
+        "UPDATE fleet_pilot SET staged = %s WHERE id = %s AND state <> 'ended'",
+        (json.dumps(list(pools)), str(pilot)),
+    )
+
+
 def said_ending(cur: Cursor, pilot: UUID, reason: str) -> None:
     """The agent's last words; the loop ends the pilot once they are here or Slurm says so."""
     cur.execute(
