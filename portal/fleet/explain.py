@@ -141,7 +141,9 @@ def _first_request(facts: PoolFacts, now: float) -> Phase:
 
 
 def _new_job(profile: ProfileFacts, now: float) -> Part:
-    """The wait of a job that would be submitted now."""
+    """The wait of a job that would be submitted now, if it takes one."""
+    if profile.has_room:
+        return Part("slurm", "a job that we hold has free GPUs", 0.0)
     p50_s, p90_s = profile.wait_p50_s, profile.wait_p90_s
     if profile.starts_at is not None:
         left_s = profile.starts_at - now

@@ -86,9 +86,19 @@ def _replicas(cur: Cursor, pool: str | None) -> dict[str, list[ReplicaFacts]]:
 def _profiles(cur: Cursor, pool: str | None) -> dict[str, list[ProfileFacts]]:
     """Enabled ones, without those on whose GPUs the pool is known not to fit."""
     cur.execute(
-        """SELECT pp.pool_id, f.name, s.wait_p50_s, s.wait_p90_s, extract(epoch FROM s.starts_at), fit.load_s,
-             CASE WHEN s.latched_at IS NOT NULL THEN s.reason ELSE '' END
+        """WITH room AS MATERIALIZED (
+             SELECT DISTINCT q.profile_id, q.gpus - c.gpus AS gpus, q.mem_mb - r.mem_mb AS mem_mb
+             FROM fleet_pilot q,
+               LATERAL (SELECT count(*) AS gpus FROM fleet_gpuclaim WHERE pilot_id = q.id) c,
+               LATERAL (SELECT coalesce(sum(CASE state WHEN 'asleep' THEN coalesce(asleep_mem_mb, mem_mb)
+                                                       ELSE mem_mb END), 0) AS mem_mb
+                        FROM fleet_replica WHERE pilot_id = q.id AND state NOT IN ('stopped', 'failed')) r
+             WHERE q.state = 'up' AND q.gpus > c.gpus)
+           SELECT pp.pool_id, f.name, s.wait_p50_s, s.wait_p90_s, extract(epoch FROM s.starts_at), fit.load_s,
+             CASE WHEN s.latched_at IS NOT NULL THEN s.reason ELSE '' END,
+             EXISTS (SELECT FROM room WHERE room.profile_id = f.id AND room.gpus >= p.gpus AND room.mem_mb >= p.mem_mb)
            FROM catalog_pool_profiles pp JOIN catalog_profile f ON f.id = pp.profile_id
+             JOIN catalog_pool p ON p.name = pp.pool_id
              LEFT JOIN fleet_profilestate s ON s.profile_id = f.id
              LEFT JOIN fleet_fit fit ON fit.pool_id = pp.pool_id AND fit.gpu_type = f.gpu_type
            WHERE f.enabled AND coalesce(fit.fits, true) AND (%(pool)s IS NULL OR pp.pool_id = %(pool)s)
@@ -96,8 +106,8 @@ def _profiles(cur: Cursor, pool: str | None) -> dict[str, list[ProfileFacts]]:
         {"pool": pool},
     )
     found: dict[str, list[ProfileFacts]] = defaultdict(list)
-    for of, name, p50_s, p90_s, starts_at, load_s, latched in cur.fetchall():
-        found[of].append(ProfileFacts(name, p50_s, p90_s, _number(starts_at), load_s, latched))
+    for of, name, p50_s, p90_s, starts_at, load_s, latched, has_room in cur.fetchall():
+        found[of].append(ProfileFacts(name, p50_s, p90_s, _number(starts_at), load_s, latched, has_room))
     return found
 
 

@@ -48,6 +48,7 @@ class ProfileFacts:
     starts_at: float | None = None  # Slurm's estimate for a job submitted now
     load_s: float | None = None  # measured on its type of GPU
     latched: str = ""  # why nothing is submitted under it until a person looks
+    has_room: bool = False  # a job of it is up and holds GPUs and memory that the pool could have now
 
 
 @dataclass(frozen=True, slots=True)

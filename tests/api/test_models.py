@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from portal.catalog.models import Model
-from portal.fleet.models import Cluster, Command, Fit, PoolState, ProfileState
+from portal.catalog.models import Model, Pool
+from portal.fleet.models import Cluster, Command, Fit, GpuClaim, PoolState, ProfileState
 from tests.api.world import ApiClient, Person, World, pilot_row, replica_row
 
 
@@ -65,6 +65,22 @@ def test_what_jobs_waited_and_loads_took_is_part_of_the_estimate(world: World) -
     waits.latched_at, waits.reason = now, "Its account is not valid."
     waits.save()
     assert "gpu: Its account is not valid." in phase(world.owner)["reason"]
+
+
+def test_a_job_with_free_gpus_and_memory_is_room_for_it(world: World) -> None:
+    PoolState.objects.create(pool=world.pool, load_s=100)
+    job = pilot_row(world, gpus=world.pool.gpus + 1, mem_mb=2 * world.pool.mem_mb)
+    told = phase(world.owner)
+    assert told["eta_s"] == 100 and "a job that we hold has free GPUs, and loading takes" in told["reason"]
+    other = Pool.objects.create(name="other", environment=world.pool.environment)
+    guest = replica_row(world, job, pool=other, model="other", mem_mb=world.pool.mem_mb + 1)
+    assert phase(world.owner)["eta_s"] is None  # its memory is taken
+    guest.mem_mb = 0
+    guest.save()
+    assert phase(world.owner)["eta_s"] == 100
+    for gpu in range(2):
+        GpuClaim.objects.create(pilot=job, gpu=gpu, replica=guest)
+    assert phase(world.owner)["eta_s"] is None  # its GPUs are
 
 
 def test_one_model_can_be_asked_about_by_its_name_with_slashes(world: World) -> None:

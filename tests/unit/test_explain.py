@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -147,6 +148,10 @@ SITUATIONS = [
         pool(profiles=(WAITS, ProfileFacts("idle", starts_at=NOW - 5, load_s=MIN))), "not_loaded", MIN,
         "The model is not loaded; the first request starts it: Slurm would start a job for it at once, and loading "
         "takes 60 s.",
+    ),
+    (
+        pool(profiles=(replace(WAITS, has_room=True),)), "not_loaded", 4 * MIN,
+        "The model is not loaded; the first request starts it: a job that we hold has free GPUs, and loading takes 4 min.",
     ),
     (
         pool(profiles=(ProfileFacts("gpu"),)), "not_loaded", None,
