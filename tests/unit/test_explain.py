@@ -151,7 +151,8 @@ SITUATIONS = [
     ),
     (
         pool(profiles=(replace(WAITS, has_room=True),)), "not_loaded", 4 * MIN,
-        "The model is not loaded; the first request starts it: a job that we hold has free GPUs, and loading takes 4 min.",
+        "The model is not loaded; the first request starts it: a job that we hold has free GPUs, and loading "
+        "takes 4 min.",
     ),
     (
         pool(profiles=(ProfileFacts("gpu"),)), "not_loaded", None,
