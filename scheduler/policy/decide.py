@@ -220,6 +220,10 @@ def _switch(pool: PoolView, clearing: switching.Clearing, spot: NewPilot | Nowhe
 def _why_leave(
     pool: PoolView, other: str, state: str, clearing: switching.Clearing, spot: NewPilot | Nowhere
 ) -> str:
+    if state == "asleep" and other == pool.name:
+        return (
+            f"{other} sleeps beside GPUs that are taken; loading it on others needs the memory that it holds."
+        )
     if state == "asleep":
         return f"{other} sleeps, and {pool.name} needs the memory that it holds."
     if clearing.forced:

@@ -185,24 +185,64 @@ def _fewest(
     residents: Residents,
     books: Books,
 ) -> tuple[Leaver, ...]:
-    """The fewest and cheapest of a pilot whose leaving lets the pool in; () when even all of them do not."""
+    """The fewest and cheapest of a pilot whose leaving lets the pool in; () when even all of them do not.
+
+    First those that lie on the GPUs of a replica of the pool that sleeps there: on others it cannot wake. Else any, with
+    memory for a new replica, to which one that sleeps may have to give its own."""
     if pilot.gpus < pool.gpus or pilot.profile not in may:
         return ()
-    need_gpus = pool.gpus - len(books.free_gpus(pilot.id))
-    need_mb = books.need_mb(pool, pilot) - books.free_mb(pilot.id)
+    there = list(leavers)
+    free, free_mb = set(books.free_gpus(pilot.id)), books.free_mb(pilot.id)
+    for sleeper in _sleepers(pool, pilot, books):
+        held = set(sleeper.home_gpus) - free
+        on_them = [x for x in there if held.intersection(x.replica.gpu_indices)]
+        if held <= {gpu for x in on_them for gpu in x.replica.gpu_indices}:
+            others = [x for x in there if x.replica.id != sleeper.id]
+            need_mb = pool.mem_mb - sleeper.mem_mb - free_mb
+            if found := _least(pool, pilot, on_them, others, (0, need_mb), may, residents, books):
+                return found
+    need = pool.gpus - len(free), pool.mem_mb - free_mb
+    return _least(pool, pilot, [], there, need, may, residents, books)
+
+
+def _sleepers(pool: PoolView, pilot: PilotView, books: Books) -> list[ReplicaView]:
+    return [
+        replica
+        for replica in books.snapshot.by_pilot[pilot.id]
+        if replica.pool == pool.name
+        and replica.state == "asleep"
+        and replica.id not in books.moved
+        and len(replica.home_gpus) == pool.gpus
+    ]
+
+
+def _least(
+    pool: PoolView,
+    pilot: PilotView,
+    fixed: list[Leaver],
+    leavers: list[Leaver],
+    need: tuple[int, int],
+    may: Mapping[str, ProfileView],
+    residents: Residents,
+    books: Books,
+) -> tuple[Leaver, ...]:
+    """`fixed` and the fewest of `leavers` beside them that free GPUs and host memory as `need` says, or ()."""
+    need_gpus, need_mb = need
     chosen: list[Leaver] = []
-    for leaver in leavers:
+    for leaver in (*fixed, *(x for x in leavers if x not in fixed)):
         gpus, mem_mb = _yield(chosen, books)
-        if gpus >= need_gpus and mem_mb >= need_mb:
+        if len(chosen) >= len(fixed) and gpus >= need_gpus and mem_mb >= need_mb:
             break
         name = leaver.replica.pool
         awake = leaver.replica.state != "asleep"
-        helps = (awake and gpus < need_gpus) or (mem_mb < need_mb)
+        helps = leaver in fixed or (awake and gpus < need_gpus) or (mem_mb < need_mb)
         going = sum(x.replica.pool == name and x.replica.state != "asleep" for x in chosen)
-        spare = not awake or residents.spare(name) > going
-        if helps and spare and name != pool.name and leaver.replica.id not in books.moved:
+        spare = not awake or (residents.spare(name) > going and name != pool.name)
+        if helps and spare and leaver.replica.id not in books.moved:
             chosen.append(leaver)
-    for leaver in sorted(chosen, key=lambda x: -x.loss_s):
+        elif leaver in fixed:
+            return ()
+    for leaver in sorted((x for x in chosen if x not in fixed), key=lambda x: -x.loss_s):
         rest = [x for x in chosen if x is not leaver]
         gpus, mem_mb = _yield(rest, books)
         if gpus >= need_gpus and mem_mb >= need_mb:

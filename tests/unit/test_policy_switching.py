@@ -155,6 +155,33 @@ def test_what_sleeps_is_not_woken_where_its_own_gpus_are_taken_or_are_not_as_man
     assert made.gpu_indices == (1,)
 
 
+def test_the_one_on_the_gpu_of_a_sleeper_makes_room_for_its_wake() -> None:
+    asleep = replica("r1", state="asleep", gpu_indices=(), mem_mb=1_000, in_flight=None, asleep_at=NOW - 50)
+    there = tuple(resident(f"r-{gpu}", f"m{gpu}", gpu, idle_s=40 + 50 * gpu) for gpu in range(4))
+    there = tuple(replace(other, mem_mb=3_000) for other in there)
+    others = tuple(pool(f"m{gpu}", mem_mb=3_000) for gpu in range(4))
+    case = full_house(
+        pool(queued=1, mem_mb=3_000), *others, residents=(replace(asleep, home_gpus=(0,)), *there)
+    )
+    assert leavers(decide(case, NOW)) == ["r-0"], "r-3 was idle for longer, and its GPU is of no use"
+    drained = replace(case, replicas=tuple(r for r in case.replicas if r.id != "r-0"))
+    made = only(decide(drained, NOW))
+    assert isinstance(made, WakeReplica) and made.gpu_indices == (0,)
+
+
+def test_a_sleeper_whose_gpu_stays_taken_gives_its_memory_to_its_own_successor() -> None:
+    asleep = replica("r1", state="asleep", gpu_indices=(), mem_mb=5_000, in_flight=None, asleep_at=NOW - 50)
+    busy = replica("r2", pool="other", gpu_indices=(0,), **BUSY)
+    asking = pool(queued=1, mem_mb=10_000)
+    case = full_house(asking, pool("other"), residents=(replace(asleep, home_gpus=(0,)), busy))
+    made = decide(case, NOW)[0]
+    assert isinstance(made, DrainReplica)
+    assert (made.replica, made.sleep_level) == ("r1", 0)
+    assert "on others needs the memory" in made.reason
+    placed = only(decide(replace(case, replicas=(busy,)), NOW))
+    assert isinstance(placed, PlaceReplica) and placed.gpu_indices == (1,)
+
+
 @dataclass
 class House:
     """One GPU, models that load for 30 s, requests that take 10 s, a tick every 5 s."""
