@@ -173,8 +173,10 @@ class Serve:
             raise ApiError("internal")
         if end.kind == "failed":
             assert end.error is not None
-            # What the engine says of the request it says again; of itself, perhaps not.
-            said = end.error.body(call.request) if end.error.status < 500 else None
+            said = None
+            if end.error.status < 500:
+                # What the engine says of the request it says again; of itself, perhaps not. It has done nothing.
+                said, call.used = end.error.body(call.request), 0
             self._write_end(call, ended(call, end, said))
             raise end.error
         if end.kind == "done":

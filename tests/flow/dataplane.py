@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import io
 import json
 import socket
 import time
@@ -103,7 +104,9 @@ class Plane:
         self, body: Any = None, path: str = "/v1/chat/completions", headers: dict[str, str] | None = None
     ) -> Any:
         data = body if isinstance(body, bytes) else json.dumps(chat() if body is None else body).encode()
-        return self.client.post(self.url + path, data=data, headers=self.headers() | (headers or {}))
+        # aiohttp warns of large ones given as they are.
+        given = io.BytesIO(data) if len(data) > 2**20 else data
+        return self.client.post(self.url + path, data=given, headers=self.headers() | (headers or {}))
 
     # Pilots and replicas
 

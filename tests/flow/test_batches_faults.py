@@ -205,6 +205,31 @@ async def test_a_batch_that_is_cancelled_before_its_import_never_queues(
     assert requests_of(plane) == {}
 
 
+async def test_a_cancelled_batch_gives_back_its_place(plane: Plane) -> None:
+    """What its owner asks next stands where it would have stood without it, not behind a thousand lines of nothing."""
+    big = await create(plane, jsonl(*(line(str(i)) for i in range(200))))
+    await look(plane)
+    keys = [key for (key,) in plane.sql("SELECT order_key FROM ledger_request ORDER BY order_key")]
+    async with sdk(plane) as client:
+        await client.batches.cancel(big.id)
+    await look(plane)
+    await create(plane, jsonl(line("next")))
+    await look(plane)
+    ((key,),) = plane.sql("SELECT order_key FROM ledger_request WHERE custom_id = 'next'")
+    assert keys[0] <= key <= keys[1]
+
+
+@pytest.mark.parametrize(("window", "days"), [("24h", 1), ("7d", 7), ("30d", 30)])
+async def test_each_window_ends_when_it_says(plane: Plane, window: str, days: int) -> None:
+    batch = await create(plane, jsonl(line("a")), window=window)
+    assert batch.expires_at is not None and batch.expires_at - batch.created_at == days * 24 * 3600
+    await look(plane)
+    await look(plane, after_s=days * 24 * 3600 - 60)
+    assert requests_of(plane) == {"a": "queued"}
+    await look(plane, after_s=days * 24 * 3600 + 1)
+    assert requests_of(plane) == {"a": "expired"}
+
+
 async def test_a_window_that_closes_expires_what_has_not_run(plane: Plane) -> None:
     pilot, replica = await _hot(plane)
     batch = await create(plane, jsonl(*(line(str(i)) for i in range(6))), window="7d")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import pytest
@@ -156,6 +157,17 @@ async def test_rows_that_pilots_ran_are_settled_with_what_they_used(plane: Plane
     status, headers, said = await _ask(plane, {"Prefer": "respond-async"}, max_tokens=600)
     assert (status, said["state"]) == (202, "queued")
     assert 300 <= int(headers["x-ratelimit-remaining-tokens"]) < 350, "50 used, 600 and the prompt reserved"
+
+
+async def test_a_row_that_the_engine_refused_used_nothing(plane: Plane) -> None:
+    pilot, replica = await _hot(plane)
+    await _quota(plane, tokens_per_min=1000)
+    for _ in range(3):
+        status, _, said = await _ask(plane, {"Prefer": "respond-async"}, max_tokens=900)
+        assert (status, said["state"]) == (202, "queued"), "what was refused before has left no room"
+        (row,) = await _lease(pilot, replica)
+        refused = dataclasses.replace(batching.refused(row), prompt_tokens=0, completion_tokens=0)
+        await _send(pilot, refused)
 
 
 @pytest.mark.parametrize("level", ["project", "model"])

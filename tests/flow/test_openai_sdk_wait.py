@@ -104,3 +104,22 @@ async def test_the_sync_client_streams_through_a_wait(impatient: Plane) -> None:
     await until(lambda: time.monotonic() > end, "longer than a whole answer may wait")
     await plane.open()
     assert await asking == "hello world"
+
+
+async def test_the_sdks_own_time_out_never_comes_first(plane: Plane) -> None:
+    """It announces its time-out; whatever ours is, it is told to come again before it gives up, and keeps its place."""
+    assert plane.settings.max_wait_s > 60
+
+    def ask_once() -> str:
+        with client(plane).with_options(timeout=10.6, max_retries=0) as hasty:
+            with pytest.raises(openai.InternalServerError) as caught:
+                hasty.chat.completions.create(**ASK)
+        return caught.value.code or ""
+
+    asking = asyncio.create_task(asyncio.to_thread(ask_once))
+    (first,) = await plane.waiting()
+    assert await asking == "model_starting"
+    again = asyncio.create_task(asyncio.to_thread(in_a_loop, plane))
+    assert await plane.waiting() == [first]
+    await plane.open()
+    assert (await again)[:2] == ("hello world", first)

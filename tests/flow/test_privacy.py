@@ -19,6 +19,8 @@ from aiohttp import web
 from django.utils import timezone
 
 from portal.ledger import transitions
+from tests.flow import batching
+from tests.flow.batching import jsonl, line
 from tests.flow.dataplane import Plane, answered, chat, until
 from tests.flow.fake_ingress import answer_well, break_off, go_on_for_ever, lose, reject
 from tests.flow.test_workerapi_reports import seen
@@ -250,3 +252,37 @@ async def test_with_a_key_only_the_answer_is_kept(plane: Plane, caplog: pytest.L
     _nowhere(plane, caplog, but=["ledger_payload"])
     assert plane.sql("SELECT body, result IS NOT NULL FROM ledger_payload")[0][1] is True
     assert bytes(plane.sql("SELECT body FROM ledger_payload")[0][0]) == b""
+
+
+async def test_a_batchs_prompts_and_answers_lie_in_its_files_alone(
+    plane: Plane, caplog: pytest.LogCaptureFixture
+) -> None:
+    pilot, replica = await _hot(plane)
+    wrong = await batching.create(plane, jsonl(line("a", CANARY), line("b", CANARY, method="GET")))
+    batch = await batching.create(plane, jsonl(*(line(str(i), CANARY) for i in range(3))))
+    await batching.look(plane)
+    assert (await batching.state(plane, wrong.id)).status == "failed"
+    rows = await _lease(pilot, replica)
+    _nowhere(plane, caplog)  # while it waits and runs: rows know where in the file they are
+    said = json.dumps({"choices": [{"message": {"content": ANSWER}}]})
+    error = json.dumps({"error": {"message": f"cannot do {CANARY}", "type": "BadRequestError"}})
+    await _send(pilot, _result(rows[0], body=said))
+    await _send(pilot, _result(rows[1], "failed", status=400, body=error, error_code="engine_refused"))
+    await batching.look(plane)
+    await _send(pilot, _result(rows[2], body=said))
+    await batching.look(plane)
+    done = await batching.state(plane, batch.id)
+    assert done.status == "completed"
+    _nowhere(plane, caplog)
+    assert ANSWER in str(await batching.read(plane, done.output_file_id))
+    assert CANARY in str(await batching.read(plane, done.error_file_id))
+    assert _on_disk(plane)
+    async with batching.sdk(plane) as client:
+        for file in (await client.files.list()).data:
+            await client.files.delete(file.id)
+    assert not _on_disk(plane)
+
+
+def _on_disk(plane: Plane) -> list[str]:
+    found = [path for path in plane.settings.files_dir.rglob("*") if path.is_file()]
+    return [path.name for path in found if BOTH.encode() in path.read_bytes()]
