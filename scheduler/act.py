@@ -6,21 +6,17 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
 from django.db import IntegrityError
 
 from portal.catalog.models import Model, Pool, Profile
-from portal.config import Config
 from portal.fleet import transitions as fleet
-from portal.fleet.models import Cluster, Pilot, PilotState, PoolState, ProfileState
 from portal.fleet.models import Decision as DecisionRow
-from scheduler import badnodes, endings
-from scheduler.jobspec import job_name, prefix_of, spec_of
-from scheduler.listing import ClientFor, silence
+from portal.fleet.models import Pilot, PilotState, PoolState, ProfileState
+from scheduler.jobspec import job_name, prefix_of
+from scheduler.listing import silence
 from scheduler.moves import moving
 from scheduler.policy.decisions import (
     CancelPilot,
@@ -35,23 +31,10 @@ from scheduler.policy.decisions import (
     WakeReplica,
 )
 from scheduler.policy.snapshot import ON_ITS_WAY
-from scheduler.slurm.protocol import NoAnswer, Rejected
-from scheduler.slurm.render import BadDirective, render
+from scheduler.slurm.protocol import NoAnswer
+from scheduler.submission import Actor, end, submit
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """What acting needs. `clock` gives UNIX seconds."""
-
-    cluster: Cluster
-    client_for: ClientFor
-    config: Config
-    clock: Callable[[], float]
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.clock(), UTC)
 
 
 def act(actor: Actor, decisions: list[Decision]) -> None:
@@ -85,42 +68,6 @@ def carry_out(actor: Actor, decision: Decision) -> bool:
             return _hold(actor, decision)
         case HoldProfile():
             return _hold_profile(actor, decision)
-
-
-def submit(actor: Actor, pilot_id: UUID) -> bool:
-    """planned → submitted, or ended when Slurm refuses it. On silence the intent stays: the job may exist."""
-    pilot = Pilot.objects.select_related("profile").get(pk=pilot_id)
-    if pilot.state != PilotState.PLANNED:
-        return False
-    try:
-        job_id = _sbatch(actor, pilot)
-    except NoAnswer as error:
-        logger.warning("pilot %s: %s", pilot_id, error)
-        silence(actor.cluster, str(error))
-        return False
-    except (Rejected, BadDirective) as error:
-        said = f"Slurm refused the job: {error}" if isinstance(error, Rejected) else f"Its profile: {error}"
-        _end(actor, pilot_id, said, failed=True)
-        return False
-    with moving() as cur:
-        taken = fleet.submitted(cur, pilot_id, job_id, actor.now())
-    if not taken:
-        logger.warning("job %d: pilot %s has moved on; the orphan rule deals with it", job_id, pilot_id)
-    return taken
-
-
-def _sbatch(actor: Actor, pilot: Pilot) -> int:
-    """Without the bad nodes; with them where Slurm says that nothing is left: a bad node is a suspicion, and no reason
-    to run nowhere. Raises NoAnswer, Rejected, BadDirective."""
-    client = actor.client_for(prefix_of(pilot))
-    if left_out := badnodes.excluded(actor.cluster.name, actor.clock()):
-        spec = spec_of(pilot, actor.config, left_out)
-        try:
-            return client.submit(render(spec), spec)
-        except Rejected as error:
-            logger.warning("pilot %s without %s: %s", pilot.pk, spec.exclude, error)
-    spec = spec_of(pilot, actor.config)
-    return client.submit(render(spec), spec)
 
 
 def _launch(actor: Actor, decision: LaunchPilot) -> bool:
@@ -256,16 +203,11 @@ def _cancel(actor: Actor, decision: CancelPilot) -> bool:
             actor.client_for(prefix_of(pilot)).cancel([pilot.job_id])
         except NoAnswer as error:
             logger.warning("scancel %d: %s", pilot.job_id, error)
-            silence(actor.cluster, str(error))
+            silence(actor.cluster, str(error), actor.clock())
             return False
     if pilot.state in ON_ITS_WAY and pilot.registered_at is None:
-        _end(actor, pilot_id, decision.reason, failed=decision.failed)
+        end(actor, pilot_id, decision.reason, failed=decision.failed)
     return True
-
-
-def _end(actor: Actor, pilot: UUID, reason: str, *, failed: bool) -> None:
-    ended = endings.end([pilot], reason, actor.clock(), failed=failed)
-    endings.clean_up(ended, actor.client_for, actor.config, actor.clock())
 
 
 def _hold(actor: Actor, decision: HoldPool) -> bool:

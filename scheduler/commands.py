@@ -25,12 +25,13 @@ from portal.fleet.models import (
 from portal.fleet.models import Decision as DecisionRow
 from portal.fleet.times import FOR_EVER, until
 from scheduler import endings, unknown
-from scheduler.act import Actor, carry_out
+from scheduler.act import carry_out
 from scheduler.moves import moving
 from scheduler.outcomes import Failed, Later, Refused
 from scheduler.policy.decisions import CancelPilot, Decision, DrainPilot, DrainReplica
 from scheduler.policy.snapshot import ON_ITS_WAY
 from scheduler.slurm.protocol import NoAnswer
+from scheduler.submission import Actor
 from scheduler.trials import Look, try_out
 
 logger = logging.getLogger(__name__)

@@ -12,24 +12,51 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from uuid import UUID
 
+from psycopg2.extensions import cursor as Cursor
+
 from portal.config import Config
 from portal.fleet import transitions as fleet
-from portal.fleet.models import Pilot, PilotLog
+from portal.fleet.models import Pilot, PilotLog, Replica
 from portal.ledger import transitions as ledger
 from scheduler.jobspec import log_path, prefix_of, secret_path
 from scheduler.listing import ClientFor, Prefix
 from scheduler.moves import moving
 from scheduler.slurm.protocol import NoAnswer, UsageInfo
+from scheduler.story import tell
 
 logger = logging.getLogger(__name__)
 
 LOG_BYTES = 64 * 1024
 
 
-def end(pilots: Iterable[UUID], reason: str, now: float, *, failed: bool) -> list[UUID]:
-    """Any live state → ended. Answers those that ended now. Their rows go back with the next `release_rows`."""
+def end(
+    pilots: Iterable[UUID], reason: str, now: float, *, failed: bool, unasked: bool = False
+) -> list[UUID]:
+    """Any live state → ended. Answers those that ended now. Their rows go back with the next `release_rows`.
+
+    `unasked`: no decision of ours brought it about, so a row tells of it."""
     with moving() as cur:
-        return fleet.end_pilots(cur, pilots, datetime.fromtimestamp(now, UTC), reason, failed=failed)
+        ended = fleet.end_pilots(cur, pilots, datetime.fromtimestamp(now, UTC), reason, failed=failed)
+        for pilot in ended if unasked else ():
+            _tell(cur, pilot, reason, now)
+        return ended
+
+
+def _tell(cur: Cursor, pilot: UUID, reason: str, now: float) -> None:
+    """Where it ran, what it hosted, and what becomes of the work that it had begun."""
+    row = Pilot.objects.get(pk=pilot)
+    hosted = Replica.objects.filter(pilot=pilot, ended_at=row.ended_at)
+    pools = sorted(hosted.values_list("pool_id", flat=True).distinct())
+    begun = "SELECT count(*) FROM ledger_request WHERE holder = %s AND state = 'running' AND lane <> 'held'"
+    cur.execute(begun, (str(pilot),))
+    found = cur.fetchone()
+    back = int(found[0]) if found else 0
+    where = f" on {row.node}" if row.node else ""
+    said = f"{reason} It hosted {' and '.join(pools)}{where}." if pools else reason
+    if back:
+        said += f" {back} request{'s go' if back > 1 else ' goes'} back to the queue, with the old place."
+    inputs: dict[str, str | int | float] = {"job": row.job_id or 0, "node": row.node, "given_back": back}
+    tell("ended", said, now, pilot=pilot, pool=pools[0] if len(pools) == 1 else "", inputs=inputs)
 
 
 def accounted(pilots: Iterable[Pilot], client_for: ClientFor) -> dict[UUID, UsageInfo]:

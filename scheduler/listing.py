@@ -17,6 +17,7 @@ from portal.catalog.models import Profile
 from portal.config import Config
 from portal.fleet.models import Cluster, Pilot, PilotState
 from scheduler.slurm.protocol import JobInfo, NoAnswer, SlurmClient
+from scheduler.story import tell
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +55,13 @@ def listen(row: Cluster, config: Config, client_for: ClientFor, now: float) -> L
             for job in _ask(client_for(prefix), config.instance, prefix):
                 found.setdefault(job.pilot, []).append(job)
     except NoAnswer as error:
-        if row.error != str(error):
-            logger.warning("Slurm does not answer: %s", error)
-        row.tried_at, row.error = datetime.fromtimestamp(now, UTC), str(error)
-        row.save(update_fields=["tried_at", "error"])
+        row.tried_at = datetime.fromtimestamp(now, UTC)
+        row.save(update_fields=["tried_at"])
+        silence(row, str(error), now)
         return kept(row)
     jobs = {pilot: tuple(sorted(js, key=lambda job: job.info.job_id)) for pilot, js in found.items()}
+    if row.error:
+        tell("slurm_answers", "Slurm answers again: what waited for it goes on.", now)
     row.tried_at = row.answered_at = datetime.fromtimestamp(now, UTC)
     row.error = ""
     row.jobs = {pilot: [_packed(job) for job in js] for pilot, js in jobs.items()}
@@ -73,8 +75,13 @@ def kept(row: Cluster) -> Listing:
     return Listing(jobs, answered_at, False)
 
 
-def silence(row: Cluster, error: str) -> None:
-    """Another verb had no answer: nothing more is started until a listing has one."""
+def silence(row: Cluster, error: str, now: float) -> None:
+    """A verb had no answer: nothing more is started until a listing has one. One row for the whole silence."""
+    if row.error != error:
+        logger.warning("Slurm does not answer: %s", error)
+    if not row.error:
+        said = f"Slurm does not answer: nothing is launched or cancelled until it does, what runs goes on. {error}"
+        tell("slurm_silent", said, now)
     row.error = error
     row.save(update_fields=["error"])
 

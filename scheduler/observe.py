@@ -29,8 +29,12 @@ from scheduler.pilots import BLAMELESS, Patience, PilotFacts, Verdict, judge
 from scheduler.policy.decisions import CancelPilot, DrainPilot
 from scheduler.policy.snapshot import ON_ITS_WAY
 from scheduler.silence import Silence
+from scheduler.story import tell
 
 logger = logging.getLogger(__name__)
+
+# How the job of a pilot ends that was told to go.
+_AS_ASKED = frozenset({"COMPLETED", "CANCELLED"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,8 @@ def _adopt(verdicts: dict[UUID, Verdict], now: float) -> None:
         if verdict.adopt is not None:
             with moving() as cur:
                 if fleet.submitted(cur, pilot, verdict.adopt, datetime.fromtimestamp(now, UTC)):
-                    logger.info("pilot %s: adopted job %d by its name", pilot, verdict.adopt)
+                    said = f"Job {verdict.adopt} bears its name: sbatch did not say so, but this is what it asked for."
+                    tell("adopt", said, now, pilot=pilot, inputs={"job": verdict.adopt})
 
 
 def _write_facts(verdicts: dict[UUID, Verdict], listing: Listing, now: float) -> None:
@@ -146,7 +151,8 @@ def _register(pilots: Iterable[Pilot], now: float) -> None:
 def _end(
     pilots: Iterable[Pilot], verdicts: dict[UUID, Verdict], client_for: ClientFor, now: float
 ) -> list[UUID]:
-    vanished = endings.accounted((p for p in pilots if verdicts[p.pk].vanished), client_for)
+    rows = {pilot.pk: pilot for pilot in pilots}
+    vanished = endings.accounted((p for p in rows.values() if verdicts[p.pk].vanished), client_for)
     ended = []
     for pilot, verdict in verdicts.items():
         if verdict.ended:
@@ -156,8 +162,16 @@ def _end(
                 if said.phase == "ended":
                     reason = f"Job {usage.job_id} is gone; accounting says: {said.text}."
                     failed = usage.state not in BLAMELESS
-            ended += endings.end([pilot], reason, now, failed=failed)
+            unasked = not _asked(rows[pilot], verdict)
+            ended += endings.end([pilot], reason, now, failed=failed, unasked=unasked)
     return ended
+
+
+def _asked(pilot: Pilot, verdict: Verdict) -> bool:
+    """A decision of ours let it go, and nothing else came between."""
+    if pilot.state != PilotState.DRAINING:
+        return False
+    return bool(pilot.said_ending) or verdict.job is None or verdict.job.info.state in _AS_ASKED
 
 
 def _running(verdicts: dict[UUID, Verdict]) -> list[str]:

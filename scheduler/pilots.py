@@ -16,6 +16,13 @@ from scheduler.listing import OurJob
 # Ends that say nothing against the model that was being started (invariant 6).
 BLAMELESS = frozenset({"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED"})
 
+# What agents call their ends, where that is no sentence for a scientist.
+_ENDINGS = {
+    "walltime": "its time was nearly over",
+    "preempted": "Slurm told it to go, for a job of higher priority or because somebody cancelled it",
+    "portal silent": "it had heard nothing from the portal for long",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class PilotFacts:
@@ -69,7 +76,7 @@ def judge(
     it, too.
     """
     if pilot.said_ending and pilot.state != "planned":
-        return Verdict(ended=f"Its agent ended it: {pilot.said_ending}.")
+        return Verdict(ended=_last_words(pilot, jobs))
     registered = pilot.agent_job_id if pilot.state == "planned" else None
     if answered_at is None:
         return Verdict(adopt=registered)
@@ -87,6 +94,14 @@ def judge(
         reason = f"Job {own.info.job_id}: {said.text}."
         return Verdict(adopt, own, surplus, ended=reason, failed=own.info.state not in BLAMELESS)
     return Verdict(adopt, own, surplus)
+
+
+def _last_words(pilot: PilotFacts, jobs: Sequence[OurJob]) -> str:
+    """Why it ended, by its agent; a signal says less than Slurm, where that has spoken already."""
+    own = _own(pilot, jobs, ())
+    if pilot.said_ending == "preempted" and own is not None and is_over(own):
+        return f"Job {own.info.job_id}: {meaning(own.info.state, own.info.reason).text}."
+    return f"Its agent ended it: {_ENDINGS.get(pilot.said_ending, pilot.said_ending)}."
 
 
 def _own(pilot: PilotFacts, jobs: Sequence[OurJob], live: Sequence[OurJob]) -> OurJob | None:

@@ -12,13 +12,15 @@ from portal.catalog.models import Pool
 from portal.config import Config, config
 from portal.fleet.models import Cluster
 from scheduler import commands, facts, measures, parked, retention, routes
-from scheduler.act import Actor, act, submit
+from scheduler.act import act
 from scheduler.listing import ClientFor, Prefix
 from scheduler.moves import loop_lock
 from scheduler.observe import live_pilots, observe
 from scheduler.policy.decide import decide
 from scheduler.slurm.cli import CliClient
 from scheduler.slurm.protocol import SlurmClient
+from scheduler.story import tell
+from scheduler.submission import Actor, submit
 from scheduler.view import snapshot_of
 
 
@@ -45,8 +47,9 @@ def _tick(
     act(actor, [*observed.forced])
     commands.execute(actor, lambda: snapshot_of(cluster, observed, settings, now))
     for pilot in observed.resubmit:
-        if not (cluster.paused or cluster.error):
-            submit(actor, pilot)
+        if not (cluster.paused or cluster.error) and submit(actor, pilot):
+            said = "Slurm does not know the job that was asked of it: it is submitted once more."
+            tell("resubmit", said, clock(), pilot=pilot)
     parked.unpark()
     act(actor, decide(snapshot_of(cluster, observed, settings, now), now))
     routes.sweep(redis, Pool.objects.values_list("name", flat=True), observed.lost)

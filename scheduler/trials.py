@@ -16,11 +16,12 @@ from portal.fleet.explain import explain
 from portal.fleet.facts import read_facts
 from portal.fleet.models import Command, Decision, PoolState, Replica, ReplicaState
 from portal.fleet.times import clock, span
-from scheduler.act import Actor, carry_out
+from scheduler.act import carry_out
 from scheduler.moves import moving
 from scheduler.outcomes import Failed, Later, Refused
 from scheduler.policy.snapshot import SERVING, Snapshot
 from scheduler.policy.trial import trial
+from scheduler.submission import Actor
 
 Look = Callable[[], Snapshot]
 

@@ -17,10 +17,12 @@ from portal.api import targets
 from portal.fleet.models import Command, Decision
 from portal.fleet.times import seconds_of
 
-# What the policies decide, what is done about unknown jobs, and the commands that move nothing by themselves.
+# What the policies decide; what is done about unknown jobs and bad nodes; what befell the fleet; and the commands
+# that move nothing by themselves.
 KINDS = (
     "launch", "place", "wake_replica", "drain_replica", "stage", "drain_pilot", "cancel", "hold", "hold_profile",
-    "cancel_unknown", *(Command.Kind(k).value for k in (
+    "cancel_unknown", "exclude_node", "readmit_node", "resubmit", "ended", "silent", "heard_again", "slurm_silent",
+    "slurm_answers", *(Command.Kind(k).value for k in (
         "adopt", "reject", "pin", "unpin", "wake", "pause", "resume", "relaunch", "test_launch")),
 )  # fmt: skip
 FILTERS = {

@@ -56,6 +56,18 @@ _WAITING = {
     "Prolog": "its node is being prepared",
     "Cleaning": "its last run is being cleaned up",
 }
+# What sbatch says of a job that it would refuse tomorrow, too. Policy refusals may be of the hour, and are not here.
+_REFUSED = (
+    "invalid time-min",
+    "requested time limit is invalid",
+    "requested node configuration is not available",
+    "invalid partition",
+    "invalid account",
+    "invalid qos",
+    "invalid generic resource",
+    "invalid job constraint",
+    "user's group not permitted",
+)
 _SHARES = ("Assoc", "QOS", "Max")
 
 
@@ -63,6 +75,12 @@ _SHARES = ("Assoc", "QOS", "Max")
 class Meaning:
     phase: Phase
     text: str  # completes "the job …: "
+
+
+def refused_for_good(reason: str) -> bool:
+    """Whether a job that sbatch refused for this reason would be refused again."""
+    said = reason.lower()
+    return any(words in said for words in _REFUSED)
 
 
 def meaning(state: str, reason: str) -> Meaning:

@@ -34,7 +34,7 @@ from scheduler.policy.decisions import (
     WakeReplica,
 )
 from scheduler.policy.profiles import NewPilot, Nowhere
-from scheduler.policy.snapshot import SERVING, PoolView, ProfileView, Snapshot
+from scheduler.policy.snapshot import SERVING, PilotView, PoolView, ProfileView, Snapshot
 
 
 @dataclass
@@ -80,16 +80,17 @@ def _withdraw(tick: _Tick) -> None:
     """Cancels jobs that will never start, and latches what they were submitted under: a second job like it would
     wait for ever too. The pools that waited for it are latched with it when no other profile is left to them."""
     books = tick.books
-    doomed: dict[str, str] = {}  # reasons by profile
-    for pilot in books.snapshot.pilots:
-        if pilot.hopeless:
-            reason = f"Slurm will never start its job: {pilot.hopeless}."
-            tick.decisions.append(CancelPilot(pilot=pilot.id, failed=True, reason=reason))
-            doomed.setdefault(pilot.profile, reason)
+    hopeless = [pilot for pilot in books.snapshot.pilots if pilot.hopeless]
+    doomed = {pilot.profile: _never(pilot) for pilot in reversed(hopeless)}  # reasons by profile
+    open_ = {p.name for p in books.profiles.values() if p.enabled and not p.latched and p.name not in doomed}
+    for pilot in hopeless:
+        pools = [books.pools[r.pool] for r in books.snapshot.by_pilot[pilot.id] if r.pool in books.pools]
+        # Where another profile is left, this one is to blame, and not the models.
+        failed = not all(open_.intersection(pool.profiles) for pool in pools)
+        tick.decisions.append(CancelPilot(pilot=pilot.id, failed=failed, reason=_never(pilot)))
     for name, reason in doomed.items():
         if name in books.profiles and not books.profiles[name].latched:
             tick.decisions.append(HoldProfile(profile=name, reason=reason))
-    open_ = {p.name for p in books.profiles.values() if p.enabled and not p.latched and p.name not in doomed}
     for replica in books.snapshot.replicas if doomed else ():
         pool, where = books.pools.get(replica.pool), books.pilots.get(replica.pilot)
         if pool is None or where is None or not where.hopeless or pool.name in tick.latched:
@@ -99,6 +100,10 @@ def _withdraw(tick: _Tick) -> None:
         tick.latched.add(pool.name)
         reason = doomed[where.profile]
         tick.decisions.append(HoldPool(pool=pool.name, hold=latch.latched_by(pool, reason), reason=reason))
+
+
+def _never(pilot: PilotView) -> str:
+    return f"Slurm will never start its job: {pilot.hopeless}."
 
 
 def _supply(pool: PoolView, tick: _Tick) -> None:
@@ -181,12 +186,18 @@ def _start(pool: PoolView, target: autoscale.Target, may: dict[str, ProfileView]
                 gpu_indices=books.launch(pool, spot.profile),
                 replaces=before.pilot if before is not None else "",
                 limit_s=spot.limit_s,
-                reason=f"{why}, and no job of ours has room: a new one is submitted.",
+                reason=f"{why}, and no job of ours has room: a new one is submitted{_until(spot, books.now)}.",
                 inputs=inputs,
             )
         )
         return ""
     return (handover.gap(pool, books.snapshot, books.now) if _old(pool, books) else "") or spot.reason
+
+
+def _until(spot: NewPilot, now: float) -> str:
+    if spot.limit_s is None:
+        return ""
+    return f", up to the reservation of its nodes at {handover.clock(now + spot.limit_s)}"
 
 
 def _switch(pool: PoolView, clearing: switching.Clearing, spot: NewPilot | Nowhere, tick: _Tick) -> None:

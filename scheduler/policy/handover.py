@@ -87,6 +87,8 @@ def predecessor(pool: PoolView, snapshot: Snapshot, now: float) -> Predecessor |
     pilot = min(pilots, key=lambda p: (_end(p), p.id))
     if pilot.ends_at is None:
         return Predecessor(pilot.id, f"the job that serves {pool.name} is being let go", {})
+    if pilot.ends_at <= now:
+        return Predecessor(pilot.id, f"the job that served {pool.name} is over", {})
     lead = lead_s(pool, pilot, snapshot)
     return Predecessor(
         pilot.id,

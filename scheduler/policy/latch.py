@@ -38,4 +38,5 @@ def latched_by(pool: PoolView, reason: str) -> HoldView:
 
 
 def retry_at(failures: tuple[Failure, ...], limits: Limits) -> float:
-    return failures[-1].at + limits.launch_backoff_s * 2.0 ** (len(failures) - 1)
+    # To the millisecond, as it is stored: a hold that differs from the stored one is a new row.
+    return round(failures[-1].at + limits.launch_backoff_s * 2.0 ** (len(failures) - 1), 3)

@@ -4,51 +4,47 @@ from __future__ import annotations
 
 import pytest
 
-from tests.slurm.whole import WORDS, Whole
+from tests.slurm.scenario import Scenario, rival
+from tests.slurm.whole import Whole
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
 
 
-@pytest.mark.parametrize("partition", ["grace", "spare"])
-def test_a_preempted_pilot_gives_its_work_back_and_is_replaced(whole: Whole, partition: str) -> None:
-    whole.empty()
-    whole.tune(load_s=0, tokens_per_s=2)
-    since = whole.last_decision()
+def preempted(whole: Whole, partition: str) -> tuple[Scenario, int, list[str]]:
+    """Four requests run and two wait when it happens. The scenario, the victim's job, the requests."""
+    scenario = Scenario(whole, cap=4, tokens_per_s=2)
     with whole.profile(partition=partition):
-        request = whole.post()
-        whole.until(lambda: whole.detail(request)["state"] == "running")
-        [victim] = whole.live_jobs()
-        node = whole.pilot(victim)["node"]
+        requests = scenario.post(6)
+        victim = scenario.running(4)
         whole.tune(load_s=0, tokens_per_s=100)
-        rival = whole.slurm.run(
-            "sbatch", "--parsable", "--chdir=/tmp", "--output=/dev/null", "--partition=gpu",
-            f"--nodelist={node}", "--gres=gpu:a100:4", "--mem=1000", "--wrap=sleep 600",
-        ).strip()  # fmt: skip
-        try:
+        with rival(whole, whole.pilot(victim)["node"]):
             whole.until(lambda: whole.pilot(victim)["state"] == "ended", 60, "the preempted pilot's end")
-            whole.until(lambda: whole.detail(request)["state"] == "done", 60, "the answer")
-        finally:
-            whole.slurm.run("scancel", rival)
-    assert whole.text_of(request) == WORDS
+            scenario.answered()
     # Neither end is the model's fault.
     assert whole.failures() == 0
-    assert (
-        whole.one(
-            "SELECT count(*) FROM fleet_replica WHERE state = 'failed' AND pilot_id = %s",
-            whole.pilot(victim)["id"],
-        )
-        == 0
+    failed = "SELECT count(*) FROM fleet_replica WHERE state = 'failed' AND pilot_id = %s"
+    assert whole.one(failed, whole.pilot(victim)["id"]) == 0
+    return scenario, victim, requests
+
+
+@pytest.mark.nightly
+def test_with_a_minutes_grace_what_runs_is_finished_and_the_rest_served_elsewhere(whole: Whole) -> None:
+    """Nothing but the listing says so: the signal of that moment goes to job steps, not to the batch script."""
+    scenario, _, requests = preempted(whole, "grace")
+    assert [whole.detail(request)["attempt"] for request in requests] == [1] * 6, "nothing was begun twice"
+    scenario.told(
+        ("launch", "waiting for echo, and no job of ours has room: a new one is submitted"),
+        ("drain_pilot", "Slurm wants its GPUs back: it moved the job's end, which now lies"),
+        ("launch", "2 requests waiting for echo"),
     )
-    story = whole.story(since)
-    assert story[0].startswith("launch: 1 request waiting for echo"), story
-    if partition == "grace":
-        # Nothing but the listing says so: the signal of that moment goes to job steps, not to the batch script.
-        assert any(line.startswith("drain_pilot: Slurm wants its GPUs back") for line in story), story
-    else:
-        assert whole.pilot(victim)["end_reason"] in (
-            "Its agent ended it: preempted.",
-            f"Job {victim}: Slurm gave its GPUs to a job of higher priority.",
-        )
-        # Its rows went back before it ended: the agent had seconds, and the queue had them at once.
-        assert whole.detail(request)["attempt"] == 2
-        assert any(line.startswith("launch:") for line in story[1:]), story
+
+
+def test_without_grace_what_runs_goes_back_at_once_and_is_served_elsewhere(whole: Whole) -> None:
+    scenario, victim, requests = preempted(whole, "spare")
+    assert sorted(whole.detail(request)["attempt"] for request in requests) == [1, 1, 2, 2, 2, 2]
+    assert "higher priority" in whole.pilot(victim)["end_reason"]
+    scenario.told(
+        ("launch", "waiting for echo, and no job of ours has room: a new one is submitted"),
+        ("ended", "higher priority"),
+        ("launch", "6 requests waiting for echo"),
+    )

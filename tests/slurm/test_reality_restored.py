@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.slurm.scenario import Scenario
 from tests.slurm.whole import Whole
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slurm, pytest.mark.nightly, pytest.mark.timeout(180)]
 
 
 def restore(whole: Whole) -> None:
@@ -25,48 +26,65 @@ def restore(whole: Whole) -> None:
     whole.until(tried, 40, "the pause")
 
 
-def hot_job(whole: Whole) -> int:
-    whole.empty()
-    whole.tune(load_s=0, tokens_per_s=200)
-    assert whole.ask("before").result() == "before"
+def hot_job(whole: Whole) -> tuple[Scenario, int]:
+    scenario = Scenario(whole)
+    scenario.ask()
+    scenario.answered()
     [job] = whole.live_jobs()
-    return job
+    return scenario, job
 
 
 def test_after_a_restore_unknown_jobs_are_kept_and_adopted(whole: Whole) -> None:
-    job = hot_job(whole)
-    since = whole.last_decision()
+    scenario, job = hot_job(whole)
     restore(whole)
     try:
+        scenario.post(2)
         whole.ticks(6)  # well beyond the grace that an orphan has
         assert whole.live_jobs() == {job}, "nothing is cancelled or launched"
         assert whole.one("SELECT orphans ->> %s FROM fleet_cluster", str(job)) is not None
-        assert f"took job {job}" in whole.command("adopt", job_id=job)
+        assert f"took job {job}" in whole.command("adopt", job_id=job, profile="demo")
         whole.until(lambda: whole.pilot(job)["state"] == "up", what="its agent's registration")
     finally:
         whole.command("resume")
-    assert whole.ask("after").result() == "after"
+    scenario.ask()
+    scenario.answered()
     assert whole.live_jobs() == {job}, "the allocation is used again"
-    story = [line for line in whole.story(since) if line.startswith(("pause", "adopt"))]
-    assert story[0].startswith("pause: The database is older than this installation's last tick")
-    assert story[1].startswith("adopt: ")
+    scenario.told(
+        ("launch", "1 request waiting for echo"),
+        ("pause", "The database is older than this installation's last tick"),
+        ("adopt", f"took job {job}, which nothing here knew"),
+        ("resume", ""),
+        ("place", "a job that we already have holds free GPUs"),
+        beside={"hold"},
+    )
 
 
 def test_an_unknown_job_can_be_rejected(whole: Whole) -> None:
-    job = hot_job(whole)
+    scenario, job = hot_job(whole)
     restore(whole)
     try:
+        scenario.post()
         assert f"cancelled job {job}" in whole.command("reject", job_id=job)
         whole.until(lambda: job not in whole.live_jobs(), what="its end")
+        scenario.queued()
     finally:
         whole.command("resume")
+    scenario.answered()
+    scenario.told(
+        ("launch", "1 request waiting for echo"),
+        ("pause", "The database is older than this installation's last tick"),
+        ("reject", f"cancelled job {job}, which nothing here knew"),
+        ("resume", ""),
+        ("launch", "1 request waiting for echo"),
+        beside={"hold"},
+    )
 
 
 def test_an_orphan_without_a_restore_is_cancelled_when_it_reports_nothing(whole: Whole) -> None:
-    job = hot_job(whole)
-    since = whole.last_decision()
+    scenario, job = hot_job(whole)
     for table in ("fleet_gpuclaim", "fleet_replica", "fleet_pilotlog", "fleet_pilot"):
         whole.rows(f"DELETE FROM {table}")
     whole.until(lambda: job not in whole.live_jobs(), 60, "the orphan's end")
-    said = f"cancel_unknown: Job {job} is cancelled: no pilot of ours owns it."
-    assert said in whole.story(since)
+    assert ("cancel_unknown", f"Job {job} is cancelled: no pilot of ours owns it.") in scenario.story()
+    scenario.ask()
+    scenario.answered()

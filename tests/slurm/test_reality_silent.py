@@ -7,44 +7,54 @@ import signal
 
 import pytest
 
-from tests.slurm.whole import WORDS, Whole
+from tests.slurm.scenario import Scenario
+from tests.slurm.whole import Whole
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slurm, pytest.mark.nightly, pytest.mark.timeout(180)]
 
 
 def test_a_silent_agents_work_is_served_elsewhere_and_its_job_given_up(whole: Whole) -> None:
-    whole.empty()
+    scenario = Scenario(whole, tokens_per_s=2)
+    scenario.post(3)
+    job = scenario.running(3)
     whole.tune(load_s=0, tokens_per_s=200)
-    assert whole.ask().result() == WORDS
-    [job] = whole.live_jobs()
-    since = whole.last_decision()
     agent = whole._pid_of("gpuworker.agent")
     os.kill(agent, signal.SIGSTOP)
     try:
-        silent = f"silent: Its agent on {whole.pilot(job)['node']} has been silent for"
-        whole.until(lambda: any(line.startswith(silent) for line in whole.story(since)), 60, "its notice")
-        request = whole.post()
-        whole.until(lambda: whole.detail(request)["state"] == "done", 60, "the answer of a replacement")
-        assert whole.text_of(request) == WORDS
+        whole.until(lambda: "silent" in [kind for kind, _ in scenario.story()], 60, "its notice")
+        node = whole.pilot(job)["node"]
+        scenario.post(2)
+        scenario.ask()
         whole.until(lambda: whole.pilot(job)["state"] == "ended", 60, "the silent job's end")
     finally:
         try:
             os.kill(agent, signal.SIGCONT)
         except ProcessLookupError:
             pass  # its job was given up and Slurm killed it, as it should
+    scenario.answered()
     assert job not in whole.live_jobs()
     assert len(whole.live_jobs()) == 1
-    assert any("has been silent" in line for line in whole.story(since) if line.startswith("cancel:"))
     assert whole.failures() == 0
+    silent = f"Its agent on {node} has been silent for"
+    scenario.told(
+        ("launch", "waiting for echo"),
+        ("silent", silent),
+        ("launch", "no job of ours has room: a new one is submitted"),
+        ("cancel", silent),
+        beside={
+            "heard_again"
+        },  # Slurm wakes it to tell it of its end, and it may find the time for a last word
+    )
 
 
 def test_a_flushed_redis_makes_nobody_silent(whole: Whole) -> None:
-    whole.empty()
-    whole.tune(load_s=0, tokens_per_s=200)
-    assert whole.ask().result() == WORDS
+    scenario = Scenario(whole)
+    scenario.ask()
+    scenario.answered()
     [job] = whole.live_jobs()
-    since = whole.last_decision()
     whole.kill("redis")
     whole.ticks(8)
     assert whole.live_jobs() == {job}
-    assert not [line for line in whole.story(since) if line.startswith(("silent", "launch", "cancel"))]
+    scenario.ask()
+    scenario.answered()
+    scenario.told(("launch", "1 request waiting for echo"))

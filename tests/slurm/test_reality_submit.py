@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import redis as redis_library
@@ -15,7 +16,8 @@ from devstack.slurm import Slurm
 from devstack.slurmconf import SlurmSpec
 
 from portal.catalog.models import Profile
-from portal.fleet.models import FleetEvent, Pilot
+from portal.fleet.models import Decision, FleetEvent, Pilot
+from portal.ledger.models import Request
 from scheduler.reconcile import run_once
 from scheduler.slurm.cli import CliClient
 from scheduler.slurm.protocol import Jobs, SlurmClient
@@ -32,6 +34,15 @@ class RealWorld(World):
 
     def tick(self, after_s: float = 0.0) -> None:
         assert run_once(self.config, self.redis, lambda prefix: self.client, time.time)
+
+
+def story() -> list[tuple[str, str]]:
+    return list(Decision.objects.order_by("id").values_list("kind", "reason"))
+
+
+def is_kept(request: UUID) -> bool:
+    """It waits in its line, in nobody's hands."""
+    return Request.objects.filter(pk=request, state="queued", holder__isnull=True).exists()
 
 
 @pytest.fixture(scope="module")
@@ -68,19 +79,48 @@ def test_a_job_whose_sbatch_timed_out_is_adopted_by_its_name(
     # The job is made; what says so comes too late.
     slow.write_text(f'#!/bin/sh\n{real} "$@"\ncase "$*" in *--version*) ;; *) exec sleep 60 ;; esac\n')
     slow.chmod(0o755)
-    world.ask()
+    request = world.ask()
     with monkeypatch.context() as patch:
         patch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
         world.client = CliClient(limit_s=4)
         world.tick()
         assert "no answer within 4 s" in world.cluster().error
         assert world.pilot().state == "planned"
+        assert is_kept(request)
     world.client = CliClient(limit_s=15)
     world.tick()
     pilot = world.pilot()
     [job] = world.client.jobs()[pilot.job_name]
     assert (pilot.job_id, Pilot.objects.count()) == (job.job_id, 1)
     assert FleetEvent.objects.filter(pilot=pilot.pk, new="submitted", detail=f"job {job.job_id}").count() == 1
+    assert is_kept(request)
+    (launched, _), (silent, why), (answers, _), (adopted, reason) = story()
+    assert (launched, silent, answers, adopted) == ("launch", "slurm_silent", "slurm_answers", "adopt")
+    assert "sbatch: no answer within 4 s" in why
+    assert reason == f"Job {job.job_id} bears its name: sbatch did not say so, but this is what it asked for."
+
+
+def test_a_job_that_never_came_to_be_is_asked_for_once_more(
+    world: RealWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "bin" / "sbatch"
+    broken.parent.mkdir()
+    broken.write_text(
+        f'#!/bin/sh\ncase "$*" in *--version*) exec {shutil.which("sbatch")} --version ;; esac\n'
+        "echo 'sbatch: error: Batch job submission failed: Unable to contact slurm controller' >&2; exit 1\n"
+    )
+    broken.chmod(0o755)
+    request = world.ask()
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{broken.parent}:{os.environ['PATH']}")
+        world.client = CliClient(limit_s=15)
+        world.tick()
+        assert world.pilot().state == "planned"
+    world.client = CliClient(limit_s=15)
+    world.tick()
+    assert (world.pilot().state, Pilot.objects.count()) == ("submitted", 1)
+    assert [kind for kind, _ in story()] == ["launch", "slurm_silent", "slurm_answers", "resubmit"]
+    assert is_kept(request)
 
 
 class ShowsLate(CliClient):
@@ -97,7 +137,7 @@ class ShowsLate(CliClient):
 
 def test_a_job_that_is_not_visible_yet_is_waited_for(world: RealWorld) -> None:
     world.client = late = ShowsLate()
-    world.ask()
+    request = world.ask()
     world.tick()
     pilot = world.pilot()
     assert pilot.state == "submitted"
@@ -108,11 +148,13 @@ def test_a_job_that_is_not_visible_yet_is_waited_for(world: RealWorld) -> None:
     late.lags = False
     world.tick()
     assert world.pilot().slurm_state in ("PENDING", "CONFIGURING", "RUNNING")
+    assert [kind for kind, _ in story()] == ["launch"]
+    assert is_kept(request)
 
 
 def test_a_job_that_slurm_forgot_has_ended_even_where_there_is_no_accounting(world: RealWorld) -> None:
     world.config = dataclasses.replace(world.config, alive_s=6.0)
-    world.ask()
+    request = world.ask()
     world.tick()
     pilot = world.pilot()
     assert pilot.job_id is not None
@@ -127,3 +169,6 @@ def test_a_job_that_slurm_forgot_has_ended_even_where_there_is_no_accounting(wor
 
     until(ended, 30)
     assert pilot.end_reason == f"Slurm no longer knows job {pilot.job_id}, and it reports nothing."
+    assert [kind for kind, _ in story()][:2] == ["launch", "ended"]
+    assert story()[1][1].startswith(pilot.end_reason)
+    assert is_kept(request)

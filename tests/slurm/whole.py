@@ -165,11 +165,11 @@ class Whole:
 
     # -- arranging ---------------------------------------------------------------------------------------
 
-    def tune(self, *, keep_alive_s: int = 600, load_limit_s: int = 60, **args: Any) -> None:
+    def tune(self, *, keep_alive_s: int = 600, load_limit_s: int = 60, cap: int = 64, **args: Any) -> None:
         """How the echo engine behaves from its next start on."""
         self.rows(
-            "UPDATE catalog_pool SET args = %s, keep_alive_s = %s, load_limit_s = %s WHERE name = %s",
-            json.dumps(args), keep_alive_s, load_limit_s, POOL,
+            "UPDATE catalog_pool SET args = %s, keep_alive_s = %s, load_limit_s = %s, cap = %s WHERE name = %s",
+            json.dumps(args), keep_alive_s, load_limit_s, cap, POOL,
         )  # fmt: skip
 
     def empty(self) -> None:

@@ -72,7 +72,16 @@ def test_an_unlisted_job_has_ended_only_when_every_witness_agrees() -> None:
 
 
 def test_an_agent_that_says_why_it_ends_is_believed_at_once() -> None:
-    assert ask(replace(UP, said_ending="walltime"), job()).ended == "Its agent ended it: walltime."
+    assert ask(replace(UP, said_ending="drained"), job()).ended == "Its agent ended it: drained."
+    said = ask(replace(UP, said_ending="walltime"), job()).ended
+    assert said == "Its agent ended it: its time was nearly over."
+
+
+def test_a_signal_is_preemption_or_a_cancellation_until_slurm_says_which() -> None:
+    told = replace(UP, said_ending="preempted")
+    said = "Its agent ended it: Slurm told it to go, for a job of higher priority or because somebody cancelled it."
+    assert ask(told, job()).ended == said
+    assert ask(told, job(state="CANCELLED")).ended == "Job 7: it was cancelled."
 
 
 def test_a_state_of_tomorrow_is_no_end() -> None:

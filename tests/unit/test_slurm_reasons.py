@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from portal.fleet.slurm_words import meaning
+from portal.fleet.slurm_words import meaning, refused_for_good
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,19 @@ def test_what_a_code_means(state: str, reason: str, phase: str, part: str) -> No
     found = meaning(state, reason)
     assert found.phase == phase
     assert part in found.text
+
+
+def test_only_what_would_be_refused_tomorrow_too_is_refused_for_good() -> None:
+    for reason in (
+        "Invalid time-min specification (exceeds job's time or other limits)",
+        "Requested node configuration is not available",
+        "Invalid account or account/partition combination specified",
+        "invalid partition specified: nope",
+    ):
+        assert refused_for_good(reason), reason
+    for reason in (
+        "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
+        "Requested partition configuration not available now",
+        "Slurm temporarily unable to accept job, sleeping and retrying",
+    ):
+        assert not refused_for_good(reason), reason

@@ -1,0 +1,105 @@
+"""A planned pilot → a job that Slurm has taken, an intent that stays because nobody answered, or an end with its reason.
+
+Separate from the carrying out of decisions, because an intent of an earlier tick is submitted in the same way.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from portal.catalog.models import Pool, Profile
+from portal.config import Config
+from portal.fleet import transitions as fleet
+from portal.fleet.models import Cluster, Pilot, PilotState, ProfileState
+from portal.fleet.slurm_words import refused_for_good
+from scheduler import badnodes, endings
+from scheduler.jobspec import prefix_of, spec_of
+from scheduler.listing import ClientFor, silence
+from scheduler.moves import moving
+from scheduler.slurm.protocol import NoAnswer, Rejected
+from scheduler.slurm.render import BadDirective, render
+from scheduler.story import tell
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """What acting needs. `clock` gives UNIX seconds."""
+
+    cluster: Cluster
+    client_for: ClientFor
+    config: Config
+    clock: Callable[[], float]
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.clock(), UTC)
+
+
+def submit(actor: Actor, pilot_id: UUID) -> bool:
+    """planned → submitted, or ended when Slurm refuses it. On silence the intent stays: the job may exist."""
+    pilot = Pilot.objects.select_related("profile").get(pk=pilot_id)
+    if pilot.state != PilotState.PLANNED:
+        return False
+    try:
+        job_id = _sbatch(actor, pilot)
+    except NoAnswer as error:
+        logger.warning("pilot %s: %s", pilot_id, error)
+        silence(actor.cluster, str(error), actor.clock())
+        return False
+    except Rejected as error:
+        said = f"Slurm refused the job: {error}"
+        held = refused_for_good(error.reason) and _hold_profile(actor, pilot, said)
+        end(actor, pilot_id, said, failed=not held)
+        return False
+    except BadDirective as error:
+        said = f"Its profile: {error}"
+        held = _hold_profile(actor, pilot, said)
+        end(actor, pilot_id, said, failed=not held)
+        return False
+    with moving() as cur:
+        taken = fleet.submitted(cur, pilot_id, job_id, actor.now())
+    if not taken:
+        logger.warning("job %d: pilot %s has moved on; the orphan rule deals with it", job_id, pilot_id)
+    return taken
+
+
+def end(actor: Actor, pilot: UUID, reason: str, *, failed: bool) -> None:
+    """Of a pilot whose job never ran."""
+    ended = endings.end([pilot], reason, actor.clock(), failed=failed)
+    endings.clean_up(ended, actor.client_for, actor.config, actor.clock())
+
+
+def _sbatch(actor: Actor, pilot: Pilot) -> int:
+    """Without the bad nodes; with them where Slurm says that nothing is left: a bad node is a suspicion, and no reason
+    to run nowhere. Raises NoAnswer, Rejected, BadDirective."""
+    client = actor.client_for(prefix_of(pilot))
+    if left_out := badnodes.excluded(actor.cluster.name, actor.clock()):
+        spec = spec_of(pilot, actor.config, left_out)
+        try:
+            return client.submit(render(spec), spec)
+        except Rejected as error:
+            logger.warning("pilot %s without %s: %s", pilot.pk, spec.exclude, error)
+    spec = spec_of(pilot, actor.config)
+    return client.submit(render(spec), spec)
+
+
+def _hold_profile(actor: Actor, pilot: Pilot, reason: str) -> bool:
+    """Nothing more is submitted under it, if whatever waits for this job may run under another one: then the profile
+    is to blame, and not the model. False where there is no other."""
+    pools = Pool.objects.filter(replicas__pilot=pilot.pk).distinct()
+    others = Profile.objects.filter(enabled=True, cluster=pilot.cluster).exclude(pk=pilot.profile_id)
+    open_ = others.exclude(state__latched_at__isnull=False)
+    if not all(
+        open_.filter(pool=pool, gpus__gte=pool.gpus, mem_mb__gte=pool.mem_mb).exists() for pool in pools
+    ):
+        return False
+    with moving():
+        held = {"latched_at": actor.now(), "reason": reason}
+        ProfileState.objects.update_or_create(profile=pilot.profile, defaults=held)
+        tell("hold_profile", reason, actor.clock(), pilot=pilot.pk)
+    return True
