@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpuworker import exits, proctree
+from gpuworker import exits, leftovers, proctree
 
 FORWARDED = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 # A unix socket's path has at most 107 bytes; the pilot's folder and the socket's name need about 30.
@@ -61,7 +61,9 @@ def run(secret: str) -> int:
         say(f"BERTH_SCRATCH={scratch} is too long for the path of a unix socket; using /tmp")
         scratch = "/tmp"
     try:
-        folder = tempfile.mkdtemp(prefix="berth-", dir=scratch)
+        for left in leftovers.sweep(scratch):
+            say(f"removed {left}, which a pilot that was killed had left behind")
+        folder = leftovers.marked_folder(scratch)
     except OSError as error:
         say(f"no scratch folder under BERTH_SCRATCH={scratch}: {error}")
         return exits.CONFIG

@@ -37,3 +37,14 @@ async def test_a_wish_that_cannot_be_met_fails_no_start(tmp_path: Path) -> None:
             await portal.state("hot")
             await until(lambda: "the weights of p are not staged" in job.said(), job.said)
             assert portal.syncs[-1].staged == []
+
+
+async def test_what_a_killed_job_left_on_scratch_goes_with_the_next_one(tmp_path: Path) -> None:
+    async with fake_portal() as portal:
+        with worker(portal, tmp_path) as job:
+            await until(lambda: portal.registers, job.said)
+        (left,) = job.scratch.iterdir()  # its supervisor got SIGKILL
+        with worker(portal, tmp_path) as job:
+            await until(lambda: len(portal.registers) == 2, job.said)
+            assert f"removed {left}" in job.said()
+            assert left not in job.scratch.iterdir()

@@ -236,7 +236,7 @@ async def test_what_is_to_sleep_is_told_so_and_its_wake_is_no_load(plane: Plane)
     plane.sql("UPDATE fleet_replica SET state = 'starting', sleep_level = 0")
     _, said = await pilot.sync(seen(replica, "asleep", asleep_mem_mb=700))
     assert (_state(plane, replica), wishes(said)) == ("starting", [("hot", 2, 0)]), "an older word"
-    await pilot.sync(seen(replica, "hot", wakes=1, wake_s=4.0, can_sleep=2))
+    await pilot.sync(seen(replica, "hot", started_at=time.time(), wakes=1, wake_s=4.0, can_sleep=2))
     assert _state(plane, replica) == "hot"
     measured = plane.sql("SELECT round(load_s), round(wake_s::numeric, 1) FROM fleet_poolstate")
     assert [(float(load), float(wake)) for load, wake in measured] == [(5.0, 2.6)]
