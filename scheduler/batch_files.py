@@ -21,7 +21,7 @@ from psycopg2.extensions import cursor as Cursor
 from portal.config import Config
 from portal.ledger.batches import reading, transitions
 from portal.ledger.batches.reading import BatchRow
-from portal.ledger.batches.transitions import End, NewFile, Written
+from portal.ledger.batches.values import End, NewFile, Written
 from portal.ledger.contents import Contents
 from scheduler.moves import moving
 

@@ -23,7 +23,7 @@ from portal.gateway import catalog
 from portal.gateway.catalog import ModelEntry
 from portal.gateway.policy.limits import WORDS
 from portal.ledger.batches import transitions
-from portal.ledger.batches.transitions import NewLine
+from portal.ledger.batches.values import NewLine
 from portal.ledger.contents import Contents
 from portal.ledger.models import Batch
 from portal.quotas import Subjects

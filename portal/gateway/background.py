@@ -14,11 +14,12 @@ from collections.abc import Callable
 from portal.errors import ApiError
 from portal.gateway.call import Call
 from portal.gateway.exchange import Headers
+from portal.gateway.moves import Cancel
 from portal.gateway.order import Order
 from portal.gateway.pipe import QueueDown
 from portal.gateway.responses import pending
 from portal.gateway.slots import Slots
-from portal.gateway.writer import Cancel, DatabaseDown, Writer
+from portal.gateway.writer import DatabaseDown, Writer
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from portal.gateway.catalog import Caller
 from portal.gateway.exchange import Exchange
 from portal.ledger.batches import reading, transitions
 from portal.ledger.batches.reading import BatchRow, Owner
-from portal.ledger.batches.transitions import NewBatch
+from portal.ledger.batches.values import NewBatch
 
 PATH = "/v1/batches"
 ENDPOINTS = asking.APIS & FORWARDED_PATHS

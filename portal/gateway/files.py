@@ -25,7 +25,7 @@ from portal.gateway.catalog import Caller
 from portal.gateway.exchange import Exchange
 from portal.ledger.batches import reading, transitions
 from portal.ledger.batches.reading import FileRow, Owner
-from portal.ledger.batches.transitions import NewFile
+from portal.ledger.batches.values import NewFile
 from portal.ledger.contents import Contents
 
 PATH = "/v1/files"

@@ -24,10 +24,11 @@ from portal.gateway.forward import End, Forward
 from portal.gateway.hold import QUEUE_PATIENCE_S, Hold
 from portal.gateway.keeper import Keeper
 from portal.gateway.limits import Limits
+from portal.gateway.moves import Cancel, EndQueued
 from portal.gateway.order import Order
 from portal.gateway.pipe import QueueDown
 from portal.gateway.slots import Route, Slots
-from portal.gateway.writer import Cancel, DatabaseDown, EndQueued, Writer
+from portal.gateway.writer import DatabaseDown, Writer
 from portal.ledger.transitions import Grant, Granted, Interrupted
 
 log = logging.getLogger(__name__)

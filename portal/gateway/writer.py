@@ -4,8 +4,8 @@ One thread, because psycopg2 blocks, and one connection, because a gateway must 
 per request. What waits for a COMMIT (accept, grant, interrupt) goes at once with whatever has gathered; what
 nobody waits for (ends) may gather for 5 ms. A future is resolved after the COMMIT and never before.
 
-When PostgreSQL goes away the batch is kept and tried again. A COMMIT whose answer was lost may have happened:
-the second time, what "moved nothing" is read back, so that our own first try is not taken for somebody else's.
+When PostgreSQL goes away the batch is kept and tried again. What is written, and what a try whose COMMIT was not
+heard had already written, is `moves`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
 from portal import postgres
+from portal.gateway import moves
+from portal.gateway.moves import Cancel, EndQueued, Look, Move, Standing
 from portal.gateway.policy.fairshare import Line
-from portal.ledger import backlog, repeats, transitions
+from portal.ledger import repeats, transitions
 from portal.ledger.repeats import Repeat
 from portal.ledger.transitions import Finish, Grant, Granted, Interrupted, NewRequest, Recorded
 
@@ -43,42 +45,6 @@ _LATE_LIMIT = 200_000  # ends kept in memory while the database is away
 
 class DatabaseDown(Exception):
     """PostgreSQL did not answer within PATIENCE_S."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """Ends the request whatever it is doing. Also the way to give up on a move whose outcome is not known:
-    it comes after that move, and so finds the row wherever it got to."""
-
-    id: UUID
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class EndQueued:
-    id: UUID
-    state: str  # expired | failed
-    error_code: str
-    error_text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What became of a request that did not move."""
-
-    id: UUID
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How the line stands that a request is about to enter."""
-
-    id: UUID
-    pool: str
-    lane: str
-
-
-Move = NewRequest | Recorded | Grant | Interrupted | Finish | Cancel | EndQueued | Repeat | Look | Standing
 
 
 @dataclass(slots=True, eq=False)
@@ -226,7 +192,9 @@ class Writer:
             try:
                 link = self._connection()
                 with link.cursor() as cur:
-                    answers = self._write(cur, jobs, now, again)
+                    answers = moves.write(
+                        cur, [job.move for job in jobs], now, self._poison_after, again=again
+                    )
                     beat_at = self._beat(cur)
                 link.commit()
                 break
@@ -248,46 +216,6 @@ class Writer:
         self.batches += 1
         self._beat_at = beat_at
         return self._resolve(jobs, answers, None)
-
-    def _write(self, cur: Cursor, jobs: Sequence[_Job], now: datetime, again: bool) -> dict[UUID, Any]:
-        moves: dict[type[Any], list[Any]] = {}
-        for job in jobs:
-            moves.setdefault(type(job.move), []).append(job.move)
-
-        def of(kind: type[Any]) -> list[Any]:
-            return moves.get(kind, [])
-
-        answers: dict[UUID, Any] = {}
-        transitions.accept(cur, of(NewRequest))
-        transitions.record(cur, of(Recorded))
-        if grants := of(Grant):
-            answers.update(transitions.grant(cur, grants, now))
-            if again:
-                answers.update(_granted_before(cur, grants, now))
-        if interrupts := of(Interrupted):
-            queued, poisoned = transitions.interrupt(cur, interrupts, now, self._poison_after)
-            if again:
-                answers.update(_interrupted_before(cur, interrupts))
-            answers.update(dict.fromkeys(queued, "queued") | dict.fromkeys(poisoned, "failed"))
-        transitions.finish(cur, of(Finish))
-        for end in of(EndQueued):
-            transitions.end_queued(
-                cur, [end.id], now, state=end.state, error_code=end.error_code, error_text=end.error_text
-            )
-        for cancel in of(Cancel):
-            transitions.cancel(cur, [cancel.id], now, cancel.reason)
-        for job in jobs:
-            if isinstance(job.move, Repeat) and (said := repeats.apply(cur, job.move, now)) is not None:
-                answers[job.move.id] = said
-        for standing in of(Standing):
-            answers[standing.id] = backlog.line(cur, standing.pool, standing.lane)
-        if looks := of(Look):
-            cur.execute(
-                "SELECT id, state, lane FROM ledger_request WHERE id = ANY(%s)",
-                ([look.id for look in looks],),
-            )
-            answers.update({id_: (state, lane) for id_, state, lane in cur.fetchall()})
-        return answers
 
     def _beat(self, cur: Cursor) -> float:
         """With every batch that is due one; when it was last done."""
@@ -333,24 +261,3 @@ def _set_all(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
             future.set_exception(answer)
         else:
             future.set_result(answer)
-
-
-def _granted_before(cur: Cursor, grants: Sequence[Grant], now: datetime) -> dict[UUID, Granted]:
-    """Those that the try whose answer was lost had moved: the time of the grant is ours."""
-    cur.execute(
-        """SELECT id, attempt, slurm_s, load_s FROM ledger_request
-           WHERE id = ANY(%s) AND state = 'running' AND holder = %s AND granted_at = %s""",
-        ([grant.id for grant in grants], grants[0].holder, now),
-    )
-    return {id_: Granted(*said) for id_, *said in cur.fetchall()}
-
-
-def _interrupted_before(cur: Cursor, rows: Sequence[Interrupted]) -> dict[UUID, str]:
-    cur.execute(
-        """SELECT id, state, attempt FROM ledger_request
-           WHERE id = ANY(%s) AND holder = %s
-             AND (state = 'queued' OR (state = 'failed' AND error_code = 'poison'))""",
-        ([row.id for row in rows], rows[0].holder),
-    )
-    attempts = {row.id: row.attempt for row in rows}
-    return {id_: state for id_, state, attempt in cur.fetchall() if attempts[id_] == attempt}

@@ -14,7 +14,8 @@ import pytest
 from psycopg2.extensions import connection as Connection
 
 from portal.gateway import writer as writing
-from portal.gateway.writer import Cancel, DatabaseDown, EndQueued, Writer
+from portal.gateway.moves import Cancel, EndQueued
+from portal.gateway.writer import DatabaseDown, Writer
 from portal.ledger.transitions import Finish, Grant, Granted, Interrupted, NewRequest, Recorded
 
 GATEWAY = "gw-test"

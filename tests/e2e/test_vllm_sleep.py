@@ -16,7 +16,8 @@ from devstack.say import Progress
 
 from gpuworker import wire
 from tests.e2e.test_vllm_engine import ARGS
-from tests.flow.gpuworker_portal import echo, fake_portal, fence, worker
+from tests.flow.gpuworker_job import fence, worker
+from tests.flow.gpuworker_portal import echo, fake_portal
 
 pytestmark = [pytest.mark.e2e, pytest.mark.nightly, pytest.mark.timeout(900)]
 

@@ -14,16 +14,8 @@ import aiohttp
 import pytest
 
 from gpuworker import wire
-from tests.flow.gpuworker_portal import (
-    Worker,
-    chat_body,
-    echo,
-    fake_portal,
-    fence,
-    serving,
-    until,
-    worker,
-)
+from tests.flow.gpuworker_job import Worker, fence, serving, worker
+from tests.flow.gpuworker_portal import chat_body, echo, fake_portal, until
 
 CHAT = "/v1/chat/completions"
 SLOW = {"tokens_per_s": 20.0}

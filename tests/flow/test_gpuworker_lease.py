@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from gpuworker import wire
-from tests.flow.gpuworker_portal import chat_body, echo, fence, row, serving, until
+from tests.flow.gpuworker_job import fence, serving
+from tests.flow.gpuworker_portal import chat_body, echo, row, until
 
 CHAT = "/v1/chat/completions"
 LONG = "word " * 400

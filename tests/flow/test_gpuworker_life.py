@@ -12,21 +12,8 @@ import aiohttp
 import pytest
 
 from gpuworker import exits, wire
-from tests.flow.gpuworker_portal import (
-    KEY,
-    TOKEN,
-    FakePortal,
-    Worker,
-    alive,
-    chat_body,
-    echo,
-    fake_portal,
-    fence,
-    row,
-    serving,
-    until,
-    worker,
-)
+from tests.flow.gpuworker_job import Worker, alive, fence, serving, worker
+from tests.flow.gpuworker_portal import KEY, TOKEN, FakePortal, chat_body, echo, fake_portal, row, until
 
 CHAT = "/v1/chat/completions"
 AGENT = "gpuworker.agent"

@@ -11,7 +11,8 @@ from typing import Any
 import aiohttp
 
 from gpuworker import wire
-from tests.flow.gpuworker_portal import FakePortal, Worker, chat_body, echo, fence, serving, until
+from tests.flow.gpuworker_job import Worker, fence, serving
+from tests.flow.gpuworker_portal import FakePortal, chat_body, echo, until
 
 ENGINE = "gpuworker.engines.echo_server"
 CHAT = "/v1/chat/completions"

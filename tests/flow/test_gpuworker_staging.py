@@ -7,7 +7,8 @@ from pathlib import Path
 
 from gpuworker.staging import filesystem_of
 from gpuworker.wire import StageWish
-from tests.flow.gpuworker_portal import echo, fake_portal, until, worker
+from tests.flow.gpuworker_job import worker
+from tests.flow.gpuworker_portal import echo, fake_portal, until
 
 
 async def test_weights_are_staged_told_and_used_and_go_with_the_job(tmp_path: Path) -> None:

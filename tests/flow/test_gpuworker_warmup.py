@@ -12,7 +12,8 @@ from aiohttp import web
 
 from gpuworker.engines.echo import EchoEngine
 from gpuworker.engines.protocol import EngineFailed, EngineSpec
-from tests.flow.gpuworker_portal import echo, fake_portal, serving, until, worker
+from tests.flow.gpuworker_job import serving, worker
+from tests.flow.gpuworker_portal import echo, fake_portal, until
 
 ENGINE = "gpuworker.engines.echo_server"
 

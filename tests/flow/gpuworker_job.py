@@ -1,0 +1,153 @@
+"""A gpuworker as Slurm starts it, below a fake portal: the supervisor in its own process, with the environment that a
+job script gives it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+
+import aiohttp
+
+from gpuworker import proctree, wire
+from tests.flow.gpuworker_portal import KEY, PILOT, TOKEN, WITHIN_S, FakePortal, echo, fake_portal, until
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+class Worker:
+    """The supervisor as a process, and what a test asks of it."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], portal: FakePortal, scratch: Path, log: Path
+    ) -> None:
+        self.process = process
+        self.portal = portal
+        self.scratch = scratch
+        self.log = log
+
+    @property
+    def address(self) -> str:
+        return self.portal.registers[-1].address
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def exit_code(self, within_s: float = WITHIN_S) -> int:
+        await until(
+            lambda: self.process.poll() is not None,
+            f"the end of the gpuworker; log:\n{self.said()}",
+            within_s,
+        )
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+    def pids(self, module: str) -> list[int]:
+        """Processes below the supervisor that run this Python module."""
+        below = proctree.descendants(self.process.pid)
+        return [pid for pid in below if command_of(pid)[1:3] == ["-m", module]]
+
+    def wardens(self) -> list[int]:
+        return [pid for pid in proctree.descendants(self.process.pid) if "-I" in command_of(pid)[:2]]
+
+    async def engine_stats(self) -> dict[str, int]:
+        socket = next(
+            iter(sorted(self.scratch.glob("berth-*/*.sock"), key=lambda p: p.stat().st_mtime, reverse=True))
+        )
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket))) as session:
+            async with session.get("http://engine/stats") as answer:
+                counts: dict[str, int] = await answer.json()
+                return counts
+
+
+def command_of(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def write_secret(folder: Path, portal_url: str, mode: int = 0o600) -> Path:
+    path = folder / "secret.json"
+    path.write_bytes(wire.dumps(wire.Secret(PILOT, portal_url, TOKEN, KEY)))
+    path.chmod(mode)
+    return path
+
+
+@contextlib.contextmanager
+def worker(
+    portal: FakePortal, folder: Path, env: Mapping[str, str] | None = None, secret_mode: int = 0o600
+) -> Iterator[Worker]:
+    scratch = folder / "s"
+    scratch.mkdir(exist_ok=True)
+    log = folder / "job.log"
+    secret = write_secret(folder, portal.url, secret_mode)
+    given = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "SLURM_JOB_ID": "77",
+        "SLURMD_NODENAME": "gpu01",
+        "CUDA_VISIBLE_DEVICES": "0,1",
+        "BERTH_SCRATCH": str(scratch),
+        "BERTH_JOB_LOG": str(log),
+        **(env or {}),
+    }
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gpuworker", "--secret", str(secret)],
+            env=given,
+            stdout=out,
+            stderr=out,
+            cwd="/",
+        )
+    try:
+        yield Worker(process, portal, scratch, log)
+    finally:
+        left = proctree.descendants(process.pid)
+        process.kill()
+        process.wait()
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def fence(
+    request: str = "q1", *, attempt: int = 1, replica: str = "r1", key: str = KEY, alone: bool = False
+) -> dict[str, str]:
+    headers = {
+        wire.HEADER_KEY: key,
+        wire.HEADER_REPLICA: replica,
+        wire.HEADER_REQUEST: request,
+        wire.HEADER_ATTEMPT: str(attempt),
+        "Content-Type": "application/json",
+    }
+    return headers | ({wire.HEADER_ALONE: "1"} if alone else {})
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    folder: Path, *replicas: wire.DesiredReplica, env: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[FakePortal, Worker, aiohttp.ClientSession]]:
+    """A portal, a gpuworker whose replicas are hot, and a client."""
+    async with fake_portal() as portal:
+        portal.set(desired=list(replicas or [echo()]))
+        with worker(portal, folder, env) as job:
+            for replica in portal.answer.desired:
+                await portal.state("hot", replica.id)
+            async with aiohttp.ClientSession(base_url=job.address) as client:
+                yield portal, job, client
