@@ -30,7 +30,7 @@ def _put(plane: Plane, n: int = 1, text: str = "hi", crashes: int = 0) -> list[s
             api="/v1/chat/completions",
             stream=False,
             lane="async",
-            order_key=now.timestamp() + i,
+            order_key=now.timestamp() + i / 1000,  # before whatever is put next
             holder=None,
             accepted_at=now,
             body=json.dumps(chat(messages=[{"role": "user", "content": text}])).encode(),
