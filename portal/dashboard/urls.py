@@ -5,13 +5,15 @@ from __future__ import annotations
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import path
 
-from portal.dashboard import fleet, home
+from portal.dashboard import fleet, home, tokens
 
 urlpatterns = [
     path("", home.page, name="home"),
     path("fragments/home", home.fragment, name="home-fragment"),
     path("login/", LoginView.as_view(template_name="dashboard/login.html"), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
+    path("tokens/", tokens.page, name="tokens"),
+    path("tokens/<int:id>/revoke", tokens.end, name="token-revoke"),
     path("fleet/", fleet.page, name="fleet"),
     path("fleet/fragments/fleet", fleet.fragment, name="fleet-fragment"),
     path("fleet/decisions/", fleet.decided, name="fleet-decisions"),

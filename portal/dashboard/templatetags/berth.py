@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from django import template
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -38,7 +40,21 @@ STATES = {
     "asleep": ("quiet", "☾", "Asleep"),
     "stopped": ("quiet", "–", "Stopped"),
     "refused": ("bad", "✕", "Refused"),
+    "live": ("good", "●", "Live"),
+    "ends_soon": ("wait", "◔", "Expires soon"),
+    "disabled": ("bad", "✕", "Disabled"),
+    "revoked": ("quiet", "–", "Revoked"),
 }
+
+
+@register.simple_tag(takes_context=True)
+def nav(context: dict[str, Any], name: str, text: str, *below: str) -> SafeString:
+    """A link of the navigation. It is marked on its own page, and on those named `below` it."""
+    match = getattr(context.get("request"), "resolver_match", None)
+    here = match.view_name if match else ""
+    current = "page" if here == name else "true" if here in below else ""
+    mark = format_html(' aria-current="{}"', current) if current else ""
+    return format_html('<a href="{}"{}>{}</a>', reverse(name), mark, text)
 
 
 @register.simple_tag
