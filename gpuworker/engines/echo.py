@@ -46,10 +46,10 @@ class EchoEngine(ServedEngine):
         return [*argv, "--model", self.spec.model, "--args", json.dumps(self._args)]
 
     async def sleep(self, level: int) -> None:
-        await self._told("a request to sleep", f"/sleep?level={level}")
+        await self._told("a request to sleep", f"/sleep?level={level}", self.sleep_limit_s)
 
     async def wake(self, level: int) -> None:
-        await self._told("a request to wake", "/wake_up")
+        await self._told("a request to wake", "/wake_up", self.wake_limit_s)
 
     async def device_mb(self) -> int | None:
         """As much as it says: it has no device."""

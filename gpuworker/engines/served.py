@@ -38,6 +38,7 @@ class ServedEngine:
     phases: tuple[tuple[str, str], ...] = ()
     warm_up_limit_s: float = 120.0
     sleep_limit_s: float = 300.0  # weights of the largest models take their time over the bus
+    wake_limit_s: float = 3600.0  # may read them from disk; the replica's load limit ends it earlier
 
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec
@@ -197,13 +198,13 @@ class ServedEngine:
             return (await self.stats()).mem_mb
         return await asyncio.to_thread(devicemem.held_mb, self.pid)
 
-    async def _told(self, what: str, *paths: str, body: dict[str, Any] | None = None) -> None:
-        """Posts to each in turn. Raises EngineFailed for anything but success."""
-        async with self._session(self.sleep_limit_s) as session:
-            for path in paths:
-                status, _ = await self._asked(session, what, path, body)
-                if status >= 400:
-                    raise EngineFailed(f"the {self.name} engine answered {what} with status {status}")
+    async def _told(self, what: str, path: str, limit_s: float, body: dict[str, Any] | None = None) -> bytes:
+        """The answer to a POST. Raises EngineFailed for anything but success."""
+        async with self._session(limit_s) as session:
+            status, said = await self._asked(session, what, path, body)
+        if status >= 400:
+            raise EngineFailed(f"the {self.name} engine answered {what} with status {status}")
+        return said
 
     async def stop(self, grace_s: float) -> None:
         if self._process:

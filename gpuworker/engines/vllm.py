@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gpuworker.engines import arguments
-from gpuworker.engines.protocol import BadArgument, EngineSpec, NotOffered
+from gpuworker.engines.protocol import BadArgument, EngineFailed, EngineSpec, NotOffered
 from gpuworker.engines.served import ServedEngine
 
 # Catalog name → kind. As a flag it is the same name with dashes; a false switch is --no-<name>.
@@ -118,19 +118,21 @@ class VllmEngine(ServedEngine):
 
     async def sleep(self, level: int) -> None:
         self._offered()
-        await self._told("a request to sleep", f"/sleep?level={level}")
+        await self._told("a request to sleep", f"/sleep?level={level}", self.sleep_limit_s)
 
     async def wake(self, level: int) -> None:
         """After level 2 the weights' memory is there again and holds nothing: they are read from disk."""
         self._offered()
-        what = "a request to wake"
+        what, limit_s = "a request to wake", self.wake_limit_s
         if level == 2:
-            await self._told(what, "/wake_up?tags=weights")
-            await self._told(what, "/collective_rpc", body={"method": "reload_weights"})
-            await self._told(what, "/wake_up?tags=kv_cache")
+            await self._told(what, "/wake_up?tags=weights", limit_s)
+            await self._told(what, "/collective_rpc", limit_s, {"method": "reload_weights"})
+            await self._told(what, "/wake_up?tags=kv_cache", limit_s)
         else:
-            await self._told(what, "/wake_up")
-        await self._told(what, "/reset_prefix_cache")
+            await self._told(what, "/wake_up", limit_s)
+        # Its blocks' content is gone; should any still be held, answers built on them would be garbage.
+        if b'"success":false' in (await self._told(what, "/reset_prefix_cache", limit_s)).replace(b" ", b""):
+            raise EngineFailed("the vLLM engine did not forget its prefix cache")
 
     async def device_mb(self) -> int | None:
         return (await self.stats()).mem_mb if self._on_cpu else await super().device_mb()

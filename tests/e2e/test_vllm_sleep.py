@@ -49,6 +49,7 @@ async def test_a_sleep_that_frees_nothing_is_seen_and_nobody_else_can_ask_for_on
             hot = await portal.state("hot", within_s=START_S)
             assert hot.can_sleep == 0
             assert "it says that it sleeps, and holds" in job.said(), job.said()
+            assert "gets a new engine" not in job.said(), job.said()
             async with aiohttp.ClientSession(base_url=job.address) as client:
                 for path in DEV_PATHS:
                     async with client.post(path, headers=fence()) as answer:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from gpuworker.engines import make_engine
 from gpuworker.engines.echo_server import prompt_of, tokens_of
 from gpuworker.engines.process import engine_environment
-from gpuworker.engines.protocol import BadArgument, EngineExit, EngineSpec
+from gpuworker.engines.protocol import BadArgument, EngineExit, EngineFailed, EngineSpec
 from gpuworker.engines.vllm import VllmEngine
 
 
@@ -126,3 +131,62 @@ def test_the_echo_engines_tokens_lose_nothing() -> None:
         2,
     )
     assert prompt_of({"prompt": "a b c"}) == ("a b c", 3)
+
+
+class FakeVllm:
+    """What vLLM is asked on its socket."""
+
+    def __init__(self, forgets: bool = True) -> None:
+        self.asked: list[str] = []
+        self.forgets = forgets
+
+    async def answer(self, request: web.Request) -> web.Response:
+        body = await request.text()
+        self.asked.append(f"{request.path_qs} {body}".strip())
+        return web.json_response({"success": self.forgets or request.path != "/reset_prefix_cache"})
+
+
+@contextlib.asynccontextmanager
+async def sleepy_vllm(folder: Path, fake: FakeVllm) -> AsyncIterator[VllmEngine]:
+    app = web.Application()
+    app.router.add_post("/{path}", fake.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    short = Path(tempfile.mkdtemp(prefix="berth-unit-"))  # pytest's own are too long for a socket's path
+    try:
+        await web.UnixSite(runner, str(short / "1.sock")).start()
+        yield VllmEngine(replace(spec(folder), may_sleep=2, socket_path=short / "1.sock"))
+    finally:
+        await runner.cleanup()
+        shutil.rmtree(short)
+
+
+@pytest.mark.parametrize(
+    ("level", "asked"),
+    [
+        (1, ["/sleep?level=1", "/wake_up", "/reset_prefix_cache"]),
+        (
+            2,
+            [
+                "/sleep?level=2",
+                "/wake_up?tags=weights",
+                '/collective_rpc {"method": "reload_weights"}',
+                "/wake_up?tags=kv_cache",
+                "/reset_prefix_cache",
+            ],
+        ),
+    ],
+)
+async def test_vllm_wakes_from_where_it_slept(tmp_path: Path, level: int, asked: list[str]) -> None:
+    fake = FakeVllm()
+    async with sleepy_vllm(tmp_path, fake) as engine:
+        await engine.sleep(level)
+        await engine.wake(level)
+    assert fake.asked == asked
+
+
+async def test_a_prefix_cache_that_is_not_forgotten_is_no_wake(tmp_path: Path) -> None:
+    async with sleepy_vllm(tmp_path, FakeVllm(forgets=False)) as engine:
+        await engine.sleep(1)
+        with pytest.raises(EngineFailed, match="prefix cache"):
+            await engine.wake(1)
