@@ -88,16 +88,22 @@ def is_owner(request: Request, row: Row) -> bool:
 
 def sees_metadata(request: Request, row: Row) -> bool:
     """The owner, managers of its project, and operators. Nobody but the owner sees payload or result."""
+    token = request.auth
+    if not isinstance(token, ApiToken):
+        return sees(caller(request), row)
     if is_owner(request, row):
         return True
-    user, token = caller(request), request.auth
-    if isinstance(token, ApiToken):
-        if user.operates and FLEET in token.scopes:
-            return True
-        if token.project_id != row.project_id:
-            return False
-    elif user.operates:
+    if caller(request).operates and FLEET in token.scopes:
         return True
-    return Membership.objects.filter(
-        user=user, project_id=row.project_id, role=Membership.Role.MANAGER
-    ).exists()
+    return token.project_id == row.project_id and row.project_id in managed(caller(request))
+
+
+def sees(user: User, row: Row) -> bool:
+    """The same of a person at the browser, who carries every scope."""
+    return row.user_id == user.pk or user.operates or row.project_id in managed(user)
+
+
+def managed(user: User) -> list[int]:
+    """Projects of which this person is a manager."""
+    rows = Membership.objects.filter(user=user, role=Membership.Role.MANAGER)
+    return list(rows.values_list("project_id", flat=True))

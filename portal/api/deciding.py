@@ -6,16 +6,15 @@ Shared by API, page and command line, so that a link from one reads the same in 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
-from django.utils.dateparse import parse_date, parse_datetime
 
 from portal.api import targets
+from portal.api.moments import FORMS, moment
 from portal.fleet.models import Command, Decision
-from portal.fleet.times import seconds_of
 
 # What the policies decide; what is done about unknown jobs and bad nodes; what befell the fleet; and the commands
 # that move nothing by themselves.
@@ -29,7 +28,7 @@ FILTERS = {
     "model": "Name of a model or its pool.",
     "pilot": "Id, job id or job name of a pilot.",
     "kind": "What was decided, e.g. launch.",
-    "since": "2026-11-21, 2026-11-21T09:00 (UTC), or a time ago such as 2h.",
+    "since": FORMS,
     "until": "As since.",
 }
 
@@ -47,9 +46,9 @@ def decisions(asked: Mapping[str, str], now: datetime) -> QuerySet[Decision]:
             raise ValidationError({"kind": f"kind is one of: {', '.join(KINDS)}."})
         rows = rows.filter(kind=kind)
     if word := asked.get("since"):
-        rows = rows.filter(at__gte=_moment("since", word, now))
+        rows = rows.filter(at__gte=moment("since", word, now))
     if word := asked.get("until"):
-        rows = rows.filter(at__lte=_moment("until", word, now))
+        rows = rows.filter(at__lte=moment("until", word, now))
     return rows
 
 
@@ -68,25 +67,3 @@ def _pilot(word: str) -> UUID:
         return targets.pilot(word).pk
     except ValidationError as error:
         raise ValidationError({"pilot": error.messages}) from None
-
-
-def _moment(param: str, word: str, now: datetime) -> datetime:
-    at = _ago(word, now) or _date(word)
-    if at is None:
-        raise ValidationError({param: f"Not a time: write {FILTERS['since']}"})
-    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-
-
-def _ago(word: str, now: datetime) -> datetime | None:
-    try:
-        return now - timedelta(seconds=seconds_of(word))
-    except (ValueError, OverflowError):
-        return None
-
-
-def _date(word: str) -> datetime | None:
-    try:
-        day = parse_date(word)
-        return datetime.combine(day, time()) if day is not None else parse_datetime(word)
-    except ValueError:
-        return None

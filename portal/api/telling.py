@@ -55,7 +55,7 @@ def detail(row: Request, *, with_result: bool) -> dict[str, Any]:
             "load_s": told.load_s,
             "engine_s": told.engine_s,
         },
-        "result": _result(row) if with_result else None,
+        "result": result(row) if with_result else None,
     }
 
 
@@ -98,7 +98,8 @@ def _replica(row: Request) -> Replica | None:
     return replicas.filter(pool=row.pool).exclude(state__in=REPLICA_ENDED).order_by("wanted_at").first()
 
 
-def _result(row: Request) -> Any:
+def result(row: Request) -> Any:
+    """What the engine answered, for nobody but its owner; None when it is not kept."""
     kept = Payload.objects.filter(request=row).values_list("result", flat=True).first()
     if kept is None:
         return None

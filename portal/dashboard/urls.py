@@ -5,11 +5,16 @@ from __future__ import annotations
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import path
 
-from portal.dashboard import fleet, home, tokens
+from portal.dashboard import fleet, home, requests, tokens
 
 urlpatterns = [
     path("", home.page, name="home"),
     path("fragments/home", home.fragment, name="home-fragment"),
+    path("requests/", requests.page, name="requests"),
+    path("requests/fragments/list", requests.fragment, name="requests-fragment"),
+    path("requests/<uuid:id>/", requests.one, name="request"),
+    path("requests/<uuid:id>/cancel", requests.cancel, name="request-cancel"),
+    path("requests/<uuid:id>/fragments/request", requests.one_fragment, name="request-fragment"),
     path("login/", LoginView.as_view(template_name="dashboard/login.html"), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("tokens/", tokens.page, name="tokens"),

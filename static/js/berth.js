@@ -6,14 +6,17 @@ document.addEventListener("htmx:beforeRequest", (event) => {
   if (document.hidden && event.target.closest("[data-polled]")) event.preventDefault();
 });
 
-// A refresh leaves tables and logs scrolled to where the reader had them.
-let scrolled = [];
+// A refresh leaves tables and logs scrolled to where the reader had them, and open what was opened.
+let scrolled = [], opened = [];
+const folds = (polled) => [...polled.querySelectorAll("details")];
 const scrollers = (polled) => [...polled.querySelectorAll(".scroll, .log")];
 document.addEventListener("htmx:beforeSwap", (event) => {
   scrolled = scrollers(event.target).map((box) => [box.scrollLeft, box.scrollTop]);
+  opened = folds(event.target).map((fold) => fold.open);
 });
 document.addEventListener("htmx:afterSwap", (event) => {
   scrollers(event.target).forEach((box, i) => scrolled[i] && box.scrollTo(...scrolled[i]));
+  folds(event.target).forEach((fold, i) => { if (opened[i] !== undefined) fold.open = opened[i]; });
 });
 
 // Of a log, the end is what one came for.

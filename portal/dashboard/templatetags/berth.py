@@ -86,3 +86,23 @@ def span(seconds: float | None) -> str:
 @register.filter
 def clock(at: datetime | None) -> str:
     return at.strftime("%Y-%m-%d %H:%M:%S") if at else "–"
+
+
+@register.filter
+def exactly(seconds: float) -> str:
+    """As `span`, with the tenths that a short one is about."""
+    return f"{seconds:.1f} s" if seconds < 10 else span_words(seconds)
+
+
+@register.simple_tag
+def took(start: datetime, *ends: datetime | None) -> str:
+    """From start to the first of the ends that has come, or to now."""
+    until = next((end for end in ends if end is not None), None) or timezone.now()
+    return exactly(max(0.0, (until - start).total_seconds()))
+
+
+@register.simple_tag
+def since(start: datetime, at: datetime) -> str:
+    """How long after it something was; before it, with a minus."""
+    seconds = (at - start).total_seconds()
+    return exactly(seconds) if seconds >= 0 else f"− {exactly(-seconds)}"

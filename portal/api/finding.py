@@ -1,0 +1,98 @@
+"""What somebody wants to know of the requests → the rows, newest first: by model, state, project, lane and time.
+
+Whose they are comes first: one's own, those of the projects that one manages, or, for operators, everybody's. Rows are
+metadata: payloads and results lie in another table, which nothing here reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
+
+from portal.accounts.models import Project, User
+from portal.api.access import managed
+from portal.api.moments import moment
+from portal.ledger.models import Lane, Request, RequestState
+
+FILTERS = ("whose", "model", "state", "project", "lane", "since", "until")
+MINE, MANAGED, EVERYBODY = "mine", "managed", "everybody"
+PAGE_ROWS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`older`: where the next page begins; empty on the last one."""
+
+    rows: list[Request]
+    older: str
+
+
+def whose(user: User) -> list[str]:
+    """Whose requests this person may look through; the first is the usual one."""
+    choices = [MINE]
+    if managed(user):
+        choices.append(MANAGED)
+    if user.operates:
+        choices.append(EVERYBODY)
+    return choices
+
+
+def requests(asked: Mapping[str, str], user: User, now: datetime) -> QuerySet[Request]:
+    """Raises ValidationError that names the parameter."""
+    rows = _of(asked.get("whose") or MINE, user).order_by("-accepted_at", "-id")
+    if word := asked.get("model"):
+        rows = rows.filter(model=word)
+    if word := asked.get("state"):
+        rows = rows.filter(state=_one_of("state", word, RequestState.values))
+    if word := asked.get("lane"):
+        rows = rows.filter(lane=_one_of("lane", word, Lane.values))
+    if word := asked.get("project"):
+        # One that does not exist and one that is none of the caller's business look the same: empty.
+        rows = rows.filter(project_id__in=Project.objects.filter(slug=word).values_list("pk", flat=True)[:1])
+    if word := asked.get("since"):
+        rows = rows.filter(accepted_at__gte=moment("since", word, now))
+    if word := asked.get("until"):
+        rows = rows.filter(accepted_at__lte=moment("until", word, now))
+    return rows
+
+
+def page(rows: QuerySet[Request], before: str) -> Found:
+    """The rows after the one that `before` names, which need not exist any more. Raises ValidationError."""
+    if before:
+        at, id_ = _place(before)
+        rows = rows.filter(accepted_at__lte=at).exclude(accepted_at=at, id__gte=id_)
+    found = list(rows[: PAGE_ROWS + 1])
+    last = found[PAGE_ROWS - 1] if len(found) > PAGE_ROWS else None
+    older = f"{last.accepted_at.isoformat()}_{last.pk}" if last is not None else ""
+    return Found(found[:PAGE_ROWS], older)
+
+
+def _of(word: str, user: User) -> QuerySet[Request]:
+    _one_of("whose", word, whose(user))
+    if word == EVERYBODY:
+        return Request.objects.all()
+    if word == MANAGED:
+        return Request.objects.filter(project_id__in=managed(user))
+    return Request.objects.filter(user_id=user.pk)
+
+
+def _one_of(param: str, word: str, known: list[str]) -> str:
+    if word not in known:
+        raise ValidationError({param: f"{param} is one of: {', '.join(known)}."})
+    return word
+
+
+def _place(before: str) -> tuple[datetime, UUID]:
+    at, _, id_ = before.rpartition("_")
+    try:
+        place = datetime.fromisoformat(at), UUID(id_)
+    except ValueError:
+        raise ValidationError({"before": "This page begins nowhere: start at the first one."}) from None
+    if place[0].tzinfo is None:
+        raise ValidationError({"before": "This page begins nowhere: start at the first one."})
+    return place

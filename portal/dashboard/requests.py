@@ -1,0 +1,183 @@
+"""The requests that a person may see, as a list and one by one: where its time went, why it waits, its result.
+
+Managers see the metadata of their projects' requests, operators everybody's. A result is its owner's alone.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from uuid import UUID
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import ValidationError
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_POST
+
+from portal.accounts.models import Project, User
+from portal.api import access, finding, telling
+from portal.api.requests import cancel as cancel_row
+from portal.api.waiting import why
+from portal.catalog.models import Model
+from portal.config import config
+from portal.dashboard.bar import bar
+from portal.ledger.models import ENDED, Lane, Request, RequestEvent, RequestState
+
+MOST_RESULT_CHARS = 20_000
+MOST_EVENTS = 50
+# Tells htmx to ask no more: what has ended does not change.
+STOP_POLLING = 286
+WHOSE = {
+    finding.MINE: "mine",
+    finding.MANAGED: "of projects that I manage",
+    finding.EVERYBODY: "everybody's",
+}
+LANES = {Lane.HELD: "a client waits", Lane.ASYNC: "in the background", Lane.BATCH: "of a batch"}
+STEPS = {
+    "accepted": "Accepted",
+    "job_submitted": "GPU job submitted to Slurm",
+    "job_running": "GPU job started",
+    "registered": "Its worker called home",
+    "engine_started": "Engine started to load the model",
+    "engine_ready": "Model ready",
+    "granted": "Handed to the engine",
+    "first_token": "First token",
+    "done": "Ended",
+}
+
+
+@login_required
+def page(request: HttpRequest) -> HttpResponse:
+    return render(request, "dashboard/requests.html", shown(request))
+
+
+@login_required
+def fragment(request: HttpRequest) -> HttpResponse:
+    return render(request, "dashboard/_requests.html", shown(request))
+
+
+@login_required
+def one(request: HttpRequest, id: UUID) -> HttpResponse:
+    return render(request, "dashboard/request.html", shown_one(_person(request), id))
+
+
+@login_required
+def one_fragment(request: HttpRequest, id: UUID) -> HttpResponse:
+    told = shown_one(_person(request), id)
+    return render(request, "dashboard/_request.html", told, status=STOP_POLLING if told["ended"] else 200)
+
+
+@login_required
+@require_POST
+def cancel(request: HttpRequest, id: UUID) -> HttpResponse:
+    user = _person(request)
+    row = _visible(user, id)
+    if cancel_row(row, f"cancelled by {'its owner' if row.user_id == user.pk else user.username}"):
+        messages.success(request, "The request is cancelled.")
+    else:
+        row.refresh_from_db()
+        messages.error(request, f"The request had ended already: it is {row.state}.")
+    return redirect("request", id)
+
+
+def shown(request: HttpRequest) -> dict[str, Any]:
+    user = _person(request)
+    asked = {name: request.GET.get(name, "").strip() for name in finding.FILTERS}
+    error, found = "", finding.Found([], "")
+    try:
+        found = finding.page(finding.requests(asked, user, timezone.now()), request.GET.get("before", ""))
+    except ValidationError as refusal:
+        error = " ".join(refusal.messages)
+    older = request.GET.copy()
+    older["before"] = found.older
+    others = asked["whose"] not in ("", finding.MINE)
+    projects = dict(
+        Project.objects.filter(pk__in={r.project_id for r in found.rows}).values_list("pk", "slug")
+    )
+    people = User.objects.filter(pk__in={row.user_id for row in found.rows}) if others else ()
+    names = {person.pk: person.username for person in people}
+    return {
+        "asked": asked,
+        "error": error,
+        "others": others,
+        "rows": [
+            (row, projects.get(row.project_id, "gone"), names.get(row.user_id, "gone")) for row in found.rows
+        ],
+        "older": older.urlencode() if found.older else "",
+        "first": "before" not in request.GET,
+        "query": request.GET.urlencode(),
+        "whose": [(word, WHOSE[word]) for word in finding.whose(user)],
+        "states": RequestState.values,
+        "lanes": [(lane.value, text) for lane, text in LANES.items()],
+        "models": Model.objects.order_by("name").filter(_known_models(user)).distinct()[:500],
+        "projects": Project.objects.filter(membership__user=user).order_by("slug"),
+    }
+
+
+def shown_one(user: User, id: UUID) -> dict[str, Any]:
+    row = _visible(user, id)
+    mine = row.user_id == user.pk
+    place = telling.position(row)
+    told = telling.timeline_of(row)
+    now = timezone.now()
+    project = Project.objects.filter(pk=row.project_id).first()
+    owner = User.objects.filter(pk=row.user_id).first()
+    return {
+        "row": row,
+        "mine": mine,
+        "ended": row.state in ENDED,
+        "project": project.slug if project else "gone",
+        "owner": owner.username if owner else "gone",
+        "lane": LANES[Lane(row.lane)],
+        "place": place,
+        "why": why(row, place),
+        "bar": bar(told, now),
+        "told": told,
+        "steps": [(STEPS[step], at) for step, at in told.times.items() if at is not None],
+        "events": RequestEvent.objects.filter(request_id=row.id).order_by("id")[:MOST_EVENTS],
+        "result": _result(row) if mine else None,
+        "keep_days": config().result_keep_days,
+    }
+
+
+def _result(row: Request) -> dict[str, Any] | None:
+    """The answer's own words, where it has some, and the whole of it."""
+    kept = telling.result(row)
+    if kept is None:
+        return None
+    whole = kept if isinstance(kept, str) else json.dumps(kept, indent=2, ensure_ascii=False)
+    return {
+        "words": _words(kept)[:MOST_RESULT_CHARS],
+        "whole": whole[:MOST_RESULT_CHARS],
+        "cut": len(whole) > MOST_RESULT_CHARS,
+    }
+
+
+def _words(kept: Any) -> str:
+    """Of a chat or a completion; empty for everything else."""
+    try:
+        choice = kept["choices"][0]
+        words = choice["message"]["content"] if "message" in choice else choice["text"]
+    except (TypeError, KeyError, IndexError):
+        return ""
+    return words if isinstance(words, str) else ""
+
+
+def _visible(user: User, id: UUID) -> Request:
+    """One that does not exist and one that is none of the person's business look the same."""
+    row = Request.objects.filter(pk=id).first()
+    if row is None or not access.sees(user, row):
+        raise Http404
+    return row
+
+
+def _known_models(user: User) -> Any:
+    return access.usable_models(list(Project.objects.filter(membership__user=user, is_active=True)))
+
+
+def _person(request: HttpRequest) -> User:
+    assert isinstance(request.user, User)
+    return request.user
