@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import redis as redis_library
 from psycopg2.extensions import connection as Connection
 
-from tests.flow import dataplane
+from tests.flow import dataplane, running_portal
 from tests.flow.dataplane import Plane, Seeded
+from tests.flow.running_portal import Portal
 
 
 @pytest.fixture
@@ -24,3 +26,9 @@ async def plane(
     """The data plane with a fake ingress, nothing routed yet."""
     async with dataplane.running(seeded, test_dsn, pg, redis) as plane:
         yield plane
+
+
+@pytest.fixture
+async def portal(plane: Plane, tmp_path: Path) -> AsyncIterator[Portal]:
+    async with running_portal.running(plane, tmp_path) as portal:
+        yield portal
