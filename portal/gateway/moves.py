@@ -53,7 +53,27 @@ class Standing:
     lane: str
 
 
-Move = NewRequest | Recorded | Grant | Interrupted | Finish | Cancel | EndQueued | Repeat | Look | Standing
+@dataclass(frozen=True, slots=True)
+class Used:
+    """A request showed this token."""
+
+    id: UUID
+    token_id: int
+
+
+Move = (
+    NewRequest
+    | Recorded
+    | Grant
+    | Interrupted
+    | Finish
+    | Cancel
+    | EndQueued
+    | Repeat
+    | Look
+    | Standing
+    | Used
+)
 
 
 def write(
@@ -90,6 +110,11 @@ def write(
     for move in moves:
         if isinstance(move, Repeat) and (said := repeats.apply(cur, move, now)) is not None:
             answers[move.id] = said
+    if used := of(Used):
+        cur.execute(
+            "UPDATE accounts_apitoken SET last_used_at = %s WHERE id = ANY(%s)",
+            (now, [use.token_id for use in used]),
+        )
     for standing in of(Standing):
         answers[standing.id] = backlog.line(cur, standing.pool, standing.lane)
     if looks := of(Look):

@@ -27,7 +27,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from portal import postgres
 from portal.gateway import moves
-from portal.gateway.moves import Cancel, EndQueued, Look, Move, Standing
+from portal.gateway.moves import Cancel, EndQueued, Look, Move, Standing, Used
 from portal.gateway.policy.fairshare import Line
 from portal.ledger import repeats, transitions
 from portal.ledger.repeats import Repeat
@@ -39,6 +39,7 @@ GATHER_S = 0.005
 RECORD_S = 0.05  # nobody waits for the row of a request that has had its answer
 MOST = 500  # moves in one transaction
 HEARTBEAT_S = 5.0
+USE_NOTED_EVERY_S = 60.0  # per token
 PATIENCE_S = 10.0  # how long a request waits for a database that is away
 _LATE_LIMIT = 200_000  # ends kept in memory while the database is away
 
@@ -70,6 +71,7 @@ class Writer:
         self._beat_at = -heartbeat_s
         self._records: list[_Job] = []  # on their way to the thread
         self._handing: asyncio.TimerHandle | None = None
+        self._used_at: dict[int, float] = {}  # by token, when its use was last written down
         self._recorded = 0  # counted by the loop, `_written` by the thread
         self._written = 0
         self.batches = 0
@@ -119,6 +121,13 @@ class Writer:
 
     def later(self, move: Finish | Interrupted | Cancel | EndQueued | Repeat) -> None:
         self._queue.put([_Job(move)])
+
+    def used(self, id_: UUID, token_id: int) -> None:
+        """This request showed that token: written often enough to tell one that is used from one that is not."""
+        now = time.monotonic()
+        if now - self._used_at.get(token_id, -USE_NOTED_EVERY_S) >= USE_NOTED_EVERY_S:
+            self._used_at[token_id] = now
+            self._queue.put([_Job(Used(id_, token_id))])
 
     def record(self, row: Recorded) -> None:
         """Handed over by the hundred, not one by one: what wakes the thread takes the loop's time."""

@@ -99,3 +99,18 @@ async def test_a_secret_is_not_in_any_answer(plane: Plane) -> None:
         async with plane.client.get(plane.url + "/v1/models", headers=headers) as answer:
             text: Any = await answer.text()
         assert headers["Authorization"].split()[1] not in text
+
+
+async def test_the_use_of_a_token_is_written_down_but_not_its_misuse(plane: Plane) -> None:
+    plane.route()
+    look = "SELECT last_used_at FROM accounts_apitoken"
+    plane.sql("UPDATE accounts_apitoken SET scopes = '[\"read\"]'")
+    assert await _code(plane, plane.headers()) == (403, "scope_missing")
+    async with plane.client.get(plane.url + "/v1/models", headers=plane.headers()) as answer:
+        assert answer.status == 200
+    await until(lambda: plane.sql(look)[0][0], "the use in the token's row")
+    first = plane.sql(look)[0][0]
+    async with plane.client.get(plane.url + "/v1/models", headers=plane.headers()) as answer:
+        assert answer.status == 200
+    await plane.gateway.writer.stop()  # all that it was given is written now
+    assert plane.sql(look)[0][0] == first  # once a minute is often enough
