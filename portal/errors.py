@@ -132,6 +132,8 @@ class ApiError(Exception):
         self.param = param
         self.status = status if status is not None else self.kind.status
         self.retry_after_s = retry_after_s
+        # "GET or POST": HTTP wants them in a header, too.
+        self._allow = detail.replace(" or ", ", ") if code == "method_not_allowed" else ""
         # Not str.format: the detail may hold braces.
         said = self.kind.what.replace("{detail}", detail).strip()
         self.message = f"{said} {self.kind.todo.replace('{detail}', detail)}"
@@ -155,6 +157,8 @@ class ApiError(Exception):
         headers = []
         if self.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
+        if self._allow:
+            headers.append((b"allow", self._allow.encode()))
         if self.code in _FINAL:
             headers.append((b"x-should-retry", b"false"))
         elif self.code in _AGAIN:

@@ -10,7 +10,7 @@ from django.core.exceptions import PermissionDenied, RequestDataTooBig, Validati
 from django.http import Http404
 from rest_framework import exceptions
 from rest_framework.response import Response
-from rest_framework.views import set_rollback
+from rest_framework.views import APIView, set_rollback
 
 from portal.config import config
 from portal.errors import ApiError
@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 def handler(exc: Exception, context: dict[str, Any]) -> Response:
     """DRF's EXCEPTION_HANDLER. What is nobody's fault but ours is logged with the id that the caller is told."""
     error = as_api_error(exc)
+    if isinstance(exc, exceptions.MethodNotAllowed):
+        error = ApiError("method_not_allowed", detail=_methods(context["view"]))
     request_id = str(uuid.uuid4())
     if error.status >= 500:
         logger.error("request %s failed", request_id, exc_info=exc)
@@ -39,8 +41,6 @@ def as_api_error(exc: Exception) -> ApiError:
             return ApiError("forbidden", detail=_text(getattr(exc, "detail", "")))
         case exceptions.NotFound() | Http404():
             return ApiError("not_found")
-        case exceptions.MethodNotAllowed():
-            return ApiError("method_not_allowed", detail="another method")
         case RequestDataTooBig():
             return ApiError("body_too_large", detail=str(config().max_body_bytes))
         case exceptions.ParseError():
@@ -59,6 +59,10 @@ def as_api_error(exc: Exception) -> ApiError:
                 status=exc.status_code,
             )
     return ApiError("internal")
+
+
+def _methods(view: APIView) -> str:
+    return " or ".join(method for method in view.allowed_methods if method != "OPTIONS")
 
 
 def _first(detail: Any, param: str | None = None) -> tuple[str | None, str]:

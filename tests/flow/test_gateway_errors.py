@@ -116,7 +116,7 @@ async def test_other_methods_are_refused(plane: Plane, method: str) -> None:
     async with plane.client.request(
         method, plane.url + "/v1/chat/completions", headers=plane.headers()
     ) as answer:
-        assert answer.status == 405
+        assert (answer.status, answer.headers["Allow"]) == (405, "POST")
 
 
 async def test_an_engines_rejection_reaches_the_client_and_not_the_ledger(plane: Plane) -> None:

@@ -70,6 +70,8 @@ def _response(status: int, description: str) -> dict[str, Any]:
         headers["retry-after"] = _RETRY_AFTER
     if status in (409, 500, 502, 503):
         headers["x-should-retry"] = _SHOULD_RETRY
+    if status == 405:
+        headers["allow"] = header(text("The methods that the address takes."), always=True)
     if status == 401:
         headers["www-authenticate"] = header(text(), always=True)
     return {"description": description, "headers": headers, "content": json_of(ref("Error"))}
