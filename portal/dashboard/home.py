@@ -1,25 +1,44 @@
-"""What a user wants to know first: how ready each model is, and how the last requests fared."""
+"""What a user wants to know first: which models there are, how ready each is, and how a program uses one."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST
 
 from portal.accounts.models import Project, User
-from portal.api.access import usable_models
+from portal.api import access
+from portal.api.commanding import Wish, give
 from portal.api.residency import residency
 from portal.catalog.models import Model
-from portal.ledger.models import Request
+from portal.errors import ApiError
+from portal.fleet.models import Command
+from portal.fleet.phase import Phase
 
-LAST_REQUESTS = 20
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One model as the page shows it. `cost`: of an hour of one replica, relative, on its cheapest profile."""
+
+    model: Model
+    phase: Phase
+    gpus: int
+    cost: float | None
 
 
 @login_required
 def page(request: HttpRequest) -> HttpResponse:
-    return render(request, "dashboard/home.html", shown(request))
+    told = shown(request)
+    names = [line.model.name for line in told["models"]]
+    asked = request.GET.get("use", "")
+    use = asked if asked in names else next(iter(names), "")
+    told |= {"use": use, "asked": asked == use and bool(use), "base_url": request.build_absolute_uri("/v1")}
+    return render(request, "dashboard/home.html", told)
 
 
 @login_required
@@ -28,13 +47,36 @@ def fragment(request: HttpRequest) -> HttpResponse:
     return render(request, "dashboard/_home.html", shown(request))
 
 
+@login_required
+@require_POST
+def wake(request: HttpRequest, name: str) -> HttpResponse:
+    """Asks for the model to be made ready, as the API does."""
+    user = _person(request)
+    try:
+        model = access.model_for(name, _projects(user))
+    except ApiError:
+        raise Http404 from None
+    give(Wish(Command.Kind.WAKE, pool=model.pool), user)
+    messages.success(request, f"{model.name} will be started; this page shows how far it is.")
+    return redirect("home")
+
+
 def shown(request: HttpRequest) -> dict[str, Any]:
-    user = request.user
-    assert isinstance(user, User)
-    mine = list(Project.objects.filter(membership__user=user, is_active=True).order_by("slug"))
-    models = Model.objects.filter(usable_models(mine)).distinct().order_by("name")
-    return {
-        "projects": mine,
-        "models": residency(models),
-        "requests": Request.objects.filter(user_id=user.pk).order_by("-accepted_at")[:LAST_REQUESTS],
-    }
+    mine = _projects(_person(request))
+    models = Model.objects.filter(access.usable_models(mine)).distinct().order_by("name")
+    rows = residency(models.select_related("pool").prefetch_related("pool__profiles"))
+    return {"projects": mine, "models": [_line(row.model, row.phase) for row in rows]}
+
+
+def _line(model: Model, phase: Phase) -> Line:
+    costs = [profile.cost for profile in model.pool.profiles.all() if profile.enabled]
+    return Line(model, phase, model.pool.gpus, model.pool.gpus * min(costs) if costs else None)
+
+
+def _projects(user: User) -> list[Project]:
+    return list(Project.objects.filter(membership__user=user, is_active=True).order_by("slug"))
+
+
+def _person(request: HttpRequest) -> User:
+    assert isinstance(request.user, User)
+    return request.user

@@ -10,6 +10,7 @@ from portal.dashboard import fleet, home, requests, tokens
 urlpatterns = [
     path("", home.page, name="home"),
     path("fragments/home", home.fragment, name="home-fragment"),
+    path("models/<path:name>/wake", home.wake, name="model-wake"),
     path("requests/", requests.page, name="requests"),
     path("requests/fragments/list", requests.fragment, name="requests-fragment"),
     path("requests/<uuid:id>/", requests.one, name="request"),

@@ -10,7 +10,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from portal.fleet.models import Cluster, Command, Decision, Pilot, PilotLog, PoolState
+from portal.fleet.models import Cluster, Command, Decision, Pilot, PilotLog
 from tests.api.world import CANARY_BODY, CANARY_RESULT, PASSWORD, World, pilot_row, replica_row, request_row
 
 
@@ -55,18 +55,9 @@ def test_a_token_opens_no_page(world: World) -> None:
     assert world.owner.api.get("/").status_code == 302
 
 
-def test_home_shows_models_in_words_and_only_ones_own_requests(world: World) -> None:
-    row = request_row(world, "failed")
-    PoolState.objects.create(pool=world.pool, latched_at=timezone.now(), reason="config.json is missing")
-    mine, mates = text(world.owner.browser, "/"), text(world.mate.browser, "/")
-    assert "Unavailable" in mine and "config.json is missing" in mine
-    assert str(row.id) in mine and "engine_error" in mine
-    assert str(row.id) not in mates
-
-
 def test_no_page_shows_a_payload(world: World, pilot: Pilot) -> None:
     request_row(world, "done")
-    pages = [text(who.browser, "/") for who in (world.owner, world.operator)]
+    pages = [text(who.browser, path) for who in (world.owner, world.operator) for path in ("/", "/requests/")]
     pages += [text(world.operator.browser, path) for path in ("/fleet/", f"/fleet/pilots/{pilot.id}/")]
     assert not [page for page in pages if CANARY_BODY in page or CANARY_RESULT in page]
 

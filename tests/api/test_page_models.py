@@ -1,0 +1,127 @@
+"""The models' page: what each person may use and how ready it is, the button that starts one, and the examples."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from portal.accounts.models import Membership
+from portal.catalog.models import Model, Pool
+from portal.fleet.models import Command, PoolState
+from tests.api.world import World, pilot_row, replica_row, request_row
+
+WAKE = "/models/surf/wake"
+
+
+def text(client: Client, path: str = "/") -> str:
+    answer = client.get(path)
+    assert answer.status_code == 200, (path, answer.status_code)
+    return str(answer.content.decode())
+
+
+def _hot(world: World) -> None:
+    replica_row(world, pilot_row(world))
+
+
+def _starting(world: World) -> None:
+    replica_row(world, pilot_row(world), state="starting", hot_at=None, started_at=timezone.now())
+
+
+def _latched(world: World) -> None:
+    PoolState.objects.create(pool=world.pool, latched_at=timezone.now(), reason="config.json is missing")
+
+
+@pytest.mark.parametrize(
+    ("scene", "said"),
+    [
+        (_hot, ["Ready", "Answers at once."]),
+        (_starting, ["Starting", "≈ "]),
+        (lambda world: None, ["Not loaded", "the first request starts it", "Start it"]),
+        (_latched, ["Unavailable", "config.json is missing"]),
+    ],
+)
+def test_a_model_says_how_ready_it_is_and_only_a_cold_one_can_be_started(
+    world: World, scene: Callable[[World], None], said: list[str]
+) -> None:
+    scene(world)
+    for path in ("/", "/fragments/home"):
+        page = text(world.owner.browser, path)
+        assert not [words for words in said if words not in page]
+        assert (f'action="{WAKE}"' in page) == ("Start it" in said)
+
+
+def test_a_person_sees_the_models_of_own_projects_and_their_facts(world: World) -> None:
+    Pool.objects.update(gpus=2)
+    Model.objects.filter(name="surf").update(context_tokens=32768, description="For <waves>.")
+    closed = Model.objects.create(name="deep/blue", pool=world.pool, is_public=False)
+    closed.projects.add(world.other)
+    mine, others = text(world.owner.browser), text(world.outsider.browser)
+    assert "32768 tokens" in mine and "2 GPUs" in mine and "2 per hour, relative" in mine
+    assert "For &lt;waves&gt;." in mine
+    assert "deep/blue" not in mine and "/models/deep/blue/wake" in others and "?use=deep%2Fblue#use" in others
+
+
+def test_ones_requests_are_not_here(world: World) -> None:
+    row = request_row(world)
+    assert str(row.id) not in text(world.owner.browser)
+
+
+def test_starting_a_model_writes_a_command_and_goes_back(world: World, sent: list[tuple[str, str]]) -> None:
+    answer = world.owner.browser.post(WAKE, follow=True)
+    assert answer.redirect_chain == [("/", 302)] and "surf will be started" in answer.content.decode()
+    command = Command.objects.get()
+    assert (command.kind, command.pool, command.created_by) == ("wake", world.pool, world.owner.user)
+
+
+def test_who_may_start_a_model(world: World, sent: list[tuple[str, str]]) -> None:
+    world.model.is_public = False
+    world.model.save()
+    world.model.projects.add(world.project)
+    allowed = {"owner": 302, "mate": 302, "manager": 302, "outsider": 404, "operator": 404}
+    assert {who: getattr(world, who).browser.post(WAKE).status_code for who in allowed} == allowed
+    assert Client().post(WAKE)["Location"] == f"/login/?next={WAKE}"
+    assert world.owner.browser.get(WAKE).status_code == 405
+    strict = Client(enforce_csrf_checks=True)
+    strict.force_login(world.owner.user)
+    assert strict.post(WAKE).status_code == 403
+    assert {command.created_by.username for command in Command.objects.all() if command.created_by} == {
+        "owner"
+    }
+
+
+def test_the_examples_name_the_model_and_the_address_that_one_came_by(world: World) -> None:
+    Model.objects.create(name="turf", pool=world.pool)
+    page = text(world.owner.browser, "/?use=turf")
+    curl, sdk = (
+        html.unescape(found) for found in re.findall(r'<pre class="log" id="use-\w+">(.*?)</pre>', page, re.S)
+    )
+    assert "curl -K - http://testserver/v1/chat/completions" in curl and '"model": "turf"' in curl
+    compile(sdk, "example", "exec")
+    assert 'base_url="http://testserver/v1"' in sdk and 'model="turf"' in sdk
+    assert 'class="card" open' in page
+    for path in ("/", "/?use=bogus"):
+        assert 'class="card" open' not in text(world.owner.browser, path)
+        assert "Use <code>surf</code>" in text(world.owner.browser, path)
+
+
+def test_who_belongs_to_no_project_is_told_what_to_do(world: World) -> None:
+    Membership.objects.all().delete()
+    assert "ask its manager or an administrator" in text(world.owner.browser)
+
+
+def test_many_models_take_as_many_queries_as_one(world: World) -> None:
+    client, counts = world.owner.browser, []
+    for n in (0, 20):
+        for i in range(n):
+            Model.objects.create(name=f"m{i}", pool=world.pool)
+        with CaptureQueriesContext(connection) as asked:
+            text(client)
+        counts.append(len(asked))
+    assert counts[0] == counts[1]
