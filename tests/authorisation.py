@@ -1,0 +1,65 @@
+"""Who may open what: the declared answer of every address, for every kind of caller. An address that has no line here
+fails `tests/api/test_authorisation.py`: whoever adds one says who may use it.
+
+A column is the status that the caller gets; "login" is the way to the log-in page. The user owns the request, the
+token that the addresses name; the manager manages its project; the outsider is in another one, and so
+are operator and administrator. The pilot shows its own key.
+"""
+
+from __future__ import annotations
+
+CALLERS = ("anonymous", "outsider", "user", "manager", "operator", "administrator", "pilot")
+
+# Django's addresses, without the admin's.
+SITE = """
+                                                  anonymous outsider  user manager operator administrator pilot
+GET    api/v1/requests                              401       200     200    200     200        200        401
+POST   api/v1/requests                              401       404     202    202     404        403        401
+GET    api/v1/requests/<uuid:id>                    401       404     200    200     200        200        401
+DELETE api/v1/requests/<uuid:id>                    401       404     200    200     200        200        401
+GET    api/v1/models                                401       200     200    200     200        200        401
+GET    api/v1/models/<path:name>                    401       404     200    200     404        404        401
+POST   api/v1/models/<path:name>/wake               401       404     202    202     404        404        401
+GET    api/v1/fleet                                 401       403     403    403     200        200        401
+GET    api/v1/commands                              401       403     403    403     200        200        401
+POST   api/v1/commands                              401       403     403    403     202        202        401
+GET    api/v1/decisions                             401       403     403    403     200        200        401
+GET    api/v1/schema                                401       200     200    200     200        200        401
+GET    api/v1/                                      404       404     404    404     404        404        404
+GET    favicon.ico                                  302       302     302    302     302        302        302
+GET    /                                            login     200     200    200     200        200        login
+GET    fragments/home                               login     200     200    200     200        200        login
+POST   models/<path:name>/wake                      login     404     302    302     404        404        login
+GET    requests/                                    login     200     200    200     200        200        login
+GET    requests/fragments/list                      login     200     200    200     200        200        login
+GET    requests/<uuid:id>/                          login     404     200    200     200        200        login
+GET    requests/<uuid:id>/fragments/request         login     404     200    200     200        200        login
+POST   requests/<uuid:id>/cancel                    login     404     302    302     302        302        login
+GET    login/                                       200       200     200    200     200        200        200
+POST   login/                                       200       200     200    200     200        200        200
+POST   logout/                                      302       302     302    302     302        302        302
+GET    tokens/                                      login     200     200    200     200        200        login
+POST   tokens/                                      login     422     200    200     422        422        login
+POST   tokens/<int:id>/revoke                       login     404     302    404     404        404        login
+GET    fleet/                                       login     403     403    403     200        200        login
+GET    fleet/fragments/fleet                        login     403     403    403     200        200        login
+GET    fleet/decisions/                             login     403     403    403     200        200        login
+POST   fleet/commands/                              login     403     403    403     302        302        login
+GET    fleet/pilots/<uuid:id>/                      login     403     403    403     200        200        login
+GET    fleet/pilots/<uuid:id>/fragments/pilot       login     403     403    403     200        200        login
+"""
+
+# The admin sends everyone but administrators to the log-in page, from each of its addresses but these.
+ADMIN_OPEN = {(address, caller) for address in ("admin/login/", "admin/logout/") for caller in CALLERS}
+
+
+def rows(table: str) -> dict[tuple[str, str], dict[str, str]]:
+    """(method, address) → caller → what it gets."""
+    heading, *lines = table.strip().splitlines()
+    assert tuple(heading.split()) == CALLERS
+    found = {}
+    for line in lines:
+        method, address, *gets = line.split()
+        assert len(gets) == len(CALLERS) and (method, address) not in found, line
+        found[method, address.removeprefix("/")] = dict(zip(CALLERS, gets, strict=True))
+    return found
