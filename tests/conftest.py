@@ -54,7 +54,7 @@ from django.test import TransactionTestCase
 from hypothesis import settings
 from psycopg2.extensions import connection as Connection
 
-from tests.slurm.whole import PARTITIONS, Whole
+from tests.slurm.whole import PARTITIONS, QUICK, Whole
 
 # The same examples in every run, so that a change is judged by what it changes. Look for new ones with
 # `pytest --hypothesis-profile=default`, also before touching a policy.
@@ -108,23 +108,6 @@ def pg(test_dsn: str) -> Iterator[Connection]:
     link.close()
 
 
-# As in production, only faster: each of these is a wait that a person would not want in a test.
-_QUICK = {
-    "BERTH_TICK_S": "1",
-    "BERTH_SYNC_INTERVAL_S": "0.5",
-    "BERTH_ALIVE_S": "6",
-    "BERTH_SILENT_CANCEL_S": "9",
-    "BERTH_REGISTER_S": "20",
-    "BERTH_ORPHAN_GRACE_S": "4",
-    "BERTH_HOLDER_STALE_S": "4",
-    "BERTH_HEARTBEAT_S": "1",
-    "BERTH_LAUNCH_BACKOFF_S": "0.2",
-    "BERTH_PILOT_IDLE_S": "1",
-    "BERTH_HAND_OVER_MARGIN_S": "30",
-    "BERTH_LEASE_WAIT_S": "2",
-}
-
-
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
     """One whole Berth for the tests that need every part of it."""
@@ -132,5 +115,5 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
     progress = Progress()
     model = demomodel.ensure(progress)
     spec = SlurmSpec(nodes=2, sched_interval_s=1, preemption=True, partitions=PARTITIONS)
-    with berth.running(folder, model, progress, spec, _QUICK) as running:
+    with berth.running(folder, model, progress, spec, QUICK) as running:
         yield Whole(running)

@@ -68,6 +68,11 @@ SERVICES = (
     on_path("slurm-wlm", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol"),
     VENV,
 )
+ACCOUNTING = (
+    on_path("slurmdbd", "slurmdbd", "sacctmgr", "sacct"),
+    on_path("mariadb-server-core", "mariadbd", "mariadb-install-db"),
+    on_path("mariadb-client-core", "mariadb"),
+)
 BENCH = (on_path("wrk", "wrk"),)
 BROWSER = (on_path("chromium", "chromium"),)
 

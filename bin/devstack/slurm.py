@@ -16,6 +16,7 @@ import subprocess
 from pathlib import Path
 
 from devstack import apt, proctable
+from devstack.accounting import Accounting
 from devstack.ports import free_port
 from devstack.procs import Child, Command, wait_until
 from devstack.rundir import RunDir
@@ -47,6 +48,7 @@ class Slurm:
         self._munged: Child | None = None
         self._controller: Child | None = None
         self._nodes: dict[str, Child] = {}
+        self._accounting: Accounting | None = None
 
     @property
     def conf(self) -> Path:
@@ -87,11 +89,14 @@ class Slurm:
         for child in [*self._nodes.values(), self._controller]:
             if child is not None and child.alive:
                 proctable.send(child.pid, child.command.stop_signal)  # all at once, then wait for each
-        for child in [*self._nodes.values(), self._controller, self._munged]:
+        for child in [*self._nodes.values(), self._controller]:
             if child is not None:
                 child.stop()
+        for last in (self._accounting, self._munged):
+            if last is not None:
+                last.stop()
         self._nodes.clear()
-        self._controller = self._munged = None
+        self._controller = self._munged = self._accounting = None
         self._run_dir.close(remove=[] if self._home == self._run_dir.path else [self._home])
 
     def __enter__(self) -> Slurm:
@@ -135,8 +140,12 @@ class Slurm:
 
     def _start(self) -> None:
         self._run_dir.watch(remove=[] if self._home == self._run_dir.path else [self._home])
+        if self.spec.accounting:
+            self._accounting = Accounting(self._home, self._run_dir, self._env())
         self._write_files()
         self._start_munged()
+        if self._accounting is not None:
+            self._accounting.start()
         self._start_controller("-c")  # nothing of an earlier start is recovered
         for name in self.spec.node_names:
             self._start_node(name)
@@ -166,6 +175,7 @@ class Slurm:
             controller_port=free_port(),
             node_ports=tuple(free_port() for _ in self.spec.node_names),
             first_job_id=self._next_job_id(),
+            accounting_port=self._accounting.port if self._accounting is not None else 0,
         )
         self.conf.write_text(slurm_conf(self.spec, site))
         (home / "gres.conf").write_text(gres_conf(self.spec, home))

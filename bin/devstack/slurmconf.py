@@ -26,6 +26,7 @@ class SlurmSpec:
     kill_wait_s: int = 5
     sched_interval_s: int = 5
     max_walltime_min: int = 240
+    accounting: bool = False  # slurmdbd, and limits of QOS and associations; wants apt.ACCOUNTING
     extra: tuple[str, ...] = ()  # further lines of slurm.conf
 
     @property
@@ -49,6 +50,7 @@ class Site:
     controller_port: int
     node_ports: tuple[int, ...]
     first_job_id: int
+    accounting_port: int = 0
 
 
 def partitions(spec: SlurmSpec) -> list[str]:
@@ -60,6 +62,19 @@ def partitions(spec: SlurmSpec) -> list[str]:
     return [
         f"PartitionName=gpu Default=YES PriorityTier=10 PreemptMode=OFF {common}",
         f"PartitionName=spare PriorityTier=1 PreemptMode=CANCEL GraceTime={spec.grace_s} {common}",
+    ]
+
+
+def accounting(spec: SlurmSpec, site: Site) -> list[str]:
+    if not spec.accounting:
+        return ["AccountingStorageType=accounting_storage/none"]
+    return [
+        "AccountingStorageType=accounting_storage/slurmdbd",
+        "AccountingStorageHost=localhost",
+        f"AccountingStoragePort={site.accounting_port}",
+        f"AccountingStoragePass={site.munge_socket}",  # the name that this setting has for munge's socket
+        "AccountingStorageEnforce=associations,limits,qos",
+        "AccountingStorageTRES=gres/gpu",
     ]
 
 
@@ -92,7 +107,7 @@ def slurm_conf(spec: SlurmSpec, site: Site) -> str:
         "ProctrackType=proctrack/linuxproc",
         "TaskPlugin=task/none",
         "JobAcctGatherType=jobacct_gather/none",
-        "AccountingStorageType=accounting_storage/none",
+        *accounting(spec, site),
         "SelectType=select/cons_tres",
         "SelectTypeParameters=CR_Core_Memory",
         # Without it a job that names no memory takes its node's whole memory, and no second job fits.

@@ -33,6 +33,21 @@ PARTITIONS = (
     f"PartitionName=grace PriorityTier=1 PreemptMode=CANCEL GraceTime=60 MaxTime=240 {_COMMON}",
     f"PartitionName=short PriorityTier=10 PreemptMode=OFF MaxTime=5 {_COMMON}",
 )
+# As in production, only faster: each of these is a wait that a person would not want in a test.
+QUICK = {
+    "BERTH_TICK_S": "1",
+    "BERTH_SYNC_INTERVAL_S": "0.5",
+    "BERTH_ALIVE_S": "6",
+    "BERTH_SILENT_CANCEL_S": "9",
+    "BERTH_REGISTER_S": "20",
+    "BERTH_ORPHAN_GRACE_S": "4",
+    "BERTH_HOLDER_STALE_S": "4",
+    "BERTH_HEARTBEAT_S": "1",
+    "BERTH_LAUNCH_BACKOFF_S": "0.2",
+    "BERTH_PILOT_IDLE_S": "1",
+    "BERTH_HAND_OVER_MARGIN_S": "30",
+    "BERTH_LEASE_WAIT_S": "2",
+}
 WORDS = "one two three four five six seven eight nine ten eleven twelve"
 
 
