@@ -81,6 +81,15 @@ DATABASES = {
         "CONN_HEALTH_CHECKS": True,
     }
 }
+# Holds only what may be lost: the counts of wrong passwords.
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": _config.redis_url,
+        "KEY_PREFIX": "berth:cache",
+        "OPTIONS": {"socket_timeout": 1.0, "socket_connect_timeout": 1.0},
+    }
+}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTH_USER_MODEL = "accounts.User"
@@ -98,6 +107,10 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = _config.max_body_bytes
 
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _config.secure_cookies
 SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_AGE = 7 * 86_400
+if _config.secure_cookies:
+    # The prefix makes browsers refuse cookies of these names that another host of the domain sets.
+    SESSION_COOKIE_NAME, CSRF_COOKIE_NAME = "__Host-sessionid", "__Host-csrftoken"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
 SECURE_REFERRER_POLICY = "same-origin"

@@ -13,6 +13,7 @@ admin.site.index_title = "Tables"
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("api/v1/", include("portal.api.urls")),
+    path("admin/login/", RedirectView.as_view(pattern_name="login", query_string=True)),
     path("admin/", admin.site.urls),
     # Browsers ask for it on pages that name no icon, e.g. the admin's.
     path("favicon.ico", RedirectView.as_view(url=static("icon.svg"))),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from django.contrib.auth.views import LoginView, LogoutView
+from django.contrib.auth.views import LogoutView
 from django.urls import path
 
 from portal.dashboard import fleet, home, requests, tokens
+from portal.dashboard.login import LogIn
 
 urlpatterns = [
     path("", home.page, name="home"),
@@ -16,7 +17,7 @@ urlpatterns = [
     path("requests/<uuid:id>/", requests.one, name="request"),
     path("requests/<uuid:id>/cancel", requests.cancel, name="request-cancel"),
     path("requests/<uuid:id>/fragments/request", requests.one_fragment, name="request-fragment"),
-    path("login/", LoginView.as_view(template_name="dashboard/login.html"), name="login"),
+    path("login/", LogIn.as_view(), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("tokens/", tokens.page, name="tokens"),
     path("tokens/<int:id>/revoke", tokens.end, name="token-revoke"),

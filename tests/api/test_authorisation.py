@@ -77,7 +77,8 @@ class Scene:
 
 @pytest.fixture
 def scene(world: World, settings: Any) -> Scene:
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # seven wrong passwords
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # seven wrong passwords,
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}  # not counted
     return Scene(world)
 
 
