@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from scheduler.policy import handover
+from scheduler.policy.deadlines import leaving
 from scheduler.policy.snapshot import (
     ON_ITS_WAY,
     SERVING,
@@ -39,7 +39,7 @@ class Books:
         self.pools = {pool.name: pool for pool in snapshot.pools}
         self.pilots = snapshot.pilots_by_id
         self.profiles = {profile.name: profile for profile in snapshot.profiles}
-        self.leaving = handover.leaving(snapshot, now)
+        self.leaving = leaving(snapshot, now)
         # Those whose agent is silent serve nobody as far as is known; they are left alone, and not counted.
         silent = {pilot.id for pilot in snapshot.pilots if pilot.state == "up" and not pilot.alive}
         self.gone = self.leaving | {r.id for r in snapshot.replicas if r.pilot in silent}

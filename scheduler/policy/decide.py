@@ -21,6 +21,7 @@ from scheduler.policy import (
     withdrawal,
 )
 from scheduler.policy.books import Books
+from scheduler.policy.deadlines import clock
 from scheduler.policy.decisions import (
     CancelPilot,
     Decision,
@@ -197,7 +198,7 @@ def _start(pool: PoolView, target: autoscale.Target, may: dict[str, ProfileView]
 def _until(spot: NewPilot, now: float) -> str:
     if spot.limit_s is None:
         return ""
-    return f", up to the reservation of its nodes at {handover.clock(now + spot.limit_s)}"
+    return f", up to the reservation of its nodes at {clock(now + spot.limit_s)}"
 
 
 def _switch(pool: PoolView, clearing: switching.Clearing, spot: NewPilot | Nowhere, tick: _Tick) -> None:

@@ -10,20 +10,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from scheduler.policy.deadlines import clock, closing, drain_of, end_of, lead_s, leaving, load_of, minutes
 from scheduler.policy.decisions import DrainPilot, DrainReplica, Inputs
 from scheduler.policy.snapshot import (
-    COMING,
     ON_ITS_WAY,
     SERVING,
     PilotView,
     PoolView,
-    ProfileView,
     ReplicaView,
     Snapshot,
 )
-
-# Slurm's wait where no job of the profile was seen to wait and Slurm estimates nothing.
-UNKNOWN_WAIT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,44 +29,6 @@ class Predecessor:
     pilot: str
     reason: str  # a clause, for the launch's sentence
     inputs: Inputs
-
-
-def lead_s(pool: PoolView, pilot: PilotView, snapshot: Snapshot, life_s: float | None = None) -> float:
-    """How long before the pilot's end a successor has to be asked for: Slurm's wait + load + drain + margin.
-
-    Of the wait no more than half of the life that the replica has (`life_s`; else of the profile's walltime)
-    is counted: where jobs wait for longer than they run, each would otherwise be replaced as soon as it is up.
-    """
-    profile = next((p for p in snapshot.profiles if p.name == pilot.profile), None)
-    if life_s is None and profile is not None:
-        life_s = profile.walltime_s
-    wait_s = _wait_s(profile)
-    if life_s is not None:
-        wait_s = min(wait_s, max(0.0, life_s / 2))
-    return wait_s + _load_s(pool, pilot) + _drain_s(pool) + snapshot.limits.hand_over_margin_s
-
-
-def closing(pool: PoolView, pilot: PilotView, snapshot: Snapshot, now: float) -> bool:
-    """A new replica of the pool would be leaving as soon as it is there: the pilot takes none."""
-    if pilot.state == "draining":
-        return True
-    if pilot.state != "up" or pilot.ends_at is None:
-        return False
-    left_s = pilot.ends_at - now
-    return left_s < lead_s(pool, pilot, snapshot, left_s) + _load_s(pool, pilot)
-
-
-def leaving(snapshot: Snapshot, now: float) -> frozenset[str]:
-    """Replicas that will not serve much longer: their pilot drains, or ends before a successor asked for any
-    later could be hot."""
-    pools = {pool.name: pool for pool in snapshot.pools}
-    found = set()
-    for pilot in snapshot.pilots:
-        for replica in snapshot.by_pilot[pilot.id]:
-            pool = pools.get(replica.pool)
-            if pilot.state == "draining" or (pool and _late(replica, pool, pilot, snapshot, now)):
-                found.add(replica.id)
-    return frozenset(found)
 
 
 def predecessor(pool: PoolView, snapshot: Snapshot, now: float) -> Predecessor | None:
@@ -84,7 +42,7 @@ def predecessor(pool: PoolView, snapshot: Snapshot, now: float) -> Predecessor |
     ]
     if not pilots:
         return None
-    pilot = min(pilots, key=lambda p: (_end(p), p.id))
+    pilot = min(pilots, key=lambda p: (end_of(p), p.id))
     if pilot.ends_at is None:
         return Predecessor(pilot.id, f"the job that serves {pool.name} is being let go", {})
     if pilot.ends_at <= now:
@@ -115,7 +73,7 @@ def drains(snapshot: Snapshot, wanted: Mapping[str, int], now: float) -> Iterato
         if pilot.state != "up" or not old:
             continue
         touched.add(pilot.id)
-        end, inputs = clock(_end(pilot)), Inputs(ends_in_s=round(_end(pilot) - now, 1))
+        end, inputs = clock(end_of(pilot)), Inputs(ends_in_s=round(end_of(pilot) - now, 1))
         rest = [r for r in here if r.id not in handed and r.state != "draining"]
         if all(_dispensable(r, gone, wanted) for r in rest):
             names = " and ".join(sorted({replica.pool for replica in old}))
@@ -143,10 +101,10 @@ def gap(pool: PoolView, snapshot: Snapshot, now: float) -> str:
     ends = [pilot.ends_at for pilot in old if pilot.ends_at is not None]
     if not ends or any(pilot.state not in ON_ITS_WAY for pilot in new):
         return ""
-    last = max(old, key=lambda p: (_end(p), p.id))
-    load_s = _load_s(pool, last)
+    last = max(old, key=lambda p: (end_of(p), p.id))
+    load_s = load_of(pool, last)
     # Half of the margin, because the agent takes no more requests some time before the end.
-    needed_s = load_s + _drain_s(pool) + snapshot.limits.hand_over_margin_s / 2
+    needed_s = load_s + drain_of(pool) + snapshot.limits.hand_over_margin_s / 2
     if new and max(ends) - now >= needed_s:
         return ""  # it may still come in time
     profile = next((p for p in snapshot.profiles if p.name == last.profile), None)
@@ -163,47 +121,9 @@ def gap(pool: PoolView, snapshot: Snapshot, now: float) -> str:
     )
 
 
-def clock(at: float) -> str:
-    """14:03 UTC. By hand: policies know no calendar."""
-    return f"{int(at // 3600) % 24:02d}:{int(at // 60) % 60:02d} UTC"
-
-
-def minutes(span_s: float) -> str:
-    return f"{span_s:.0f} s" if span_s < 120 else f"{span_s / 60:.0f} min"
-
-
-def _wait_s(profile: ProfileView | None) -> float:
-    """The longer of what jobs waited and what Slurm estimates: asking too early costs little."""
-    known = [s for s in (profile.wait_p90_s, profile.starts_in_s) if s is not None] if profile else []
-    return max(known, default=UNKNOWN_WAIT_S)
-
-
-def _load_s(pool: PoolView, pilot: PilotView) -> float:
-    fit = pool.fits.get(pilot.gpu_type)
-    return fit.load_s if fit is not None and fit.load_s is not None else pool.load_s
-
-
-def _drain_s(pool: PoolView) -> float:
-    """What has just begun, with some room. Unknown: the margin has to do."""
-    return 2 * (pool.service_s or 0.0)
-
-
-def _late(replica: ReplicaView, pool: PoolView, pilot: PilotView, snapshot: Snapshot, now: float) -> bool:
-    """A replica that still starts is not late: where a load takes longer than a walltime lasts, each job would
-    otherwise ask for the next one at once."""
-    if pilot.state != "up" or pilot.ends_at is None or replica.state in COMING:
-        return False
-    life_s = pilot.ends_at - replica.hot_at if replica.hot_at is not None else None
-    return pilot.ends_at - now < lead_s(pool, pilot, snapshot, life_s)
-
-
 def _hosts(pool: str, snapshot: Snapshot) -> list[tuple[PilotView, ReplicaView]]:
     pilots = snapshot.pilots_by_id
     return [(pilots[r.pilot], r) for r in snapshot.by_pool.get(pool, ()) if r.pilot in pilots]
-
-
-def _end(pilot: PilotView) -> float:
-    return pilot.ends_at if pilot.ends_at is not None else float("inf")
 
 
 def _handed_over(
@@ -212,7 +132,7 @@ def _handed_over(
     """Hot replicas that are leaving and no longer needed, those whose job ends first first."""
     hosts = [(p, r) for p, r in _hosts(pool.name, snapshot) if r.state == "hot" and p.state == "up"]
     staying = sum(replica.id not in gone and pilot.alive for pilot, replica in hosts)
-    old = sorted((_end(pilot), replica.id, replica) for pilot, replica in hosts if replica.id in gone)
+    old = sorted((end_of(pilot), replica.id, replica) for pilot, replica in hosts if replica.id in gone)
     if staying == 0 or wanted.get(pool.name, 0) == 0:
         return []  # without demand its keep-alive or its walltime ends it
     spare = max(0, staying + len(old) - wanted[pool.name])
@@ -237,7 +157,7 @@ def _room(
     for cap, group in _full(snapshot):
         if any(pilot.state != "up" or not pilot.alive or pilot.id in touched for pilot in group):
             continue
-        ends = sorted(group, key=lambda p: (_end(p), p.id))
+        ends = sorted(group, key=lambda p: (end_of(p), p.id))
         waiting = _without_successor(ends, snapshot, gone, wanted)
         if not waiting:
             continue
@@ -251,7 +171,7 @@ def _room(
                 f"{len(group)} jobs end close together, and {cap}: this one goes early, while others serve "
                 "its models, so that they are replaced one after the other."
             )
-            inputs: Inputs = {"ends_in_s": round(_end(early) - now, 1), "turn_s": round(turn_s, 1)}
+            inputs: Inputs = {"ends_in_s": round(end_of(early) - now, 1), "turn_s": round(turn_s, 1)}
             yield DrainPilot(pilot=early.id, reason=reason, inputs=inputs)
 
 
@@ -307,7 +227,7 @@ def _first_of_several(
 ) -> PilotView | None:
     """The first to go, when replacing them one at a time, a turn each, would not be done before they end; and
     only while each of its models is hot elsewhere."""
-    if not any(_end(pilot) - now < place * turn_s for place, pilot in enumerate(ends) if place):
+    if not any(end_of(pilot) - now < place * turn_s for place, pilot in enumerate(ends) if place):
         return None
     first = ends[0]
     elsewhere = {r.pool for r in snapshot.replicas if r.state == "hot" and r.pilot != first.id}

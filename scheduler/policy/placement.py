@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scheduler.policy import handover, profiles
+from scheduler.policy import deadlines, profiles
 from scheduler.policy.books import Books
 from scheduler.policy.profiles import NewPilot, Nowhere
 from scheduler.policy.snapshot import PilotView, PoolView, ProfileView, ReplicaView
@@ -61,7 +61,7 @@ def may_enter(
         return False
     if not books.owner_of(pilot) and books.project_left(pool.project) < more_gpus:
         return False
-    return not handover.closing(pool, pilot, books.snapshot, books.now)
+    return not deadlines.closing(pool, pilot, books.snapshot, books.now)
 
 
 def clear_soon(pool: PoolView, may: dict[str, ProfileView], books: Books, within_s: float) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from scheduler.policy.books import Books
-from scheduler.policy.handover import UNKNOWN_WAIT_S
+from scheduler.policy.deadlines import UNKNOWN_WAIT_S
 from scheduler.policy.snapshot import SERVING, PilotView, PoolView, ProfileView
 
 # Start estimates this close together are the same: then the cost decides.

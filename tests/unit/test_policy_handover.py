@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.policy import handover
+from scheduler.policy import deadlines, handover
 from scheduler.policy.decisions import DrainPilot, DrainReplica
 from scheduler.policy.snapshot import (
     SERVING,
@@ -50,7 +50,7 @@ def fleet(
 
 
 def gone(snapshot: Snapshot) -> set[str]:
-    return set(handover.leaving(snapshot, NOW))
+    return set(deadlines.leaving(snapshot, NOW))
 
 
 # -- leaving ---------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def test_whatever_is_in_a_pilot_that_drains_leaves() -> None:
 def test_a_pilot_takes_no_replica_that_would_leave_as_soon_as_it_is_hot() -> None:
     def closing(ends_in_s: float | None, **changes: object) -> bool:
         old = pilot("p", ends_in_s, **changes)
-        return handover.closing(POOL, old, fleet((old,), ()), NOW)
+        return deadlines.closing(POOL, old, fleet((old,), ()), NOW)
 
     assert closing(450) and not closing(900) and not closing(None)
     assert closing(None, state="draining") and not closing(10, state="pending")
@@ -273,13 +273,13 @@ def test_hand_over_never_takes_the_last_ones_that_are_wanted(
 @settings(max_examples=200, deadline=None)
 @given(snapshots(), st.floats(0, 600))
 def test_a_replica_that_leaves_goes_on_leaving_until_its_end(snapshot: Snapshot, later_s: float) -> None:
-    assert handover.leaving(snapshot, NOW) <= handover.leaving(snapshot, NOW + later_s)
+    assert deadlines.leaving(snapshot, NOW) <= deadlines.leaving(snapshot, NOW + later_s)
 
 
 @settings(max_examples=200, deadline=None)
 @given(snapshots())
 def test_a_gap_is_told_only_where_nothing_else_serves(snapshot: Snapshot) -> None:
-    gone = handover.leaving(snapshot, NOW)
+    gone = deadlines.leaving(snapshot, NOW)
     up = {p.id for p in snapshot.pilots if p.state == "up"}
     for pool in snapshot.pools:
         if handover.gap(pool, snapshot, NOW):

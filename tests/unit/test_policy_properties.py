@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 
+from scheduler.policy.deadlines import leaving
 from scheduler.policy.decide import decide
 from scheduler.policy.decisions import (
     CancelPilot,
@@ -19,7 +20,6 @@ from scheduler.policy.decisions import (
     PlaceReplica,
     WakeReplica,
 )
-from scheduler.policy.handover import leaving
 from scheduler.policy.snapshot import Snapshot
 from tests.unit.fleets import BOUND_S, NOW, RESIDENCY_S, acted, drained, snapshots
 
