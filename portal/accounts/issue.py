@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from portal import hints
@@ -17,6 +18,8 @@ from portal.accounts.models import ApiToken, Membership, Project, User
 from portal.accounts.tokens import Minted, mint
 
 DEFAULT_DAYS, MOST_DAYS = 90, 365
+BRIEF = timedelta(hours=1)
+MOST_BRIEF = 4  # live ones of a person: as many windows ask at once
 
 
 def issue_token(
@@ -25,6 +28,34 @@ def issue_token(
     """A new token for `user` in `project`; its text is in the answer and nowhere else. Raises ValidationError."""
     wanted = sorted(set(scopes))
     _check(user, project, name, wanted, days)
+    return _issue(user, project, name, wanted, timedelta(days=days))
+
+
+def issue_brief_token(user: User, project: Project, name: str) -> tuple[ApiToken, Minted]:
+    """For a page in the browser: it asks models, nothing else, for an hour. Raises ValidationError."""
+    scopes = [ApiToken.Scope.INFERENCE.value]
+    _check(user, project, name, scopes, 1)
+    with transaction.atomic():
+        for row in _brief(user).order_by("-created_at", "-pk")[MOST_BRIEF - 1 :]:
+            revoke(row)
+        return _issue(user, project, name, scopes, BRIEF)
+
+
+def revoke_brief(user: User) -> None:
+    """Ends the tokens of this person's pages, e.g. at log-out."""
+    for row in _brief(user):
+        revoke(row)
+
+
+def _brief(user: User) -> QuerySet[ApiToken]:
+    """Those that live; they are told from a person's own by their life, which is never a day."""
+    live = ApiToken.objects.filter(user=user, revoked_at=None, expires_at__gt=timezone.now())
+    return live.filter(expires_at__lte=F("created_at") + BRIEF)
+
+
+def _issue(
+    user: User, project: Project, name: str, wanted: list[str], lives: timedelta
+) -> tuple[ApiToken, Minted]:
     minted = mint()
     row = ApiToken.objects.create(
         user=user,
@@ -33,7 +64,7 @@ def issue_token(
         prefix=minted.prefix,
         digest=minted.digest,
         scopes=wanted,
-        expires_at=timezone.now() + timedelta(days=days),
+        expires_at=timezone.now() + lives,
     )
     return row, minted
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from portal.dashboard import fleet, home, requests, tokens
+from portal.dashboard import fleet, home, playground, requests, tokens
 from portal.dashboard.login import LogIn
 
 urlpatterns = [
     path("", home.page, name="home"),
     path("fragments/home", home.fragment, name="home-fragment"),
     path("models/<path:name>/wake", home.wake, name="model-wake"),
+    path("playground/", playground.page, name="playground"),
+    path("playground/token", playground.token, name="playground-token"),
     path("requests/", requests.page, name="requests"),
     path("requests/fragments/list", requests.fragment, name="requests-fragment"),
     path("requests/<uuid:id>/", requests.one, name="request"),

@@ -47,3 +47,8 @@ document.addEventListener("click", async (event) => {
   }
   setTimeout(() => (button.textContent = "Copy"), 2000);
 });
+
+// What a page kept in this window is gone with the person.
+document.addEventListener("submit", (event) => {
+  if (event.target.matches("form.who")) sessionStorage.clear();
+});

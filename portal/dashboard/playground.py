@@ -1,0 +1,67 @@
+"""A chat with a model in the browser. The page asks the gateway itself, as any client does, with a token of its own
+that lives an hour (decisions/0014); what is said stays in the window and comes by no view here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_POST
+
+from portal.accounts.issue import BRIEF, issue_brief_token, revoke_brief
+from portal.accounts.models import Project, User
+from portal.api import access
+from portal.api.residency import residency
+from portal.catalog.models import Model
+from portal.dashboard.templatetags.berth import STATES
+
+NAME = "Playground"
+
+
+@login_required
+def page(request: HttpRequest) -> HttpResponse:
+    user = _person(request)
+    projects = list(Project.objects.filter(membership__user=user, is_active=True).order_by("slug"))
+    asked = request.GET.get("project", "")
+    project = next((row for row in projects if row.slug == asked), None) or next(iter(projects), None)
+    mine = access.usable_models([project] if project else [])
+    chats = Model.objects.filter(mine, kind=Model.Kind.LLM).distinct().order_by("name")
+    context = {
+        "projects": projects,
+        "project": project,
+        "models": [(row.model.name, STATES[row.phase.residency][2]) for row in residency(chats)],
+        "asked": request.GET.get("model", ""),
+    }
+    return render(request, "dashboard/playground.html", context)
+
+
+@never_cache
+@login_required
+@require_POST
+def token(request: HttpRequest) -> HttpResponse:
+    """A token for this window. The answer is the only place where its text is."""
+    user = _person(request)
+    project = get_object_or_404(
+        Project, slug=request.POST.get("project", ""), membership__user=user, is_active=True
+    )
+    try:
+        _, minted = issue_brief_token(user, project, NAME)
+    except ValidationError as refusal:
+        return JsonResponse({"error": {"message": " ".join(refusal.messages)}}, status=422)
+    return JsonResponse({"token": minted.text, "expires_in_s": int(BRIEF.total_seconds())})
+
+
+def forget(sender: Any, user: Any, **_: Any) -> None:
+    """Somebody logged out: what the pages held ends with the session."""
+    if isinstance(user, User):
+        revoke_brief(user)
+
+
+def _person(request: HttpRequest) -> User:
+    assert isinstance(request.user, User)
+    return request.user

@@ -1,0 +1,124 @@
+"""The playground in a real browser, against the gateway: streaming, a cold model, stop, and what is kept where."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import redis as redis_library
+from aiohttp import web
+from django.db import connections
+from django.test import Client
+from playwright.async_api import Page, async_playwright, expect
+from psycopg2.extensions import connection as Connection
+
+from portal.accounts.models import User
+from tests.flow import dataplane
+from tests.flow.dataplane import Plane, Seeded, until
+from tests.flow.fake_ingress import FakeIngress, Seen, event, go_on_for_ever
+
+# WhiteNoise answers with an iterator; what the tests are about is not served by it.
+pytestmark = pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume")
+
+
+@pytest.fixture
+def session(seeded: Seeded) -> str:
+    client = Client()
+    client.force_login(User.objects.get(pk=seeded.user))
+    return client.cookies["sessionid"].value
+
+
+@pytest.fixture
+async def page(
+    seeded: Seeded,
+    session: str,
+    test_dsn: str,
+    pg: Connection,
+    redis: redis_library.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[tuple[Plane, Page]]:
+    # Threads that served pages would hold their connections, and the test database could not be dropped.
+    monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", 0)
+    async with (
+        dataplane.running(seeded, test_dsn, pg, redis, serve="all") as plane,
+        async_playwright() as driver,
+    ):
+        browser = await driver.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        context = await browser.new_context()
+        await context.add_cookies([{"name": "sessionid", "value": session, "url": plane.url}])
+        page = await context.new_page()
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        await page.goto(plane.url + "/playground/")
+        yield plane, page
+        await browser.close()
+        assert wrong == []
+
+
+async def _ask(page: Page, text: str) -> None:
+    await page.get_by_label("Message").fill(text)
+    await page.keyboard.press("Enter")
+
+
+async def test_a_cold_model_says_why_and_then_answers_as_it_comes(page: tuple[Plane, Page]) -> None:
+    plane, tab = page
+    await tab.get_by_label("Temperature").fill("0.5")
+    await tab.get_by_label("Most tokens").fill("12")
+    await _ask(tab, "hi")
+    await expect(tab.locator("#waiting")).to_contain_text("demo is not loaded", timeout=15_000)
+    await expect(tab.locator("#waiting")).to_contain_text("Place in line: 1.")
+    await plane.open()
+    await expect(tab.locator("li.assistant span")).to_have_text("hello world", timeout=15_000)
+    await expect(tab.locator("#waiting")).to_be_hidden()
+    (seen,) = plane.ingress.seen
+    assert (seen.body["temperature"], seen.body["max_tokens"], seen.body["model"]) == (0.5, 12, "demo")
+    # Also after the page was loaded anew the model hears what was said before.
+    await tab.reload()
+    await expect(tab.locator("li.assistant span")).to_have_text("hello world")
+    await _ask(tab, "and?")
+    await expect(tab.locator("li.assistant")).to_have_count(2, timeout=15_000)
+    said = [(message["role"], message["content"]) for message in plane.ingress.seen[1].body["messages"]]
+    assert said == [("user", "hi"), ("assistant", "hello world"), ("user", "and?")]
+    kept: Any = await tab.evaluate(
+        "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
+    )
+    assert "hello world" in kept and "berth_" not in kept, "the chat is kept in the window, its token nowhere"
+
+
+async def test_what_a_model_says_is_text(page: tuple[Plane, Page]) -> None:
+    plane, tab = page
+    bad = "<img src=x onerror=document.title='gone'><b>bold</b>"
+
+    async def answer(ingress: FakeIngress, request: web.BaseRequest, seen: Seen) -> web.StreamResponse:
+        out = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await out.prepare(request)
+        await out.write(event(bad) + b"data: [DONE]\n\n")
+        return out
+
+    plane.ingress.next = [answer]
+    plane.route()
+    await _ask(tab, bad)
+    await expect(tab.locator("li.assistant span")).to_have_text(bad, timeout=15_000)
+    assert await tab.locator("#talk :is(img, b)").count() == 0
+
+
+async def test_stop_ends_the_answer_at_the_engine_too(page: tuple[Plane, Page]) -> None:
+    plane, tab = page
+    plane.ingress.next = [go_on_for_ever]
+    plane.route()
+    await _ask(tab, "hi")
+    await expect(tab.locator("li.assistant span")).to_contain_text("again", timeout=15_000)
+    await tab.get_by_role("button", name="Stop").click()
+    await until(lambda: plane.ingress.seen[0].cut, "the engine hears of it")
+    await expect(tab.get_by_role("button", name="Send")).to_be_enabled()
+
+
+async def test_an_error_is_shown_in_its_words(page: tuple[Plane, Page]) -> None:
+    plane, tab = page
+    await asyncio.to_thread(plane.sql, "UPDATE catalog_model SET enabled = false")
+    plane.gateway.directory.refresh_soon()
+    await until(lambda: not plane.gateway.directory.snapshot.models, "the gateway knows")
+    await _ask(tab, "hi")
+    await expect(tab.locator("li.failed")).to_contain_text("does not exist or your project may not use it")
