@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import redis as redis_library
 from aiohttp import web
-from django.db import connections
-from django.test import Client
+from django.utils import timezone
 from playwright.async_api import Page, async_playwright, expect
-from psycopg2.extensions import connection as Connection
 
-from portal.accounts.models import User
-from tests.flow import dataplane
+from portal.catalog.models import Environment, Model, Pool, Profile
+from portal.fleet.models import Pilot, Replica
 from tests.flow.dataplane import Plane, Seeded, until
 from tests.flow.fake_ingress import FakeIngress, Seen, event, go_on_for_ever
 
@@ -24,35 +22,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consu
 
 
 @pytest.fixture
-def session(seeded: Seeded) -> str:
-    client = Client()
-    client.force_login(User.objects.get(pk=seeded.user))
-    return client.cookies["sessionid"].value
-
-
-@pytest.fixture
-async def page(
-    seeded: Seeded,
-    session: str,
-    test_dsn: str,
-    pg: Connection,
-    redis: redis_library.Redis,
-    monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[tuple[Plane, Page]]:
-    # Threads that served pages would hold their connections, and the test database could not be dropped.
-    monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", 0)
-    async with (
-        dataplane.running(seeded, test_dsn, pg, redis, serve="all") as plane,
-        async_playwright() as driver,
-    ):
+async def page(with_pages: Plane, session: str) -> AsyncIterator[tuple[Plane, Page]]:
+    async with async_playwright() as driver:
         browser = await driver.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         context = await browser.new_context()
-        await context.add_cookies([{"name": "sessionid", "value": session, "url": plane.url}])
+        await context.add_cookies([{"name": "sessionid", "value": session, "url": with_pages.url}])
         page = await context.new_page()
         wrong: list[str] = []
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        await page.goto(plane.url + "/playground/")
-        yield plane, page
+        await page.goto(with_pages.url + "/playground/")
+        yield with_pages, page
         await browser.close()
         assert wrong == []
 
@@ -85,6 +64,43 @@ async def test_a_cold_model_says_why_and_then_answers_as_it_comes(page: tuple[Pl
         "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
     )
     assert "hello world" in kept and "berth_" not in kept, "the chat is kept in the window, its token nowhere"
+
+
+@pytest.fixture
+def quick(seeded: Seeded) -> Replica:
+    """Of another model, hot."""
+    now = timezone.now()
+    pool = Pool.objects.create(name="quick", environment=Environment.objects.get(), cap=4)
+    Model.objects.create(name="quick", pool=pool)
+    pilot = Pilot.objects.create(
+        cluster="main", profile=Profile.objects.get(), state="up", job_name="berth-test-quick", job_id=7, gpus=1,
+        mem_mb=8000, walltime_min=60, planned_at=now, submitted_at=now, up_at=now,
+    )  # fmt: skip
+    return Replica.objects.create(
+        pilot=pilot, pool=pool, model="quick", engine="echo", state="hot", gpu_indices=[0], mem_mb=500, cap=4,
+        wanted_at=now, hot_at=now,
+    )  # fmt: skip
+
+
+async def test_while_one_waits_a_model_that_is_ready_can_be_asked_instead(
+    quick: Replica, page: tuple[Plane, Page]
+) -> None:
+    plane, tab = page
+    route = {
+        "transport": plane.ingress.url,
+        "pilot": str(quick.pilot_id),
+        "cap": 4,
+        "state": "hot",
+        "model": "quick",
+    }
+    plane.redis.hset("berth:{quick}:routes", str(quick.id), json.dumps(route))
+    await tab.get_by_label("Model").select_option("demo")
+    await _ask(tab, "hi")
+    await tab.get_by_role("button", name="Ask quick instead").click(timeout=15_000)
+    await expect(tab.locator("li.assistant")).to_have_text("quickhello world", timeout=15_000)
+    await expect(tab.locator("#waiting")).to_be_hidden()
+    assert [seen.body["model"] for seen in plane.ingress.seen] == ["quick"]
+    await until(lambda: not plane.redis.zcard("berth:{demo}:wait"), "the first one waits no more")
 
 
 async def test_what_a_model_says_is_text(page: tuple[Plane, Page]) -> None:
