@@ -30,6 +30,8 @@ GET    favicon.ico                                  302       302     302    302
 GET    /                                            login     200     200    200     200        200        login
 GET    fragments/home                               login     200     200    200     200        200        login
 POST   models/<path:name>/wake                      login     404     302    302     404        404        login
+GET    playground/                                  login     200     200    200     200        200        login
+POST   playground/token                             login     404     200    200     404        404        login
 GET    requests/                                    login     200     200    200     200        200        login
 GET    requests/fragments/list                      login     200     200    200     200        200        login
 GET    requests/<uuid:id>/                          login     404     200    200     200        200        login
@@ -41,6 +43,7 @@ POST   logout/                                      302       302     302    302
 GET    tokens/                                      login     200     200    200     200        200        login
 POST   tokens/                                      login     422     200    200     422        422        login
 POST   tokens/<int:id>/revoke                       login     404     302    404     404        404        login
+GET    help/                                        login     200     200    200     200        200        login
 GET    fleet/                                       login     403     403    403     200        200        login
 GET    fleet/fragments/fleet                        login     403     403    403     200        200        login
 GET    fleet/decisions/                             login     403     403    403     200        200        login

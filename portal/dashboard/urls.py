@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from portal.dashboard import fleet, home, playground, requests, tokens
+from portal.dashboard import fleet, help, home, playground, requests, tokens
 from portal.dashboard.login import LogIn
 
 urlpatterns = [
@@ -23,6 +23,7 @@ urlpatterns = [
     path("logout/", LogoutView.as_view(), name="logout"),
     path("tokens/", tokens.page, name="tokens"),
     path("tokens/<int:id>/revoke", tokens.end, name="token-revoke"),
+    path("help/", help.page, name="help"),
     path("fleet/", fleet.page, name="fleet"),
     path("fleet/fragments/fleet", fleet.fragment, name="fleet-fragment"),
     path("fleet/decisions/", fleet.decided, name="fleet-decisions"),

@@ -22,6 +22,7 @@ PAGES_SEND = {
     "login/": {"username": "nobody", "password": "wrong"},
     "tokens/": {"name": "mine", "project": "waves", "scopes": ["read"], "days": "90"},
     "fleet/commands/": {"kind": "pause"},
+    "playground/token": {"project": "waves"},
 }
 API_SENDS = {
     "api/v1/requests": {"model": "surf", "api": CHAT, "body": BODY},
