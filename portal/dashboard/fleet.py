@@ -25,6 +25,7 @@ from portal.api.fleet import recent_pilots
 from portal.api.rawcursor import plain
 from portal.api.standing import standing, unknown_jobs
 from portal.catalog.models import Pool, Profile
+from portal.dashboard.fragments import unchanged_is_304
 from portal.fleet.models import Cluster, Command, Decision, FleetEvent, Pilot, PilotLog, ProfileState
 from portal.fleet.times import until
 from portal.gateway.catalog import read_phases
@@ -58,6 +59,7 @@ def page(request: HttpRequest) -> HttpResponse:
     return render(request, "dashboard/fleet.html", shown())
 
 
+@unchanged_is_304
 @operators_only
 def fragment(request: HttpRequest) -> HttpResponse:
     return render(request, "dashboard/_fleet.html", shown())
@@ -68,6 +70,7 @@ def pilot(request: HttpRequest, id: UUID) -> HttpResponse:
     return render(request, "dashboard/pilot.html", shown_pilot(id))
 
 
+@unchanged_is_304
 @operators_only
 def pilot_fragment(request: HttpRequest, id: UUID) -> HttpResponse:
     return render(request, "dashboard/_pilot.html", shown_pilot(id))

@@ -16,6 +16,7 @@ from portal.api import access
 from portal.api.commanding import Wish, give
 from portal.api.residency import residency
 from portal.catalog.models import Model
+from portal.dashboard.fragments import unchanged_is_304
 from portal.errors import ApiError
 from portal.fleet.models import Command
 from portal.fleet.phase import Phase
@@ -41,6 +42,7 @@ def page(request: HttpRequest) -> HttpResponse:
     return render(request, "dashboard/home.html", told)
 
 
+@unchanged_is_304
 @login_required
 def fragment(request: HttpRequest) -> HttpResponse:
     """The part of the page that changes, for its refresh."""

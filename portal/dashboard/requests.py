@@ -24,6 +24,7 @@ from portal.api.waiting import why
 from portal.catalog.models import Model
 from portal.config import config
 from portal.dashboard.bar import bar
+from portal.dashboard.fragments import unchanged_is_304
 from portal.ledger.models import ENDED, Lane, Request, RequestEvent, RequestState
 
 MOST_RESULT_CHARS = 20_000
@@ -54,6 +55,7 @@ def page(request: HttpRequest) -> HttpResponse:
     return render(request, "dashboard/requests.html", shown(request))
 
 
+@unchanged_is_304
 @login_required
 def fragment(request: HttpRequest) -> HttpResponse:
     return render(request, "dashboard/_requests.html", shown(request))
@@ -64,6 +66,7 @@ def one(request: HttpRequest, id: UUID) -> HttpResponse:
     return render(request, "dashboard/request.html", shown_one(_person(request), id))
 
 
+@unchanged_is_304
 @login_required
 def one_fragment(request: HttpRequest, id: UUID) -> HttpResponse:
     told = shown_one(_person(request), id)

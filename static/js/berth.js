@@ -6,6 +6,15 @@ document.addEventListener("htmx:beforeRequest", (event) => {
   if (document.hidden && event.target.closest("[data-polled]")) event.preventDefault();
 });
 
+// What has not changed since the last refresh is neither sent nor swapped: 304.
+document.addEventListener("htmx:configRequest", ({ target, detail }) => {
+  if (target.matches("[data-polled]") && target.dataset.etag) detail.headers["If-None-Match"] = target.dataset.etag;
+});
+document.addEventListener("htmx:beforeSwap", ({ target, detail }) => {
+  if (detail.xhr.status === 304) detail.shouldSwap = false;
+  else if (target.matches("[data-polled]")) target.dataset.etag = detail.xhr.getResponseHeader("ETag") ?? "";
+});
+
 // A refresh leaves tables and logs scrolled to where the reader had them, and open what was opened.
 let scrolled = [], opened = [];
 const folds = (polled) => [...polled.querySelectorAll("details")];
