@@ -74,7 +74,7 @@ def main() -> int:
             progress.say(
                 "phases: " + ", ".join(f"{name} {took:.0f} s" for name, took in progress.seconds.items())
             )
-            argv = [str(envs.PORTAL.python), "-m", "pytest", *arguments]
+            argv = [str(envs.PORTAL.python), "-m", "pytest", "--durations=25", *arguments]
             code = foreground(argv, ROOT, environment(stack))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

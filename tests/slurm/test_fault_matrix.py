@@ -15,8 +15,17 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
 
 STEPS = ("pending", "loading", "running")
 VICTIMS = ("web", "worker", "beat", "agent", "redis", "job")
+# Each process once, each step twice; the whole matrix is nightly.
+EVERYDAY = {
+    ("pending", "web"),
+    ("pending", "redis"),
+    ("loading", "worker"),
+    ("loading", "agent"),
+    ("running", "beat"),
+    ("running", "job"),
+}
 SCENARIOS = [
-    (step, victim)
+    pytest.param(step, victim, marks=() if (step, victim) in EVERYDAY else pytest.mark.nightly)
     for step in STEPS
     for victim in VICTIMS
     if step != "pending" or victim not in ("agent", "job")

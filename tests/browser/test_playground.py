@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from django.utils import timezone
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Browser, Page, expect
 
 from portal.catalog.models import Environment, Model, Pool, Profile
 from portal.fleet.models import Pilot, Replica
@@ -22,18 +22,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consu
 
 
 @pytest.fixture
-async def page(with_pages: Plane, session: str) -> AsyncIterator[tuple[Plane, Page]]:
-    async with async_playwright() as driver:
-        browser = await driver.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        context = await browser.new_context()
-        await context.add_cookies([{"name": "sessionid", "value": session, "url": with_pages.url}])
-        page = await context.new_page()
-        wrong: list[str] = []
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        await page.goto(with_pages.url + "/playground/")
-        yield with_pages, page
-        await browser.close()
-        assert wrong == []
+async def page(browser: Browser, with_pages: Plane, session: str) -> AsyncIterator[tuple[Plane, Page]]:
+    context = await browser.new_context()
+    await context.add_cookies([{"name": "sessionid", "value": session, "url": with_pages.url}])
+    page = await context.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    await page.goto(with_pages.url + "/playground/")
+    yield with_pages, page
+    await context.close()
+    assert wrong == []
 
 
 async def _ask(page: Page, text: str) -> None:
