@@ -25,6 +25,7 @@ class Heard:
     received_at: float
     job_id: int
     replicas: dict[str, ObservedReplica]
+    leaves: bool = False  # it drains by itself or is about to exit, e.g. because Slurm told it to go
 
 
 def hear(redis: redis_library.Redis, pilots: Iterable[str]) -> dict[str, Heard] | None:
@@ -48,5 +49,7 @@ def hear(redis: redis_library.Redis, pilots: Iterable[str]) -> dict[str, Heard] 
         except (WireError, KeyError, TypeError, ValueError) as error:
             logger.warning("pilot %s: unreadable report: %s", pilot, error)
             continue
-        heard[pilot] = Heard(received_at, sync.job_id, {r.id: r for r in sync.replicas})
+        heard[pilot] = Heard(
+            received_at, sync.job_id, {r.id: r for r in sync.replicas}, sync.draining or bool(sync.ending)
+        )
     return heard

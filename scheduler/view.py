@@ -31,9 +31,10 @@ def snapshot_of(cluster: Cluster, observed: Observed, config: Config, now: float
     live = list(Replica.objects.filter(pilot__in=[p.pk for p in pilots]).exclude(state__in=REPLICA_ENDED))
     fresh = {str(p.pk) for p in pilots if _is_fresh(p, observed.heard.get(str(p.pk)), config.alive_s, now)}
     occupied = {r.pilot_id for r in live}
+    lost = observed.lost | {pilot for pilot, heard in observed.heard.items() if heard.leaves}
     return Snapshot(
         pools=pool_views(now),
-        pilots=tuple(_pilot(p, str(p.pk) not in observed.lost, occupied) for p in pilots),
+        pilots=tuple(_pilot(p, str(p.pk) not in lost, occupied) for p in pilots),
         replicas=tuple(_replica(r, observed.heard if str(r.pilot_id) in fresh else {}) for r in live),
         profiles=_profiles(cluster, now),
         limits=_limits(config),

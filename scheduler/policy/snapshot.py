@@ -60,7 +60,9 @@ class PilotView:
     state: str
     gpus: int
     mem_mb: int
-    alive: bool  # False: silent for alive_s, though it could have been heard; what it hosts does not serve
+    # False: silent for alive_s, though it could have been heard, or its agent says that it leaves: what it hosts
+    # does not serve, and it takes no more.
+    alive: bool
     ends_at: float | None = None  # when Slurm will end the job
     empty_since: float | None = None  # no live replica since then; None while it has one
     hopeless: str = ""  # why its job will never start, in words

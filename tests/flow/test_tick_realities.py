@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 import redis as redis_library
 
-from portal.fleet.models import BadNode, Decision, Pilot, PoolState
+from portal.fleet.models import BadNode, Decision, Pilot, PoolState, Replica
 from portal.ledger.models import Holder
 from scheduler import unknown
 from scheduler.slurm.protocol import UsageInfo
@@ -45,6 +45,16 @@ def test_an_agent_is_silent_only_while_it_could_have_been_heard(world: World) ->
     portal_listens(world)
     world.tick(1)
     assert kinds()[-1] == "heard_again"
+
+
+def test_a_job_that_leaves_by_itself_takes_no_replica(world: World) -> None:
+    pilot = world.hot_pilot()
+    # Slurm told it to go: its model has stopped, and it has not said its last word.
+    world.report(pilot, "stopped", draining=True)
+    world.ask()
+    world.tick(1)
+    assert kinds()[-1] == "launch"
+    assert not Replica.objects.filter(pilot=pilot, state="wanted").exists()
 
 
 def test_a_silence_that_lasts_ends_the_job(world: World) -> None:

@@ -194,6 +194,7 @@ class World:
         in_flight: int = 0,
         idle_for_s: float = 0.0,
         can_sleep: int = 0,
+        draining: bool = False,
         **states: str,
     ) -> None:
         """The agent's sync, as the worker API writes it down. `states`: by pool, where they differ."""
@@ -228,7 +229,7 @@ class World:
         with moving() as cur:
             fleet.seen(cur, pilot.pk, seen, self.at())
         sync = Sync(
-            pilot=str(pilot.pk), job_id=pilot.job_id, seq=self.seq, at=self.now, draining=False, ending="",
+            pilot=str(pilot.pk), job_id=pilot.job_id, seq=self.seq, at=self.now, draining=draining, ending="",
             replicas=observed, rows=[], log_tail=None,
         )  # fmt: skip
         self.redis.set(
