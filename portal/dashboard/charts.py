@@ -1,0 +1,240 @@
+"""Numbers over time → the shapes of a chart: stacked bars, stacked areas or lines, with axes and a legend. Pure.
+
+What comes out is drawn by `dashboard/_chart.html` as SVG, with the table behind it (decisions/0015). Colours are
+classes, because the Content-Security-Policy allows no inline style. Shapes lie in a picture that is stretched to the
+page's width; texts stand beside it at places in per cent, so that they are never stretched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+Kind = Literal["bars", "areas", "lines"]
+Words = Callable[[float], str]
+
+WIDTH = 1000.0  # of what is stretched
+HEIGHT = 160.0  # of what is drawn: pixels
+ABOVE = 8.0  # room for half of the topmost number
+BELOW = 22.0  # room for the times
+COLOURS = 6  # classes c0 … c5; `REST` is for all that has none of its own
+REST = "rest"
+_BAR = 0.8  # of a bar's slot that is filled
+_GRID_LINES = 4
+_SIZES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_TIMES = 6  # so many fit side by side on a phone
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One value per moment; None: not known. `colour`: a class of its own, else one by its place."""
+
+    name: str
+    values: Sequence[float | None]
+    colour: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A rectangle where `width` is set, else the `points` of a polygon or a line."""
+
+    colour: str
+    says: str = ""
+    x: float = 0.0
+    y: float = 0.0
+    width: float = 0.0
+    height: float = 0.0
+    points: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A text at an axis. `at`: from the top in pixels at the left one, from the left in per cent at the lower one."""
+
+    at: float
+    text: str
+    anchor: str = "end"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    colour: str
+    name: str
+    total: str  # "" where a sum says nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    title: str
+    says: str  # what a person hears who does not see it
+    kind: Kind
+    shapes: list[Shape]
+    grid: list[Mark]
+    times: list[Mark]
+    keys: list[Key]
+    rows: list[tuple[str, list[str]]]  # the table: a moment, and each series' value
+    width: float = WIDTH
+    height: float = HEIGHT
+    top: float = ABOVE
+    whole_height: float = ABOVE + HEIGHT + BELOW
+    times_at: float = ABOVE + HEIGHT + BELOW - 6
+
+
+def draw(
+    title: str,
+    kind: Kind,
+    moments: Sequence[datetime],
+    series: Sequence[Series],
+    *,
+    words: Words | None = None,
+    clock: str = "%H:%M",
+) -> Chart:
+    """Bars stand in slots of one width, one per moment; areas and lines go by the time, with a gap where nothing is
+    known. Whoever calls keeps the series few: beyond `COLOURS` they share a grey one. `clock`: how a moment is written."""
+    words = words or compact
+    series = [_coloured(one, n) for n, one in enumerate(series)]
+    scale = _scale(_highest(kind, series, len(moments)))
+    texts = [moment.strftime(clock) for moment in moments]
+    if kind == "bars":
+        shapes, xs = list(_bars(series, texts, scale[-1], words)), _slots(len(moments))
+    else:
+        xs = _by_time(moments)
+        shapes = list((_areas if kind == "areas" else _lines)(series, xs, scale[-1]))
+    return Chart(
+        title,
+        _says(title, series, texts, words, kind),
+        kind,
+        shapes,
+        [Mark(round(ABOVE + _y(value, scale[-1]), 1), words(value)) for value in scale],
+        _times(xs, texts),
+        [Key(one.colour, one.name, words(_sum(one)) if kind == "bars" else "") for one in series],
+        [(text, [_cell(one.values[i], words) for one in series]) for i, text in enumerate(texts)],
+    )
+
+
+def compact(value: float) -> str:
+    """Three digits: 1234 → 1.23k."""
+    value = float(f"{value:.3g}")
+    size, letter = next(((s, x) for s, x in _SIZES if abs(value) >= s), (1.0, ""))
+    return f"{value / size:g}{letter}"
+
+
+def _coloured(one: Series, n: int) -> Series:
+    return Series(one.name, one.values, one.colour or (f"c{n}" if n < COLOURS else REST))
+
+
+def _highest(kind: Kind, series: Sequence[Series], moments: int) -> float:
+    at = [[one.values[i] or 0.0 for one in series] for i in range(moments)]
+    return max((max(values, default=0.0) if kind == "lines" else sum(values) for values in at), default=0.0)
+
+
+def _scale(highest: float) -> list[float]:
+    """Round numbers from 0 to at least `highest`."""
+    if highest <= 0:
+        return [0.0, 1.0]
+    rough = highest / _GRID_LINES
+    size = 10.0 ** math.floor(math.log10(rough))
+    step = next(size * n for n in (1, 2, 2.5, 5, 10) if size * n >= rough * 0.999)
+    return [step * n for n in range(math.ceil(highest / step * 0.999) + 1)]
+
+
+def _y(value: float, top: float) -> float:
+    return HEIGHT - HEIGHT * value / top
+
+
+def _slots(n: int) -> list[float]:
+    """The middle of each moment's bar."""
+    return [WIDTH * (i + 0.5) / n for i in range(n)]
+
+
+def _by_time(moments: Sequence[datetime]) -> list[float]:
+    if not moments:
+        return []
+    whole = (moments[-1] - moments[0]).total_seconds()
+    return [WIDTH * (at - moments[0]).total_seconds() / whole if whole else 0.0 for at in moments]
+
+
+def _bars(series: Sequence[Series], texts: Sequence[str], top: float, words: Words) -> Iterator[Shape]:
+    slot = WIDTH / len(texts) if texts else WIDTH
+    for i, text in enumerate(texts):
+        below = 0.0
+        for one in series:
+            value = one.values[i] or 0.0
+            if value > 0:
+                height = HEIGHT * value / top
+                yield Shape(
+                    one.colour,
+                    f"{text} · {one.name}: {words(value)}",
+                    x=round(slot * (i + (1 - _BAR) / 2), 2),
+                    y=round(_y(below + value, top), 2),
+                    width=round(slot * _BAR, 2),
+                    height=round(height, 2),
+                )
+                below += value
+
+
+def _areas(series: Sequence[Series], xs: Sequence[float], top: float) -> Iterator[Shape]:
+    """A moment of which no series knows anything is a gap in all of them."""
+    known = [any(one.values[i] is not None for one in series) for i in range(len(xs))]
+    below = [0.0] * len(xs)
+    for one in series:
+        above = [under + (one.values[i] or 0.0) for i, under in enumerate(below)]
+        for first, last in _runs(known):
+            part = range(first, last + 1)
+            if any(above[i] > below[i] for i in part):
+                edge = [(xs[i], above[i]) for i in part] + [(xs[i], below[i]) for i in reversed(part)]
+                yield Shape(one.colour, one.name, points=_points(edge, top))
+        below = above
+
+
+def _lines(series: Sequence[Series], xs: Sequence[float], top: float) -> Iterator[Shape]:
+    for one in series:
+        for first, last in _runs([value is not None for value in one.values]):
+            edge = [(xs[i], one.values[i] or 0.0) for i in range(first, last + 1)]
+            yield Shape(one.colour, one.name, points=_points(edge, top))
+
+
+def _runs(known: Sequence[bool]) -> Iterator[tuple[int, int]]:
+    """First and last index of each stretch of True."""
+    first = None
+    for i, is_known in enumerate([*known, False]):
+        if is_known and first is None:
+            first = i
+        elif not is_known and first is not None:
+            yield first, i - 1
+            first = None
+
+
+def _points(edge: Sequence[tuple[float, float]], top: float) -> str:
+    return " ".join(f"{x:.1f},{_y(value, top):.1f}" for x, value in edge)
+
+
+def _times(xs: Sequence[float], texts: Sequence[str]) -> list[Mark]:
+    step = max(1, math.ceil(len(xs) / _TIMES))
+    marks = []
+    for i in range(0, len(xs), step):
+        at = 100 * xs[i] / WIDTH
+        anchor = "end" if at > 95 else "middle"
+        marks.append(Mark(round(at, 2), texts[i], anchor))
+    return marks
+
+
+def _says(title: str, series: Sequence[Series], texts: Sequence[str], words: Words, kind: Kind) -> str:
+    if not texts:
+        return f"{title}: nothing."
+    if kind == "bars":
+        parts = ", ".join(f"{one.name} {words(_sum(one))}" for one in series)
+    else:
+        parts = ", ".join(f"{one.name} {_cell(one.values[-1], words)} at the end" for one in series)
+    return f"{title} from {texts[0]} to {texts[-1]}: {parts or 'nothing'}. The table below holds the numbers."
+
+
+def _sum(one: Series) -> float:
+    return sum(value or 0.0 for value in one.values)
+
+
+def _cell(value: float | None, words: Words) -> str:
+    return "–" if value is None else words(value)
