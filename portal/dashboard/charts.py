@@ -93,7 +93,7 @@ def draw(
     clock: str = "%H:%M",
 ) -> Chart:
     """Bars stand in slots of one width, one per moment; areas and lines go by the time, with a gap where nothing is
-    known. Whoever calls keeps the series few: beyond `COLOURS` they share a grey one. `clock`: how a moment is written."""
+    known. Whoever calls keeps the series few: beyond `COLOURS` they share grey. `clock`: how a moment is written."""
     words = words or compact
     series = [_coloured(one, n) for n, one in enumerate(series)]
     scale = _scale(_highest(kind, series, len(moments)))

@@ -48,7 +48,7 @@ def test_the_axis_has_few_round_numbers_and_room_for_the_highest(
 def test_what_is_not_known_is_a_gap() -> None:
     values = [1, 2, None, 4, 5]
     for kind in ("areas", "lines"):
-        chart = draw("x", kind, _hours(5), [Series("a", values)])  # type: ignore[arg-type]
+        chart = draw("x", kind, _hours(5), [Series("a", values)])
         assert len(chart.shapes) == 2
     assert [cells for _, cells in chart.rows] == [["1"], ["2"], ["–"], ["4"], ["5"]]
 
@@ -74,7 +74,7 @@ def test_more_series_than_colours_share_grey() -> None:
 
 def test_nothing_at_all_is_drawn_too() -> None:
     for kind in ("bars", "areas", "lines"):
-        chart = draw("x", kind, [], [])  # type: ignore[arg-type]
+        chart = draw("x", kind, [], [])
         assert chart.shapes == [] and "nothing" in chart.says
 
 
