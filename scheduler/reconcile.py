@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import redis as redis_library
@@ -33,8 +35,22 @@ def run_once(
     """One tick. False when another process is in one."""
     with loop_lock() as ours:
         if ours:
-            _tick(settings, redis, client_for or cli_client, clock)
+            with without_gc():
+                _tick(settings, redis, client_for or cli_client, clock)
         return ours
+
+
+@contextmanager
+def without_gc() -> Iterator[None]:
+    """A tick builds tens of thousands of small objects and drops them at its end: looking for cycles among them
+    meanwhile finds nothing and takes about a tenth of its time."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 def _tick(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from django.db.models import Max
 
 from portal.accounts.models import Project
 from portal.catalog.models import Profile
 from portal.config import Config
-from portal.fleet.models import REPLICA_ENDED, Cluster, Pilot, ProfileState, Replica
+from portal.fleet.models import REPLICA_ENDED, Cluster, ProfileState, Replica
 from portal.fleet.slurm_words import meaning
 from scheduler.hearing import Heard
 from scheduler.observe import Observed, live_pilots
@@ -25,23 +26,57 @@ from scheduler.policy.snapshot import (
 )
 from scheduler.pools import pool_views
 
+_OF_PILOTS = (
+    *(
+        "id",
+        "profile__name",
+        "profile__scratch",
+        "state",
+        "gpus",
+        "mem_mb",
+        "gpu_type",
+        "node",
+        "replaces_id",
+    ),
+    *("slurm_state", "slurm_reason", "slurm_end_at", "planned_at", "registered_at", "up_at", "draining_at"),
+    *("staged", "stage_wish"),
+)
+_OF_REPLICAS = (
+    *("id", "pool_id", "pilot_id", "state", "gpu_indices", "mem_mb", "asleep_mem_mb", "sleep_level"),
+    *("wanted_at", "hot_at", "draining_at", "asleep_at"),
+)
+
 
 def snapshot_of(cluster: Cluster, observed: Observed, config: Config, now: float) -> Snapshot:
-    pilots = list(live_pilots(cluster.name).annotate(last_end=Max("replicas__ended_at")))
-    live = list(Replica.objects.filter(pilot__in=[p.pk for p in pilots]).exclude(state__in=REPLICA_ENDED))
-    fresh = {str(p.pk) for p in pilots if _is_fresh(p, observed.heard.get(str(p.pk)), config.alive_s, now)}
+    pilots = {str(p.id): p for p in _pilots(cluster)}
+    live = list(_replicas([p.id for p in pilots.values()]))
+    fresh = {id_ for id_, p in pilots.items() if _is_fresh(p, observed.heard.get(id_), config.alive_s, now)}
+    heard = {id_: said for id_, said in observed.heard.items() if id_ in fresh}
     occupied = {r.pilot_id for r in live}
-    lost = observed.lost | {pilot for pilot, heard in observed.heard.items() if heard.leaves}
+    lost = observed.lost | {pilot for pilot, said in observed.heard.items() if said.leaves}
     return Snapshot(
         pools=pool_views(now),
-        pilots=tuple(_pilot(p, str(p.pk) not in lost, occupied) for p in pilots),
-        replicas=tuple(_replica(r, observed.heard if str(r.pilot_id) in fresh else {}) for r in live),
+        pilots=tuple(_pilot(id_, p, id_ not in lost, occupied) for id_, p in pilots.items()),
+        replicas=tuple(_replica(r, heard) for r in live),
         profiles=_profiles(cluster, now),
         limits=_limits(config),
         slurm_fresh=observed.listing.answered_at is not None and not cluster.error,
         slurm_error=cluster.error,
         paused=cluster.paused,
     )
+
+
+# Rows, not models: of each there are as many as GPUs, in every tick, and nothing is saved here.
+
+
+def _pilots(cluster: Cluster) -> Iterable[Any]:
+    live = live_pilots(cluster.name).prefetch_related(None).annotate(last_end=Max("replicas__ended_at"))
+    return live.values_list(*_OF_PILOTS, "last_end", named=True)
+
+
+def _replicas(pilots: list[UUID]) -> Iterable[Any]:
+    rows = Replica.objects.filter(pilot__in=pilots).exclude(state__in=REPLICA_ENDED)
+    return rows.values_list(*_OF_REPLICAS, named=True)
 
 
 def _limits(config: Config) -> Limits:
@@ -60,7 +95,7 @@ def _limits(config: Config) -> Limits:
     )
 
 
-def _is_fresh(pilot: Pilot, heard: Heard | None, alive_s: float, now: float) -> bool:
+def _is_fresh(pilot: Any, heard: Heard | None, alive_s: float, now: float) -> bool:
     """Reported within alive_s; registering is a report. What an older report says of load is not known any more."""
     last = heard.received_at if heard is not None else 0.0
     if pilot.registered_at is not None:
@@ -68,15 +103,15 @@ def _is_fresh(pilot: Pilot, heard: Heard | None, alive_s: float, now: float) -> 
     return now - last <= alive_s
 
 
-def _pilot(pilot: Any, alive: bool, occupied: set[Any]) -> PilotView:
+def _pilot(id_: str, pilot: Any, alive: bool, occupied: set[UUID]) -> PilotView:
     empty_since = None
-    if pilot.pk not in occupied:
+    if pilot.id not in occupied:
         empty_since = max(filter(None, (pilot.last_end, pilot.up_at, pilot.planned_at))).timestamp()
     said = meaning(pilot.slurm_state, pilot.slurm_reason)
     stuck = pilot.state in ON_ITS_WAY and pilot.slurm_state == "PENDING" and said.phase == "hopeless"
     return PilotView(
-        id=str(pilot.pk),
-        profile=pilot.profile.name,
+        id=id_,
+        profile=pilot.profile__name,
         state=pilot.state,
         gpus=pilot.gpus,
         mem_mb=pilot.mem_mb,
@@ -90,19 +125,21 @@ def _pilot(pilot: Any, alive: bool, occupied: set[Any]) -> PilotView:
         replaces=str(pilot.replaces_id) if pilot.replaces_id else "",
         draining_at=_seconds(pilot.draining_at),
         staged=frozenset(pilot.staged),
-        scratch=bool(pilot.profile.scratch),
+        scratch=bool(pilot.profile__scratch),
         stage_wish=pilot.stage_wish,
     )
 
 
-def _replica(row: Replica, heard: dict[str, Heard]) -> ReplicaView:
-    report = heard.get(str(row.pilot_id))
-    seen = report.replicas.get(str(row.pk)) if report is not None else None
+def _replica(row: Any, heard: dict[str, Heard]) -> ReplicaView:
+    """`heard`: of the pilots whose report is fresh."""
+    id_, pilot = str(row.id), str(row.pilot_id)
+    report = heard.get(pilot)
+    seen = report.replicas.get(id_) if report is not None else None
     asleep = row.state == "asleep"
     return ReplicaView(
-        id=str(row.pk),
+        id=id_,
         pool=row.pool_id,
-        pilot=str(row.pilot_id),
+        pilot=pilot,
         state=row.state,
         # Asleep it holds host memory, and no GPU.
         gpu_indices=() if asleep else tuple(row.gpu_indices),

@@ -43,6 +43,7 @@ FLAGS: dict[str, arguments.Kind] = {
 CPU_ARGS: dict[str, arguments.Kind] = {
     "device": "word",  # "cpu": vLLM's CPU build; otherwise it finds the GPUs itself
     "kv_cache_gib": "int",
+    "omp_threads": "int",
     "omp_threads_bind": "word",
 }
 KEEP_ALIVE_S = 3600
@@ -106,6 +107,8 @@ class VllmEngine(ServedEngine):
             own["VLLM_CPU_KVCACHE_SPACE"] = str(self._args.get("kv_cache_gib", 1))
             if bind := self._args.get("omp_threads_bind"):
                 own["VLLM_CPU_OMP_THREADS_BIND"] = str(bind)
+            if threads := self._args.get("omp_threads"):
+                own["OMP_NUM_THREADS"] = str(threads)
         if self.spec.may_sleep:
             # Opens more than sleeping, on the socket only: its folder is ours alone, and the ingress forwards
             # an allow-list of paths.

@@ -8,6 +8,7 @@ new_jobs          Slurm jobs that the switches took beyond the one that was ther
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import statistics
@@ -31,6 +32,14 @@ TIME_LIMIT_S = 900
 LOAD_LIMIT_S = 180.0
 OTHER = "berth-demo-2"
 QUESTION = "What is Slurm?"
+# Of a switch, in order: the gaps between what the rows of the two replicas say.
+PARTS = (
+    "until the other is told to leave",
+    "until the new one is wanted",
+    "until its engine's process starts",
+    "until it is hot, warm-up included",
+    "until the first token",
+)
 # The bench asks for a switch as soon as the other answer is there: what keeps models from thrashing is off.
 SETTINGS = {"BERTH_SWITCH_AFTER_S": "0", "BERTH_MIN_RESIDENCY_S": "0"}
 
@@ -46,11 +55,13 @@ def run(ctx: Bench) -> dict[str, float]:
         with ctx.progress.step("Bring the first model up"):
             question(berth, berth.model)
         jobs = job_ids(berth)
-        took = []
+        took, parts = [], []
         for number in range(SWITCHES):
             model = (OTHER, berth.model)[number % 2]
+            asked_at = time.time()
             with ctx.progress.step(f"Ask {model}, which is not resident"):
                 took.append(question(berth, model))
+            parts.append(moments(berth, asked_at, took[-1]))
         new_jobs = len(job_ids(berth) - jobs)
     load_s = statistics.median(alone)
     ctx.table(
@@ -58,9 +69,28 @@ def run(ctx: Bench) -> dict[str, float]:
         [
             ("engine alone, start to healthy", load_s, min(alone), max(alone)),
             ("switch, question to first token", statistics.median(took), min(took), max(took)),
+            *(
+                (f"  {name}", statistics.median(each), min(each), max(each))
+                for name, each in zip(PARTS, zip(*parts, strict=True), strict=True)
+            ),
         ],
     )
     return {"switch_over_load": round(statistics.median(took) / load_s, 3), "new_jobs": new_jobs}
+
+
+def moments(berth: Berth, asked_at: float, took_s: float) -> tuple[float, ...]:
+    """Seconds of each of PARTS, from what the rows of the newest two replicas say."""
+    with (
+        contextlib.closing(psycopg2.connect(berth.stack.env()["BERTH_DATABASE_URL"])) as link,
+        link.cursor() as cur,
+    ):
+        cur.execute(
+            "SELECT extract(epoch FROM wanted_at), extract(epoch FROM started_at), extract(epoch FROM hot_at), "
+            "extract(epoch FROM draining_at) FROM fleet_replica ORDER BY wanted_at DESC LIMIT 2"
+        )
+        (wanted, started, hot, _), (_, _, _, draining) = cur.fetchall()
+    at = [asked_at, *sorted((float(draining), float(wanted))), float(started), float(hot), asked_at + took_s]
+    return tuple(after - before for before, after in itertools.pairwise(at))
 
 
 def question(berth: Berth, model: str) -> float:
@@ -126,6 +156,7 @@ def alone_s(folder: Path) -> float:
         "VLLM_TARGET_DEVICE": "cpu",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) - 1)),
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
     }

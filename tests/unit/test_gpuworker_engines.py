@@ -49,11 +49,14 @@ def test_vllm_gets_its_arguments_as_flags(tmp_path: Path) -> None:
 
 
 def test_vllm_on_the_cpu_gets_its_cache_size_by_environment(tmp_path: Path) -> None:
-    engine = VllmEngine(spec(tmp_path, device="cpu", kv_cache_gib=3, omp_threads_bind="nobind"))
+    engine = VllmEngine(
+        spec(tmp_path, device="cpu", kv_cache_gib=3, omp_threads=1, omp_threads_bind="nobind")
+    )
     own = engine.environment()
     assert own["VLLM_TARGET_DEVICE"] == "cpu"
     assert own["VLLM_CPU_KVCACHE_SPACE"] == "3"
     assert own["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    assert own["OMP_NUM_THREADS"] == "1"
     assert not any(word in " ".join(engine.command()) for word in ("kv-cache-gib", "device", "omp"))
     assert engine.capabilities == frozenset()
 
