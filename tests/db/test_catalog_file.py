@@ -1,0 +1,285 @@
+"""`manage.py catalog`: a file makes the tables say what it says, once; a file with a mistake changes nothing."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from django.core.management import CommandError, call_command
+from django.db import transaction
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from portal import hints
+from portal.accounts.issue import issue_token
+from portal.accounts.models import Membership, Project, Quota, User
+from portal.catalog.file.applying import apply
+from portal.catalog.file.exporting import export
+from portal.catalog.file.reading import BadFile, Tree, read
+from portal.catalog.file.sections import SECTIONS
+from portal.catalog.models import Environment, Model, Pool, Profile
+from portal.fleet.models import Fit
+from tests.api import world as make
+from tests.api.world import World
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "catalog.example.yaml"
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    heard: list[str] = []
+    monkeypatch.setattr(hints, "directory_changed", lambda: heard.append("directory"))
+    monkeypatch.setattr(hints, "tick_soon", lambda: heard.append("tick"))
+    return heard
+
+
+def put(text: str, *options: str, file: Path | None = None, tmp_path: Path | None = None) -> str:
+    if file is None:
+        assert tmp_path is not None
+        file = tmp_path / "catalog.yaml"
+        file.write_text(text)
+    out = io.StringIO()
+    call_command("catalog", "apply", *options, str(file), stdout=out)
+    return out.getvalue()
+
+
+Put = Callable[..., str]
+
+
+@pytest.fixture
+def applied(tmp_path: Path) -> Put:
+    return lambda text, *options: put(text, *options, tmp_path=tmp_path)
+
+
+def test_the_example_applies_and_once_only(sent: list[str], django_capture_on_commit_callbacks: Any) -> None:
+    with django_capture_on_commit_callbacks(execute=True):
+        first = put("", file=EXAMPLE)
+    assert "+ model llama-3.1-70b" in first and "Applied: 11 added." in first
+    assert sent == ["directory", "tick"]
+    assert put("", file=EXAMPLE) == "Applied: 11 unchanged.\n"
+    big = Model.objects.get(name="llama-3.1-70b")
+    assert not big.is_public and [str(one) for one in big.projects.all()] == ["waves"]
+    assert big.pool.args == {"max_model_len": 16384, "tensor_parallel_size": 4}
+    assert Quota.objects.get(level="model", model=big.name).concurrent == 32
+    assert list(Fit.objects.values_list("pool", "gpu_type", "fits")) == [("llama-3.1-70b", "v100", False)]
+
+
+def test_a_change_is_shown_and_made(applied: Put) -> None:
+    put("", file=EXAMPLE)
+    said = applied(
+        "profiles: {a100: {walltime_min: 2880, qos: long}}\nmodels: {llama-3.1-8b: {projects: [storms]}}"
+    )
+    assert "~ profile a100" in said and "walltime_min: 1440 → 2880" in said and "qos: (empty) → long" in said
+    assert "projects: [] → ['storms']" in said and said.endswith("Applied: 2 changed.\n")
+    profile = Profile.objects.get(name="a100")
+    assert (profile.walltime_min, profile.qos, profile.gpus) == (2880, "long", 4), "the rest stays"
+
+
+def test_a_dry_run_says_the_same_and_changes_nothing(
+    sent: list[str], django_capture_on_commit_callbacks: Any
+) -> None:
+    with django_capture_on_commit_callbacks(execute=True):
+        said = put("", "--dry-run", file=EXAMPLE)
+    assert "+ pool llama-3.1-8b" in said and said.endswith("Dry run, nothing is changed: 11 added.\n")
+    assert not Project.objects.exists() and not Pool.objects.exists() and sent == []
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "what"),
+    [
+        (
+            "profiles:\n  a:\n    partition: gpu\n    wall_time: 3",
+            "line 4: profiles.a.wall_time",
+            "no such field",
+        ),
+        ("projcts: {}", "line 1: projcts", "there are: environments"),
+        ("quotas: {group: {}}", "quotas.group", "Write one of: model, project"),
+        ("quotas: {project: {nobody: {queued: 1}}}", "quotas.project.nobody", "No project is named 'nobody'"),
+        ("quotas: {model: {nothing: {queued: 1}}}", "quotas.model.nothing", "No model is named"),
+        ("profiles: {a: {partition: gpu, gpus: many}}", "profiles.a.gpus", "Write a whole number"),
+        ("profiles: {a: {partition: gpu, gpus: true}}", "profiles.a.gpus", "Write a whole number"),
+        ("profiles: {a: {partition: gpu, gpus: 0}}", "profiles.a", "profile_has_gpus"),
+        ("profiles: {a: {partition: 'gpu; rm'}}", "profiles.a.partition", "Letters, digits"),
+        ("profiles: {a: {partition: gpu, cost: .nan}}", "profiles.a.cost", "Write a number"),
+        ("profiles: {a: {partition: gpu, enabled: maybe}}", "profiles.a.enabled", "Write true or false"),
+        ("profiles: {a: {partition: gpu, submit_prefix: ssh}}", "profiles.a.submit_prefix", "JSON list"),
+        (
+            "environments: {v: {engine: vllm, engine_version: 0.11}}",
+            "environments.v.engine_version",
+            "In quotes",
+        ),
+        ("environments: {v: {engine: vllm}}", "environments.v.python", "interpreter of its own"),
+        ('projects: {a: {name: "a\\0b"}}', "projects.a.name", "NUL"),
+        ("projects: {a: {name: A, weight: null}}", "projects.a.weight", "cannot be empty"),
+        (
+            "projects: {a: {name: A}}\npools: {p: {environment: e}}",
+            "pools.p.profiles",
+            "A new one needs this",
+        ),
+        ("projects:\n  a: {name: A}\n  a: {name: B}", "line 3: projects.a", "stands on line 2"),
+        ("projects: [a]", "line 1: projects", "rows by their names"),
+        ("projects: {a: 7}", "projects.a", "Write its fields"),
+        ("projects: {7: {name: A}}", "projects.7", "in quotes"),
+        ("- a", "line 1: YAML", "sections"),
+        ("projects: {a", "YAML", "expected ',' or '}'"),
+        (
+            "projects: !!python/object/apply:os.system [ls]",
+            "line 1: YAML",
+            "could not determine a constructor",
+        ),
+        ("projects: {a: {name: A, weight: 2026-02-31}}", "YAML", "day"),
+    ],
+)
+def test_a_mistake_is_pointed_at_and_nothing_is_applied(
+    applied: Put, text: str, where: str, what: str
+) -> None:
+    good = "" if text.startswith("-") else "\nenvironments: {good: {engine: echo}}"
+    with pytest.raises(CommandError) as caught:
+        applied(text + ("" if "environments" in text else good))
+    said = str(caught.value)
+    assert where in said and what in said and "nothing was applied" in said
+    assert not Environment.objects.exists()
+
+
+def test_every_mistake_of_a_section_is_told_at_once(applied: Put) -> None:
+    with pytest.raises(CommandError) as caught:
+        applied("projects:\n  a: {name: 1, weight: x}\n  b: {nam: B}")
+    assert [name in str(caught.value) for name in ("projects.a.name", "projects.a.weight", "projects.b.nam")] == [
+        True, True, True,
+    ]  # fmt: skip
+
+
+def test_only_prune_deletes_and_never_what_is_in_use(applied: Put) -> None:
+    world = make.build()
+    make.replica_row(world, make.pilot_row(world))
+    Profile.objects.create(name="spare", partition="spare")
+    Environment.objects.create(name="old", engine="echo")
+    Quota.objects.create(level="project", project=world.project, queued=3)
+    text = "profiles: {}\nenvironments: {}\nprojects: {storms: {}}\nmodels: {}\npools: {}\nquotas: {user: {}}"
+    assert applied(text) == "Applied: 1 unchanged.\n"
+    said = applied(text, "--prune")
+    assert "- profile spare" in said and "- environment old" in said
+    assert "! model surf stays: it is running" in said
+    assert "! profile gpu stays: pools run under it, jobs of it are on record" in said
+    assert "! project waves stays: it has members, it has tokens" in said
+    assert "! environment echo stays: pools name it" in said
+    assert Quota.objects.count() == 1, "the file says nothing of quotas of projects"
+    assert "- quota of project waves" in applied("quotas: {project: {}}", "--prune")
+
+
+def _rich(world: World) -> None:
+    """Something in every section, also what is awkward to write."""
+    Membership.objects.filter(user=world.owner.user).update(role="manager")
+    Profile.objects.filter(name="gpu").update(
+        submit_prefix=["ssh", "login01"], prologue="module load cuda\n# 'quoted' \"too\"\n", charge="project",
+        project=world.project, door_ports="20000-20100",
+    )  # fmt: skip
+    Pool.objects.filter(name="surf").update(
+        args={"max_model_len": 8192, "dtype": "1e3", "seed": 7, "x": True}
+    )
+    Fit.objects.create(pool=world.pool, gpu_type="", fits=True)
+    Fit.objects.create(pool=world.pool, gpu_type="no", fits=False)
+    Model.objects.filter(name="surf").update(
+        description="yes", revision="2026-01-01", path="/m/ü: x", is_public=False
+    )
+    world.model.projects.set([world.project, world.other])
+    token, _ = issue_token(world.owner.user, world.project, "quota", ["read"])
+    for subject in (
+        {"token": token},
+        {"user": world.owner.user},
+        {"project": world.other},
+        {"model": "surf"},
+    ):
+        Quota.objects.create(level=next(iter(subject)), requests_per_min=5, **subject)
+
+
+def test_what_is_exported_applies_to_nothing_new_and_puts_everything_back(
+    applied: Put, tmp_path: Path
+) -> None:
+    world = make.build()
+    _rich(world)
+    text = export()
+    changes = apply(read(text))
+    assert {change.kind for change in changes} == {"unchanged"} and len(changes) == 10
+    Pool.objects.update(cap=1, args={})
+    Model.objects.update(is_public=True, revision="")
+    world.model.projects.clear()
+    Fit.objects.update(fits=True)
+    Quota.objects.filter(level="token").delete()
+    Profile.objects.update(prologue="", gpus=7)
+    assert {change.kind for change in apply(read(text))} == {"unchanged", "changed", "added"}
+    assert export() == text
+    file = tmp_path / "out.yaml"
+    call_command("catalog", "export", str(file))
+    assert file.read_text() == text
+
+
+_TEXT = st.text(
+    st.characters(codec="utf-8", exclude_characters="\0", exclude_categories=("Cs", "Cc")), max_size=40
+)
+_NAME = st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True)
+_SMALL = st.integers(1, 30_000)
+_PROJECT = st.fixed_dictionaries(
+    {"name": _TEXT.filter(str.strip), "weight": st.floats(0.001, 1e6), "max_gpus": st.none() | _SMALL}
+)
+_PROFILE = st.fixed_dictionaries(
+    {
+        "partition": _NAME,
+        "gpus": _SMALL,
+        "preemptible": st.booleans(),
+        "cost": st.floats(0.01, 99),
+        "prologue": _TEXT,
+    }
+)
+_ARGS = st.dictionaries(
+    st.from_regex(r"[a-z][a-z0-9_]{0,10}", fullmatch=True),
+    _TEXT | st.integers(-9, 2**40) | st.booleans(),
+    max_size=4,
+)
+_CATALOG = st.fixed_dictionaries(
+    {
+        "projects": st.dictionaries(_NAME, _PROJECT, max_size=3),
+        "profiles": st.dictionaries(_NAME, _PROFILE, min_size=1, max_size=3),
+        "pools": st.dictionaries(_NAME, st.fixed_dictionaries({"cap": _SMALL, "args": _ARGS}), max_size=3),
+    }
+)
+
+
+@settings(
+    max_examples=20, deadline=None, phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+@given(_CATALOG)
+def test_any_catalog_comes_back_as_it_was(catalog: dict[str, Any]) -> None:
+    with transaction.atomic():
+        catalog |= {"environments": {"echo": {"engine": "echo"}}}
+        for pool in catalog["pools"].values():
+            pool |= {"environment": "echo", "profiles": sorted(catalog["profiles"])}
+        written = yaml.safe_dump(catalog)
+        assert {change.kind for change in apply(read(written))} == {"added"}
+        text = export()
+        assert {change.kind for change in apply(read(text))} == {"unchanged"}
+        back = yaml.safe_load(text)
+        for part in ("projects", "profiles", "pools"):
+            for name, fields in catalog[part].items():
+                assert {key: back[part][name][key] for key in fields} == fields
+        for section in reversed(SECTIONS):
+            section.table._default_manager.all().delete()
+        assert {change.kind for change in apply(read(text))} == {"added"}
+        assert export() == text
+        transaction.set_rollback(True)
+
+
+def test_a_row_that_the_database_refuses_is_told_like_any_other(applied: Put) -> None:
+    put("", file=EXAMPLE)
+    User.objects.create_user("grace")
+    with pytest.raises(CommandError, match=r"quotas\.user\.grace.*quota_rates_positive"):
+        applied("quotas: {user: {grace: {requests_per_min: 0}}}")
+    with pytest.raises(BadFile, match="larger than 8 MiB"):
+        read("#" * (9 * 2**20))
+    assert apply(Tree({}, {})) == []
