@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from psycopg2.extensions import cursor as Cursor
 
-from gpuworker.wire import FORWARDED_PATHS
 from portal.database import Database
 from portal.errors import ApiError
-from portal.gateway import asked as asking
 from portal.gateway import owned
 from portal.gateway.catalog import Caller
 from portal.gateway.exchange import Exchange
-from portal.ledger.batches import reading, transitions
+from portal.ledger.batches import intake, reading, transitions
 from portal.ledger.batches.reading import BatchRow, Owner
 from portal.ledger.batches.values import NewBatch
 
 PATH = "/v1/batches"
-ENDPOINTS = asking.APIS & FORWARDED_PATHS
-WINDOWS = {"24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
 _PREFIX = "batch_"
 _BODY_BYTES = 64 * 1024
 
@@ -106,42 +102,15 @@ def _new(body: bytes, caller: Caller) -> NewBatch:
         raise ApiError("invalid_json", detail="it cannot be parsed") from None
     if not isinstance(said, dict):
         raise ApiError("invalid_json", detail="it is not an object")
-    endpoint, window, file = (said.get(n) for n in ("endpoint", "completion_window", "input_file_id"))
-    if not isinstance(endpoint, str) or endpoint not in ENDPOINTS:
-        raise _wrong("endpoint", f"must be one of {', '.join(sorted(ENDPOINTS))}")
-    if not isinstance(window, str) or window not in WINDOWS:
-        raise _wrong("completion_window", f"must be one of {', '.join(WINDOWS)}")
+    file = said.get("input_file_id")
     if not isinstance(file, str):
-        raise _wrong("input_file_id", "must be the id of an uploaded file")
-    now = datetime.now(UTC)
-    return NewBatch(
-        id=uuid4(),
-        project_id=caller.project_id,
-        user_id=caller.user_id,
-        token_id=caller.token_id,
-        endpoint=endpoint,
-        completion_window=window,
-        metadata=_metadata(said.get("metadata")),
-        input_file=owned.read_id("file-", file, "file_not_found"),
-        created_at=now,
-        expires_at=now + WINDOWS[window],
-    )
-
-
-def _metadata(said: Any) -> dict[str, str]:
-    if said is None:
-        return {}
-    if not isinstance(said, dict) or len(said) > 16:
-        raise _wrong("metadata", "must be an object of at most 16 pairs")
-    for name, value in said.items():
-        if len(name) > 64 or not isinstance(value, str) or len(value) > 512 or not _storable(name + value):
-            raise _wrong("metadata", "must map names of up to 64 characters to texts of up to 512")
-    return said
-
-
-def _storable(text: str) -> bool:
-    """PostgreSQL's JSON holds neither NUL nor half a surrogate pair."""
-    return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+        raise ApiError(
+            "invalid_parameter",
+            detail="'input_file_id' must be the id of an uploaded file.",
+            param="input_file_id",
+        )
+    id_ = owned.read_id("file-", file, "file_not_found")
+    return intake.new_batch(owned.owner_of(caller), caller.token_id, id_, said, datetime.now(UTC))
 
 
 def describe(row: BatchRow) -> dict[str, Any]:
@@ -179,7 +148,3 @@ def describe(row: BatchRow) -> dict[str, Any]:
 
 def _seconds(moment: datetime | None) -> int | None:
     return None if moment is None else int(moment.timestamp())
-
-
-def _wrong(param: str, what: str) -> ApiError:
-    return ApiError("invalid_parameter", detail=f"'{param}' {what}.", param=param)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -23,14 +22,13 @@ from portal.errors import ApiError
 from portal.gateway import owned, upload
 from portal.gateway.catalog import Caller
 from portal.gateway.exchange import Exchange
-from portal.ledger.batches import reading, transitions
+from portal.ledger.batches import intake, reading, transitions
+from portal.ledger.batches.intake import Draft
 from portal.ledger.batches.reading import FileRow, Owner
-from portal.ledger.batches.values import NewFile
-from portal.ledger.contents import Contents
+from portal.ledger.contents import Contents, parts
 
 PATH = "/v1/files"
 _PREFIX = "file-"
-_READ_BYTES = 256 * 1024
 _LEAST_KEPT_S = 3600
 
 
@@ -67,18 +65,19 @@ class Files:
 
     async def _create(self, ex: Exchange, owner: Owner) -> dict[str, Any]:
         id_, now = uuid4(), datetime.now(UTC)
-        got = await upload.receive(ex, self._contents, id_, self._config.max_file_bytes)
+        draft = Draft(self._contents, id_, self._config.max_file_bytes)
         try:
+            got = await upload.receive(ex, draft, self._config.max_file_bytes)
             if got.name is None:
                 raise _wrong("file", "is missing: send the file as this part of the form")
             if got.fields.get("purpose") != "batch":
                 raise _wrong("purpose", "must be 'batch'")
             keep = _kept_for(got.fields, timedelta(days=self._config.file_keep_days))
-            row = NewFile(id_, owner.project_id, owner.user_id, "batch", got.name, got.bytes, now, now + keep)
-            await asyncio.to_thread(self._contents.complete, id_)
+            row = intake.new_file(draft, owner, got.name, keep, now)
+            await asyncio.to_thread(draft.complete)
             await owned.ask(self._database, partial(transitions.add_file, file=row))
         except BaseException:
-            self._contents.erase(id_)
+            draft.discard()
             raise
         return describe(FileRow(id_, row.purpose, row.name, row.bytes, now, row.expires_at))
 
@@ -117,7 +116,7 @@ class Files:
         except FileNotFoundError:
             raise ApiError("file_not_found") from None
         try:
-            await ex.answer_bytes(_read(handle, row.bytes), row.bytes)
+            await ex.answer_bytes(parts(handle, row.bytes), row.bytes)
         finally:
             os.close(handle)
 
@@ -132,16 +131,6 @@ class Files:
         for file in erased:
             self._contents.erase(file)
         return bool(erased)
-
-
-async def _read(handle: int, length: int) -> AsyncIterator[bytes]:
-    at = 0
-    while at < length:
-        part = await asyncio.to_thread(os.pread, handle, min(_READ_BYTES, length - at), at)
-        if not part:
-            raise OSError("the file is shorter than its row says")
-        at += len(part)
-        yield part
 
 
 def describe(row: FileRow) -> dict[str, Any]:

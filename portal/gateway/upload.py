@@ -1,21 +1,19 @@
-"""A multipart/form-data body as it comes → a file on disk and a few short fields, never the whole in memory.
+"""A multipart/form-data body as it comes → a draft on disk and a few short fields, never the whole in memory.
 
-Separate from what an upload means: it knows forms and disks, and nothing of batches.
+Separate from what an upload means: it knows forms, and nothing of batches.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from dataclasses import dataclass, field
-from uuid import UUID
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from portal.errors import ApiError
 from portal.gateway.exchange import Exchange
-from portal.ledger.contents import Contents
+from portal.ledger.batches.intake import Draft
 
 FORM_BYTES = 64 * 1024  # what a form may hold beside its file
 _FIELD_BYTES = 4096
@@ -24,10 +22,9 @@ _WRITE_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A complete, synced draft. `name`: as the sender calls it, None when the form held no file."""
+    """`name`: as the sender calls it, None when the form held no file."""
 
     name: str | None
-    bytes: int
     fields: dict[str, str]
 
 
@@ -37,7 +34,6 @@ class _Form:
 
     unwritten: list[bytes] = field(default_factory=list)
     waiting: int = 0
-    size: int = 0
     name: str | None = None
     fields: dict[str, bytearray] = field(default_factory=dict)
     header: bytearray = field(default_factory=bytearray)
@@ -77,7 +73,7 @@ class _Form:
             if self.name is not None:
                 raise _wrong("the form holds more than one file")
             self.in_file = True
-            self.name = _clean(options.get(b"filename", b""))
+            self.name = options.get(b"filename", b"").decode("utf-8", "replace")
         elif len(self.fields) >= 20:
             raise _wrong("the form holds too many fields")
         else:
@@ -87,7 +83,6 @@ class _Form:
         if self.in_file:
             self.unwritten.append(data[start:end])
             self.waiting += end - start
-            self.size += end - start
             return
         value = self.fields[self.current]
         if len(value) + end - start > _FIELD_BYTES:
@@ -98,53 +93,30 @@ class _Form:
         self.over = True
 
 
-async def receive(ex: Exchange, contents: Contents, file: UUID, most: int) -> Received:
-    """Writes the form's file to the draft of `file`; a draft that fails is removed. Raises ApiError, Gone, OSError."""
+async def receive(ex: Exchange, draft: Draft, most: int) -> Received:
+    """Writes the form's file to the draft. Raises ApiError, Gone, OSError; the draft is the caller's to discard."""
     kind, options = parse_options_header(ex.header(b"content-type"))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise _wrong("it is not multipart/form-data")
     form = _Form()
-    draft = await asyncio.to_thread(contents.draft, file)
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         parser = form.parser(options[b"boundary"])
         async for part in ex.parts(most + FORM_BYTES):
             parser.write(part)
-            if form.size > most:
-                raise ApiError("body_too_large", detail=str(most))
             if form.waiting >= _WRITE_BYTES:
-                await _write(handle, form)
-        if not form.over:
-            raise _wrong("it ends too early")
-        await _write(handle, form)
-        await asyncio.to_thread(os.fsync, handle)
-    except (FormParserError, ApiError) as error:
-        await asyncio.to_thread(contents.erase, file)
-        raise error if isinstance(error, ApiError) else _wrong("it cannot be parsed") from None
-    except BaseException:
-        contents.erase(file)
-        raise
-    finally:
-        os.close(handle)
+                await _write(draft, form)
+    except FormParserError:
+        raise _wrong("it cannot be parsed") from None
+    if not form.over:
+        raise _wrong("it ends too early")
+    await _write(draft, form)
     fields = {name: value.decode("utf-8", "replace") for name, value in form.fields.items()}
-    return Received(form.name, form.size, fields)
+    return Received(form.name, fields)
 
 
-async def _write(handle: int, form: _Form) -> None:
+async def _write(draft: Draft, form: _Form) -> None:
     parts, form.unwritten, form.waiting = form.unwritten, [], 0
-    await asyncio.to_thread(_write_all, handle, b"".join(parts))
-
-
-def _write_all(handle: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(handle, rest) :]
-
-
-def _clean(name: bytes) -> str:
-    """Shown to people, never a path: PostgreSQL's text cannot hold a NUL, and nobody needs control characters."""
-    text = name.decode("utf-8", "replace")
-    return "".join(c for c in text if c.isprintable())[:255] or "file"
+    await asyncio.to_thread(draft.write, b"".join(parts))
 
 
 def _wrong(what: str) -> ApiError:

@@ -6,15 +6,17 @@ them does it through the ORM. While it is written, a file is `<id>.part`; rename
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from uuid import UUID
 
 from portal.ledger.transitions import Span
 
 PART = ".part"
+_READ_BYTES = 256 * 1024
 
 
 class Contents:
@@ -77,6 +79,17 @@ class Contents:
             finally:
                 os.close(handle)
         return found
+
+
+async def parts(handle: int, length: int) -> AsyncIterator[bytes]:
+    """The first `length` bytes of an open file, which may grow meanwhile. Raises OSError."""
+    at = 0
+    while at < length:
+        part = await asyncio.to_thread(os.pread, handle, min(_READ_BYTES, length - at), at)
+        if not part:
+            raise OSError("the file is shorter than its row says")
+        at += len(part)
+        yield part
 
 
 def _body(line: bytes) -> bytes | None:

@@ -20,7 +20,7 @@ from portal.api.document.words import (
     whole,
 )
 from portal.gateway.asked import APIS
-from portal.gateway.batches import ENDPOINTS, WINDOWS
+from portal.ledger.batches.intake import ENDPOINTS, WINDOWS
 from portal.ledger.models import BatchState
 
 _MODEL = text("One of `GET /v1/models`.", minLength=1, example="llama")
