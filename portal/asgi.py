@@ -15,6 +15,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from portal.bodies import Bounded
 from portal.config import Config, config
 from portal.gateway.app import Gateway
 from portal.readiness import Readiness
@@ -33,7 +34,7 @@ class Application:
         serve = settings.serve
         self.gateway = Gateway(settings) if serve in ("all", "gateway") else None
         self.worker_api = WorkerApi(settings) if serve in ("all", "gateway") else None
-        self._django = _django() if serve in ("all", "site") else None
+        self._django = Bounded(_django(), settings) if serve in ("all", "site") else None
         self._readiness = Readiness(settings)
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:

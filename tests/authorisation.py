@@ -2,7 +2,7 @@
 fails `tests/api/test_authorisation.py`: whoever adds one says who may use it.
 
 A column is the status that the caller gets; "login" is the way to the log-in page. The user owns the request, the
-token that the addresses name; the manager manages its project; the outsider is in another one, and so
+batch and the token that the addresses name; the manager manages its project; the outsider is in another one, and so
 are operator and administrator. The pilot shows its own key.
 """
 
@@ -37,6 +37,15 @@ GET    requests/fragments/list                      login     200     200    200
 GET    requests/<uuid:id>/                          login     404     200    200     200        200        login
 GET    requests/<uuid:id>/fragments/request         login     404     200    200     200        200        login
 POST   requests/<uuid:id>/cancel                    login     404     302    302     302        302        login
+GET    batches/                                     login     200     200    200     200        200        login
+POST   batches/                                     login     422     302    302     422        422        login
+GET    batches/fragments/list                       login     200     200    200     200        200        login
+GET    batches/<uuid:id>/                           login     404     200    404     404        404        login
+GET    batches/<uuid:id>/fragments/batch            login     404     200    404     404        404        login
+POST   batches/<uuid:id>/cancel                     login     404     302    404     404        404        login
+GET    batches/<uuid:id>/input                      login     404     200    404     404        404        login
+GET    batches/<uuid:id>/output                     login     404     200    404     404        404        login
+GET    batches/<uuid:id>/errors                     login     404     200    404     404        404        login
 GET    login/                                       200       200     200    200     200        200        200
 POST   login/                                       200       200     200    200     200        200        200
 POST   logout/                                      302       302     302    302     302        302        302

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from portal.dashboard import fleet, help, home, playground, requests, tokens
+from portal.dashboard import batches, fleet, help, home, playground, requests, tokens
 from portal.dashboard.login import LogIn
 
 urlpatterns = [
@@ -19,6 +19,14 @@ urlpatterns = [
     path("requests/<uuid:id>/", requests.one, name="request"),
     path("requests/<uuid:id>/cancel", requests.cancel, name="request-cancel"),
     path("requests/<uuid:id>/fragments/request", requests.one_fragment, name="request-fragment"),
+    path("batches/", batches.page, name="batches"),
+    path("batches/fragments/list", batches.fragment, name="batches-fragment"),
+    path("batches/<uuid:id>/", batches.one, name="batch"),
+    path("batches/<uuid:id>/cancel", batches.cancel, name="batch-cancel"),
+    path("batches/<uuid:id>/fragments/batch", batches.one_fragment, name="batch-fragment"),
+    path("batches/<uuid:id>/input", batches.download, {"which": "input"}, name="batch-input"),
+    path("batches/<uuid:id>/output", batches.download, {"which": "output"}, name="batch-output"),
+    path("batches/<uuid:id>/errors", batches.download, {"which": "errors"}, name="batch-errors"),
     path("login/", LogIn.as_view(), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("tokens/", tokens.page, name="tokens"),

@@ -14,15 +14,17 @@ from gpuworker import wire
 from portal.accounts.models import ApiToken, User
 from portal.config import config
 from portal.fleet.models import Command
+from tests.api.test_page_batches import batch_row, file_row, form
 from tests.api.world import BODY, CHAT, ApiClient, Person, World, pilot_row, request_row
 from tests.authorisation import ADMIN_OPEN, CALLERS, SITE, rows
 
 TABLE = rows(SITE)
-PAGES_SEND = {
+PAGES_SEND: dict[str, Any] = {
     "login/": {"username": "nobody", "password": "wrong"},
     "tokens/": {"name": "mine", "project": "waves", "scopes": ["read"], "days": "90"},
     "fleet/commands/": {"kind": "pause"},
     "playground/token": {"project": "waves"},
+    "batches/": form,
 }
 API_SENDS = {
     "api/v1/requests": {"model": "surf", "api": CHAT, "body": BODY},
@@ -53,6 +55,8 @@ class Scene:
         self.world = world
         self.request = request_row(world, "queued")
         self.pilot = pilot_row(world)
+        file = file_row(world)
+        self.batch = batch_row(world, input_file=file, output_file=file, error_file=file)
         self.token = ApiToken.objects.get(user=world.owner.user)
         self.admin = User.objects.create_superuser("root", password=None)
 
@@ -72,7 +76,14 @@ class Scene:
         """The address with what it names filled in."""
         id_: object = self.token.pk
         if "uuid" in address:
-            id_ = self.pilot.id if "pilots" in address else self.request.id
+            id_ = next(
+                (
+                    row.pk
+                    for word, row in (("pilots", self.pilot), ("batches", self.batch))
+                    if word in address
+                ),
+                self.request.pk,
+            )
         return "/" + re.sub(r"<(?:uuid|int):id>", str(id_), address).replace("<path:name>", "surf")
 
 
@@ -98,6 +109,7 @@ def test_every_method_of_the_api_has_an_entry() -> None:
 
 @pytest.mark.parametrize(("method", "address"), TABLE)
 def test_the_declared_answer(scene: Scene, method: str, address: str) -> None:
+    sent: Any = PAGES_SEND.get(address)
     path, is_program = scene.path(address), address.startswith("api/")
     got = {}
     for caller in CALLERS:
@@ -109,7 +121,7 @@ def test_the_declared_answer(scene: Scene, method: str, address: str) -> None:
                 answer = (
                     client.generic(method, path)
                     if method == "GET"
-                    else client.post(path, PAGES_SEND.get(address))
+                    else client.post(path, sent() if callable(sent) else sent)
                 )
             got[caller] = said(answer, path)
             refused = answer.status_code in (401, 403, 404) or got[caller] == "login"

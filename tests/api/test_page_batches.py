@@ -1,0 +1,305 @@
+"""The pages of batches: a file handed in, what is wrong with it by line, progress, downloads, cancel; and for whom."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from portal import hints
+from portal.accounts.models import Membership
+from portal.config import config
+from portal.dashboard.progress import WIDTH, progress
+from portal.ledger.models import Batch, File, Request
+from tests.api.world import CHAT, World, request_row
+
+CONTENT = b'{"custom_id": "a"}\n'
+OTHERS = ("mate", "manager", "outsider", "operator")
+
+
+@pytest.fixture(autouse=True)
+def woken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Tasks that were asked for."""
+    heard: list[str] = []
+    monkeypatch.setattr(hints, "_send", heard.append)
+    return heard
+
+
+@pytest.fixture(autouse=True)
+def folder() -> Iterator[Path]:
+    """Where files lie. Nothing in it outlives a test."""
+    folder = config().files_dir
+    yield folder
+    for path in folder.glob("*"):
+        path.unlink()
+
+
+def form(**changes: Any) -> dict[str, Any]:
+    file = SimpleUploadedFile("in.jsonl", CONTENT)
+    return {"project": "waves", "endpoint": CHAT, "completion_window": "24h", "file": file} | changes
+
+
+def file_row(world: World, content: bytes = CONTENT, **fields: Any) -> File:
+    now = timezone.now()
+    facts: dict[str, Any] = {
+        "project_id": world.project.pk,
+        "user_id": world.owner.user.pk,
+        "purpose": "batch",
+        "name": "in.jsonl",
+        "bytes": len(content),
+        "created_at": now,
+        "expires_at": now + timedelta(days=30),
+    }
+    row = File.objects.create(**(facts | fields))
+    config().files_dir.mkdir(parents=True, exist_ok=True)
+    (config().files_dir / str(row.pk)).write_bytes(content)
+    return row
+
+
+def batch_row(world: World, state: str = "in_progress", **fields: Any) -> Batch:
+    now = timezone.now()
+    facts: dict[str, Any] = {
+        "project_id": world.project.pk,
+        "user_id": world.owner.user.pk,
+        "state": state,
+        "endpoint": CHAT,
+        "created_at": now,
+        "expires_at": now + timedelta(hours=24),
+        "ended_at": now if state in ("failed", "completed", "expired", "cancelled") else None,
+    }
+    if "input_file" not in fields:
+        fields["input_file"] = file_row(world)
+    return Batch.objects.create(**(facts | fields))
+
+
+def text(client: Client, path: str, status: int = 200) -> str:
+    answer = client.get(path)
+    assert answer.status_code == status, (path, answer.status_code)
+    return str(answer.content.decode())
+
+
+def listed(page: str) -> list[str]:
+    return re.findall(r'href="/batches/([0-9a-f-]{36})/"', page)
+
+
+# Handing in
+
+
+def test_a_file_that_is_handed_in_is_a_batch_as_the_api_makes_it(
+    world: World, woken: list[str], folder: Path
+) -> None:
+    answer = world.owner.browser.post("/batches/", form(completion_window="7d"))
+    batch = Batch.objects.get()
+    assert answer["Location"] == f"/batches/{batch.pk}/"
+    assert (batch.user_id, batch.project_id, batch.token_id) == (
+        world.owner.user.pk,
+        world.project.pk,
+        None,
+    )
+    assert (batch.state, batch.endpoint, batch.completion_window) == ("validating", CHAT, "7d")
+    assert batch.expires_at - batch.created_at == timedelta(days=7)
+    file = batch.input_file
+    assert (file.name, file.bytes, file.purpose) == ("in.jsonl", len(CONTENT), "batch")
+    assert (file.user_id, file.project_id) == (batch.user_id, batch.project_id)
+    assert [path.name for path in folder.iterdir()] == [str(file.pk)]
+    assert (folder / str(file.pk)).read_bytes() == CONTENT
+    assert woken == ["scheduler.batches"]
+    assert "Its lines are being checked" in text(world.owner.browser, f"/batches/{batch.pk}/")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"file": ""}, "This field is required."),
+        ({"file": SimpleUploadedFile("in.jsonl", b"")}, "The submitted file is empty."),
+        ({"project": "storms"}, "Select a valid choice."),
+        ({"endpoint": "/v1/audio"}, "Select a valid choice."),
+        ({"completion_window": "1y"}, "Select a valid choice."),
+        ({"file": SimpleUploadedFile("in.jsonl", b"x" * 2000)}, "larger than 1000 bytes"),
+    ],
+)
+def test_a_form_that_is_refused_says_why_and_leaves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, folder: Path, changes: dict[str, Any], says: str
+) -> None:
+    import dataclasses
+
+    from portal.dashboard import uploading
+
+    tight = dataclasses.replace(config(), max_file_bytes=1000)
+    monkeypatch.setattr(uploading, "config", lambda: tight)
+    answer = world.owner.browser.post("/batches/", form(**changes))
+    assert answer.status_code == 422 and says in answer.content.decode()
+    assert not Batch.objects.exists() and not File.objects.exists()
+    assert not folder.exists() or list(folder.iterdir()) == []
+
+
+def test_another_site_cannot_hand_in_a_file(world: World, folder: Path) -> None:
+    browser = Client(enforce_csrf_checks=True)
+    browser.force_login(world.owner.user)
+    assert browser.post("/batches/", form()).status_code == 403
+    page = text(browser, "/batches/")
+    token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page)
+    assert token
+    assert browser.post("/batches/", form(csrfmiddlewaretoken="x" * 64)).status_code == 403
+    assert not Batch.objects.exists() and (not folder.exists() or list(folder.iterdir()) == [])
+    sent = form(csrfmiddlewaretoken=token[1])
+    assert browser.post("/batches/", sent).status_code == 302
+
+
+def test_a_name_is_a_text_and_no_path(world: World, folder: Path) -> None:
+    file = SimpleUploadedFile("x.jsonl", CONTENT)
+    file._name = "../../<b>etc\x07.jsonl"  # type: ignore[attr-defined]
+    world.owner.browser.post("/batches/", form(file=file))
+    row = File.objects.get()
+    assert "/" not in row.name and "\x07" not in row.name
+    assert "&lt;b&gt;etc" in text(world.owner.browser, "/batches/")
+    assert [path.name for path in folder.iterdir()] == [str(row.pk)]
+
+
+# Who sees what
+
+
+def test_only_its_owner_sees_a_batch_and_its_files(world: World) -> None:
+    batch = batch_row(world, output_file=file_row(world))
+    for path in ("/batches/", "/batches/fragments/list"):
+        assert listed(text(world.owner.browser, path)) == [str(batch.pk)]
+        assert [listed(text(getattr(world, who).browser, path)) for who in OTHERS] == [[]] * 4
+    one = f"/batches/{batch.pk}/"
+    for path in (one, one + "fragments/batch", one + "input", one + "output"):
+        assert world.owner.browser.get(path).status_code == 200
+        assert [getattr(world, who).browser.get(path).status_code for who in OTHERS] == [404] * 4
+        assert Client().get(path)["Location"] == f"/login/?next={path}"
+    assert [getattr(world, who).browser.post(one + "cancel").status_code for who in OTHERS] == [404] * 4
+    batch.refresh_from_db()
+    assert batch.state == "in_progress"
+
+
+def test_who_left_the_project_sees_its_batches_no_more_as_with_a_token(world: World) -> None:
+    batch = batch_row(world)
+    Membership.objects.filter(user=world.owner.user).delete()
+    assert listed(text(world.owner.browser, "/batches/")) == []
+    text(world.owner.browser, f"/batches/{batch.pk}/", 404)
+
+
+# The list and one of them
+
+
+def test_the_list_is_newest_first_and_goes_on(world: World) -> None:
+    now, file = timezone.now(), file_row(world)
+    rows = [batch_row(world, created_at=now - timedelta(minutes=i), input_file=file) for i in range(53)]
+    page = text(world.owner.browser, "/batches/")
+    assert listed(page) == [str(row.pk) for row in rows[:50]]
+    older = re.search(r'href="(/batches/\?before=[^"]+)"', page)
+    assert older and listed(text(world.owner.browser, older[1])) == [str(row.pk) for row in rows[50:]]
+    assert listed(text(world.owner.browser, f"/batches/?before={uuid4()}")) == []
+    text(world.owner.browser, "/batches/?before=x", 404)
+
+
+def test_the_number_of_queries_does_not_grow(world: World) -> None:
+    browser = world.owner.browser
+    counts = []
+    for more in (1, 7):
+        for _ in range(more):
+            batch_row(world, output_file=file_row(world))
+        with CaptureQueriesContext(
+            connection,
+        ) as asked:
+            text(browser, "/batches/")
+        counts.append(len(asked))
+    assert counts[0] == counts[1]
+
+
+def test_what_is_wrong_is_told_by_its_line(world: World) -> None:
+    errors = [
+        {"line": 3, "code": "invalid_json_line", "message": "The line is not <JSON>.", "param": None},
+        {"line": None, "code": "too_many_lines", "message": "A batch has at most 3 lines.", "param": None},
+    ]
+    page = text(world.owner.browser, f"/batches/{batch_row(world, 'failed', errors=errors).pk}/")
+    assert "Nothing of it runs." in page and "The line is not &lt;JSON&gt;." in page
+    assert re.findall(r'data-label="Line">([^<]+)<', page) == ["3", "the file"]
+    assert "2 bad lines" in text(world.owner.browser, "/batches/")
+
+
+def test_the_bar_shows_how_lines_ended(world: World) -> None:
+    row = Batch(total=1000, completed=500, failed=1, cancelled=0, expired=249)
+    parts = progress(row)
+    assert [(part.name, part.lines) for part in parts] == [
+        ("completed", 500),
+        ("failed", 1),
+        ("expired", 249),
+    ]
+    assert parts[0].width == WIDTH / 2 and parts[1].width == 4.0, "one among many is seen"
+    full = progress(Batch(total=1000, completed=999, failed=1))
+    assert sum(part.width for part in full) <= WIDTH
+    assert progress(Batch(total=0)) == []
+    batch = batch_row(world, total=4, completed=2, failed=1)
+    page = text(world.owner.browser, f"/batches/{batch.pk}/")
+    assert 'aria-label="2 answered, 1 failed, 1 not run yet"' in page
+    assert "2 of 4, 1 failed" in text(world.owner.browser, "/batches/")
+
+
+def test_one_that_waits_says_for_what(world: World) -> None:
+    batch = batch_row(world, total=2)
+    for number, state in ((1, "queued"), (2, "parked")):
+        request_row(world, state, lane="batch", batch_id=batch.pk, batch_line=number)
+    page = text(world.owner.browser, f"/batches/{batch.pk}/")
+    assert "It waits for <code>surf</code>" in page and "Some of it is parked" in page
+    Request.objects.update(state="queued")
+    assert "Some of it is parked" not in text(world.owner.browser, f"/batches/{batch.pk}/")
+
+
+def test_the_page_stops_asking_once_it_has_ended(world: World) -> None:
+    batch = batch_row(world)
+    one, browser = f"/batches/{batch.pk}/", world.owner.browser
+    assert "hx-get" in text(browser, one)
+    answer = browser.get(one + "fragments/batch")
+    again = browser.get(one + "fragments/batch", headers={"If-None-Match": answer["ETag"]})
+    assert (answer.status_code, again.status_code, again.content) == (200, 304, b"")
+    Batch.objects.update(state="completed", ended_at=timezone.now())
+    assert browser.get(one + "fragments/batch").status_code == 286
+    assert "hx-get" not in text(browser, one)
+
+
+# Downloads and cancel
+
+
+def test_what_is_written_so_far_can_be_downloaded(world: World) -> None:
+    content = b'{"a": 1}\n{"b": 2}\n{"half'
+    output = file_row(world, content, bytes=18, name="batch_output.jsonl", purpose="batch_output")
+    batch = batch_row(world, output_file=output)
+    answer: Any = world.owner.browser.get(f"/batches/{batch.pk}/output")
+    assert answer["Content-Disposition"] == 'attachment; filename="batch_output.jsonl"'
+    assert (answer["Content-Length"], answer["Cache-Control"].split(",")[0]) == ("18", "max-age=0")
+
+    async def whole() -> bytes:
+        return b"".join([part async for part in answer.streaming_content])
+
+    assert asyncio.run(whole()) == content[:18]
+    text(world.owner.browser, f"/batches/{batch.pk}/errors", 404)
+    File.objects.filter(pk=output.pk).update(erased_at=timezone.now(), name="")
+    text(world.owner.browser, f"/batches/{batch.pk}/output", 404)
+    assert "deleted" in text(world.owner.browser, f"/batches/{batch.pk}/")
+
+
+def test_a_live_one_is_cancelled_and_an_ended_one_is_not(world: World, woken: list[str]) -> None:
+    live, over = batch_row(world), batch_row(world, "completed")
+    browser = world.owner.browser
+    assert "is being cancelled" in browser.post(f"/batches/{live.pk}/cancel", follow=True).content.decode()
+    live.refresh_from_db()
+    assert live.state == "cancelling" and woken == ["scheduler.batches"]
+    answer = browser.post(f"/batches/{over.pk}/cancel", follow=True).content.decode()
+    assert "is completed and cannot be cancelled any more" in answer
+    over.refresh_from_db()
+    assert over.state == "completed"
+    assert browser.get(f"/batches/{live.pk}/cancel").status_code == 405
