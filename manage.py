@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Django's command line."""
 
+import getpass
 import os
 import sys
 
@@ -8,4 +9,7 @@ if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
     from django.core.management import execute_from_command_line
 
-    execute_from_command_line(sys.argv)
+    from portal.audit.acting import acting
+
+    with acting("command line", lambda: (None, f"{getpass.getuser()} at the command line")):
+        execute_from_command_line(sys.argv)

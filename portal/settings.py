@@ -22,6 +22,7 @@ ALLOWED_HOSTS = list(_config.allowed_hosts)
 CSRF_TRUSTED_ORIGINS = list(_config.trusted_origins)
 
 INSTALLED_APPS = [
+    "portal.dashboard",  # first: its templates take the place of the admin's
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -35,8 +36,8 @@ INSTALLED_APPS = [
     "portal.catalog",
     "portal.ledger",
     "portal.fleet",
+    "portal.audit",
     "portal.api",
-    "portal.dashboard",
 ]
 
 MIDDLEWARE = [
@@ -48,6 +49,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "portal.audit.acting.Acting",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
