@@ -10,6 +10,7 @@ from django.views.generic import RedirectView
 admin.site.site_header = "Berth administration"
 admin.site.site_title = "Berth"
 admin.site.index_title = "Tables"
+admin.site.site_url = None  # our own template has the way back
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("api/v1/", include("portal.api.urls")),

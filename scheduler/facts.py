@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 FACTS_EVERY_S = 60.0
 ESTIMATE_EVERY_S = 300.0
+ACCOUNTS_EVERY_S = 3600.0
 
 
 def refresh(cluster: Cluster, client_for: ClientFor, config: Config, now: float) -> None:
@@ -44,6 +45,8 @@ def refresh(cluster: Cluster, client_for: ClientFor, config: Config, now: float)
     try:
         if prefixes and _due(cluster.facts_at, FACTS_EVERY_S, at):
             _describe(cluster, client_for, prefixes, at)
+        if prefixes and _due(cluster.accounts_at, ACCOUNTS_EVERY_S, at):
+            _ask_accounts(cluster, client_for, prefixes, at)
         _estimate(cluster, client_for, config, at)
     except NoAnswer as error:
         logger.warning("Slurm's facts stay as they were: %s", error)
@@ -59,6 +62,22 @@ def _describe(cluster: Cluster, client_for: ClientFor, prefixes: Iterable[Prefix
         reservations += [dataclasses.asdict(r) for r in client.reservations().values()]
     cluster.partitions, cluster.reservations = partitions, reservations
     cluster.save(update_fields=["partitions", "reservations"])
+
+
+def _ask_accounts(cluster: Cluster, client_for: ClientFor, prefixes: Iterable[Prefix], at: datetime) -> None:
+    """Rarely: it is another server's work. A site without accounting has none, and nothing is checked against them."""
+    cluster.accounts_at = at
+    cluster.save(update_fields=["accounts_at"])
+    found: dict[str, set[str]] = {}
+    for prefix in prefixes:
+        try:
+            for account, qos in client_for(prefix).accounts().items():
+                found.setdefault(account, set()).update(qos)
+        except NoAnswer as error:
+            logger.info("accounts are not known: %s", error)
+            return
+    cluster.accounts = {account: sorted(qos) for account, qos in found.items()}
+    cluster.save(update_fields=["accounts"])
 
 
 def _estimate(cluster: Cluster, client_for: ClientFor, config: Config, at: datetime) -> None:

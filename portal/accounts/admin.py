@@ -1,20 +1,24 @@
-"""Admin pages for people, projects and tokens."""
+"""Admin pages for people, projects, tokens and quotas."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.models import Group
-from django.db.models import QuerySet
+from django.core.exceptions import ValidationError
+from django.db.models import Count, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.safestring import SafeString
 
-from portal import hints
 from portal.accounts.issue import revoke
 from portal.accounts.models import ApiToken, Membership, Project, Quota, User
-from portal.dashboard.readonly import ReadOnlyAdmin
+from portal.api import targets
+from portal.dashboard.editable import EditableAdmin
+from portal.dashboard.readonly import ReadOnlyAdmin, link_list
 
 
 class MembershipInline(admin.TabularInline[Membership, User | Project]):
@@ -23,35 +27,73 @@ class MembershipInline(admin.TabularInline[Membership, User | Project]):
     autocomplete_fields = ["user", "project"]
 
 
+class MembersInline(MembershipInline):
+    """Of a project: thousands have a page of their own, in the list of memberships."""
+
+    show_change_link = True
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Membership]:
+        return super().get_queryset(request).select_related("user", "project")
+
+
 @admin.register(User)
-class PeopleAdmin(UserAdmin[User]):
-    list_display = ["username", "email", "is_active", "is_operator", "is_staff", "last_login"]
-    list_filter = ["is_active", "is_operator", "is_staff", "projects"]
-    fieldsets = (*(UserAdmin.fieldsets or ()), ("Berth", {"fields": ["is_operator"]}))
+class PeopleAdmin(EditableAdmin[User], UserAdmin[User]):
+    list_display = [
+        "username",
+        "email",
+        "is_active",
+        "is_operator",
+        "is_superuser",
+        "belongs_to",
+        "last_login",
+    ]
+    list_filter = ["is_active", "is_operator", "is_superuser", "is_staff", "membership__role"]
+    search_fields = ["username", "first_name", "last_name", "email"]
+    # Rights come from these and from memberships; Django's groups and permissions would be a second system.
+    fieldsets = (
+        (None, {"fields": ("username", "password")}),
+        ("Person", {"fields": ("first_name", "last_name", "email")}),
+        ("Berth", {"fields": ("is_active", "is_operator", "is_staff", "is_superuser")}),
+        ("Dates", {"fields": ("last_login", "date_joined")}),
+    )
+    readonly_fields = ["last_login", "date_joined"]
     inlines = [MembershipInline]
 
-    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
-        super().save_related(request, form, formsets, change)
-        hints.directory_changed()  # a disabled user is turned away at once
+    def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
+        return super().get_queryset(request).prefetch_related("membership_set__project")
+
+    @admin.display(description="projects")
+    def belongs_to(self, user: User) -> str:
+        return ", ".join(f"{one.project} ({one.role})" if one.role != "member" else str(one.project)
+                         for one in user.membership_set.all())  # fmt: skip
 
 
 @admin.register(Project)
-class ProjectAdmin(admin.ModelAdmin[Project]):
-    list_display = ["slug", "name", "weight", "is_active", "created_at"]
+class ProjectAdmin(EditableAdmin[Project]):
+    list_display = ["slug", "name", "weight", "max_gpus", "is_active", "members", "created_at"]
     list_filter = ["is_active"]
     search_fields = ["slug", "name"]
-    readonly_fields = ["created_at"]
-    inlines = [MembershipInline]
+    readonly_fields = ["created_at", "members"]
+    fieldsets = [
+        (None, {"fields": ["slug", "name", "is_active", "created_at", "members"]}),
+        ("Its share", {"fields": ["weight", "max_gpus"]}),
+        ("Its models", {"fields": ["model_roots"]}),
+    ]
 
-    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
-        super().save_related(request, form, formsets, change)
-        hints.directory_changed()
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Project]:
+        return super().get_queryset(request).annotate(number=Count("membership"))
+
+    @admin.display(description="members", ordering="number")
+    def members(self, project: Any) -> SafeString | str:
+        if project.pk is None:
+            return "–"
+        return link_list("accounts_membership", f"project__id={project.pk}", f"{project.number} members")
 
 
 @admin.register(Membership)
-class MembershipAdmin(admin.ModelAdmin[Membership]):
+class MembershipAdmin(EditableAdmin[Membership]):
     list_display = ["user", "project", "role"]
-    list_filter = ["role", "project"]
+    list_filter = ["role"]
     search_fields = ["user__username", "project__slug"]
     autocomplete_fields = ["user", "project"]
     list_select_related = ["user", "project"]
@@ -62,9 +104,10 @@ class ApiTokenAdmin(ReadOnlyAdmin[ApiToken]):
     """Tokens may be revoked, never edited or deleted: the ledger refers to them."""
 
     list_display = ["prefix", "name", "user", "project", "scopes", "standing", "expires_at", "last_used_at"]
-    list_filter = ["project", "revoked_at"]
+    list_filter = ["expires_at", ("revoked_at", admin.EmptyFieldListFilter)]
     search_fields = ["prefix", "name", "user__username", "project__slug"]
     list_select_related = ["user", "project"]
+    show_full_result_count = False
     fields = [
         "prefix", "name", "user", "project", "scopes", "standing", "created_at", "expires_at", "revoked_at",
         "last_used_at",
@@ -86,23 +129,48 @@ class ApiTokenAdmin(ReadOnlyAdmin[ApiToken]):
         messages.success(request, f"{ended} tokens revoked.")
 
 
+class QuotaForm(forms.ModelForm[Quota]):
+    def clean_model(self) -> str | None:
+        name = self.cleaned_data["model"]
+        if name:
+            targets.model(name)
+        return name or None
+
+    def clean(self) -> dict[str, Any]:
+        """In words, what the database holds by a constraint."""
+        said = super().clean() or {}
+        named = [name for name in Quota.Level.values if said.get(name)]
+        if "level" in said and not self.errors and named != [said["level"]]:
+            raise ValidationError(f"A quota of a {said['level']} names one {said['level']} and nothing else.")
+        return said
+
+
 @admin.register(Quota)
-class QuotaAdmin(admin.ModelAdmin[Quota]):
+class QuotaAdmin(EditableAdmin[Quota]):
+    form = QuotaForm
     list_display = [
-        "level", "token", "user", "project", "model", "requests_per_min", "tokens_per_min", "concurrent", "queued",
+        "level", "subject", "requests_per_min", "tokens_per_min", "concurrent", "queued",
     ]  # fmt: skip
+    list_display_links = ["level", "subject"]
     list_filter = ["level"]
-    search_fields = ["token__prefix", "user__username", "project__slug", "model"]
+    search_fields = ["token__prefix", "token__name", "user__username", "project__slug", "model"]
     autocomplete_fields = ["token", "user", "project"]
     list_select_related = ["token", "user", "project"]
+    fieldsets = [
+        ("Of whom", {"fields": ["level", "project", "user", "token", "model"]}),
+        (
+            "Limits",
+            {
+                "fields": ["requests_per_min", "tokens_per_min", "concurrent", "queued"],
+                "description": "Empty: no limit at this level. Every level counts; a request needs room in each. A "
+                "subject without a quota has the site's limits (BERTH_LIMITS).",
+            },
+        ),
+    ]
 
-    def save_model(self, request: HttpRequest, obj: Quota, form: Any, change: bool) -> None:
-        super().save_model(request, obj, form, change)
-        hints.directory_changed()
-
-    def delete_model(self, request: HttpRequest, obj: Quota) -> None:
-        super().delete_model(request, obj)
-        hints.directory_changed()
+    @admin.display(description="of")
+    def subject(self, quota: Quota) -> str:
+        return str(quota.token or quota.user or quota.project or quota.model)
 
 
 # Rights come from is_operator, memberships and scopes; a second system of groups would only confuse.

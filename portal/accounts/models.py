@@ -6,9 +6,19 @@ user in one project.
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 from django.contrib.auth.models import AbstractUser
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import F, Q
+
+
+def is_root(path: str) -> bool:
+    """Absolute, and not the whole file system."""
+    pure = PurePosixPath(path)
+    plain = pure.is_absolute() and ".." not in pure.parts and len(pure.parts) > 1
+    return plain and not any(ord(c) < 32 for c in path)
 
 
 class User(AbstractUser):
@@ -34,13 +44,32 @@ class Project(models.Model):
         null=True, blank=True, help_text="Most GPUs of pilots and models that serve only it; empty: no cap."
     )
     is_active = models.BooleanField(default=True)
+    model_roots = models.JSONField(
+        default=list,
+        db_default=[],
+        blank=True,
+        help_text='Folders on compute nodes below which its managers may register models, e.g. ["/models/waves"].',
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
-        constraints = [models.CheckConstraint(condition=Q(weight__gt=0), name="project_weight_positive")]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(weight__gt=0),
+                name="project_weight_positive",
+                violation_error_message="The weight is more than 0.",
+            )
+        ]
 
     def __str__(self) -> str:
         return self.slug
+
+    def clean(self) -> None:
+        roots = self.model_roots
+        if not isinstance(roots, list) or not all(isinstance(one, str) and is_root(one) for one in roots):
+            raise ValidationError(
+                {"model_roots": 'Write a JSON list of absolute paths, e.g. ["/models/waves"].'}
+            )
 
 
 class Membership(models.Model):
@@ -131,11 +160,13 @@ class Quota(models.Model):
                 | Q(level="project", token=None, user=None, project__isnull=False, model=None)
                 | Q(level="model", token=None, user=None, project=None, model__isnull=False),
                 name="quota_one_subject_of_its_level",
+                violation_error_message="A quota names one subject, the one of its level.",
             ),
             models.CheckConstraint(
                 condition=(Q(requests_per_min=None) | Q(requests_per_min__gt=0))
                 & (Q(tokens_per_min=None) | Q(tokens_per_min__gt=0)),
                 name="quota_rates_positive",
+                violation_error_message="A limit per minute is at least 1; empty is none.",
             ),
         ]
 

@@ -29,6 +29,15 @@ def pool(word: str) -> Pool:
     return found
 
 
+def model(word: str) -> Model:
+    _without_nul(word)
+    found = Model.objects.filter(name=word).first()
+    if found is None:
+        names = Model.objects.values_list("name", flat=True)
+        raise ValidationError(f"No model is named '{word[:128]}'. {_close(word, names)}")
+    return found
+
+
 def profile(word: str) -> Profile:
     _without_nul(word)
     found = Profile.objects.filter(name=word).first()

@@ -4,37 +4,86 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from portal import hints
 from portal.api.commanding import Wish
+from portal.catalog import cluster
 from portal.catalog.models import Environment, Model, Pool, Profile
-from portal.dashboard.readonly import command_each, link_list, may_command
+from portal.dashboard.editable import EditableAdmin
+from portal.dashboard.readonly import command_each, link, link_list, may_command
 from portal.fleet.models import Command
 
 
 @admin.register(Environment)
-class EnvironmentAdmin(admin.ModelAdmin[Environment]):
-    list_display = ["name", "engine", "engine_version", "python"]
+class EnvironmentAdmin(EditableAdmin[Environment]):
+    list_display = ["name", "engine", "engine_version", "python", "gpu_types"]
     list_filter = ["engine"]
     search_fields = ["name", "python"]
 
 
 @admin.register(Profile)
-class ProfileAdmin(admin.ModelAdmin[Profile]):
+class ProfileAdmin(EditableAdmin[Profile]):
     list_display = [
-        "name", "enabled", "cluster", "partition", "account", "gpu_type", "gpus", "walltime_min", "max_pilots",
-        "charge", "link",
+        "name", "enabled", "cluster", "partition", "account", "qos", "gpu_type", "gpus", "walltime_min", "max_pilots",
+        "preemptible", "cost", "charge",
     ]  # fmt: skip
-    list_filter = ["enabled", "cluster", "partition", "charge", "link"]
+    list_filter = ["enabled", "cluster", "partition", "charge", "preemptible", "link"]
     search_fields = ["name", "partition", "account"]
+    autocomplete_fields = ["project"]
+    readonly_fields = ["slurm"]
+    fieldsets = [
+        (None, {"fields": ["name", "enabled", "slurm"]}),
+        ("Where its jobs run", {"fields": ["cluster", "partition", "account", "qos", "preemptible"]}),
+        ("What each job asks for", {"fields": ["gpu_type", "gpus", "cpus", "mem_mb", "max_pilots"]}),
+        ("How long", {"fields": ["walltime_min", "walltime_least_min"]}),
+        ("Cost", {"fields": ["cost", "charge", "project"]}),
+        (
+            "Network, files and shell",
+            {
+                "fields": [
+                    "link", "submit_prefix", "prologue", "door_address", "door_ports", "portal_url_from_nodes", "scratch",
+                ],
+                "classes": ["collapse"],
+            },
+        ),
+    ]  # fmt: skip
+
+    @admin.display(description="what Slurm has")
+    def slurm(self, profile: Profile) -> SafeString | str:
+        """So that nobody has to guess names; what is written is checked against the same facts."""
+        facts = cluster.known(profile.cluster)
+        if facts is None:
+            return "The control loop has not asked Slurm yet: names are not checked."
+        rows = [
+            (one.name, _described(one)) for one in sorted(facts.partitions.values(), key=lambda one: one.name)
+        ]
+        if facts.accounts:
+            rows.append(
+                (
+                    "accounts",
+                    ", ".join(f"{name} (QOS {' '.join(qos)})" for name, qos in facts.accounts.items()),
+                )
+            )
+        return format_html("<ul>{}</ul>", format_html_join("", "<li><strong>{}</strong>: {}</li>", rows))
+
+    def save_model(self, request: HttpRequest, obj: Profile, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        if doubt := cluster.doubts(obj):
+            messages.warning(request, doubt)
+
+
+def _described(partition: cluster.Partition) -> str:
+    gpus = ", ".join(f"{most} × {kind or 'GPU'}" for kind, most in sorted(partition.gpus.items())) or "no GPU"
+    limit = f"at most {partition.limit_min} min" if partition.limit_min is not None else "no time limit"
+    return f"{partition.nodes} nodes, {gpus} on one, {limit}{'' if partition.up else ', DOWN'}"
 
 
 @admin.register(Pool)
-class PoolAdmin(admin.ModelAdmin[Pool]):
+class PoolAdmin(EditableAdmin[Pool]):
     list_display = [
         "name", "environment", "gpus", "cap", "min_replicas", "max_replicas", "keep_alive_s", "paused", "replicas",
         "decisions",
@@ -45,6 +94,13 @@ class PoolAdmin(admin.ModelAdmin[Pool]):
     filter_horizontal = ["profiles"]
     # The loop's commands move it, so that a pause leaves a trace of who and when.
     readonly_fields = ["paused"]
+    fieldsets = [
+        (None, {"fields": ["name", "environment", "profiles", "paused"]}),
+        ("One replica", {"fields": ["gpus", "mem_mb", "cap", "args"]}),
+        ("How many, and for how long", {"fields": ["min_replicas", "max_replicas", "keep_alive_s"]}),
+        ("Loading and leaving", {"fields": ["load_estimate_s", "load_limit_s", "drain_limit_s"]}),
+        ("Sleep", {"fields": ["sleep_level", "asleep_mem_mb"]}),
+    ]
     actions = ["wake", "pin", "unpin", "evict", "test_launch", "relaunch", "pause", "resume"]
 
     def has_delete_permission(self, request: HttpRequest, obj: Pool | None = None) -> bool:
@@ -96,14 +152,19 @@ class PoolAdmin(admin.ModelAdmin[Pool]):
 
 
 @admin.register(Model)
-class ModelAdmin(admin.ModelAdmin[Model]):
-    list_display = ["name", "kind", "pool", "enabled", "is_public", "context_tokens", "path"]
-    list_filter = ["enabled", "is_public", "kind", "pool"]
+class ModelAdmin(EditableAdmin[Model]):
+    list_display = ["name", "kind", "of_pool", "enabled", "is_public", "context_tokens", "path"]
+    list_filter = ["enabled", "is_public", "kind", "pool__environment"]
     search_fields = ["name", "path", "description"]
     list_select_related = ["pool"]
-    filter_horizontal = ["projects"]
+    autocomplete_fields = ["pool", "projects", "registered_for"]
     readonly_fields = ["created_at"]
+    fieldsets = [
+        (None, {"fields": ["name", "enabled", "kind", "pool", "description", "created_at"]}),
+        ("Its weights", {"fields": ["path", "revision", "context_tokens", "registered_for"]}),
+        ("Who may use it", {"fields": ["is_public", "projects"]}),
+    ]
 
-    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
-        super().save_related(request, form, formsets, change)
-        hints.directory_changed()
+    @admin.display(description="pool", ordering="pool")
+    def of_pool(self, model: Model) -> SafeString | str:
+        return link("catalog_pool", model.pool_id)

@@ -11,7 +11,7 @@ from django.db import models
 from django.db.models import F, Q
 
 from portal.accounts.models import Project
-from portal.catalog import rules
+from portal.catalog import cluster, rules
 
 # Names reach file names, job names and engine arguments: a small alphabet, checked here and again there.
 model_name = RegexValidator(r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}\Z", "Letters, digits and . _ / - only.")
@@ -97,14 +97,25 @@ class Profile(models.Model):
 
     class Meta:
         constraints = [
-            models.CheckConstraint(condition=Q(gpus__gt=0), name="profile_has_gpus"),
-            models.CheckConstraint(condition=Q(cost__gt=0), name="profile_costs_something"),
             models.CheckConstraint(
-                condition=~Q(charge="project") | Q(project__isnull=False), name="profile_charged_has_project"
+                condition=Q(gpus__gt=0),
+                name="profile_has_gpus",
+                violation_error_message="A job asks for at least one GPU.",
+            ),
+            models.CheckConstraint(
+                condition=Q(cost__gt=0),
+                name="profile_costs_something",
+                violation_error_message="The cost is more than 0.",
+            ),
+            models.CheckConstraint(
+                condition=~Q(charge="project") | Q(project__isnull=False),
+                name="profile_charged_has_project",
+                violation_error_message="Name the project that is charged.",
             ),
             models.CheckConstraint(
                 condition=Q(walltime_least_min__lte=F("walltime_min")),
                 name="profile_walltime_least_below_walltime",
+                violation_error_message="walltime_least_min is at most walltime_min.",
             ),
         ]
 
@@ -119,6 +130,7 @@ class Profile(models.Model):
         rules.ports("door_ports", self.door_ports)
         rules.url("portal_url_from_nodes", self.portal_url_from_nodes)
         rules.absolute("scratch", self.scratch)
+        cluster.check(self)
 
 
 class Pool(models.Model):
@@ -156,12 +168,21 @@ class Pool(models.Model):
 
     class Meta:
         constraints = [
-            models.CheckConstraint(condition=Q(gpus__gt=0) & Q(cap__gt=0), name="pool_has_gpus_and_cap"),
+            models.CheckConstraint(
+                condition=Q(gpus__gt=0) & Q(cap__gt=0),
+                name="pool_has_gpus_and_cap",
+                violation_error_message="gpus and cap are at least 1.",
+            ),
             models.CheckConstraint(
                 condition=Q(max_replicas__gte=F("min_replicas")) & Q(max_replicas__gt=0),
                 name="pool_replica_bounds",
+                violation_error_message="max_replicas is at least 1, and at least min_replicas.",
             ),
-            models.CheckConstraint(condition=Q(sleep_level__lte=2), name="pool_sleep_level_known"),
+            models.CheckConstraint(
+                condition=Q(sleep_level__lte=2),
+                name="pool_sleep_level_known",
+                violation_error_message="sleep_level is 0, 1 or 2.",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -188,6 +209,14 @@ class Model(models.Model):
     is_public = models.BooleanField(default=True, help_text="Usable by every project.")
     projects: models.ManyToManyField[Project, models.Model] = models.ManyToManyField(
         Project, blank=True, help_text="Who may use it when it is not public."
+    )
+    registered_for = models.ForeignKey(
+        Project,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="registered",
+        help_text="Its folder must lie in this project's model roots, looked at again before each load; empty: anywhere.",
     )
     description = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)

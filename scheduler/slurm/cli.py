@@ -75,6 +75,10 @@ class CliClient:
     def reservations(self) -> dict[str, ReservationInfo]:
         return listing.reservations(self._ask("scontrol -a -o show reservation", "scontrol"))
 
+    def accounts(self) -> dict[str, list[str]]:
+        words = 'sacctmgr -n -P show associations where user="$(id -un)" format=Account,QOS'
+        return listing.accounts(self._ask(words, "sacctmgr"))
+
     def estimate_start(self, spec: JobSpec) -> float:
         words = f"sbatch --test-only --export={self._export_word()} --job-name={quote(spec.name)}"
         answer = self._run(f"{shell.CLEAN} {words} {here_document(render(spec))}", "sbatch --test-only")

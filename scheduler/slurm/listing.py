@@ -95,6 +95,17 @@ def usage(text: str) -> dict[int, UsageInfo]:
     return found
 
 
+def accounts(text: str) -> dict[str, list[str]]:
+    """`sacctmgr -n -P show associations … format=Account,QOS`: a line per account, cluster and partition."""
+    found: dict[str, set[str]] = {}
+    for line in text.splitlines():
+        account, separator, qos = line.partition("|")
+        if not account or not separator:
+            raise NoAnswer(f"sacctmgr: not an association: {line[:200]!r}")
+        found.setdefault(account, set()).update(filter(None, qos.split(",")))
+    return {account: sorted(qos) for account, qos in sorted(found.items())}
+
+
 def moment(text: str) -> float | None:
     """Slurm's time in UTC as UNIX seconds; None for N/A, Unknown, NONE and the like."""
     try:

@@ -105,6 +105,9 @@ class SlurmClient(Protocol):
 
     def reservations(self) -> dict[str, ReservationInfo]: ...
 
+    def accounts(self) -> dict[str, list[str]]:
+        """Accounts that this user may use, with their QOS. From accounting; NoAnswer where the site has none."""
+
     def estimate_start(self, spec: JobSpec) -> float:
         """When such a job would start. Rejected when Slurm would refuse it."""
 

@@ -11,15 +11,18 @@ from django.apps import apps
 from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.auth.models import Permission
+from django.contrib.messages import get_messages
 from django.db.models import Model as Row
 from django.forms import JSONField
 from django.urls import reverse
 from django.utils import timezone
 
-from portal.accounts.models import ApiToken, Project, Quota, User
+from portal import hints
+from portal.accounts.models import ApiToken, Membership, Project, Quota, User
 from portal.catalog.models import Model, Pool, Profile
 from portal.fleet.models import (
     BadNode,
+    Cluster,
     Command,
     Decision,
     Fit,
@@ -46,7 +49,7 @@ EDITABLE = {
     "accounts.User", "accounts.Project", "accounts.Membership", "accounts.Quota",
     "catalog.Environment", "catalog.Profile", "catalog.Pool", "catalog.Model",
 }  # fmt: skip
-OURS = ("accounts", "catalog", "ledger", "fleet")
+OURS = ("accounts", "catalog", "ledger", "fleet", "audit")
 TABLES = [
     model
     for label in OURS
@@ -232,6 +235,9 @@ def test_a_pool_is_edited_by_a_person(root: ApiClient, world: World) -> None:
         (Profile, {"submit_prefix": '"ssh"'}, "submit_prefix"),
         (Profile, {"scratch": "tmp"}, "scratch"),
         (Profile, {"walltime_least_min": 999}, "__all__"),
+        (Project, {"model_roots": '["models"]'}, "model_roots"),
+        (Project, {"model_roots": '["/"]'}, "model_roots"),
+        (Project, {"model_roots": '["/models/../etc"]'}, "model_roots"),
         (Profile, {"portal_url_from_nodes": "ftp://x"}, "portal_url_from_nodes"),
         (Model, {"path": "/models/../etc"}, "path"),
         (Model, {"name": "a b"}, "name"),
@@ -253,13 +259,93 @@ def test_vllm_needs_an_interpreter_and_a_model_folder(root: ApiClient, world: Wo
     assert "path" in save(root, world.model).context["adminform"].form.errors
 
 
+def test_a_profile_shows_what_slurm_has_and_is_held_to_it(root: ApiClient, world: World) -> None:
+    page = root.get(admin_url(Profile, "change", world.profile.pk)).content.decode()
+    assert "has not asked Slurm yet" in page
+    answer = save(root, world.profile, gpus=2)
+    assert any("are not checked" in str(said) for said in get_messages(answer.wsgi_request))
+    group = {"count": 2, "gres": "gpu:a100:4"}
+    Cluster.objects.update(partitions={"gpu": {"up": True, "limit_min": 60, "groups": [group]}})
+    page = root.get(admin_url(Profile, "change", world.profile.pk)).content.decode()
+    assert "2 nodes, 4 × a100 on one, at most 60 min" in page
+    answer = save(root, world.profile, partition="gpus")
+    assert answer.context["adminform"].form.errors == {
+        "partition": ["Slurm knows no partition 'gpus'. There are: gpu."]
+    }
+
+
+def test_a_quota_names_one_subject_of_its_level_and_a_model_that_is_there(
+    root: ApiClient, world: World
+) -> None:
+    path = reverse("admin:accounts_quota_add")
+    for form, says in (
+        (
+            {"level": "user", "project": world.project.pk},
+            "A quota of a user names one user and nothing else.",
+        ),
+        ({"level": "model", "model": "surv"}, "Did you mean surf?"),
+        ({"level": "user", "user": world.owner.user.pk, "requests_per_min": 0}, "at least 1; empty is none"),
+    ):
+        assert says in str(root.post(path, form).context["adminform"].form.errors)
+    assert root.post(path, {"level": "model", "model": "surf", "queued": 5}).status_code == 302
+    assert Quota.objects.get(level="model").queued == 5
+
+
+def test_what_is_saved_or_deleted_is_told_once_it_is_committed(
+    root: ApiClient, world: World, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
+) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(hints, "directory_changed", lambda: heard.append("directory"))
+    monkeypatch.setattr(hints, "tick_soon", lambda: heard.append("tick"))
+    quota = Quota.objects.get()
+    with django_capture_on_commit_callbacks(execute=True):
+        save(root, quota, queued=9)
+    assert set(heard) == {"directory", "tick"}
+    heard.clear()
+    with django_capture_on_commit_callbacks(execute=True):
+        form = {"action": "delete_selected", ACTION_CHECKBOX_NAME: [quota.pk], "post": "yes"}
+        root.post(admin_url(Quota, "changelist"), form)
+    assert heard and not Quota.objects.exists()
+
+
+def test_lists_and_forms_cost_as_much_with_many_rows(
+    root: ApiClient, world: World, django_assert_max_num_queries: Any
+) -> None:
+    people = User.objects.bulk_create(User(username=f"user{n}") for n in range(150))
+    projects = Project.objects.bulk_create(Project(slug=f"project{n}", name="P") for n in range(150))
+    Membership.objects.bulk_create(
+        Membership(user=one, project=project) for one, project in zip(people, projects, strict=True)
+    )
+    Membership.objects.bulk_create(Membership(user=one, project=projects[0]) for one in people[1:])
+    Pool.objects.bulk_create(Pool(name=f"pool{n}", environment=world.pool.environment) for n in range(150))
+    Model.objects.bulk_create(Model(name=f"model{n}", pool_id=f"pool{n}") for n in range(150))
+    for table in (User, Project, Membership, Quota, Pool, Model):
+        with django_assert_max_num_queries(14):
+            assert root.get(admin_url(table, "changelist")).status_code == 200
+    paths = (
+        admin_url(Model, "change", world.model.pk),
+        admin_url(Project, "change", projects[0].pk),
+        reverse("admin:accounts_quota_add"),
+    )
+    for path in paths:
+        with django_assert_max_num_queries(20):
+            page = root.get(path).content.decode()
+        assert "user149" not in page and "project149" not in page and "pool149" not in page
+
+
+def test_the_admin_leads_back_and_has_our_colours(root: ApiClient) -> None:
+    page = root.get("/admin/").content.decode()
+    assert '<a href="/">Back to Berth</a>' in page and "css/admin.css" in page and "View site" not in page
+
+
 def test_a_user_and_a_project_are_made_by_a_person(root: ApiClient) -> None:
     form = {"username": "grace", "usable_password": "false", "password1": "", "password2": ""}
     answer = root.post(reverse("admin:accounts_user_add"), form | management("membership_set"))
     assert answer.status_code == 302, answer.context["adminform"].form.errors
     answer = root.post(
         reverse("admin:accounts_project_add"),
-        {"slug": "tides", "name": "Tides", "weight": "1", "is_active": "on"} | management("membership_set"),
+        {"slug": "tides", "name": "Tides", "weight": "1", "is_active": "on", "model_roots": "[]"}
+        | management("membership_set"),
     )
     assert answer.status_code == 302
     assert User.objects.filter(username="grace").exists() and Project.objects.filter(slug="tides").exists()

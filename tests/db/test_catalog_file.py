@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from django.core.exceptions import ValidationError
 from django.core.management import CommandError, call_command
 from django.db import transaction
 from hypothesis import HealthCheck, Phase, given, settings
@@ -22,10 +23,19 @@ from portal.catalog.file.exporting import export
 from portal.catalog.file.reading import BadFile, Tree, read
 from portal.catalog.file.sections import SECTIONS
 from portal.catalog.models import Environment, Model, Pool, Profile
-from portal.fleet.models import Fit
+from portal.fleet.models import Cluster, Fit
 from tests.api import world as make
 from tests.api.world import World
 
+PARTITIONS = {
+    "gpu": {
+        "name": "gpu",
+        "up": True,
+        "limit_min": 240,
+        "groups": [{"count": 4, "gres": "gpu:a100:4(S:0-1)"}],
+    },
+    "cpu": {"name": "cpu", "up": True, "limit_min": None, "groups": [{"count": 9, "gres": ""}]},
+}
 EXAMPLE = Path(__file__).parents[2] / "docs" / "catalog.example.yaml"
 pytestmark = pytest.mark.django_db
 
@@ -103,7 +113,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(
         ("quotas: {model: {nothing: {queued: 1}}}", "quotas.model.nothing", "No model is named"),
         ("profiles: {a: {partition: gpu, gpus: many}}", "profiles.a.gpus", "Write a whole number"),
         ("profiles: {a: {partition: gpu, gpus: true}}", "profiles.a.gpus", "Write a whole number"),
-        ("profiles: {a: {partition: gpu, gpus: 0}}", "profiles.a", "profile_has_gpus"),
+        ("profiles: {a: {partition: gpu, gpus: 0}}", "profiles.a", "at least one GPU"),
         ("profiles: {a: {partition: 'gpu; rm'}}", "profiles.a.partition", "Letters, digits"),
         ("profiles: {a: {partition: gpu, cost: .nan}}", "profiles.a.cost", "Write a number"),
         ("profiles: {a: {partition: gpu, enabled: maybe}}", "profiles.a.enabled", "Write true or false"),
@@ -275,10 +285,54 @@ def test_any_catalog_comes_back_as_it_was(catalog: dict[str, Any]) -> None:
         transaction.set_rollback(True)
 
 
+def test_a_profile_is_held_to_what_slurm_has(applied: Put) -> None:
+    said = applied("profiles: {a: {partition: nowhere}}")
+    assert "warning: Nothing is known of cluster main yet" in said
+    Cluster.objects.create(name="main", partitions=PARTITIONS, accounts={"sea": ["normal"]})
+    with pytest.raises(
+        CommandError,
+        match=r"profiles\.a\.partition: Slurm knows no partition 'nowhere'\. There are: cpu, gpu",
+    ):
+        applied("profiles: {a: {cost: 2.0}}")
+    said = applied("profiles: {a: {partition: gpu, gpu_type: a100, walltime_min: 500, account: sea}}")
+    assert "warning: Partition gpu ends jobs after 240 minutes: a gets no more than that." in said
+    applied("profiles: {b: {partition: nowhere, enabled: false}}")
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "says"),
+    [
+        ({"gpu_type": "h100"}, "gpu_type", "There are: a100 (4 on a node)"),
+        ({"gpus": 5}, "gpus", "No node of partition gpu has so many"),
+        ({"partition": "cpu"}, "gpus", "No node of partition cpu has GPUs"),
+        (
+            {"walltime_least_min": 300, "walltime_min": 300},
+            "walltime_least_min",
+            "ends jobs after 240 minutes",
+        ),
+        ({"account": "land"}, "account", "There are: sea"),
+        ({"qos": "long"}, "qos", "There are: normal, quick"),
+        ({"account": "sea", "qos": "fast"}, "qos", "There are: normal, quick"),
+    ],
+)
+def test_what_slurm_would_refuse_is_refused(change: dict[str, Any], field: str, says: str) -> None:
+    Cluster.objects.create(name="main", partitions=PARTITIONS, accounts={"sea": ["normal", "quick"]})
+    fine = Profile(name="a", partition="gpu", gpu_type="a100", gpus=4, account="sea", qos="quick")
+    fine.full_clean()
+    for name, value in change.items():
+        setattr(fine, name, value)
+    if field == "qos" and "account" not in change:
+        fine.account = ""
+    with pytest.raises(ValidationError) as caught:
+        fine.full_clean()
+    assert list(caught.value.message_dict) == [field]
+    assert says in caught.value.message_dict[field][0]
+
+
 def test_a_row_that_the_database_refuses_is_told_like_any_other(applied: Put) -> None:
     put("", file=EXAMPLE)
     User.objects.create_user("grace")
-    with pytest.raises(CommandError, match=r"quotas\.user\.grace.*quota_rates_positive"):
+    with pytest.raises(CommandError, match=r"quotas\.user\.grace.*at least 1; empty is none"):
         applied("quotas: {user: {grace: {requests_per_min: 0}}}")
     with pytest.raises(BadFile, match="larger than 8 MiB"):
         read("#" * (9 * 2**20))

@@ -49,6 +49,7 @@ class FakeSlurm:
         self.silent = ""
         self.refuse = ""
         self.described: dict[str, PartitionInfo] = {}
+        self.may_use: dict[str, list[str]] = {}
         self.reserved: dict[str, ReservationInfo] = {}
         self.starts_at: float | None = None
         self.on_submit: Callable[[], None] = lambda: None
@@ -85,6 +86,10 @@ class FakeSlurm:
     def reservations(self) -> dict[str, ReservationInfo]:
         self._hear()
         return self.reserved
+
+    def accounts(self) -> dict[str, list[str]]:
+        self._hear()
+        return self.may_use
 
     def estimate_start(self, spec: JobSpec) -> float:
         self._hear()

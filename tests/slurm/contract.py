@@ -165,9 +165,11 @@ class Contract:
         finally:
             cluster.run("scontrol", "delete", "ReservationName=work")
 
-    def test_usage_without_accounting_is_no_answer(self, client: SlurmClient) -> None:
+    def test_without_accounting_what_it_knows_is_no_answer(self, client: SlurmClient) -> None:
         with pytest.raises(NoAnswer):
             client.usage([1])
+        with pytest.raises(NoAnswer):
+            client.accounts()
 
     def test_a_controller_that_is_gone_is_no_answer(
         self, client: SlurmClient, spec: JobSpec, cluster: Slurm

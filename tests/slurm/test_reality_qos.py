@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -64,3 +65,6 @@ def test_a_hand_over_under_a_qos_that_allows_one_job(limited: Whole, monkeypatch
     monkeypatch.setenv("SLURM_CONF", whole.slurm.env()["SLURM_CONF"])
     usage = CliClient().usage([first, job])
     assert (usage[first].state, usage[job].state) == ("COMPLETED", "RUNNING")
+    accounts = CliClient().accounts()
+    assert any("normal" in qos for qos in accounts.values()), accounts
+    whole.until(lambda: whole.one("SELECT accounts::text FROM fleet_cluster") == json.dumps(accounts))

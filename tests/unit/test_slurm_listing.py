@@ -64,3 +64,13 @@ def test_accounting_lines() -> None:
     assert (found[12].state, found[12].elapsed_s) == ("CANCELLED", 61)
     with pytest.raises(NoAnswer):
         listing.usage("Slurm accounting storage is disabled\n")
+
+
+def test_accounts_are_gathered_over_clusters_and_partitions() -> None:
+    assert listing.accounts("sea|normal,quick\nland|\nsea|long\n") == {
+        "land": [],
+        "sea": ["long", "normal", "quick"],
+    }
+    assert listing.accounts("") == {}
+    with pytest.raises(NoAnswer):
+        listing.accounts("You are not running a supported accounting_storage plugin\n")

@@ -15,22 +15,26 @@ from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import IntegrityError, transaction
 
 from portal import hints
+from portal.catalog import cluster
 from portal.catalog.file.reading import BadFile, Path, Tree, Wrong
 from portal.catalog.file.sections import FITS, SECTIONS, Section
 from portal.catalog.file.use import in_use
+from portal.catalog.models import Profile
 
 Kind = Literal["added", "changed", "unchanged", "deleted", "kept"]
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What became of one row. `fields`: name → old and new value; `why`: of one that stays although it was to go."""
+    """What became of one row. `fields`: name → old and new value; `why`: of one that stays although it was to go.
+    `doubts`: what could not be checked."""
 
     kind: Kind
     word: str
     name: str
     fields: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     why: str = ""
+    doubts: str = ""
 
 
 def apply(tree: Tree, *, prune: bool = False, dry_run: bool = False) -> list[Change]:
@@ -123,10 +127,11 @@ def _apply_row(section: Section, name: str, said: dict[str, Any], row: Any) -> C
     except IntegrityError as error:
         raise ValidationError(str(error).splitlines()[0]) from None
     _each([key for key in changed if section.is_linked(key)], lambda key: section.link(row, key, values[key]))
+    doubts = cluster.doubts(row) if isinstance(row, Profile) else ""
     if added:
         shown = {key: (None, value) for key, value in values.items()}
-        return Change("added", section.word, name, shown)
-    return Change("changed", section.word, name, changed)
+        return Change("added", section.word, name, shown, doubts=doubts)
+    return Change("changed", section.word, name, changed, doubts=doubts)
 
 
 def _checked(section: Section, said: dict[str, Any]) -> dict[str, Any]:

@@ -123,7 +123,7 @@ SUBJECTS: dict[str, type[models.Model]] = {
 }
 # Later ones refer to earlier ones.
 SECTIONS = (
-    Section(("projects",), "project", Project, "slug", ("name", "weight", "max_gpus", "is_active")),
+    Section(("projects",), "project", Project, "slug", ("name", "weight", "max_gpus", "is_active", "model_roots")),
     Section(
         ("environments",), "environment", Environment, "name", ("engine", "python", "engine_version", "gpu_types")
     ),
@@ -145,7 +145,8 @@ SECTIONS = (
     Section(
         ("models",), "model", Model, "name",
         (
-            "kind", "pool", "path", "revision", "context_tokens", "enabled", "is_public", "projects", "description",
+            "kind", "pool", "path", "revision", "context_tokens", "enabled", "is_public", "projects", "registered_for",
+            "description",
         ),
     ),
     *(

@@ -39,6 +39,7 @@ def in_use(row: Any) -> str:
                 ("it has members", Membership.objects.filter(project=row)),
                 ("it has tokens", ApiToken.objects.filter(project=row)),
                 ("models are visible to it", Model.objects.filter(projects=row)),
+                ("models were registered for it", Model.objects.filter(registered_for=row)),
                 ("profiles charge it", Profile.objects.filter(project=row)),
                 ("requests of it are on record", Request.objects.filter(project_id=row.pk)),
             ]

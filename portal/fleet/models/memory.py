@@ -112,6 +112,12 @@ class Cluster(models.Model):
     )
     partitions = models.JSONField(default=dict, help_text="Partitions as Slurm last described them, by name.")
     reservations = models.JSONField(default=list, help_text="Reservations as Slurm last listed them.")
+    accounts = models.JSONField(
+        default=dict,
+        db_default={},
+        help_text="Accounts that we may use, with their QOS; empty: none are kept, or not known.",
+    )
+    accounts_at = models.DateTimeField(null=True, help_text="When they were last asked for.")
     facts_at = models.DateTimeField(null=True, help_text="When partitions and reservations were read.")
     measured_at = models.DateTimeField(
         null=True, help_text="When waits and engine times were last looked at."

@@ -70,6 +70,8 @@ class Command(BaseCommand):
         for name, (old, new) in change.fields.items():
             was = f"{_shown(old)} → " if change.kind == "changed" else ""
             self.stdout.write(f"    {name}: {was}{_shown(new)}")
+        if change.doubts:
+            self.stdout.write(f"    warning: {change.doubts}")
 
 
 def _shown(value: Any) -> str:

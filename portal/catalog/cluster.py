@@ -1,0 +1,124 @@
+"""A profile against what Slurm says of its cluster (the facts that the control loop stored) → errors that name what
+there is, or a word that nothing is known yet.
+
+Separate from `rules`, which need no database. Slurm may be asked for the first time after the profiles are written, so
+missing facts refuse nothing; a profile that is disabled is not checked, else one whose partition is gone could not
+even be switched off.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from django.apps import apps
+from django.core.exceptions import ValidationError
+
+if TYPE_CHECKING:
+    from portal.catalog.models import Profile
+
+_GPUS = re.compile(r"gpu(?::(?P<type>[A-Za-z][\w.+-]*))?:(?P<count>\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """`gpus`: type → most on one node; "" is the type of GPUs that have none."""
+
+    name: str
+    up: bool
+    limit_min: int | None
+    nodes: int
+    gpus: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a cluster. `accounts`: those that we may use → their QOS; empty where Slurm keeps no accounts."""
+
+    partitions: dict[str, Partition]
+    accounts: dict[str, list[str]]
+
+
+def known(cluster: str) -> Known | None:
+    """None before the control loop has asked."""
+    row: Any = apps.get_model("fleet", "Cluster")._default_manager.filter(name=cluster).first()
+    if row is None or not row.partitions:
+        return None
+    return Known({name: _partition(name, said) for name, said in row.partitions.items()}, dict(row.accounts))
+
+
+def check(profile: Profile) -> None:
+    """Raises ValidationError with the fields that Slurm would refuse."""
+    facts = known(profile.cluster) if profile.enabled else None
+    if facts is None:
+        return
+    wrong: dict[str, str] = {}
+    partition = facts.partitions.get(profile.partition)
+    if partition is None:
+        there = _listed(facts.partitions)
+        wrong["partition"] = f"Slurm knows no partition '{profile.partition}'. There are: {there}."
+    else:
+        wrong = _gpus(profile, partition)
+        limit = partition.limit_min
+        # One above the limit is taken where its --time-min fits: Slurm then gives what the limit allows.
+        if limit is not None and profile.walltime_least_min > limit:
+            wrong["walltime_least_min"] = f"Partition {partition.name} ends jobs after {limit} minutes."
+    wrong |= _accounts(profile, facts.accounts)
+    if wrong:
+        raise ValidationError(wrong)
+
+
+def doubts(profile: Profile) -> str:
+    """What could not be checked, or will be cut, in words; "" when there is nothing to say."""
+    facts = known(profile.cluster)
+    if facts is None:
+        return (
+            f"Nothing is known of cluster {profile.cluster} yet, so partition, account, QOS, GPUs and walltime of "
+            f"{profile.name} are not checked."
+        )
+    partition = facts.partitions.get(profile.partition)
+    limit = partition.limit_min if partition is not None else None
+    if limit is not None and profile.walltime_min > limit:
+        return f"Partition {profile.partition} ends jobs after {limit} minutes: {profile.name} gets no more than that."
+    return ""
+
+
+def _gpus(profile: Profile, partition: Partition) -> dict[str, str]:
+    there = ", ".join(
+        f"{kind or 'any type'} ({most} on a node)" for kind, most in sorted(partition.gpus.items())
+    )
+    if not partition.gpus:
+        return {"gpus": f"No node of partition {partition.name} has GPUs."}
+    if profile.gpu_type and profile.gpu_type not in partition.gpus:
+        return {"gpu_type": f"Partition {partition.name} has no '{profile.gpu_type}'. There are: {there}."}
+    most = partition.gpus[profile.gpu_type] if profile.gpu_type else max(partition.gpus.values())
+    if profile.gpus > most:
+        return {"gpus": f"No node of partition {partition.name} has so many. There are: {there}."}
+    return {}
+
+
+def _accounts(profile: Profile, accounts: dict[str, list[str]]) -> dict[str, str]:
+    if not accounts:
+        return {}
+    if profile.account and profile.account not in accounts:
+        return {"account": f"We may not use account '{profile.account}'. There are: {_listed(accounts)}."}
+    named = [profile.account] if profile.account else accounts
+    qos = {word for account in named for word in accounts[account]}
+    if profile.qos and profile.qos not in qos:
+        return {"qos": f"We may not use QOS '{profile.qos}'. There are: {_listed(qos)}."}
+    return {}
+
+
+def _partition(name: str, said: dict[str, Any]) -> Partition:
+    gpus: dict[str, int] = {}
+    for group in said.get("groups", ()):
+        for found in _GPUS.finditer(str(group.get("gres", ""))):
+            kind = found["type"] or ""
+            gpus[kind] = max(gpus.get(kind, 0), int(found["count"]))
+    nodes = sum(int(group.get("count", 0)) for group in said.get("groups", ()))
+    return Partition(name, bool(said.get("up")), said.get("limit_min"), nodes, gpus)
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(sorted(names)) or "none"
