@@ -18,6 +18,7 @@ from pathlib import Path
 
 from environs import Env, EnvError
 
+from portal import oidc
 from portal.gateway.policy.limits import KINDS, LEVELS, Quota
 
 # Read by the development scripts and by processes that the portal starts, not by the portal itself.
@@ -64,6 +65,14 @@ class Config:
     """Origins allowed to post forms, e.g. https://berth.example.org."""
     secure_cookies: bool
     """True behind https. False only for the demo on loopback."""
+    session_idle_s: float
+    """A browser's session ends when nobody has used it for this long."""
+    session_most_s: float
+    """And this long after the log-in, however much it is used."""
+    local_login: bool
+    """Whether people log in with a password of this site. Administrators always may."""
+    oidc: tuple[oidc.Provider, ...]
+    """Identity providers: BERTH_OIDC_ISSUER and so on, see portal/oidc.py and docs/accounts.md."""
     cluster: str
     """Name of the Slurm cluster this scheduler drives."""
     tick_s: float
@@ -172,10 +181,13 @@ def parse(environ: Mapping[str, str] | None = None) -> Config:
     """Settings from `environ` (default: the process's). Raises ConfigError."""
     values = os.environ if environ is None else environ
     known = {f"BERTH_{field.name.upper()}" for field in dataclasses.fields(Config)} | _ELSEWHERE
+    known -= {"BERTH_OIDC"}  # a family, not a variable
     unknown = sorted(
         name
         for name in values
-        if name.startswith("BERTH_") and name not in known and not name.startswith("BERTH_TEST_")
+        if name.startswith("BERTH_")
+        and name not in known
+        and not (name.startswith("BERTH_TEST_") or oidc.is_setting(name))
     )
     if unknown:
         raise ConfigError(
@@ -199,6 +211,10 @@ def parse(environ: Mapping[str, str] | None = None) -> Config:
                 allowed_hosts=tuple(env.list("ALLOWED_HOSTS", ["127.0.0.1", "localhost"])),
                 trusted_origins=tuple(env.list("TRUSTED_ORIGINS", [])),
                 secure_cookies=env.bool("SECURE_COOKIES", True),
+                session_idle_s=env.float("SESSION_IDLE_S", 12 * 3600.0),
+                session_most_s=env.float("SESSION_MOST_S", 7 * 86_400.0),
+                local_login=env.bool("LOCAL_LOGIN", True),
+                oidc=oidc.read(values),
                 cluster=env.str("CLUSTER", "main"),
                 tick_s=env.float("TICK_S", 2.0),
                 slurm_min_interval_s=env.float("SLURM_MIN_INTERVAL_S", 10.0),
@@ -234,6 +250,8 @@ def parse(environ: Mapping[str, str] | None = None) -> Config:
                 max_batch_lines=env.int("MAX_BATCH_LINES", 200_000),
                 file_keep_days=env.int("FILE_KEEP_DAYS", 30),
             )
+        except oidc.OidcError as error:
+            raise ConfigError(f"{error}: see docs/accounts.md") from None
         except EnvError as error:
             raise ConfigError(f"{error}: see portal/config.py for kinds, units and defaults") from None
     _check(read)
@@ -266,6 +284,10 @@ def _check(read: Config) -> None:
         raise ConfigError(
             "BERTH_HEARTBEAT_S must lie in (0, 15]: proxies close streams that are silent for longer"
         )
+    if not 60 <= read.session_idle_s <= read.session_most_s:
+        raise ConfigError("BERTH_SESSION_IDLE_S must be at least 60 and at most BERTH_SESSION_MOST_S")
+    if not (read.local_login or read.oidc):
+        raise ConfigError("BERTH_LOCAL_LOGIN is off and no BERTH_OIDC_ISSUER is set: nobody could log in")
     if read.alive_s < 3 * read.sync_interval_s:
         raise ConfigError("BERTH_ALIVE_S must be at least three times BERTH_SYNC_INTERVAL_S")
     if read.silent_cancel_s <= read.alive_s:

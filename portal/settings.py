@@ -32,6 +32,10 @@ INSTALLED_APPS = [
     "rest_framework",
     "drf_spectacular",
     "django_htmx",
+    "allauth",
+    "allauth.account",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
     "portal.accounts",
     "portal.catalog",
     "portal.ledger",
@@ -50,6 +54,8 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "portal.audit.acting.Acting",
+    "portal.accounts.sessions.Ages",
+    "allauth.account.middleware.AccountMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
@@ -104,12 +110,21 @@ LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "login"
 
+# Single sign-on. Providers are no settings of Django's: portal.accounts.sso takes them from the configuration.
+ACCOUNT_ADAPTER = "portal.accounts.sso.Accounts"
+SOCIALACCOUNT_ADAPTER = "portal.accounts.sso.Identities"
+ACCOUNT_EMAIL_VERIFICATION = SOCIALACCOUNT_EMAIL_VERIFICATION = "none"
+ACCOUNT_LOGIN_METHODS = {"username"}
+ACCOUNT_SIGNUP_FIELDS = ["username*", "password1*"]
+SOCIALACCOUNT_STORE_TOKENS = False
+SOCIALACCOUNT_REQUESTS_TIMEOUT = 10
+
 # Larger bodies are refused before they are read.
 DATA_UPLOAD_MAX_MEMORY_SIZE = _config.max_body_bytes
 
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _config.secure_cookies
 SESSION_COOKIE_HTTPONLY = True
-SESSION_COOKIE_AGE = 7 * 86_400
+SESSION_COOKIE_AGE = int(_config.session_most_s)
 if _config.secure_cookies:
     # The prefix makes browsers refuse cookies of these names that another host of the domain sets.
     SESSION_COOKIE_NAME, CSRF_COOKIE_NAME = "__Host-sessionid", "__Host-csrftoken"

@@ -48,6 +48,9 @@ GET    batches/<uuid:id>/output                     login     404     200    404
 GET    batches/<uuid:id>/errors                     login     404     200    404     404        404        login
 GET    login/                                       200       200     200    200     200        200        200
 POST   login/                                       200       200     200    200     200        200        200
+GET    login/waiting/                               302       302     302    302     302        302        302
+POST   login/with/<str:provider_id>/                404       404     404    404     404        404        404
+GET    login/with/<str:provider_id>/callback/       404       404     404    404     404        404        404
 POST   logout/                                      302       302     302    302     302        302        302
 GET    tokens/                                      login     200     200    200     200        200        login
 POST   tokens/                                      login     422     200    200     422        422        login

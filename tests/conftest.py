@@ -61,7 +61,17 @@ from tests.slurm.whole import PARTITIONS, QUICK, Whole
 settings.register_profile("everyday", derandomize=True)
 settings.load_profile("everyday")
 
-_OURS = ("accounts_", "audit_", "catalog_", "fleet_", "ledger_", "django_admin_log", "django_session")
+_OURS = (
+    "accounts_",
+    "audit_",
+    "account_",
+    "socialaccount_",
+    "catalog_",
+    "fleet_",
+    "ledger_",
+    "django_admin_log",
+    "django_session",
+)
 
 
 def _empty_our_tables(case: TransactionTestCase) -> None:

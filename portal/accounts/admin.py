@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from allauth.account.models import EmailAddress
+from allauth.socialaccount.models import SocialAccount, SocialApp, SocialToken
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin
@@ -15,7 +17,8 @@ from django.utils import timezone
 from django.utils.safestring import SafeString
 
 from portal.accounts.issue import revoke
-from portal.accounts.models import ApiToken, Membership, Project, Quota, User
+from portal.accounts.models import ApiToken, ClaimRule, Membership, Project, Quota, User
+from portal.accounts.sso import issuer_of
 from portal.api import targets
 from portal.dashboard.editable import EditableAdmin
 from portal.dashboard.readonly import ReadOnlyAdmin, link_list
@@ -42,12 +45,13 @@ class PeopleAdmin(EditableAdmin[User], UserAdmin[User]):
         "username",
         "email",
         "is_active",
+        "is_pending",
         "is_operator",
         "is_superuser",
         "belongs_to",
         "last_login",
     ]
-    list_filter = ["is_active", "is_operator", "is_superuser", "is_staff", "membership__role"]
+    list_filter = ["is_pending", "is_active", "is_operator", "is_superuser", "is_staff", "membership__role"]
     search_fields = ["username", "first_name", "last_name", "email"]
     # Rights come from these and from memberships; Django's groups and permissions would be a second system.
     fieldsets = (
@@ -58,6 +62,17 @@ class PeopleAdmin(EditableAdmin[User], UserAdmin[User]):
     )
     readonly_fields = ["last_login", "date_joined"]
     inlines = [MembershipInline]
+    actions = ["let_in"]
+
+    def has_let_in_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("accounts.change_user")
+
+    @admin.action(description="Let in the selected people who wait", permissions=["let_in"])
+    def let_in(self, request: HttpRequest, people: QuerySet[User]) -> None:
+        moved = people.filter(is_pending=True).update(is_active=True, is_pending=False)
+        messages.success(
+            request, f"{moved} people may log in now. What they may use depends on their projects."
+        )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
         return super().get_queryset(request).prefetch_related("membership_set__project")
@@ -97,6 +112,30 @@ class MembershipAdmin(EditableAdmin[Membership]):
     search_fields = ["user__username", "project__slug"]
     autocomplete_fields = ["user", "project"]
     list_select_related = ["user", "project"]
+
+
+@admin.register(ClaimRule)
+class ClaimRuleAdmin(admin.ModelAdmin[ClaimRule]):
+    """Which values of an identity provider's claim give which project; effective at each person's next log-in."""
+
+    list_display = ["value", "project", "role", "issuer"]
+    list_filter = ["project", "role"]
+    search_fields = ["value", "project__slug"]
+    autocomplete_fields = ["project"]
+    list_select_related = ["project"]
+
+
+class IdentityAdmin(ReadOnlyAdmin[SocialAccount]):
+    """Who logs in as whom. An identity belongs to its account for good."""
+
+    list_display = ["user", "issuer", "uid", "last_login", "date_joined"]
+    search_fields = ["user__username", "uid"]
+    list_select_related = ["user"]
+    fields = ["user", "issuer", "uid", "last_login", "date_joined"]
+
+    @admin.display(description="issuer")
+    def issuer(self, identity: SocialAccount) -> str:
+        return issuer_of(identity.provider)
 
 
 @admin.register(ApiToken)
@@ -173,5 +212,9 @@ class QuotaAdmin(EditableAdmin[Quota]):
         return str(quota.token or quota.user or quota.project or quota.model)
 
 
+# Of allauth's tables only identities are used: providers come from the environment, tokens are not kept.
+for unused in (EmailAddress, SocialAccount, SocialApp, SocialToken):
+    admin.site.unregister(unused)
+admin.site.register(SocialAccount, IdentityAdmin)
 # Rights come from is_operator, memberships and scopes; a second system of groups would only confuse.
 admin.site.unregister(Group)

@@ -7,6 +7,7 @@ user in one project.
 from __future__ import annotations
 
 from pathlib import PurePosixPath
+from typing import Any
 
 from django.contrib.auth.models import AbstractUser
 from django.core.exceptions import ValidationError
@@ -25,9 +26,23 @@ class User(AbstractUser):
     """A person. Operators see the fleet and every request's metadata, never its payload."""
 
     is_operator = models.BooleanField(default=False, help_text="May see the fleet and give it commands.")
+    is_pending = models.BooleanField(
+        default=False, editable=False, help_text="Came by single sign-on; nobody has let this person in yet."
+    )
     projects: models.ManyToManyField[Project, Membership] = models.ManyToManyField(
         "Project", through="Membership", related_name="users"
     )
+
+    class Meta(AbstractUser.Meta):
+        constraints = [
+            models.CheckConstraint(
+                condition=~Q(is_pending=True, is_active=True), name="user_pending_inactive"
+            )
+        ]
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.is_pending = self.is_pending and not self.is_active  # who is let in waits no more
+        super().save(*args, **kwargs)
 
     @property
     def operates(self) -> bool:
@@ -82,12 +97,32 @@ class Membership(models.Model):
     user = models.ForeignKey(User, on_delete=models.CASCADE)
     project = models.ForeignKey(Project, on_delete=models.CASCADE)
     role = models.CharField(max_length=10, choices=Role, default=Role.MEMBER)
+    by_claim = models.BooleanField(
+        default=False, help_text="Given by a claim rule, which also takes it back when the claim is gone."
+    )
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["user", "project"], name="membership_once")]
 
     def __str__(self) -> str:
         return f"{self.user} in {self.project}"
+
+
+class ClaimRule(models.Model):
+    """Whoever logs in by single sign-on with this value in the provider's project claim belongs to the project."""
+
+    value = models.CharField(max_length=255, help_text="E.g. the name of a group at the identity provider.")
+    project = models.ForeignKey(Project, on_delete=models.CASCADE)
+    role = models.CharField(max_length=10, choices=Membership.Role, default=Membership.Role.MEMBER)
+    issuer = models.CharField(
+        max_length=255, blank=True, help_text="Only of this issuer, as it is configured; empty: of each."
+    )
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["issuer", "value", "project"], name="claim_rule_once")]
+
+    def __str__(self) -> str:
+        return f"{self.value} → {self.role} of {self.project}"
 
 
 class ApiToken(models.Model):

@@ -20,14 +20,14 @@ MOST_ATTEMPTS = 5
 WINDOW_S = 900
 
 
-def begin(name: str, address: str, now: float) -> int:
+def begin(name: str, address: str, now: float, most: int = MOST_ATTEMPTS) -> int:
     """Seconds to wait; 0 = go on, and this attempt is counted. Counted before the password is looked at, so that
     attempts side by side gain nothing."""
     key = _key(name, address)
     try:
         cache.add(f"{key}:ends", now + WINDOW_S, WINDOW_S)
         cache.add(key, 0, WINDOW_S)
-        if cache.incr(key) <= MOST_ATTEMPTS:
+        if cache.incr(key) <= most:
             return 0
         ends = cache.get(f"{key}:ends")
     except ValueError:  # the count ran out between two lines: a new window begins

@@ -10,11 +10,24 @@ from django.contrib.auth.views import LoginView
 from django.http import HttpRequest, HttpResponse
 
 from portal.accounts import throttle
+from portal.config import config
 from portal.fleet.times import span
+
+
+class Password(AuthenticationForm):
+    def confirm_login_allowed(self, user: Any) -> None:
+        super().confirm_login_allowed(user)
+        if not (config().local_login or user.is_superuser):
+            raise self.get_invalid_login_error()
 
 
 class LogIn(LoginView):
     template_name = "dashboard/login.html"
+    form_class = Password
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        said = {"providers": config().oidc, "is_local": config().local_login}
+        return super().get_context_data(**said, **kwargs)
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         wait_s = throttle.begin(*_who(request), time.time())

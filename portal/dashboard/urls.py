@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from portal.dashboard import batches, fleet, help, home, playground, requests, tokens
+from portal.dashboard import batches, fleet, help, home, playground, requests, sso, tokens
 from portal.dashboard.login import LogIn
 
 urlpatterns = [
@@ -28,6 +28,10 @@ urlpatterns = [
     path("batches/<uuid:id>/output", batches.download, {"which": "output"}, name="batch-output"),
     path("batches/<uuid:id>/errors", batches.download, {"which": "errors"}, name="batch-errors"),
     path("login/", LogIn.as_view(), name="login"),
+    path("login/waiting/", sso.waiting, name="sso-waiting"),
+    path("login/with/<str:provider_id>/", sso.start, name="sso"),
+    # Under allauth's name: it is what it gives the identity provider.
+    path("login/with/<str:provider_id>/callback/", sso.callback, name="openid_connect_callback"),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("tokens/", tokens.page, name="tokens"),
     path("tokens/<int:id>/revoke", tokens.end, name="token-revoke"),

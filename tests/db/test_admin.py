@@ -18,7 +18,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from portal import hints
-from portal.accounts.models import ApiToken, Membership, Project, Quota, User
+from portal.accounts.models import ApiToken, ClaimRule, Membership, Project, Quota, User
 from portal.catalog.models import Model, Pool, Profile
 from portal.fleet.models import (
     BadNode,
@@ -46,7 +46,7 @@ from tests.api import world as make
 from tests.api.world import CANARY_BODY, CANARY_RESULT, ApiClient, Person, World
 
 EDITABLE = {
-    "accounts.User", "accounts.Project", "accounts.Membership", "accounts.Quota",
+    "accounts.User", "accounts.Project", "accounts.Membership", "accounts.Quota", "accounts.ClaimRule",
     "catalog.Environment", "catalog.Profile", "catalog.Pool", "catalog.Model",
 }  # fmt: skip
 OURS = ("accounts", "catalog", "ledger", "fleet", "audit")
@@ -69,6 +69,7 @@ def world(db: None) -> World:
     made = make.build()
     now = timezone.now()
     Quota.objects.create(level="project", project=made.project, requests_per_min=600)
+    ClaimRule.objects.create(value="surfers", project=made.project)
     pilot = make.pilot_row(made)
     replica = make.replica_row(made, pilot)
     GpuClaim.objects.create(pilot=pilot, gpu=0, replica=replica)
