@@ -69,9 +69,12 @@ class PeopleAdmin(EditableAdmin[User], UserAdmin[User]):
 
     @admin.action(description="Let in the selected people who wait", permissions=["let_in"])
     def let_in(self, request: HttpRequest, people: QuerySet[User]) -> None:
-        moved = people.filter(is_pending=True).update(is_active=True, is_pending=False)
+        waiting = list(people.filter(is_pending=True))
+        for user in waiting:
+            user.is_active = True
+            user.save()
         messages.success(
-            request, f"{moved} people may log in now. What they may use depends on their projects."
+            request, f"{len(waiting)} people may log in now. What they may use depends on their projects."
         )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
@@ -115,7 +118,7 @@ class MembershipAdmin(EditableAdmin[Membership]):
 
 
 @admin.register(ClaimRule)
-class ClaimRuleAdmin(admin.ModelAdmin[ClaimRule]):
+class ClaimRuleAdmin(EditableAdmin[ClaimRule]):
     """Which values of an identity provider's claim give which project; effective at each person's next log-in."""
 
     list_display = ["value", "project", "role", "issuer"]

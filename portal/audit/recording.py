@@ -14,7 +14,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.db.models import Model
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_delete, pre_save
 
-from portal.accounts.models import ApiToken, Membership, Project, Quota, User
+from portal.accounts.models import ApiToken, ClaimRule, Membership, Project, Quota, User
 from portal.audit.acting import actor
 from portal.audit.models import Change
 from portal.catalog.models import Environment, Pool, Profile
@@ -22,7 +22,7 @@ from portal.catalog.models import Model as ServedModel
 from portal.fleet.models import Command
 
 WATCHED: tuple[type[Model], ...] = (
-    User, Project, Membership, ApiToken, Quota, Environment, Profile, Pool, ServedModel, Command,
+    User, Project, Membership, ClaimRule, ApiToken, Quota, Environment, Profile, Pool, ServedModel, Command,
 )  # fmt: skip
 # Lists in rows of their own: their name on either side.
 LINKS: dict[type[Model], tuple[str, str]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from portal.dashboard import batches, fleet, help, home, playground, requests, sso, tokens
+from portal.dashboard import batches, fleet, help, home, playground, projects, requests, sso, tokens
 from portal.dashboard.login import LogIn
 
 urlpatterns = [
@@ -35,6 +35,10 @@ urlpatterns = [
     path("logout/", LogoutView.as_view(), name="logout"),
     path("tokens/", tokens.page, name="tokens"),
     path("tokens/<int:id>/revoke", tokens.end, name="token-revoke"),
+    path("projects/", projects.mine, name="projects"),
+    path("projects/<slug:slug>/", projects.one, name="project"),
+    path("projects/<slug:slug>/members/<int:id>", projects.change, name="project-member"),
+    path("projects/<slug:slug>/tokens/<int:id>/revoke", projects.end_token, name="project-token"),
     path("help/", help.page, name="help"),
     path("fleet/", fleet.page, name="fleet"),
     path("fleet/fragments/fleet", fleet.fragment, name="fleet-fragment"),

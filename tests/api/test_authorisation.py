@@ -11,7 +11,7 @@ from django.db import transaction
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from gpuworker import wire
-from portal.accounts.models import ApiToken, User
+from portal.accounts.models import ApiToken, Membership, User
 from portal.config import config
 from portal.fleet.models import Command
 from tests.api.test_page_batches import batch_row, file_row, form
@@ -25,6 +25,8 @@ PAGES_SEND: dict[str, Any] = {
     "fleet/commands/": {"kind": "pause"},
     "playground/token": {"project": "waves"},
     "batches/": form,
+    "projects/<slug:slug>/": {"username": "outsider", "role": "member"},
+    "projects/<slug:slug>/members/<int:id>": {"role": "manager"},
 }
 API_SENDS = {
     "api/v1/requests": {"model": "surf", "api": CHAT, "body": BODY},
@@ -84,7 +86,10 @@ class Scene:
                 ),
                 self.request.pk,
             )
-        return "/" + re.sub(r"<(?:uuid|int):id>", str(id_), address).replace("<path:name>", "surf")
+        if "members" in address:
+            id_ = Membership.objects.get(user=self.world.owner.user).pk
+        filled = re.sub(r"<(?:uuid|int):id>", str(id_), address)
+        return "/" + filled.replace("<path:name>", "surf").replace("<slug:slug>", "waves")
 
 
 @pytest.fixture

@@ -1,0 +1,73 @@
+"""Who belongs to a project, changed by its managers and administrators: add, change a role, remove.
+
+Apart from the pages, so that the rules are in one place: a project that has a manager keeps one, and who is removed
+loses the tokens that act in it.
+"""
+
+from __future__ import annotations
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+
+from portal import hints
+from portal.accounts.issue import revoke
+from portal.accounts.models import ApiToken, Membership, Project, User
+
+LAST_MANAGER = "The project would have no manager: make somebody else one first."
+
+
+def may_manage(user: User, project: Project) -> bool:
+    if user.is_superuser:
+        return True
+    return Membership.objects.filter(user=user, project=project, role=Membership.Role.MANAGER).exists()
+
+
+def add(project: Project, username: str, role: str) -> Membership:
+    """Raises ValidationError."""
+    user = User.objects.filter(username=username).first()
+    if user is None:
+        raise ValidationError({"username": f"There is nobody called “{username}” here."})
+    row, new = Membership.objects.get_or_create(user=user, project=project, defaults={"role": _role(role)})
+    if not new:
+        raise ValidationError({"username": f"{username} belongs to the project already."})
+    transaction.on_commit(hints.directory_changed)
+    return row
+
+
+def set_role(row: Membership, role: str) -> None:
+    """By hand, so no claim rule decides it any more. Raises ValidationError."""
+    with transaction.atomic():
+        _lock(row.project)
+        if _role(role) != Membership.Role.MANAGER:
+            _keep_a_manager(row)
+        row.role, row.by_claim = role, False
+        row.save(update_fields=["role", "by_claim"])
+    transaction.on_commit(hints.directory_changed)
+
+
+def remove(row: Membership) -> None:
+    """Raises ValidationError."""
+    with transaction.atomic():
+        _lock(row.project)
+        _keep_a_manager(row)
+        for token in ApiToken.objects.filter(user=row.user, project=row.project, revoked_at=None):
+            revoke(token)
+        row.delete()
+    transaction.on_commit(hints.directory_changed)
+
+
+def _lock(project: Project) -> None:
+    """While managers are counted: of two who leave at once one is told to stay."""
+    Project.objects.select_for_update().get(pk=project.pk)
+
+
+def _keep_a_manager(row: Membership) -> None:
+    managers = Membership.objects.filter(project=row.project, role=Membership.Role.MANAGER)
+    if managers.filter(pk=row.pk).exists() and not managers.exclude(pk=row.pk).exists():
+        raise ValidationError(LAST_MANAGER)
+
+
+def _role(role: str) -> str:
+    if role not in Membership.Role.values:
+        raise ValidationError({"role": f"A role is one of: {', '.join(Membership.Role.values)}."})
+    return role
