@@ -20,15 +20,23 @@ atexit.register(shutil.rmtree, _scratch, ignore_errors=True)
 
 def _start_own_services() -> tuple[str, str]:
     from devstack.postgres import Postgres
-    from devstack.redis import Redis
 
     postgres = Postgres(_scratch / "postgres", durable=False).start()
-    redis = Redis(_scratch / "redis").start()
     atexit.register(postgres.stop)
+    return postgres.dsn, _start_own_redis()
+
+
+def _start_own_redis() -> str:
+    from devstack.redis import Redis
+
+    redis = Redis(_scratch / "redis").start()
     atexit.register(redis.stop)
-    return postgres.dsn, redis.url
+    return redis.url
 
 
+if "PYTEST_XDIST_WORKER" in os.environ and "BERTH_TEST_REDIS_URL" in os.environ:
+    # Beside another process of the same run: pytest-django gives each a database of its own, and tests empty Redis.
+    os.environ["BERTH_TEST_REDIS_URL"] = _start_own_redis()
 if "BERTH_TEST_DATABASE_URL" not in os.environ:
     os.environ["BERTH_TEST_DATABASE_URL"], os.environ["BERTH_TEST_REDIS_URL"] = _start_own_services()
 
@@ -42,6 +50,8 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "portal.settings"
 import django
 
 django.setup()
+# Not for the processes of a parallel run: pytest-django would read their settings before this file has set theirs.
+del os.environ["DJANGO_SETTINGS_MODULE"]
 
 import psycopg2
 import pytest
@@ -87,6 +97,13 @@ def _empty_our_tables(case: TransactionTestCase) -> None:
 
 
 TransactionTestCase._fixture_teardown = _empty_our_tables  # type: ignore[attr-defined]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes: a file stays in one of them, and so do all that share the one whole Berth."""
+    for item in items:
+        whole = "whole" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("whole" if whole else item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture

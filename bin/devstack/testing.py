@@ -54,6 +54,12 @@ def environment(stack: Stack) -> dict[str, str]:
     }
 
 
+def side_by_side() -> list[str]:
+    """A process per core, four at most: half of the tests wait for something. `-n 0` among the arguments undoes it."""
+    cores = len(os.sched_getaffinity(0))
+    return ["-n", str(min(cores, 4)), "--dist", "loadgroup"] if cores > 1 else []
+
+
 def main() -> int:
     arguments = sys.argv[1:]
     interrupt_on_terminate()
@@ -74,7 +80,7 @@ def main() -> int:
             progress.say(
                 "phases: " + ", ".join(f"{name} {took:.0f} s" for name, took in progress.seconds.items())
             )
-            argv = [str(envs.PORTAL.python), "-m", "pytest", "--durations=25", *arguments]
+            argv = [str(envs.PORTAL.python), "-m", "pytest", "--durations=25", *side_by_side(), *arguments]
             code = foreground(argv, ROOT, environment(stack))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import statistics
 import sys
@@ -28,7 +29,7 @@ from devstack import apt, berth, checkout, demomodel, envs
 from devstack.bench import Bench
 from devstack.ports import accepts, free_port
 from devstack.procs import Child, Command, wait_until
-from devstack.rundir import RunDir
+from devstack.rundir import RunDir, substitute
 from devstack.say import StepFailed
 from devstack.site import Site
 from devstack.stack import Stack
@@ -144,11 +145,12 @@ def processes(ctx: Bench) -> Iterator[RunDir]:
     """A home for what is started beside the services; all of it is ended with it."""
     home = RunDir(ctx.folder / "proxies")
     home.open()
-    home.watch()
+    short = [substitute(home.path, os.getuid())]
+    home.watch(short)
     try:
         yield home
     finally:
-        home.close()
+        home.close(short)
 
 
 def started(
@@ -228,7 +230,8 @@ def start_litellm(home: RunDir, backend: str) -> tuple[Child, Proxy]:
 
 def start_ray(home: RunDir, backend: str) -> tuple[Child, Proxy]:
     port = free_port()
-    folder = home.short() / "r"
+    # Ray puts sockets some sixty characters below its folder, and the name of a socket has at most 107.
+    folder = substitute(home.path, os.getuid())
     argv = [str(envs.PEER_RAY.python), str(HERE / "_ray_proxy.py"), str(port), backend, str(folder)]
     env = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_LOG_TO_STDERR": "0"}
     child = started(home, "ray", argv, port, env, within_s=120)
