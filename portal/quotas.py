@@ -8,6 +8,7 @@ too: it is accepted, and counted before it runs.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from django.db.models import Q
 
 from portal.accounts.models import Quota as Row
 from portal.config import config
-from portal.gateway.limits import LEASE_S, PREFIX, of_subjects, over
+from portal.gateway.limits import LEASE_S, PREFIX, Quotas, of_subjects, over
 from portal.gateway.policy.limits import RATES, Level, Quota, Want, rate, wants
 from portal.gateway.scripts import limit_arguments
 from portal.ledger.models import Request, RequestState
@@ -25,6 +26,9 @@ from portal.places import numbers, run
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 30
+
+# A rate, and in how many seconds it lets a row in.
+Refill = tuple[Want, float] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +41,9 @@ class Subjects:
     model: str
 
     def quotas(self) -> list[tuple[Level, str, Quota]]:
-        rows = Row.objects.filter(
-            Q(token_id=self.token) & ~Q(token_id=None)
-            | Q(user_id=self.user)
-            | Q(project_id=self.project)
-            | Q(model=self.model)
-        )
-        found: dict[tuple[Level, str], Quota] = {}
-        for row in rows:
-            level: Level = row.level  # type: ignore[assignment]
-            subject = row.token_id or row.user_id or row.project_id or row.model
-            limits = Quota(row.requests_per_min, row.tokens_per_min, row.concurrent, row.queued)
-            found[level, str(subject)] = limits
+        return self.among(_limits([self]))
+
+    def among(self, found: Quotas) -> list[tuple[Level, str, Quota]]:
         return of_subjects(found, config().limits, self.token, self.user, self.project, self.model)
 
     def waiting(self, level: Level, most: int) -> int:
@@ -96,14 +91,39 @@ def take(quotas: list[tuple[Level, str, Quota]], request: UUID, tokens: int) -> 
     return not asked or not run("limit", PREFIX, *limit_arguments(str(request), LEASE_S, "", asked))[0]
 
 
-def refill(subjects: Subjects, tokens: int, now: float) -> tuple[Want, float] | None:
+def refill(subjects: Subjects, tokens: int, now: float) -> Refill:
     """The rate that lets a row of so many tokens in last, and in how many seconds; None without a rate. Takes
     nothing. Raises redis.RedisError."""
-    asked = wants(subjects.quotas(), RATES, tokens)
-    if not asked:
-        return None
-    full_at = numbers([f"{PREFIX}:{want.key}" for want in asked])
-    waits = [
-        (want, rate(at, want.limit, want.cost, now).retry_s) for want, at in zip(asked, full_at, strict=True)
-    ]
-    return max(waits, key=lambda wait: wait[1])
+    return refills_of({subjects: tokens}, now)[subjects]
+
+
+def refills_of(rows: Mapping[Subjects, int], now: float) -> dict[Subjects, Refill]:
+    """The same of many, with one question to PostgreSQL and one to Redis."""
+    quotas = _limits(rows)
+    asked = {subjects: wants(subjects.among(quotas), RATES, tokens) for subjects, tokens in rows.items()}
+    keys = sorted({want.key for found in asked.values() for want in found})
+    full_at = dict(zip(keys, numbers([f"{PREFIX}:{key}" for key in keys]), strict=True)) if keys else {}
+    waits = {
+        subjects: [(want, rate(full_at[want.key], want.limit, want.cost, now).retry_s) for want in found]
+        for subjects, found in asked.items()
+    }
+    return {subjects: max(found, key=lambda wait: wait[1], default=None) for subjects, found in waits.items()}
+
+
+def _limits(of: Iterable[Subjects]) -> Quotas:
+    """Those of any of them that have some of their own."""
+    many = list(of)
+    rows = Row.objects.filter(
+        Q(token_id__in={one.token for one in many if one.token is not None})
+        | Q(user_id__in={one.user for one in many})
+        | Q(project_id__in={one.project for one in many})
+        | Q(model__in={one.model for one in many})
+    )
+    found: dict[tuple[Level, str], Quota] = {}
+    for row in rows:
+        level: Level = row.level  # type: ignore[assignment]
+        subject = row.token_id or row.user_id or row.project_id or row.model
+        found[level, str(subject)] = Quota(
+            row.requests_per_min, row.tokens_per_min, row.concurrent, row.queued
+        )
+    return found

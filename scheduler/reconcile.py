@@ -13,7 +13,7 @@ import redis as redis_library
 from portal.catalog.models import Pool
 from portal.config import Config, config
 from portal.fleet.models import Cluster
-from scheduler import commands, facts, measures, parked, retention, routes
+from scheduler import commands, facts, measures, parked, retention, routes, samples
 from scheduler.act import act
 from scheduler.listing import ClientFor, Prefix
 from scheduler.moves import loop_lock
@@ -67,11 +67,13 @@ def _tick(
             said = "Slurm does not know the job that was asked of it: it is submitted once more."
             tell("resubmit", said, clock(), pilot=pilot)
     parked.unpark()
-    act(actor, decide(snapshot_of(cluster, observed, settings, now), now))
+    snapshot = snapshot_of(cluster, observed, settings, now)
+    act(actor, decide(snapshot, now))
     routes.sweep(redis, Pool.objects.values_list("name", flat=True), observed.lost)
     retention.sweep(redis, settings, now)
     # Last: nobody waits for these, and Slurm may take its time.
     measures.remember(cluster, live_pilots(cluster.name), observed.heard, now)
+    samples.take(cluster.name, snapshot, now)
     facts.refresh(cluster, client_for, settings, now)
     cluster.ticked_at = actor.now()
     cluster.save(update_fields=["ticked_at"])

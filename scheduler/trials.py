@@ -94,5 +94,5 @@ def _afterwards(pool: Pool) -> str:
 
 def _progress(pool: Pool, actor: Actor) -> str:
     with moving() as cur:
-        facts = read_facts(cur, pool.name)[pool.name]
+        facts = read_facts(cur, [pool.name])[pool.name]
     return explain(replace(facts, latched_reason=""), actor.clock()).named(pool.name).reason

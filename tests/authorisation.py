@@ -61,6 +61,11 @@ POST   projects/<slug:slug>/                        login     404     404    302
 POST   projects/<slug:slug>/members/<int:id>        login     404     404    302     404        302        login
 POST   projects/<slug:slug>/tokens/<int:id>/revoke  login     404     404    302     404        302        login
 GET    help/                                        login     200     200    200     200        200        login
+GET    now/                                         login     403     403    403     200        200        login
+GET    now/fragments/now                            login     403     403    403     200        200        login
+GET    now/fragments/charts                         login     403     403    403     200        200        login
+GET    queue/                                       login     403     403    403     200        200        login
+GET    queue/fragments/queue                        login     403     403    403     200        200        login
 GET    fleet/                                       login     403     403    403     200        200        login
 GET    fleet/fragments/fleet                        login     403     403    403     200        200        login
 GET    fleet/decisions/                             login     403     403    403     200        200        login

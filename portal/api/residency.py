@@ -22,6 +22,7 @@ class Shown:
 
 def residency(models: Iterable[Model]) -> list[Shown]:
     """Each model with the phase of its pool."""
+    shown = list(models)
     with connection.cursor() as cur:
-        phases = read_phases(plain(cur), time.time())
-    return [Shown(model, phases[model.pool_id].named(model.name)) for model in models]
+        phases = read_phases(plain(cur), time.time(), sorted({model.pool_id for model in shown}))
+    return [Shown(model, phases[model.pool_id].named(model.name)) for model in shown]

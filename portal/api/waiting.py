@@ -33,7 +33,7 @@ def why(row: Request, position: int | None) -> Phase | None:
     if away is not None:
         return _away(away, now)
     with connection.cursor() as cur:
-        facts = read_facts(plain(cur), row.pool).get(row.pool)
+        facts = read_facts(plain(cur), [row.pool]).get(row.pool)
     if facts is None:
         return Phase("unavailable", None, f"{row.model} is not in the catalog any more.")
     return in_line(explain(facts, now).named(row.model), position)

@@ -5,7 +5,19 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from portal.dashboard import batches, fleet, help, home, playground, projects, requests, sso, tokens
+from portal.dashboard import (
+    batches,
+    fleet,
+    help,
+    home,
+    now,
+    playground,
+    projects,
+    queue,
+    requests,
+    sso,
+    tokens,
+)
 from portal.dashboard.login import LogIn
 
 urlpatterns = [
@@ -40,6 +52,11 @@ urlpatterns = [
     path("projects/<slug:slug>/members/<int:id>", projects.change, name="project-member"),
     path("projects/<slug:slug>/tokens/<int:id>/revoke", projects.end_token, name="project-token"),
     path("help/", help.page, name="help"),
+    path("now/", now.page, name="now"),
+    path("now/fragments/now", now.fragment, name="now-fragment"),
+    path("now/fragments/charts", now.charts_fragment, name="now-charts"),
+    path("queue/", queue.page, name="queue"),
+    path("queue/fragments/queue", queue.fragment, name="queue-fragment"),
     path("fleet/", fleet.page, name="fleet"),
     path("fleet/fragments/fleet", fleet.fragment, name="fleet-fragment"),
     path("fleet/decisions/", fleet.decided, name="fleet-decisions"),

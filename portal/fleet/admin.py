@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -10,6 +12,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from portal.api.commanding import Wish
+from portal.api.deciding import KINDS
 from portal.dashboard.readonly import ReadOnlyAdmin, command_each, link, link_list, short
 from portal.fleet.models import (
     BadNode,
@@ -24,6 +27,7 @@ from portal.fleet.models import (
     PoolState,
     ProfileState,
     Replica,
+    Sample,
 )
 
 
@@ -83,7 +87,7 @@ class ReplicaAdmin(ReadOnlyAdmin[Replica]):
         "hot_at",
         "end_reason",
     ]
-    list_filter = ["state", "engine", "pool"]
+    list_filter = ["state", "engine"]
     search_fields = ["=id", "model", "pilot__job_name"]
     list_select_related = ["pilot", "pool"]
     ordering = ["-wanted_at"]
@@ -163,13 +167,26 @@ class CommandAdmin(ReadOnlyAdmin[Command]):
     ordering = ["-id"]
 
 
+class Kinds(admin.SimpleListFilter):
+    """By what was decided: the kinds that there are, not those that a whole table would have to be read for."""
+
+    title = "kind"
+    parameter_name = "kind"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(kind, kind) for kind in KINDS]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Decision]) -> QuerySet[Decision]:
+        return queryset.filter(kind=self.value()) if self.value() else queryset
+
+
 @admin.register(Decision)
 class DecisionAdmin(ReadOnlyAdmin[Decision]):
     list_display = ["at", "kind", "pool", "of_pilot", "reason"]
-    list_filter = ["kind", "at", "pool"]
-    search_fields = ["=pilot", "=replica", "reason"]
+    list_filter = [Kinds, "at"]
+    search_fields = ["=pilot", "=pool"]
     ordering = ["-id"]
-    show_full_result_count = False
+    sortable_by = ()
 
     @admin.display(description="pilot")
     def of_pilot(self, decision: Decision) -> SafeString | str:
@@ -180,9 +197,9 @@ class DecisionAdmin(ReadOnlyAdmin[Decision]):
 class FleetEventAdmin(ReadOnlyAdmin[FleetEvent]):
     list_display = ["at", "of_pilot", "of_replica", "old", "new", "detail"]
     list_filter = ["new"]
-    search_fields = ["=pilot", "=replica"]
+    search_fields = ["=pilot"]
     ordering = ["-id"]
-    show_full_result_count = False
+    sortable_by = ()
 
     @admin.display(description="pilot")
     def of_pilot(self, event: FleetEvent) -> SafeString | str:
@@ -212,3 +229,21 @@ class ClusterAdmin(ReadOnlyAdmin[Cluster]):
     @admin.action(description="Resume the whole fleet", permissions=["command"])
     def resume(self, request: HttpRequest, clusters: QuerySet[Cluster]) -> None:
         command_each(request, [Wish(Command.Kind.RESUME)])
+
+
+@admin.register(Sample)
+class SampleAdmin(ReadOnlyAdmin[Sample]):
+    list_display = [
+        "at",
+        "cluster",
+        "busy",
+        "ready",
+        "loading",
+        "empty",
+        "asked",
+        "running",
+        "wait_p50_s",
+        "wait_p95_s",
+    ]
+    list_filter = ["cluster"]
+    ordering = ["-at"]

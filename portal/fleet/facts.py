@@ -7,22 +7,24 @@ many pools there are.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 from psycopg2.extensions import cursor as Cursor
 
 from portal.fleet.phase import JobFacts, PoolFacts, ProfileFacts, ReplicaFacts
 
 
-def read_facts(cur: Cursor, pool: str | None = None) -> dict[str, PoolFacts]:
-    """By pool; of one, or of all."""
+def read_facts(cur: Cursor, only: Sequence[str] | None = None) -> dict[str, PoolFacts]:
+    """By pool; of some, or of all."""
+    pools = list(only) if only is not None else None
     fleet_paused, silent, silent_since = _clusters(cur)
-    replicas, profiles = _replicas(cur, pool), _profiles(cur, pool)
+    replicas, profiles = _replicas(cur, pools), _profiles(cur, pools)
     cur.execute(
         """SELECT p.name, p.paused, p.cap, coalesce(s.load_s, p.load_estimate_s), s.wake_s, s.service_s,
              s.latched_at IS NOT NULL, coalesce(s.reason, ''), extract(epoch FROM s.retry_at)
            FROM catalog_pool p LEFT JOIN fleet_poolstate s ON s.pool_id = p.name
-           WHERE %(pool)s IS NULL OR p.name = %(pool)s""",
-        {"pool": pool},
+           WHERE %(pools)s::text[] IS NULL OR p.name = ANY(%(pools)s)""",
+        {"pools": pools},
     )
     return {
         name: PoolFacts(
@@ -55,16 +57,16 @@ def _clusters(cur: Cursor) -> tuple[bool, bool, float | None]:
     return row[0], row[1], _number(row[2])
 
 
-def _replicas(cur: Cursor, pool: str | None) -> dict[str, list[ReplicaFacts]]:
+def _replicas(cur: Cursor, pools: list[str] | None) -> dict[str, list[ReplicaFacts]]:
     """Live ones, oldest first."""
     cur.execute(
         """SELECT r.pool_id, r.state, extract(epoch FROM r.started_at), r.phase, p.state, f.name, p.job_id,
              extract(epoch FROM p.submitted_at), p.slurm_state, p.slurm_reason,
              extract(epoch FROM p.slurm_start_at), p.node
            FROM fleet_replica r JOIN fleet_pilot p ON p.id = r.pilot_id JOIN catalog_profile f ON f.id = p.profile_id
-           WHERE r.state NOT IN ('stopped', 'failed') AND (%(pool)s IS NULL OR r.pool_id = %(pool)s)
+           WHERE r.state NOT IN ('stopped', 'failed') AND (%(pools)s::text[] IS NULL OR r.pool_id = ANY(%(pools)s))
            ORDER BY r.wanted_at""",
-        {"pool": pool},
+        {"pools": pools},
     )
     found: dict[str, list[ReplicaFacts]] = defaultdict(list)
     for name, state, started_at, says, *job in cur.fetchall():
@@ -83,7 +85,7 @@ def _replicas(cur: Cursor, pool: str | None) -> dict[str, list[ReplicaFacts]]:
     return found
 
 
-def _profiles(cur: Cursor, pool: str | None) -> dict[str, list[ProfileFacts]]:
+def _profiles(cur: Cursor, pools: list[str] | None) -> dict[str, list[ProfileFacts]]:
     """Enabled ones, without those on whose GPUs the pool is known not to fit."""
     cur.execute(
         """WITH room AS MATERIALIZED (
@@ -101,9 +103,9 @@ def _profiles(cur: Cursor, pool: str | None) -> dict[str, list[ProfileFacts]]:
              JOIN catalog_pool p ON p.name = pp.pool_id
              LEFT JOIN fleet_profilestate s ON s.profile_id = f.id
              LEFT JOIN fleet_fit fit ON fit.pool_id = pp.pool_id AND fit.gpu_type = f.gpu_type
-           WHERE f.enabled AND coalesce(fit.fits, true) AND (%(pool)s IS NULL OR pp.pool_id = %(pool)s)
+           WHERE f.enabled AND coalesce(fit.fits, true) AND (%(pools)s::text[] IS NULL OR pp.pool_id = ANY(%(pools)s))
            ORDER BY f.name""",
-        {"pool": pool},
+        {"pools": pools},
     )
     found: dict[str, list[ProfileFacts]] = defaultdict(list)
     for of, name, p50_s, p90_s, starts_at, load_s, latched, has_room in cur.fetchall():

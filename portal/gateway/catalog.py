@@ -6,7 +6,7 @@ Separate from `directory`, which knows when to read and for whom; this knows wha
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -98,6 +98,6 @@ def read_quotas(cur: Cursor) -> dict[tuple[Level, str], Quota]:
     return {(level, subject): Quota(*limits) for level, subject, *limits in cur.fetchall()}
 
 
-def read_phases(cur: Cursor, now: float) -> dict[str, Phase]:
-    """How each pool is doing, in the words people see."""
-    return {pool: explain(facts, now) for pool, facts in read_facts(cur).items()}
+def read_phases(cur: Cursor, now: float, only: Sequence[str] | None = None) -> dict[str, Phase]:
+    """How each pool is doing, in the words people see; of some, or of all."""
+    return {pool: explain(facts, now) for pool, facts in read_facts(cur, only).items()}

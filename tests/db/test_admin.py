@@ -31,6 +31,7 @@ from portal.fleet.models import (
     PilotLog,
     PoolState,
     ProfileState,
+    Sample,
 )
 from portal.ledger.models import (
     Batch,
@@ -78,6 +79,10 @@ def world(db: None) -> World:
     ProfileState.objects.create(profile=pilot.profile, wait_p50_s=60)
     BadNode.objects.create(cluster="main", node="gpu01", failures=1, reason="no GPU")
     PilotLog.objects.create(pilot=pilot, text="loading weights", at=now)
+    Sample.objects.create(
+        cluster="main", at=now, busy=1, ready=0, loading=0, empty=0, asked=0, running=1, queued_held=0,
+        queued_async=0, queued_batch=0, parked=0,
+    )  # fmt: skip
     Decision.objects.create(
         at=now, kind="launch", pool="surf", pilot=pilot.id, reason="3 wait", inputs={"n": 3}
     )

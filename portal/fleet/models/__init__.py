@@ -8,6 +8,7 @@ from __future__ import annotations
 from portal.fleet.models.memory import BadNode, Cluster, Fit, PoolState, ProfileState
 from portal.fleet.models.pilots import REPLICA_ENDED, GpuClaim, Pilot, PilotState, Replica, ReplicaState
 from portal.fleet.models.record import Command, Decision, FleetEvent, PilotLog
+from portal.fleet.models.samples import Sample
 
 __all__ = [
     "REPLICA_ENDED",
@@ -25,4 +26,5 @@ __all__ = [
     "ProfileState",
     "Replica",
     "ReplicaState",
+    "Sample",
 ]

@@ -1,0 +1,106 @@
+"""Who waits for what, for operators: by model and project, in which lane, how long, and what is parked and why."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from django.db import connection
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from portal import quotas
+from portal.accounts.models import Project
+from portal.api.rawcursor import plain
+from portal.dashboard.fleet import operators_only
+from portal.dashboard.fragments import unchanged_is_304
+from portal.fleet.phase import Phase
+from portal.fleet.times import span
+from portal.gateway.catalog import read_phases
+from portal.gateway.policy import estimate
+from portal.gateway.policy.limits import WORDS
+from portal.ledger import lines
+from portal.ledger.lines import Line, Parked
+from portal.quotas import Subjects
+
+MOST_LINES = 200
+MOST_PARKED = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    line: Line
+    project: str
+    why_parked: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One model, and who waits for it. `phase` is None where it has left the catalog."""
+
+    model: str
+    phase: Phase | None
+    rows: list[Row]
+
+
+@operators_only
+def page(request: HttpRequest) -> HttpResponse:
+    return render(request, "dashboard/queue.html", shown())
+
+
+@unchanged_is_304
+@operators_only
+def fragment(request: HttpRequest) -> HttpResponse:
+    return render(request, "dashboard/_queue.html", shown())
+
+
+def shown() -> dict[str, Any]:
+    now = time.time()
+    with connection.cursor() as cur:
+        found, depth = lines.lines(plain(cur)), lines.depths(plain(cur))
+        parked = lines.first_parked(plain(cur), MOST_PARKED) if depth.get("parked") else []
+        cut = found[:MOST_LINES]
+        phases = read_phases(plain(cur), now, sorted({line.pool for line in cut}))
+    names = dict(Project.objects.filter(pk__in={line.project_id for line in cut}).values_list("pk", "slug"))
+    why = _why_parked(parked, now)
+    groups: dict[str, Group] = {}
+    for line in cut:
+        phase = phases.get(line.pool)
+        group = groups.setdefault(
+            line.model, Group(line.model, phase.named(line.model) if phase else None, [])
+        )
+        key = line.project_id, line.model
+        group.rows.append(
+            Row(line, names.get(line.project_id, "gone"), why.get(key, "") if line.parked else "")
+        )
+    return {
+        "depth": depth,
+        "groups": list(groups.values()),
+        "left_out": len(found) - len(cut),
+        "uncounted": lines.uncounted(depth),
+        "most": lines.MOST_COUNTED,
+    }
+
+
+def _why_parked(parked: list[Parked], now: float) -> dict[tuple[int, str], str]:
+    """By project and model, of the one that goes on first: which quota it is over, and when that has room."""
+    subjects = {
+        (row.project_id, row.model): Subjects(row.token_id, row.user_id, row.project_id, row.model)
+        for row in parked
+    }
+    tokens = {subjects[row.project_id, row.model]: estimate.of_row(row.length, None) for row in parked}
+    try:
+        refills = quotas.refills_of(tokens, now)
+    except (redis.RedisError, OSError):
+        return dict.fromkeys(subjects, "what its quota has left is not known: Redis does not answer")
+    return {key: _words(refills[one]) for key, one in subjects.items()}
+
+
+def _words(refill: quotas.Refill) -> str:
+    if refill is None:
+        return "no quota limits it any more; it goes on at once"
+    want, wait_s = refill
+    room = f"has room in {span(wait_s)}" if wait_s > 0 else "has room; it goes on at once"
+    return f"{want.limit} {WORDS[want.kind]} of its {want.level} {room}"

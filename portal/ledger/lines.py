@@ -1,0 +1,92 @@
+"""Live requests → how many of each project wait for, run on and are parked for each model. SELECTs only.
+
+Separate from `backlog`, which serves the fair order: this is for people who look at the queue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from psycopg2.extensions import cursor as Cursor
+
+# Of each state. Batches are queued whole, so there may be any number of rows; a page has a moment.
+MOST_COUNTED = 100_000
+
+
+@dataclass(slots=True)
+class Line:
+    """What one project has in one model's queue. `waiting`: by lane. `oldest`: of those that wait or are parked."""
+
+    pool: str
+    model: str
+    project_id: int
+    waiting: dict[str, int] = field(default_factory=dict)
+    running: int = 0
+    parked: int = 0
+    oldest: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """The first of those that one project has parked for a model, and how many bytes it asks with."""
+
+    token_id: int | None
+    user_id: int
+    project_id: int
+    model: str
+    length: int
+
+
+def lines(cur: Cursor) -> list[Line]:
+    """The longest wait first."""
+    cur.execute(
+        # State by state: each has a partial index, and `state IN (…)` would read every request that ever ended.
+        """SELECT pool, model, project_id, lane, state, count(*), min(accepted_at) FROM (
+             (SELECT * FROM ledger_request WHERE state = 'queued' LIMIT %(most)s)
+             UNION ALL (SELECT * FROM ledger_request WHERE state = 'parked' LIMIT %(most)s)
+             UNION ALL (SELECT * FROM ledger_request WHERE state = 'running' LIMIT %(most)s)) live
+           GROUP BY 1, 2, 3, 4, 5""",
+        {"most": MOST_COUNTED},
+    )
+    found: dict[tuple[str, str, int], Line] = {}
+    for pool, model, project, lane, state, n, oldest in cur.fetchall():
+        line = found.setdefault((pool, model, project), Line(pool, model, project))
+        if state == "running":
+            line.running += n
+            continue
+        if state == "queued":
+            line.waiting[lane] = n
+        else:
+            line.parked += n
+        line.oldest = min(filter(None, (line.oldest, oldest)))
+    return sorted(found.values(), key=_by_wait)
+
+
+def depths(cur: Cursor) -> dict[str, int]:
+    """All of them, however many: by state."""
+    cur.execute("SELECT state, greatest(sum(n), 0) FROM ledger_depth GROUP BY state")
+    return {state: int(n) for state, n in cur.fetchall()}
+
+
+def first_parked(cur: Cursor, most: int) -> list[Parked]:
+    """Of each project and model that has any, the one that goes on first."""
+    cur.execute(
+        """SELECT DISTINCT ON (r.project_id, r.model) r.token_id, r.user_id, r.project_id, r.model,
+             coalesce(r.batch_length, octet_length(p.body), 0)
+           FROM (SELECT * FROM ledger_request WHERE state = 'parked' LIMIT %s) r
+             LEFT JOIN ledger_payload p ON p.request = r.id
+           ORDER BY r.project_id, r.model, r.order_key LIMIT %s""",
+        (MOST_COUNTED, most),
+    )
+    return [Parked(*row) for row in cur.fetchall()]
+
+
+def uncounted(depth: dict[str, int]) -> bool:
+    """Whether there is more than was counted by project."""
+    return any(n > MOST_COUNTED for n in depth.values())
+
+
+def _by_wait(line: Line) -> tuple[bool, float, str, str]:
+    waits = line.oldest is not None
+    return (not waits, line.oldest.timestamp() if line.oldest else 0.0, line.pool, line.model)

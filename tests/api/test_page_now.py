@@ -1,0 +1,145 @@
+"""The page Now: for operators, with nodes, their models and what is left of each job, and samples as charts."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from portal.dashboard import now as page_now
+from portal.dashboard.nodes import nodes
+from portal.fleet.models import Cluster, Pilot, Sample
+from tests.api.world import World, pilot_row, replica_row, request_row
+
+PATHS = ("/now/", "/now/fragments/now", "/now/fragments/charts")
+
+
+def sample(at: datetime, **figures: Any) -> Sample:
+    none = dict.fromkeys(
+        (*page_now.COLUMNS[:9], "running"),
+        0,
+    )  # fmt: skip
+    return Sample.objects.create(cluster="main", at=at, **(none | figures))
+
+
+def minute() -> datetime:
+    return timezone.now().replace(second=0, microsecond=0)
+
+
+def text(world: World, path: str = "/now/") -> str:
+    answer = world.operator.browser.get(path)
+    assert answer.status_code == 200
+    return str(answer.content.decode())
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_it_is_for_operators(world: World, path: str) -> None:
+    assert world.operator.browser.get(path).status_code == 200
+    for who in (world.owner, world.mate, world.manager, world.outsider):
+        assert who.browser.get(path).status_code == 403
+
+
+def test_an_empty_fleet_is_said_to_be_empty(world: World) -> None:
+    assert "No job of ours runs on a node." in text(world)
+
+
+def test_a_node_is_drawn_with_its_models_and_what_is_left_of_the_job(world: World) -> None:
+    pilot = pilot_row(world, gpus=2)
+    replica_row(world, pilot)
+    coming = pilot_row(world, state="pending", up_at=None, node="", job_id=4712, slurm_state="PENDING",
+                       slurm_reason="Priority")  # fmt: skip
+    pilot_row(world, state="ended", ended_at=timezone.now(), job_id=4713)
+    page = text(world)
+    assert "GPU 0: surf, hot" in page and "GPU 1: empty" in page
+    assert "Job 4711" in page and "59 min left" in page
+    assert f"/fleet/pilots/{coming.id}/" in page and "other jobs are ahead of it" in page
+    assert "4713" not in page
+    assert "10.1.2.3" not in page
+
+
+def test_the_queue_is_counted_as_it_is_now(world: World) -> None:
+    for state in ("queued", "queued", "running", "parked"):
+        request_row(world, state)
+    page = " ".join(text(world).split())
+    assert '<dt>Waiting</dt><dd class="num">2</dd>' in page
+    assert '<dt>Parked</dt><dd class="num">1</dd>' in page
+
+
+def test_samples_are_drawn_and_listed(world: World) -> None:
+    at = minute() - timedelta(minutes=2)
+    sample(at, busy=3, asked=4, wait_p95_s=181)
+    page = text(world)
+    assert "GPUs by what they do" in page and "3 min" in page and f"{at:%H:%M}" in page
+
+
+def test_what_nobody_saw_is_a_gap_and_not_zero(world: World) -> None:
+    at = minute()
+    sample(at - timedelta(minutes=9), busy=3)
+    sample(at - timedelta(minutes=1), busy=5)
+    moments, found = page_now.read(page_now.WINDOWS["3h"], at)
+    assert moments[-1] == at - timedelta(minutes=1) and len(moments) == 180
+    assert {moment: row["busy"] for moment, row in found.items()} == {
+        at - timedelta(minutes=9): 3,
+        at - timedelta(minutes=1): 5,
+    }
+
+
+def test_longer_windows_take_the_mean_of_gpus_and_the_most_of_waits(world: World) -> None:
+    hour = minute().replace(minute=0) - timedelta(hours=3)
+    for n, wait_s in enumerate((10.0, None, 50.0)):
+        sample(hour + timedelta(minutes=n), busy=n, wait_p95_s=wait_s, queued_async=10 * n)
+    _, found = page_now.read(page_now.WINDOWS["7d"], timezone.now())
+    assert (found[hour]["busy"], found[hour]["wait_p95_s"], found[hour]["queued_async"]) == (1, 50, 20)
+
+
+def test_samples_of_another_cluster_are_not_ours(world: World) -> None:
+    sample(minute(), busy=3)
+    Sample.objects.update(cluster="other")
+    assert page_now.read(page_now.WINDOWS["3h"], timezone.now())[1] == {}
+
+
+def test_silence_is_said_first(world: World) -> None:
+    now = timezone.now()
+    Cluster.objects.create(name="main", tried_at=now, answered_at=now - timedelta(hours=1), error="timed out")
+    page = text(world)
+    assert "Slurm does not answer." in page and "The control loop does not run." in page
+
+
+def test_as_many_queries_for_many_pilots(world: World) -> None:
+    browser = world.operator.browser
+
+    def queries() -> int:
+        with CaptureQueriesContext(connection) as seen:
+            assert browser.get("/now/fragments/now").status_code == 200
+        return len(seen)
+
+    replica_row(world, pilot_row(world))
+    few = queries()
+    for n in range(12):
+        replica_row(world, pilot_row(world, job_id=n, node=f"gpu{n}"))
+    assert queries() == few
+
+
+def test_the_bar_of_a_jobs_life(world: World) -> None:
+    now = timezone.now()
+    half = pilot_row(world, now, gpus=6, walltime_min=60, slurm_end_at=now + timedelta(minutes=30))
+    soon = pilot_row(world, now, job_id=1, slurm_end_at=now + timedelta(minutes=5))
+    over = pilot_row(world, now, job_id=2, slurm_end_at=now - timedelta(minutes=5))
+    unknown = pilot_row(world, now, job_id=3, slurm_end_at=None)
+    (node,) = nodes(Pilot.objects.all(), now)
+    jobs = {job.pilot.pk: job for job in node.jobs}
+    assert jobs[half.pk].life == jobs[half.pk].width / 2 and not jobs[half.pk].ends_soon
+    assert [gpu.y > 0 for gpu in jobs[half.pk].gpus] == [False] * 4 + [True] * 2, "four side by side"
+    assert jobs[soon.pk].ends_soon and jobs[over.pk].ends_soon
+    assert (jobs[over.pk].life, jobs[unknown.pk].life, jobs[unknown.pk].left_s) == (0, 0, None)
+
+
+def test_one_asleep_holds_no_gpu(world: World) -> None:
+    pilot = pilot_row(world)
+    replica_row(world, pilot, state="asleep", asleep_at=timezone.now())
+    page = text(world)
+    assert "GPU 0: empty" in page and "asleep: surf" in page
