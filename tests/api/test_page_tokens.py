@@ -159,11 +159,11 @@ def test_the_page_costs_as_many_queries_with_fifty_tokens(
     world: World, django_assert_num_queries: Any
 ) -> None:
     browser = world.owner.browser
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(8):
         browser.get("/tokens/")
     for number in range(50):
         issue_token(world.owner.user, world.project, f"t{number}", ["read"])
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(8):
         browser.get("/tokens/")
 
 

@@ -11,6 +11,8 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from portal.accounts.models import User
+from portal.dashboard.firstrun import hint
 from portal.fleet.times import ago as ago_words
 from portal.fleet.times import span as span_words
 
@@ -60,6 +62,13 @@ def nav(context: dict[str, Any], name: str, text: str, *below: str) -> SafeStrin
     current = "page" if here == name else "true" if here in below else ""
     mark = format_html(' aria-current="{}"', current) if current else ""
     return format_html('<a href="{}"{}>{}</a>', reverse(name), mark, text)
+
+
+@register.inclusion_tag("dashboard/_first_run.html", takes_context=True)
+def first_run(context: dict[str, Any], *, as_admin: bool = False) -> dict[str, Any]:
+    """The next step of an installation that is not complete, on every page; `as_admin`: in the admin's looks."""
+    user = getattr(context.get("request"), "user", None)
+    return {"step": hint(user, timezone.now()) if isinstance(user, User) else None, "as_admin": as_admin}
 
 
 @register.simple_tag

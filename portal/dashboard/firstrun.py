@@ -1,0 +1,150 @@
+"""What is still missing in an installation → the one next step, in words for whoever looks at a page.
+
+Administrators are told what to do and where, on every page, operators what concerns the fleet; users are told
+whom to ask. One query per page; once everything is there, nothing is shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.db import connection
+from django.urls import reverse
+
+from portal.accounts.models import User
+from portal.config import config
+
+LOOP_LATE = timedelta(minutes=2)
+FLEET = "fleet"
+# What must be there, in this order: its name in `Found`, the step that brings it, and the page for that.
+STEPS = (
+    (
+        "environment",
+        "Add an environment",
+        "It says where an engine such as vLLM is installed on the cluster.",
+        "admin:catalog_environment_add",
+    ),
+    (
+        "profile",
+        "Add a profile",
+        "It says how jobs are submitted: partition, account, GPUs, walltime.",
+        "admin:catalog_profile_add",
+    ),
+    (
+        "pool",
+        "Add a pool",
+        "It joins an environment with the profiles under which its models may run.",
+        "admin:catalog_pool_add",
+    ),
+    (
+        "model",
+        "Register a model",
+        "It has a name that people ask for, a path on the cluster and a pool.",
+        "admin:catalog_model_add",
+    ),
+    (
+        "project",
+        "Add a project",
+        "Requests are counted by project; it may have quotas, and need not.",
+        "admin:accounts_project_add",
+    ),
+    (
+        "member",
+        "Add somebody to a project",
+        "Who belongs to none can ask no model: yourself, for a first try.",
+        "admin:accounts_membership_add",
+    ),
+    (
+        "ticked_at",
+        "Start the control loop",
+        "It has not run yet: it is the Celery worker and beat (celery -A portal worker, celery -A portal beat).",
+        FLEET,
+    ),
+    (
+        "answered_at",
+        "Let Berth reach Slurm",
+        "Slurm has not answered yet; the fleet's page shows what it said.",
+        FLEET,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What there is."""
+
+    environment: bool
+    profile: bool
+    pool: bool
+    model: bool
+    project: bool
+    member: bool
+    ticked_at: datetime | None
+    answered_at: datetime | None
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`where`: name of the page on which it is taken; empty: elsewhere. `number`: of `of`; 0 once it was all done."""
+
+    title: str
+    text: str
+    where: str = ""
+    number: int = 0
+    of: int = 0
+
+    @property
+    def url(self) -> str:
+        return reverse(self.where) if self.where else ""
+
+
+def look(cluster: str) -> Found:
+    with connection.cursor() as cur:
+        cur.execute(
+            """SELECT EXISTS (SELECT FROM catalog_environment),
+                 EXISTS (SELECT FROM catalog_profile WHERE enabled),
+                 EXISTS (SELECT FROM catalog_pool_profiles p JOIN catalog_profile f ON f.id = p.profile_id
+                         WHERE f.enabled),
+                 EXISTS (SELECT FROM catalog_model WHERE enabled),
+                 EXISTS (SELECT FROM accounts_project WHERE is_active),
+                 EXISTS (SELECT FROM accounts_membership),
+                 c.ticked_at, c.answered_at, coalesce(c.error, '')
+               FROM (SELECT 1) one LEFT JOIN fleet_cluster c ON c.name = %s""",
+            (cluster,),
+        )
+        return Found(*cur.fetchone())
+
+
+def next_step(found: Found, now: datetime) -> Step | None:
+    """The first that is not done; once all are, what has stopped since. None when all is well. Pure."""
+    for number, (name, title, text, where) in enumerate(STEPS, 1):
+        if not getattr(found, name):
+            return Step(title, text, where, number, len(STEPS))
+    assert found.ticked_at is not None
+    if now - found.ticked_at > LOOP_LATE:
+        text = "Nothing is started or let go: look at the Celery worker and beat."
+        return Step("The control loop has stopped", text, FLEET)
+    if found.error:
+        return Step(
+            "Slurm does not answer", f"Nothing is started or ended until it does. {found.error}", FLEET
+        )
+    return None
+
+
+def hint(user: User, now: datetime) -> Step | None:
+    """As this person is to read it."""
+    step = next_step(look(config().cluster), now)
+    if step is None or user.is_superuser:
+        return step
+    if user.operates and step.where == FLEET:
+        return step
+    if step.number:
+        return Step(
+            "Berth is not set up yet",
+            "No model can be used: ask an administrator, who is told here what is missing.",
+        )
+    return Step(
+        "Models cannot be started now", "Those that are ready answer. Ask an administrator if this lasts."
+    )
