@@ -1,9 +1,14 @@
 // Small things that HTML alone does not do. Kept in a file: the Content-Security-Policy allows no inline script.
 "use strict";
 
-// A page that nobody looks at asks nothing.
+// A page that nobody looks at asks once a minute at most, however often it says that it wants to.
+const HIDDEN_MS = 60_000;
+const asked = new WeakMap();
 document.addEventListener("htmx:beforeRequest", (event) => {
-  if (document.hidden && event.target.closest("[data-polled]")) event.preventDefault();
+  const polled = event.target;
+  if (!polled.matches("[data-polled]")) return;
+  if (document.hidden && performance.now() - (asked.get(polled) ?? 0) < HIDDEN_MS) event.preventDefault();
+  else asked.set(polled, performance.now());
 });
 
 // What has not changed since the last refresh is neither sent nor swapped: 304.

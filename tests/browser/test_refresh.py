@@ -1,0 +1,82 @@
+"""Refreshes in a real browser: how often a page asks, seen and hidden, and that nothing moves when nothing changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from playwright.async_api import Browser, Page, Request, expect
+
+from tests.flow.dataplane import Plane, until
+
+pytestmark = pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume")
+
+
+class Looked:
+    """The models' page with the browser's clock in our hands, and the answers to its refreshes."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.asked = 0
+        self.statuses: list[int] = []
+        page.on("request", self._count)
+        page.on("requestfinished", self._note)
+
+    def _count(self, request: Request) -> None:
+        self.asked += "/fragments/" in request.url
+
+    async def _note(self, request: Request) -> None:
+        answer = await request.response()
+        if "/fragments/" in request.url and answer is not None:
+            self.statuses.append(answer.status)
+
+    async def pass_s(self, seconds: int, *, asks: int) -> None:
+        """So much time goes by in the browser, in which it asks so often."""
+        before = self.asked
+        for _ in range(seconds):
+            await self.page.clock.run_for(1000)
+            await until(lambda: len(self.statuses) == self.asked, "every question is answered")
+        assert self.asked - before == asks, self.statuses
+
+    async def hide(self, hidden: bool) -> None:
+        await self.page.evaluate(
+            "hidden => Object.defineProperty(document, 'hidden', {configurable: true, get: () => hidden})",
+            hidden,
+        )
+
+
+@pytest.fixture
+async def looked(browser: Browser, with_pages: Plane, session: str) -> AsyncIterator[Looked]:
+    context = await browser.new_context()
+    await context.add_cookies([{"name": "sessionid", "value": session, "url": with_pages.url}])
+    page = await context.new_page()
+    await page.clock.install()
+    looked = Looked(page)
+    await page.goto(with_pages.url + "/")
+    yield looked
+    await context.close()
+
+
+async def test_a_page_asks_every_three_seconds_when_seen_and_once_a_minute_when_hidden(
+    looked: Looked,
+) -> None:
+    await looked.pass_s(9, asks=3)
+    await looked.hide(True)
+    await looked.pass_s(57, asks=0)
+    await looked.pass_s(6, asks=1)
+    await looked.pass_s(60, asks=1)
+    await looked.hide(False)
+    await looked.pass_s(3, asks=1)
+
+
+async def test_nothing_is_swapped_until_something_changed(looked: Looked, with_pages: Plane) -> None:
+    page = looked.page
+    await looked.pass_s(3, asks=1)
+    await page.evaluate("document.querySelector('[data-polled] table').mine = true")
+    await looked.pass_s(6, asks=2)
+    assert looked.statuses == [200, 304, 304]
+    assert await page.evaluate("document.querySelector('[data-polled] table').mine")
+    await asyncio.to_thread(with_pages.sql, "UPDATE catalog_model SET description = 'A new one'")
+    await looked.pass_s(3, asks=1)
+    await expect(page.get_by_text("A new one").first).to_be_visible()
