@@ -12,7 +12,7 @@ from datetime import datetime
 from uuid import UUID
 
 from django.core.exceptions import ValidationError
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from portal.accounts.models import Project, User
 from portal.api.access import managed
@@ -20,16 +20,27 @@ from portal.api.moments import moment
 from portal.ledger.models import Lane, Request, RequestState
 
 FILTERS = ("whose", "model", "state", "project", "lane", "since", "until")
+# An index leads to whose they are and when they came, none to the rest: so many rows are looked at for one page.
+MOST_LOOKED_AT = 50_000
 MINE, MANAGED, EVERYBODY = "mine", "managed", "everybody"
 PAGE_ROWS = 50
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """`rows`: whose they are and when they came; `other`: what they are to be beside that."""
+
+    rows: QuerySet[Request]
+    other: Q
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
-    """`older`: where the next page begins; empty on the last one."""
+    """`older`: where the next page begins; empty on the last one. `looked_to`: no older row was looked at yet."""
 
     rows: list[Request]
     older: str
+    looked_to: datetime | None = None
 
 
 def whose(user: User) -> list[str]:
@@ -42,34 +53,47 @@ def whose(user: User) -> list[str]:
     return choices
 
 
-def requests(asked: Mapping[str, str], user: User, now: datetime) -> QuerySet[Request]:
+def requests(asked: Mapping[str, str], user: User, now: datetime) -> Asked:
     """Raises ValidationError that names the parameter."""
     rows = _of(asked.get("whose") or MINE, user).order_by("-accepted_at", "-id")
+    other = Q()
     if word := asked.get("model"):
-        rows = rows.filter(model=word)
+        other &= Q(model=word)
     if word := asked.get("state"):
-        rows = rows.filter(state=_one_of("state", word, RequestState.values))
+        other &= Q(state=_one_of("state", word, RequestState.values))
     if word := asked.get("lane"):
-        rows = rows.filter(lane=_one_of("lane", word, Lane.values))
+        other &= Q(lane=_one_of("lane", word, Lane.values))
     if word := asked.get("project"):
         # One that does not exist and one that is none of the caller's business look the same: empty.
-        rows = rows.filter(project_id__in=Project.objects.filter(slug=word).values_list("pk", flat=True)[:1])
+        other &= Q(project_id__in=Project.objects.filter(slug=word).values_list("pk", flat=True)[:1])
     if word := asked.get("since"):
         rows = rows.filter(accepted_at__gte=moment("since", word, now))
     if word := asked.get("until"):
         rows = rows.filter(accepted_at__lte=moment("until", word, now))
-    return rows
+    return Asked(rows, other)
 
 
-def page(rows: QuerySet[Request], before: str) -> Found:
+def page(asked: Asked, before: str) -> Found:
     """The rows after the one that `before` names, which need not exist any more. Raises ValidationError."""
+    rows = asked.rows
     if before:
         at, id_ = _place(before)
         rows = rows.filter(accepted_at__lte=at).exclude(accepted_at=at, id__gte=id_)
-    found = list(rows[: PAGE_ROWS + 1])
-    last = found[PAGE_ROWS - 1] if len(found) > PAGE_ROWS else None
-    older = f"{last.accepted_at.isoformat()}_{last.pk}" if last is not None else ""
-    return Found(found[:PAGE_ROWS], older)
+    last_looked_at = edge(rows) if asked.other else None
+    if last_looked_at is not None:
+        rows = rows.filter(accepted_at__gte=last_looked_at)
+    found = list(rows.filter(asked.other)[: PAGE_ROWS + 1])
+    if len(found) > PAGE_ROWS:
+        last = found[PAGE_ROWS - 1]
+        return Found(found[:PAGE_ROWS], f"{last.accepted_at.isoformat()}_{last.pk}")
+    older = f"{last_looked_at.isoformat()}_{UUID(int=0)}" if last_looked_at is not None else ""
+    return Found(found, older, last_looked_at)
+
+
+def edge(rows: QuerySet[Request]) -> datetime | None:
+    """When the last of those came that are looked at; None where there are no more than that."""
+    times = rows.values_list("accepted_at", flat=True)[MOST_LOOKED_AT : MOST_LOOKED_AT + 1]
+    return next(iter(times), None)
 
 
 def _of(word: str, user: User) -> QuerySet[Request]:

@@ -12,6 +12,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import connection
+from django.db.models import Case, Exists, OuterRef, Q, When
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -24,16 +25,27 @@ from portal.api.commanding import Wish, give
 from portal.api.fleet import recent_pilots
 from portal.api.rawcursor import plain
 from portal.api.standing import standing, unknown_jobs
-from portal.catalog.models import Pool, Profile
+from portal.catalog.models import Pool
 from portal.dashboard.fragments import unchanged_is_304
-from portal.fleet.models import Cluster, Command, Decision, FleetEvent, Pilot, PilotLog, ProfileState
+from portal.fleet.models import (
+    REPLICA_ENDED,
+    Cluster,
+    Command,
+    Decision,
+    FleetEvent,
+    Pilot,
+    PilotLog,
+    ProfileState,
+    Replica,
+)
 from portal.fleet.times import until
 from portal.gateway.catalog import read_phases
 
 LAST_DECISIONS = 30
 LAST_COMMANDS = 10
 MOST_DECISIONS = 100
-MOST_PILOTS = 100
+MOST_PILOTS = 40
+MOST_POOLS = 40
 
 View = Callable[..., HttpResponse]
 
@@ -56,13 +68,13 @@ def operator(request: HttpRequest) -> User:
 
 @operators_only
 def page(request: HttpRequest) -> HttpResponse:
-    return render(request, "dashboard/fleet.html", shown())
+    return render(request, "dashboard/fleet.html", shown(request))
 
 
 @unchanged_is_304
 @operators_only
 def fragment(request: HttpRequest) -> HttpResponse:
-    return render(request, "dashboard/_fleet.html", shown())
+    return render(request, "dashboard/_fleet.html", shown(request))
 
 
 @operators_only
@@ -128,24 +140,43 @@ def command(request: HttpRequest) -> HttpResponse:
     return redirect(back)
 
 
-def shown() -> dict[str, Any]:
+def shown(request: HttpRequest) -> dict[str, Any]:
     now = timezone.now()
+    find = request.GET.get("find", "").strip()
+    pools = _pools(find, now)
+    names = [pool.name for pool in pools[:MOST_POOLS]]
     with connection.cursor() as cur:
-        phases = read_phases(plain(cur), now.timestamp())
-    pools = Pool.objects.select_related("state").order_by("name")
+        phases = read_phases(plain(cur), now.timestamp(), names)
+    pilots = list(recent_pilots(now)[: MOST_PILOTS + 1])
     return {
         "clusters": [
             (row, standing(row, now), unknown_jobs(row)) for row in Cluster.objects.order_by("name")
         ],
-        "pilots": recent_pilots(now)[:MOST_PILOTS],
-        "pools": [(pool, phases[pool.name].named(pool.name), _pin(pool, now)) for pool in pools],
+        "pilots": pilots[:MOST_PILOTS],
+        "more_pilots": len(pilots) > MOST_PILOTS,
+        "pools": [(pool, phases[pool.name].named(pool.name), _pin(pool, now)) for pool in pools[:MOST_POOLS]],
+        "more_pools": len(pools) > MOST_POOLS,
+        "find": find,
+        "query": request.GET.urlencode(),
         "held_profiles": ProfileState.objects.filter(latched_at__isnull=False).select_related("profile"),
-        "profiles": Profile.objects.order_by("name"),
         "decisions": Decision.objects.order_by("-id")[:LAST_DECISIONS],
         "commands": Command.objects.select_related("created_by", "pilot", "replica").order_by("-id")[
             :LAST_COMMANDS
         ],
     }
+
+
+def _pools(find: str, now: datetime) -> list[Pool]:
+    """Those of which there is something to tell come first: latched, failing, paused, pinned or resident ones."""
+    live = Exists(Replica.objects.filter(pool=OuterRef("pk")).exclude(state__in=REPLICA_ENDED))
+    failing = Q(state__latched_at__isnull=False) | Q(state__failures__gt=0)
+    kept = Q(state__pinned_until__gt=now) | Q(paused=True)
+    pools = Pool.objects.select_related("state").annotate(
+        place=Case(When(failing, then=0), When(kept | live, then=1), default=2)
+    )
+    if find:
+        pools = pools.filter(name__icontains=find)
+    return list(pools.order_by("place", "name")[: MOST_POOLS + 1])
 
 
 def _pin(pool: Pool, now: datetime) -> str:

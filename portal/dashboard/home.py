@@ -7,6 +7,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
@@ -20,6 +21,8 @@ from portal.dashboard.fragments import unchanged_is_304
 from portal.errors import ApiError
 from portal.fleet.models import Command
 from portal.fleet.phase import Phase
+
+MOST_MODELS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ def page(request: HttpRequest) -> HttpResponse:
     told = shown(request)
     names = [line.model.name for line in told["models"]]
     asked = request.GET.get("use", "")
-    use = asked if asked in names else next(iter(names), "")
+    use = asked if asked and _usable(told["projects"]).filter(name=asked).exists() else next(iter(names), "")
     told |= {"use": use, "asked": asked == use and bool(use), "base_url": request.build_absolute_uri("/v1")}
     return render(request, "dashboard/home.html", told)
 
@@ -65,9 +68,27 @@ def wake(request: HttpRequest, name: str) -> HttpResponse:
 
 def shown(request: HttpRequest) -> dict[str, Any]:
     mine = _projects(_person(request))
-    models = Model.objects.filter(access.usable_models(mine)).distinct().order_by("name")
-    rows = residency(models.select_related("pool").prefetch_related("pool__profiles"))
-    return {"projects": mine, "models": [_line(row.model, row.phase) for row in rows]}
+    find, after = request.GET.get("find", "").strip(), request.GET.get("after", "")
+    models = _usable(mine)
+    if find:
+        models = models.filter(Q(name__icontains=find) | Q(description__icontains=find))
+    if after:
+        models = models.filter(name__gt=after)
+    page = list(models.select_related("pool").prefetch_related("pool__profiles")[: MOST_MODELS + 1])
+    more = request.GET.copy()
+    more["after"] = page[MOST_MODELS - 1].name if len(page) > MOST_MODELS else ""
+    return {
+        "projects": mine,
+        "models": [_line(row.model, row.phase) for row in residency(page[:MOST_MODELS])],
+        "find": find,
+        "many": bool(find or after or more["after"]),
+        "more": more.urlencode() if more["after"] else "",
+        "query": request.GET.urlencode(),
+    }
+
+
+def _usable(mine: list[Project]) -> QuerySet[Model]:
+    return Model.objects.filter(access.usable_models(mine)).distinct().order_by("name")
 
 
 def _line(model: Model, phase: Phase) -> Line:

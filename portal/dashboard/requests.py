@@ -110,6 +110,7 @@ def shown(request: HttpRequest) -> dict[str, Any]:
             (row, projects.get(row.project_id, "gone"), names.get(row.user_id, "gone")) for row in found.rows
         ],
         "older": older.urlencode() if found.older else "",
+        "looked_to": found.looked_to,
         "first": "before" not in request.GET,
         "query": request.GET.urlencode(),
         "whose": [(word, WHOSE[word]) for word in finding.whose(user)],

@@ -125,3 +125,24 @@ def test_many_models_take_as_many_queries_as_one(world: World) -> None:
             text(client)
         counts.append(len(asked))
     assert counts[0] == counts[1]
+
+
+def test_many_models_come_page_by_page_and_are_found_by_name(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("portal.dashboard.home.MOST_MODELS", 2)
+    assert 'type="search"' not in text(world.owner.browser), "one model needs no search"
+    for name in ("kelp", "reef", "tide"):
+        Model.objects.create(name=name, pool=world.pool, description=f"All about a {name}.")
+    seen: list[list[str]] = []
+    path = "/"
+    while path:
+        page = text(world.owner.browser, path)
+        seen.append(re.findall(r'class="says"><code>(\w+)</code>', page))
+        found = re.search(r'<a href="([^"]+)">More models</a>', page)
+        path = found.group(1).replace("&amp;", "&") if found else ""
+    assert seen == [["kelp", "reef"], ["surf", "tide"]]
+    page = text(world.owner.browser, "/?find=A+REEF")
+    assert "reef" in page and "tide" not in page and "fragments/home?find=A+REEF" in page
+    assert "None that fits." in text(world.owner.browser, "/?find=whale")
+    assert "Use <code>tide</code>" in text(world.owner.browser, "/?use=tide"), "also of one on a later page"

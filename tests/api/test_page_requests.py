@@ -119,6 +119,22 @@ def test_the_list_is_paged_through_without_gaps_or_repeats(
     assert len(got) == 7 and set(got) == wanted
 
 
+def test_a_rare_one_is_looked_for_a_stretch_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portal.api.finding.MOST_LOOKED_AT", 3)
+    now = timezone.now()
+    rare = request_row(world, "failed", accepted_at=now - timedelta(minutes=9))
+    for n in range(7):
+        request_row(world, "done", accepted_at=now - timedelta(minutes=n // 2))
+    path, pages = "/requests/?state=failed", 0
+    while str(rare.id) not in (page := text(world.owner.browser, path)):
+        assert not listed(page)
+        found = re.search(r'<a href="([^"]+)">Look further back</a>', page)
+        assert found, "there is more to look at"
+        path, pages = found.group(1).replace("&amp;", "&"), pages + 1
+    assert pages >= 1
+    assert "Look further back" not in text(world.owner.browser, "/requests/"), "all of them are no search"
+
+
 def test_the_list_takes_as_many_queries_for_many_rows_as_for_few(world: World) -> None:
     client, counts = world.operator.browser, []
     for n in (1, 30):

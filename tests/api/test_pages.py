@@ -10,7 +10,8 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from portal.fleet.models import Cluster, Command, Decision, Pilot, PilotLog
+from portal.catalog.models import Pool
+from portal.fleet.models import Cluster, Command, Decision, Pilot, PilotLog, PoolState
 from tests.api.world import CANARY_BODY, CANARY_RESULT, PASSWORD, World, pilot_row, replica_row, request_row
 
 
@@ -74,6 +75,22 @@ def test_fleet_says_since_when_slurm_is_silent(world: World) -> None:
     page = text(world.operator.browser, "/fleet/")
     assert "Slurm does not answer." in page and "(7 min ago)" in page and "squeue: timed out" in page
     assert "The control loop runs." in page
+
+
+def test_of_many_pools_those_with_something_to_tell_come_first(
+    world: World, pilot: Pilot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("portal.dashboard.fleet.MOST_POOLS", 2)
+    for name in ("a-quiet-one", "another", "broken"):
+        Pool.objects.create(name=name, environment=world.pool.environment)
+    PoolState.objects.create(pool_id="broken", failures=1, latched_at=timezone.now(), reason="no GPU")
+
+    def listed(path: str) -> list[str]:
+        page = text(world.operator.browser, path)
+        return re.findall(r'<th scope="row"><code>([\w-]+)</code></th>', page)
+
+    assert listed("/fleet/") == ["broken", "surf"]
+    assert listed("/fleet/?find=quiet") == listed("/fleet/fragments/fleet?find=quiet") == ["a-quiet-one"]
 
 
 def test_a_pilots_page_shows_its_log_escaped_and_its_decisions(world: World, pilot: Pilot) -> None:
