@@ -20,6 +20,7 @@ from typing import NoReturn
 from gpuworker import exits, lifetime, logtail, registration, settings, wire
 from gpuworker.exits import JobOver
 from gpuworker.ingress import Ingress
+from gpuworker.inspector import Inspector
 from gpuworker.leaser import Leaser
 from gpuworker.outbox import Outbox
 from gpuworker.portal_client import Ended, Lost, PortalClient, Refused, Unavailable, Unregistered
@@ -55,6 +56,7 @@ class Agent:
         )
         self._replicas.cut = self._leaser.give_back
         self._ingress = Ingress(secret.ingress_key, self._replicas, fence, self._held_left)
+        self._inspector = Inspector(self._changed)
         self._wake_step = asyncio.Event()
         self._wake_sync = asyncio.Event()
         # From the clock, so that it also rises over a restart of the agent.
@@ -99,6 +101,7 @@ class Agent:
                 await self._ingress.stop()
                 await self._portal.close()
                 await self._replicas.staging.stop()
+                self._inspector.stop()
         except TimeoutError:
             log.warning("not cleaned up within %.0f s", CLEAN_UP_LIMIT_S)
 
@@ -143,6 +146,7 @@ class Agent:
         self._heard_at = time.time()
         self._replicas.want(answer.desired)
         self._replicas.staging.want([] if self._drain else answer.stage)
+        self._inspector.want(answer.inspect)
         for cancel in answer.cancels:
             self._leaser.cancel(cancel.request, cancel.attempt)
         self._wake_step.set()
@@ -188,6 +192,7 @@ class Agent:
                 rows=[*self._leaser.rows(), *self._outbox.rows()],
                 log_tail=self._log_tail() if wants_log else None,
                 staged=self._replicas.staging.staged,
+                inspected=self._inspector.reports,
             )
         )
 

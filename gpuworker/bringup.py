@@ -6,6 +6,7 @@ replaced by another process, which then is not put to sleep any more.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -13,7 +14,8 @@ from pathlib import Path
 import aiohttp
 
 from gpuworker.engines import make_engine
-from gpuworker.engines.protocol import Engine, EngineSpec
+from gpuworker.engines.protocol import BadArgument, Engine, EngineSpec
+from gpuworker.roots import Outside, inside
 from gpuworker.seats import spare_seats
 from gpuworker.sleep import Sleeper, Spoiled
 from gpuworker.wire import DesiredReplica
@@ -52,6 +54,7 @@ class BringUp:
     async def run(self, begun: Callable[[], None]) -> tuple[Engine, Sleeper]:
         """Calls `begun` with each process that it starts. Raises EngineError; `engine` may be left running then."""
         while True:
+            await self._check_roots()
             path = await self._nearest(self._want.path) if self._want.path else ""
             if path != self._want.path:
                 log.info("replica %s reads its weights from scratch", self._want.id)
@@ -67,6 +70,15 @@ class BringUp:
                 await self.spoiled(engine, error)
             else:
                 return engine, sleeper
+
+    async def _check_roots(self) -> None:
+        """Again before each load: a link may lead elsewhere since the model was registered. Raises BadArgument."""
+        if not (self._want.path and self._want.roots):
+            return
+        try:
+            await asyncio.to_thread(inside, self._want.path, self._want.roots)
+        except (Outside, OSError, RuntimeError) as error:
+            raise BadArgument(f"model folder {self._want.path!r} may not be used: {error}") from None
 
     async def spoiled(self, engine: Engine, error: Spoiled) -> None:
         """Ends it; the next one does not sleep."""

@@ -91,6 +91,7 @@ class DesiredReplica:
     drain_limit_s: float
     may_sleep: int = 0  # how deep the pool lets it sleep: tried before it is hot
     sleep_level: int = 0  # state "asleep": drain, then sleep so deep
+    roots: list[str] = field(default_factory=list)  # its folder must lie below one of them; none: anywhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,39 @@ class RowRef:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a model's folder says of it. Numbers are 0 where it says nothing; texts are as short as they are plain."""
+
+    folder: str  # resolved
+    architecture: str
+    dtype: str
+    quantisation: str
+    context_tokens: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    parameters: int
+    weights_bytes: int
+    files: int
+    other_weights: list[str]  # files that run code when they are loaded, or may
+    needs_code: bool  # it brings Python of its own
+    has_chat_template: bool
+    is_embedding: bool
+    revision: str
+    gpu_mem_mb: int  # of the smallest GPU of this job
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """The answer to an InspectWish: the facts, or why there are none, in words."""
+
+    id: int
+    error: str
+    facts: ModelFacts | None
+
+
+@dataclass(frozen=True, slots=True)
 class Sync:
     """Sent every `interval_s` and at once when something changes."""
 
@@ -145,6 +179,7 @@ class Sync:
     rows: list[RowRef]
     log_tail: str | None  # only when the last answer asked for it
     staged: list[str] = field(default_factory=list)  # pools whose weights lie complete on its scratch
+    inspected: list[Inspected] = field(default_factory=list)  # until the portal wishes it no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +197,15 @@ class StageWish:
 
 
 @dataclass(frozen=True, slots=True)
+class InspectWish:
+    """A model's folder to be looked at: what it is, before anybody serves it. It must lie below one of `roots`."""
+
+    id: int
+    path: str
+    roots: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class SyncAnswer:
     """Also the answer to `register`: what the loop wants of this pilot now."""
 
@@ -172,6 +216,7 @@ class SyncAnswer:
     interval_s: float
     want_log: bool
     stage: list[StageWish] = field(default_factory=list)
+    inspect: list[InspectWish] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,6 +142,8 @@ class Config:
     """Most requests in one batch."""
     file_keep_days: int
     """Days that uploaded files and batches' outputs are kept."""
+    register_approval: bool
+    """Whether a model that a project's manager registers waits for an operator's approval."""
 
     @property
     def instance(self) -> str:
@@ -249,6 +251,7 @@ def parse(environ: Mapping[str, str] | None = None) -> Config:
                 max_file_bytes=env.int("MAX_FILE_BYTES", 512 * 1024 * 1024),
                 max_batch_lines=env.int("MAX_BATCH_LINES", 200_000),
                 file_keep_days=env.int("FILE_KEEP_DAYS", 30),
+                register_approval=env.bool("REGISTER_APPROVAL", True),
             )
         except oidc.OidcError as error:
             raise ConfigError(f"{error}: see docs/accounts.md") from None

@@ -26,6 +26,7 @@ from portal.fleet.models import Decision as DecisionRow
 from portal.fleet.times import FOR_EVER, until
 from scheduler import endings, unknown
 from scheduler.act import carry_out
+from scheduler.inspections import inspect
 from scheduler.moves import moving
 from scheduler.outcomes import Failed, Later, Refused
 from scheduler.policy.decisions import CancelPilot, Decision, DrainPilot, DrainReplica
@@ -87,6 +88,8 @@ def _do(actor: Actor, command: Command, look: Look) -> str:
             return _unknown_job(actor, command)
         case Command.Kind.LOG:
             return _log(actor, command)
+        case Command.Kind.INSPECT:
+            return inspect(actor, command)
     raise Refused(f"The loop knows no command {command.kind!r}.")
 
 

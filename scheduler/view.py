@@ -15,6 +15,7 @@ from portal.config import Config
 from portal.fleet.models import REPLICA_ENDED, Cluster, ProfileState, Replica
 from portal.fleet.slurm_words import meaning
 from scheduler.hearing import Heard
+from scheduler.inspections import looked_at_by
 from scheduler.observe import Observed, live_pilots
 from scheduler.policy.snapshot import (
     ON_ITS_WAY,
@@ -52,7 +53,7 @@ def snapshot_of(cluster: Cluster, observed: Observed, config: Config, now: float
     live = list(_replicas([p.id for p in pilots.values()]))
     fresh = {id_ for id_, p in pilots.items() if _is_fresh(p, observed.heard.get(id_), config.alive_s, now)}
     heard = {id_: said for id_, said in observed.heard.items() if id_ in fresh}
-    occupied = {r.pilot_id for r in live}
+    occupied = {r.pilot_id for r in live} | looked_at_by()
     lost = observed.lost | {pilot for pilot, said in observed.heard.items() if said.leaves}
     return Snapshot(
         pools=pool_views(now),

@@ -30,6 +30,14 @@ GET    favicon.ico                                  302       302     302    302
 GET    /                                            login     200     200    200     200        200        login
 GET    fragments/home                               login     200     200    200     200        200        login
 POST   models/<path:name>/wake                      login     404     302    302     404        404        login
+GET    models/register/                             login     403     403    200     200        200        login
+POST   models/register/                             login     403     403    302     422        302        login
+GET    models/register/<int:id>/                    login     403     403    200     200        200        login
+POST   models/register/<int:id>/                    login     403     403    302     200        302        login
+GET    models/register/<int:id>/fragments/candidate login     403     403    200     200        200        login
+POST   models/register/<int:id>/again               login     403     403    302     404        302        login
+POST   models/register/<int:id>/test                login     403     403    302     404        302        login
+POST   models/register/<int:id>/approve             login     403     403    403     302        302        login
 GET    playground/                                  login     200     200    200     200        200        login
 POST   playground/token                             login     404     200    200     404        404        login
 GET    requests/                                    login     200     200    200     200        200        login

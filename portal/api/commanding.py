@@ -35,8 +35,14 @@ TARGETS: dict[str, tuple[str, ...]] = {
     Kind.ADOPT: ("job_id",),
     Kind.REJECT: ("job_id",),
     Kind.LOG: ("pilot",),
+    Kind.INSPECT: ("candidate",),
 }
-_WORDS = {"fleet": "nothing (the whole fleet)", "profile": "args.profile", "job_id": "args.job_id"}
+_WORDS = {
+    "fleet": "nothing (the whole fleet)",
+    "profile": "args.profile",
+    "job_id": "args.job_id",
+    "candidate": "args.candidate",
+}
 MOST_S = 366 * 86_400.0
 
 
@@ -56,6 +62,10 @@ def _job(value: Any) -> int:
     return targets.unknown_job(str(value))
 
 
+def _candidate(value: Any) -> int:
+    return targets.candidate(str(value)).pk
+
+
 # What else each command takes.
 ARGS: dict[str, dict[str, Callable[[Any], Any]]] = {
     Kind.WAKE: {"for_s": seconds},
@@ -63,6 +73,7 @@ ARGS: dict[str, dict[str, Callable[[Any], Any]]] = {
     Kind.RELAUNCH: {"profile": _profile},
     Kind.ADOPT: {"job_id": _job, "profile": _profile},
     Kind.REJECT: {"job_id": _job},
+    Kind.INSPECT: {"candidate": _candidate},
 }
 
 
@@ -100,7 +111,9 @@ def _checked(wish: Wish) -> dict[str, Any]:
     allowed = TARGETS[wish.kind]
     named = [name for name in ("pilot", "replica", "pool") if getattr(wish, name) is not None]
     # A profile is a target only where it may be one; else it says how.
-    given = named + [name for name in ("profile", "job_id") if name in args and name in allowed] or ["fleet"]
+    given = named + [
+        name for name in ("profile", "job_id", "candidate") if name in args and name in allowed
+    ] or ["fleet"]
     if len(given) != 1 or given[0] not in allowed:
         words = " or ".join(_WORDS.get(name, name) for name in allowed)
         raise ValidationError({"kind": f"'{wish.kind}' takes exactly one target: {words}."})

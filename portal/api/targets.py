@@ -13,7 +13,7 @@ from uuid import UUID
 from django.core.exceptions import ValidationError
 
 from portal.catalog.models import Model, Pool, Profile
-from portal.fleet.models import Cluster, Pilot, PilotState, Replica
+from portal.fleet.models import Candidate, Cluster, Pilot, PilotState, Replica
 
 _SHOWN = 5
 _LEAST_PREFIX = 4
@@ -35,6 +35,14 @@ def model(word: str) -> Model:
     if found is None:
         names = Model.objects.values_list("name", flat=True)
         raise ValidationError(f"No model is named '{word[:128]}'. {_close(word, names)}")
+    return found
+
+
+def candidate(word: str) -> Candidate:
+    """One that has not been looked at yet."""
+    found = Candidate.objects.filter(pk=int(word)).first() if word.isdecimal() and len(word) < 19 else None
+    if found is None:
+        raise ValidationError(f"No model that is to be registered has the number '{word[:30]}'.")
     return found
 
 

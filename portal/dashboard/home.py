@@ -13,7 +13,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
 from portal.accounts.models import Project, User
-from portal.api import access
+from portal.api import access, registering
 from portal.api.commanding import Wish, give
 from portal.api.residency import residency
 from portal.catalog.models import Model
@@ -42,6 +42,7 @@ def page(request: HttpRequest) -> HttpResponse:
     asked = request.GET.get("use", "")
     use = asked if asked and _usable(told["projects"]).filter(name=asked).exists() else next(iter(names), "")
     told |= {"use": use, "asked": asked == use and bool(use), "base_url": request.build_absolute_uri("/v1")}
+    told["may_register"] = registering.may_register(_person(request))
     return render(request, "dashboard/home.html", told)
 
 

@@ -16,6 +16,7 @@ from portal.api.deciding import KINDS
 from portal.dashboard.readonly import ReadOnlyAdmin, command_each, link, link_list, short
 from portal.fleet.models import (
     BadNode,
+    Candidate,
     Cluster,
     Command,
     Decision,
@@ -208,6 +209,31 @@ class FleetEventAdmin(ReadOnlyAdmin[FleetEvent]):
     @admin.display(description="replica")
     def of_replica(self, event: FleetEvent) -> SafeString | str:
         return link("fleet_replica", event.replica, short(event.replica))
+
+
+@admin.register(Candidate)
+class CandidateAdmin(ReadOnlyAdmin[Candidate]):
+    """Models on their way into the catalog; the pages move them."""
+
+    list_display = [
+        "name",
+        "project",
+        "profile",
+        "path",
+        "created_by",
+        "created_at",
+        "found_at",
+        "model",
+        "approval",
+    ]
+    list_filter = [
+        "approval",
+        ("found_at", admin.EmptyFieldListFilter),
+        ("model", admin.EmptyFieldListFilter),
+    ]
+    search_fields = ["name", "path", "project__slug", "created_by__username"]
+    list_select_related = ["project", "profile", "created_by", "model"]
+    ordering = ["-id"]
 
 
 @admin.register(PilotLog)

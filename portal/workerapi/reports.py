@@ -15,7 +15,7 @@ from psycopg2.extensions import cursor as Cursor
 from gpuworker import wire
 from portal.fleet import transitions as fleet
 from portal.ledger import transitions as ledger
-from portal.workerapi import wishes
+from portal.workerapi import findings, wishes
 from portal.workerapi.wishes import PilotRow, ReplicaRow
 
 LOST_ROW_S = 30.0
@@ -108,6 +108,8 @@ def sync(
             news = True
         if sorted(said.staged) != sorted(row.staged):
             fleet.staged(cur, pilot, sorted(said.staged))
+        if said.inspected and findings.keep(cur, pilot, said.inspected, now):
+            news = True
         if said.log_tail is not None:
             _keep_log(cur, pilot, said.log_tail, now)
         requeued = _give_back_lost(cur, said, now, poison_after)

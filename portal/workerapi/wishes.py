@@ -86,16 +86,18 @@ def answer(
         interval_s=interval_s,
         want_log=_wants_log(cur, pilot),
         stage=_stage(cur, row),
+        inspect=inspections(cur, pilot),
     )
 
 
 def _desired(cur: Cursor, pilot: UUID) -> list[wire.DesiredReplica]:
     cur.execute(
         """SELECT r.id, r.pool_id, r.model, r.engine, r.state, coalesce(m.path, ''), e.python, r.gpu_indices::text,
-             r.cap, p.args::text, p.load_limit_s, p.drain_limit_s, p.sleep_level, r.sleep_level
+             r.cap, p.args::text, p.load_limit_s, p.drain_limit_s, p.sleep_level, r.sleep_level, o.model_roots::text
            FROM fleet_replica r JOIN catalog_pool p ON p.name = r.pool_id
              JOIN catalog_environment e ON e.id = p.environment_id
              LEFT JOIN catalog_model m ON m.name = r.model
+             LEFT JOIN accounts_project o ON o.id = m.registered_for_id
            WHERE r.pilot_id = %s AND r.state NOT IN ('stopped', 'failed') ORDER BY r.wanted_at, r.id""",
         (str(pilot),),
     )
@@ -104,7 +106,7 @@ def _desired(cur: Cursor, pilot: UUID) -> list[wire.DesiredReplica]:
 
 def _replica(
     id_: UUID, pool: str, model: str, engine: Any, state: str, path: str, python: str, gpus: str, cap: int,
-    args: str, load_limit_s: int, drain_limit_s: int, may_sleep: int, sleep_level: int,
+    args: str, load_limit_s: int, drain_limit_s: int, may_sleep: int, sleep_level: int, roots: str | None,
 ) -> wire.DesiredReplica:  # fmt: skip
     return wire.DesiredReplica(
         id=str(id_),
@@ -121,6 +123,8 @@ def _replica(
         drain_limit_s=float(drain_limit_s),
         may_sleep=may_sleep,
         sleep_level=sleep_level,
+        # A project that has lost its roots: nothing lies below this one.
+        roots=[] if roots is None else (json.loads(roots) or ["/dev/null"]),
     )
 
 
@@ -133,6 +137,17 @@ def _stage(cur: Cursor, row: PilotRow) -> list[wire.StageWish]:
         (row.stage_wish,),
     )
     return [wire.StageWish(row.stage_wish, path) for (path,) in cur.fetchall()]
+
+
+def inspections(cur: Cursor, pilot: UUID) -> list[wire.InspectWish]:
+    """Folders that this pilot was chosen to look at. A project without roots has none that could be."""
+    cur.execute(
+        """SELECT c.id, c.path, o.model_roots::text FROM fleet_candidate c
+             JOIN accounts_project o ON o.id = c.project_id
+           WHERE c.pilot_id = %s AND c.found_at IS NULL AND o.model_roots <> '[]' ORDER BY c.id""",
+        (str(pilot),),
+    )
+    return [wire.InspectWish(id_, path, list(json.loads(roots))) for id_, path, roots in cur.fetchall()]
 
 
 def _cancels(cur: Cursor, pilot: UUID, rows: Sequence[wire.RowRef]) -> list[wire.Cancel]:

@@ -14,6 +14,7 @@ from gpuworker import wire
 from portal.accounts.models import ApiToken, Membership, User
 from portal.config import config
 from portal.fleet.models import Command
+from tests.api import world as make
 from tests.api.test_page_batches import batch_row, file_row, form
 from tests.api.world import BODY, CHAT, ApiClient, Person, World, pilot_row, request_row
 from tests.authorisation import ADMIN_OPEN, CALLERS, SITE, rows
@@ -24,6 +25,15 @@ PAGES_SEND: dict[str, Any] = {
     "tokens/": {"name": "mine", "project": "waves", "scopes": ["read"], "days": "90"},
     "fleet/commands/": {"kind": "pause"},
     "playground/token": {"project": "waves"},
+    "models/register/": {"name": "new", "path": "/models/waves/new", "project": "waves", "profile": "gpu"},
+    "models/register/<int:id>/": {
+        "environment": "echo",
+        "gpus": 1,
+        "mem_mb": 4000,
+        "cap": 4,
+        "keep_alive_s": 60,
+        "load_estimate_s": 5,
+    },
     "batches/": form,
     "projects/<slug:slug>/": {"username": "outsider", "role": "member"},
     "projects/<slug:slug>/members/<int:id>": {"role": "manager"},
@@ -60,6 +70,7 @@ class Scene:
         file = file_row(world)
         self.batch = batch_row(world, input_file=file, output_file=file, error_file=file)
         self.token = ApiToken.objects.get(user=world.owner.user)
+        self.candidate = make.candidate_row(world)
         self.admin = User.objects.create_superuser("root", password=None)
 
     def client(self, caller: str, is_program: bool) -> ApiClient:
@@ -77,6 +88,8 @@ class Scene:
     def path(self, address: str) -> str:
         """The address with what it names filled in."""
         id_: object = self.token.pk
+        if "register" in address:
+            id_ = self.candidate.pk
         if "uuid" in address:
             id_ = next(
                 (

@@ -14,7 +14,7 @@ from django.utils import timezone
 from portal.accounts.issue import issue_token
 from portal.accounts.models import Membership, Project, User
 from portal.catalog.models import Environment, Model, Pool, Profile
-from portal.fleet.models import Cluster, Pilot, Replica
+from portal.fleet.models import Candidate, Cluster, Pilot, Replica
 from portal.ledger.models import Payload, Request
 
 CHAT = "/v1/chat/completions"
@@ -168,3 +168,40 @@ def replica_row(world: World, pilot: Pilot, now: datetime | None = None, **field
         "hot_at": now - timedelta(seconds=8),
     }
     return Replica.objects.create(**(facts | fields))
+
+
+FOUND = {
+    "folder": "/models/waves/tide",
+    "architecture": "LlamaForCausalLM",
+    "dtype": "bfloat16",
+    "quantisation": "",
+    "context_tokens": 8192,
+    "layers": 16,
+    "heads": 32,
+    "kv_heads": 8,
+    "head_dim": 64,
+    "parameters": 1_000_000_000,
+    "weights_bytes": 2_000_000_000,
+    "files": 5,
+    "other_weights": [],
+    "needs_code": False,
+    "has_chat_template": True,
+    "is_embedding": False,
+    "revision": "",
+    "gpu_mem_mb": 40_000,
+}
+
+
+def candidate_row(world: World, **fields: Any) -> Candidate:
+    """A model that was looked at and waits to be saved, for the project of the manager."""
+    Project.objects.filter(pk=world.project.pk).update(model_roots=["/models/waves"])
+    facts: dict[str, Any] = {
+        "name": "tide",
+        "path": "/models/waves/tide",
+        "project": world.project,
+        "profile": world.profile,
+        "created_by": world.manager.user,
+        "found": FOUND,
+        "found_at": timezone.now(),
+    }
+    return Candidate.objects.create(**(facts | fields))

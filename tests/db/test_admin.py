@@ -22,6 +22,7 @@ from portal.accounts.models import ApiToken, ClaimRule, Membership, Project, Quo
 from portal.catalog.models import Model, Pool, Profile
 from portal.fleet.models import (
     BadNode,
+    Candidate,
     Cluster,
     Command,
     Decision,
@@ -88,6 +89,7 @@ def world(db: None) -> World:
     )
     FleetEvent.objects.create(at=now, pilot=pilot.id, replica=replica.id, old="starting", new="hot")
     Command.objects.create(kind="drain", pilot=pilot, state="done", done_at=now)
+    Candidate.objects.create(name="tide", path="/models/tide", project=made.project, profile=made.profile)
     row = make.request_row(made, "done", replica=replica.id)
     make.request_row(made, "running")
     Ticket.objects.create(request=row, token_id=1, digest="0" * 64, expires_at=now)

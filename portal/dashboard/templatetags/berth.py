@@ -51,6 +51,11 @@ STATES = {
     "ends_soon": ("wait", "◔", "Expires soon"),
     "disabled": ("bad", "✕", "Disabled"),
     "revoked": ("quiet", "–", "Revoked"),
+    "waiting": ("wait", "◌", "Waiting for a job"),
+    "looked_at": ("wait", "◐", "Being looked at"),
+    "proposed": ("good", "◕", "To be saved"),
+    "approval": ("wait", "◔", "Waits for approval"),
+    "saved": ("good", "✓", "In the catalog"),
 }
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from portal.fleet.models.candidates import Candidate
 from portal.fleet.models.memory import BadNode, Cluster, Fit, PoolState, ProfileState
 from portal.fleet.models.pilots import REPLICA_ENDED, GpuClaim, Pilot, PilotState, Replica, ReplicaState
 from portal.fleet.models.record import Command, Decision, FleetEvent, PilotLog
@@ -13,6 +14,7 @@ from portal.fleet.models.samples import Sample
 __all__ = [
     "REPLICA_ENDED",
     "BadNode",
+    "Candidate",
     "Cluster",
     "Command",
     "Decision",

@@ -26,6 +26,7 @@ class Command(models.Model):
         TEST_LAUNCH = "test_launch", "start a model once, to see whether it works"
         ADOPT = "adopt", "take an unknown job of ours for a pilot"
         REJECT = "reject", "cancel an unknown job of ours"
+        INSPECT = "inspect", "look at the folder of a model that is to be registered"
 
     class State(models.TextChoices):
         PENDING = "pending"

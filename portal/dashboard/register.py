@@ -1,0 +1,231 @@
+"""A model from a folder, step by step: named, looked at by a job, proposed, saved, tried. For administrators and for
+the managers of a project; operators see all and approve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.http import HttpRequest, HttpResponse, QueryDict
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_http_methods, require_POST
+
+from portal.accounts.models import Project, User
+from portal.api import registering
+from portal.api.commanding import Wish, give
+from portal.catalog.models import Environment, Pool, Profile, model_name
+from portal.catalog.proposal import USES, Proposal
+from portal.dashboard.fragments import unchanged_is_304
+from portal.fleet.models import Candidate, Command
+
+MOST = 50
+View = Callable[..., HttpResponse]
+
+
+class NewCandidate(forms.Form):
+    name = forms.CharField(
+        max_length=128, validators=[model_name], help_text="What programs will ask for, such as llama-3.1-8b."
+    )
+    path = forms.CharField(
+        label="Folder", max_length=500, help_text="As the compute nodes see it: the one with config.json."
+    )
+    project = forms.ModelChoiceField(Project.objects.none(), to_field_name="slug", empty_label=None)
+    profile = forms.ModelChoiceField(
+        Profile.objects.none(),
+        to_field_name="name",
+        empty_label=None,
+        help_text="The jobs in which it will run.",
+    )
+
+    def __init__(self, user: User, sent: QueryDict | None = None) -> None:
+        super().__init__(sent, label_suffix="")
+        _choices(self, "project").queryset = registering.projects_of(user)
+        _choices(self, "profile").queryset = registering.profiles_of(user)
+
+
+class Settings(forms.Form):
+    """The proposal, to be changed."""
+
+    environment = forms.ModelChoiceField(Environment.objects.none(), to_field_name="name", empty_label=None)
+    context_tokens = forms.IntegerField(
+        label="Context, tokens", required=False, min_value=1, max_value=10_000_000
+    )
+    gpus = forms.IntegerField(label="GPUs of one replica", min_value=1, max_value=64)
+    mem_mb = forms.IntegerField(label="Host memory, MiB", min_value=1, max_value=10_000_000)
+    cap = forms.IntegerField(label="Requests at once", min_value=1, max_value=4096, initial=32)
+    keep_alive_s = forms.IntegerField(
+        label="Let go after",
+        min_value=0,
+        max_value=10_000_000,
+        initial=600,
+        help_text="Seconds without a request.",
+    )
+    load_estimate_s = forms.IntegerField(
+        label="Loading takes, seconds",
+        min_value=1,
+        max_value=86_400,
+        help_text="A guess; it is measured later.",
+    )
+    description = forms.CharField(required=False, max_length=500)
+    is_public = forms.BooleanField(label="Every project may use it", required=False)
+    trust_remote_code = forms.BooleanField(
+        label="Let it run its own code (trust_remote_code)", required=False
+    )
+
+    def __init__(self, user: User, proposal: Proposal, sent: QueryDict | None = None) -> None:
+        initial = {
+            name: getattr(proposal, name) for name in ("context_tokens", "gpus", "mem_mb", "load_estimate_s")
+        }
+        super().__init__(sent, label_suffix="", initial=initial)
+        _choices(self, "environment").queryset = registering.environments()
+        if not user.is_superuser:
+            del self.fields["is_public"], self.fields["trust_remote_code"]
+
+
+def _choices(form: forms.Form, name: str) -> Any:
+    return form.fields[name]
+
+
+def registrars_only(view: View) -> View:
+    @wraps(view)
+    @login_required
+    def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if not registering.may_register(_person(request)):
+            raise PermissionDenied("Administrators and managers of projects register models.")
+        return view(request, *args, **kwargs)
+
+    return guarded
+
+
+@registrars_only
+@require_http_methods(["GET", "POST"])
+def page(request: HttpRequest) -> HttpResponse:
+    user = _person(request)
+    form = NewCandidate(user, request.POST if request.method == "POST" else None)
+    if request.method == "POST" and form.is_valid():
+        try:
+            candidate = registering.begin(user, **form.cleaned_data)
+        except ValidationError as refusal:
+            form.add_error(None, refusal)
+        else:
+            return redirect("register-one", candidate.pk)
+    context = {
+        "form": form,
+        "candidates": [(row, phase(row)) for row in registering.candidates_of(user).order_by("-id")[:MOST]],
+        "projects": registering.projects_of(user),
+        "profiles": registering.profiles_of(user),
+    }
+    return render(request, "dashboard/register.html", context, status=422 if form.errors else 200)
+
+
+@registrars_only
+@require_http_methods(["GET", "POST"])
+def one(request: HttpRequest, id: int) -> HttpResponse:
+    """Where it stands, and the form with the proposal."""
+    user = _person(request)
+    candidate = get_object_or_404(registering.candidates_of(user), pk=id)
+    proposal = registering.proposal_for(candidate)
+    form = None
+    if proposal is not None and candidate.model_id is None and registering.may_change(user, candidate):
+        form = Settings(user, proposal, request.POST if request.method == "POST" else None)
+        if request.method == "POST" and form.is_valid():
+            try:
+                registering.save(user, candidate, registering.Chosen(**form.cleaned_data))
+            except ValidationError as refusal:
+                form.add_error(None, ValidationError(refusal.messages))
+            else:
+                messages.success(request, f"{candidate.name} is in the catalog.")
+                return redirect("register-one", id)
+    context = _shown(request, candidate) | {
+        "form": form,
+        "proposal": proposal,
+        "use": proposal and USES[proposal.use],
+    }
+    return render(request, "dashboard/candidate.html", context, status=422 if form and form.errors else 200)
+
+
+@unchanged_is_304
+@registrars_only
+def one_fragment(request: HttpRequest, id: int) -> HttpResponse:
+    candidate = get_object_or_404(registering.candidates_of(_person(request)), pk=id)
+    return render(request, "dashboard/_candidate.html", _shown(request, candidate) | {"moved": True})
+
+
+@registrars_only
+@require_POST
+def again(request: HttpRequest, id: int) -> HttpResponse:
+    registering.again(_person(request), _own(request, id))
+    return redirect("register-one", id)
+
+
+@registrars_only
+@require_POST
+def test(request: HttpRequest, id: int) -> HttpResponse:
+    """Starts it once, by the same command that operators have."""
+    candidate = _own(request, id)
+    if candidate.model is None or not candidate.model.enabled:
+        messages.error(request, "It cannot be tried before it is saved and approved.")
+    else:
+        give(Wish(Command.Kind.TEST_LAUNCH, pool=Pool.objects.get(served=candidate.model)), _person(request))
+        messages.success(request, "It is started once; this page shows what comes of it.")
+    return redirect("register-one", id)
+
+
+@registrars_only
+@require_POST
+def approve(request: HttpRequest, id: int) -> HttpResponse:
+    user = _person(request)
+    if not user.operates:
+        raise PermissionDenied("Operators approve models.")
+    candidate = get_object_or_404(registering.candidates_of(user), pk=id)
+    if registering.approve(candidate):
+        messages.success(request, f"{candidate.name} may be used from now on.")
+    return redirect("register-one", id)
+
+
+def phase(row: Candidate) -> str:
+    """Where it stands, as one word of `berth.STATES`."""
+    if row.model is not None:
+        return "approval" if row.approval else "saved"
+    if row.error:
+        return "failed"
+    if row.found is not None:
+        return "proposed"
+    return "looked_at" if row.pilot is not None and row.pilot.state == "up" else "waiting"
+
+
+def _shown(request: HttpRequest, row: Candidate) -> dict[str, Any]:
+    user, where = _person(request), phase(row)
+    asked = Command.objects.filter(kind=Command.Kind.INSPECT, args__candidate=row.pk).order_by("-id").first()
+    tested = None
+    if row.model is not None:
+        tests = Command.objects.filter(kind=Command.Kind.TEST_LAUNCH, pool=row.model.pool_id)
+        tested = tests.order_by("-id").first()
+    return {
+        "row": row,
+        "phase": where,
+        "asked": asked,
+        "tested": tested,
+        "moves": where in ("waiting", "looked_at", "approval")
+        or (tested is not None and tested.state == "pending"),
+        "mine": registering.may_change(user, row),
+        "may_approve": user.operates,
+    }
+
+
+def _own(request: HttpRequest, id: int) -> Candidate:
+    """Of those that this person may change."""
+    user = _person(request)
+    return get_object_or_404(
+        registering.candidates_of(user).filter(project__in=registering.projects_of(user)), pk=id
+    )
+
+
+def _person(request: HttpRequest) -> User:
+    assert isinstance(request.user, User)
+    return request.user
