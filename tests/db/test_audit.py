@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.contrib.auth import authenticate
 from django.core.management import call_command
 from django.db import InternalError, connection, transaction
@@ -16,6 +17,7 @@ from portal.accounts.issue import issue_token, revoke
 from portal.accounts.models import ApiToken, Membership, Quota, User
 from portal.audit.acting import acting
 from portal.audit.models import Change
+from portal.audit.recording import WATCHED
 from portal.catalog.models import Pool, Profile
 from portal.fleet.models import Command
 from tests.api import world as make
@@ -38,6 +40,11 @@ def last(table: str, **facts: Any) -> Change:
     found = Change.objects.filter(table=table, **facts).order_by("-id").first()
     assert found is not None, list(Change.objects.values_list("table", "action", "name"))
     return found
+
+
+def test_every_table_of_accounts_and_catalog_is_watched() -> None:
+    tables = {table for label in ("accounts", "catalog") for table in apps.get_app_config(label).get_models()}
+    assert tables <= set(WATCHED)
 
 
 def test_the_admin_says_who_and_old_and_new(root: ApiClient, world: World) -> None:

@@ -23,7 +23,7 @@ from portal.catalog.file.exporting import export
 from portal.catalog.file.reading import BadFile, Tree, read
 from portal.catalog.file.sections import SECTIONS
 from portal.catalog.models import Environment, Model, Pool, Profile
-from portal.fleet.models import Cluster, Fit
+from portal.fleet.models import Candidate, Cluster, Fit
 from tests.api import world as make
 from tests.api.world import World
 
@@ -168,6 +168,8 @@ def test_only_prune_deletes_and_never_what_is_in_use(applied: Put) -> None:
     world = make.build()
     make.replica_row(world, make.pilot_row(world))
     Profile.objects.create(name="spare", partition="spare")
+    looked_at = Profile.objects.create(name="looked-at", partition="spare")
+    Candidate.objects.create(name="tide", path="/models/tide", project=world.project, profile=looked_at)
     Environment.objects.create(name="old", engine="echo")
     Quota.objects.create(level="project", project=world.project, queued=3)
     text = "profiles: {}\nenvironments: {}\nprojects: {storms: {}}\nmodels: {}\npools: {}\nquotas: {user: {}}"
@@ -178,6 +180,7 @@ def test_only_prune_deletes_and_never_what_is_in_use(applied: Put) -> None:
     assert "! profile gpu stays: pools run under it, jobs of it are on record" in said
     assert "! project waves stays: it has members, it has tokens" in said
     assert "! environment echo stays: pools name it" in said
+    assert "! profile looked-at stays: models are to be registered under it" in said
     assert Quota.objects.count() == 1, "the file says nothing of quotas of projects"
     assert "- quota of project waves" in applied("quotas: {project: {}}", "--prune")
 

@@ -8,7 +8,7 @@ from django.db.models import QuerySet
 
 from portal.accounts.models import ApiToken, Membership, Project
 from portal.catalog.models import Environment, Model, Pool, Profile
-from portal.fleet.models import REPLICA_ENDED, Pilot, Replica
+from portal.fleet.models import REPLICA_ENDED, Candidate, Pilot, Replica
 from portal.ledger.models import Request, RequestState
 
 _WAITS = (RequestState.QUEUED, RequestState.RUNNING, RequestState.PARKED)
@@ -23,6 +23,7 @@ def in_use(row: Any) -> str:
             needs = [
                 ("pools run under it", Pool.objects.filter(profiles=row)),
                 ("jobs of it are on record", Pilot.objects.filter(profile=row)),
+                ("models are to be registered under it", Candidate.objects.filter(profile=row)),
             ]
         case Pool():
             needs = [
@@ -40,6 +41,7 @@ def in_use(row: Any) -> str:
                 ("it has tokens", ApiToken.objects.filter(project=row)),
                 ("models are visible to it", Model.objects.filter(projects=row)),
                 ("models were registered for it", Model.objects.filter(registered_for=row)),
+                ("models are to be registered for it", Candidate.objects.filter(project=row)),
                 ("profiles charge it", Profile.objects.filter(project=row)),
                 ("requests of it are on record", Request.objects.filter(project_id=row.pk)),
             ]
