@@ -23,20 +23,13 @@ from portal.api import targets
 from portal.dashboard.editable import EditableAdmin
 from portal.dashboard.readonly import ReadOnlyAdmin, link_list
 
+MOST_INLINE = 50
+
 
 class MembershipInline(admin.TabularInline[Membership, User | Project]):
     model = Membership
     extra = 0
     autocomplete_fields = ["user", "project"]
-
-
-class MembersInline(MembershipInline):
-    """Of a project: thousands have a page of their own, in the list of memberships."""
-
-    show_change_link = True
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Membership]:
-        return super().get_queryset(request).select_related("user", "project")
 
 
 @admin.register(User)
@@ -98,6 +91,11 @@ class ProjectAdmin(EditableAdmin[Project]):
         ("Its models", {"fields": ["model_roots"]}),
     ]
 
+    def get_inlines(self, request: HttpRequest, obj: Project | None) -> list[Any]:
+        """Members in the form while they are few; more have their own list, which `members` leads to."""
+        many = obj is not None and obj.membership_set.count() > MOST_INLINE
+        return [] if many else [MembershipInline]
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[Project]:
         return super().get_queryset(request).annotate(number=Count("membership"))
 
@@ -122,7 +120,7 @@ class ClaimRuleAdmin(EditableAdmin[ClaimRule]):
     """Which values of an identity provider's claim give which project; effective at each person's next log-in."""
 
     list_display = ["value", "project", "role", "issuer"]
-    list_filter = ["project", "role"]
+    list_filter = ["role"]
     search_fields = ["value", "project__slug"]
     autocomplete_fields = ["project"]
     list_select_related = ["project"]

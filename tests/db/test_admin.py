@@ -339,6 +339,11 @@ def test_lists_and_forms_cost_as_much_with_many_rows(
         with django_assert_max_num_queries(20):
             page = root.get(path).content.decode()
         assert "user149" not in page and "project149" not in page and "pool149" not in page
+    assert "membership_set-TOTAL_FORMS" not in page and "150 members" in root.get(paths[1]).content.decode()
+    assert (
+        "membership_set-TOTAL_FORMS"
+        in root.get(admin_url(Project, "change", world.project.pk)).content.decode()
+    )
 
 
 def test_the_admin_leads_back_and_has_our_colours(root: ApiClient) -> None:
