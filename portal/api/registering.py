@@ -171,7 +171,7 @@ def approve(candidate: Candidate) -> bool:
             approval=False
         ):
             return False
-        model = Model.objects.get(pk=candidate.model_id)
+        model = Model.objects.get(candidate=candidate)
         model.enabled = True
         model.save(update_fields=["enabled"])
         transaction.on_commit(hints.directory_changed)

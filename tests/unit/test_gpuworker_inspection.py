@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from gpuworker import inspection
+from gpuworker.bringup import BringUp
+from gpuworker.engines.protocol import BadArgument
 from gpuworker.inspection import NotInspected, inspect
 from gpuworker.inspector import Inspector
 from gpuworker.roots import Outside, inside
-from gpuworker.wire import Inspected, InspectWish, ModelFacts, Sync, SyncAnswer, dumps, loads
+from gpuworker.wire import DesiredReplica, Inspected, InspectWish, ModelFacts, Sync, SyncAnswer, dumps, loads
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -228,3 +230,21 @@ def test_before_a_load_only_the_folder_and_its_links_count(model: Path, roots: P
     (model / "late").symlink_to("/etc")
     with pytest.raises(Outside):
         inside(str(model), [str(roots)])
+
+
+async def test_a_replica_whose_folder_leads_outside_by_now_does_not_start(
+    model: Path, roots: Path, tmp_path: Path
+) -> None:
+    (model / "late").symlink_to("/etc")
+
+    async def nearest(path: str) -> str:
+        raise AssertionError("nothing is read")
+
+    want = DesiredReplica(
+        id="r", pool="m", model="m", engine="echo", state="hot", path=str(model), python="", gpus=[0], cap=1, args={},
+        load_limit_s=10, drain_limit_s=1, roots=[str(roots)],
+    )  # fmt: skip
+    up = BringUp(want, ["0"], "python3", nearest, tmp_path / "s", tmp_path / "log")
+    with pytest.raises(BadArgument, match="may not be used: late is a link to something outside"):
+        await up.run(lambda: None)
+    assert up.engine is None
