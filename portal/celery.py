@@ -14,6 +14,8 @@ TICK = "scheduler.tick"
 BATCHES = "scheduler.batches"
 BATCHES_S = 5.0  # seconds between looks at batches when nothing wakes one
 FILES = "scheduler.files"
+USAGE = "scheduler.usage"
+USAGE_S = 20.0  # a few thousand deltas in a busy hour
 
 app = Celery("berth", broker=config().redis_url)
 app.conf.update(
@@ -34,6 +36,7 @@ app.conf.update(
             "options": {"expires": max(config().tick_s * 2, 5)},
         },
         "batches": {"task": BATCHES, "schedule": BATCHES_S, "options": {"expires": 2 * BATCHES_S}},
+        "usage": {"task": USAGE, "schedule": USAGE_S, "options": {"expires": USAGE_S}},
         "files": {"task": FILES, "schedule": 3600.0, "options": {"expires": 3600.0}},
     },
 )

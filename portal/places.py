@@ -75,6 +75,14 @@ def numbers(keys: Sequence[str]) -> list[float | None]:
     return [float(value) if value is not None else None for value in found]
 
 
+def members(keys: Sequence[str], now: float) -> list[int]:
+    """How many leases each of these sets holds that are not over, without touching it. Raises redis.RedisError."""
+    asked = _redis().pipeline(transaction=False)
+    for key in keys:
+        asked.zcount(key, now, "+inf")
+    return [int(found) for found in asked.execute()]
+
+
 @cache
 def _redis() -> redis.Redis:
     # One more try on a connection that went stale.

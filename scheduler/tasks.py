@@ -11,11 +11,12 @@ import redis as redis_library
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from portal.celery import BATCHES, FILES, TICK, app
+from portal.celery import BATCHES, FILES, TICK, USAGE, app
 from portal.config import config
 from scheduler.batches import look
 from scheduler.files import retain
 from scheduler.reconcile import run_once
+from scheduler.usage import fold
 
 # Set by a tick that found another one running: that one may have looked before whatever this one was woken for.
 AGAIN = "berth:tick:again"
@@ -41,6 +42,11 @@ def batches() -> None:
 @app.task(name=FILES, ignore_result=True)
 def files() -> None:
     retain(config(), time.time())
+
+
+@app.task(name=USAGE, ignore_result=True)
+def usage() -> None:
+    fold()
 
 
 def wake() -> None:

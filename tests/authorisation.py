@@ -54,6 +54,9 @@ POST   batches/<uuid:id>/cancel                     login     404     302    404
 GET    batches/<uuid:id>/input                      login     404     200    404     404        404        login
 GET    batches/<uuid:id>/output                     login     404     200    404     404        404        login
 GET    batches/<uuid:id>/errors                     login     404     200    404     404        404        login
+GET    usage/                                       login     200     200    200     200        200        login
+GET    usage/fragments/usage                        login     200     200    200     200        200        login
+GET    usage/csv                                    login     200     200    200     200        200        login
 GET    login/                                       200       200     200    200     200        200        200
 POST   login/                                       200       200     200    200     200        200        200
 GET    login/waiting/                               302       302     302    302     302        302        302

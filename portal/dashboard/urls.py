@@ -18,6 +18,7 @@ from portal.dashboard import (
     requests,
     sso,
     tokens,
+    usage,
 )
 from portal.dashboard.login import LogIn
 
@@ -46,6 +47,9 @@ urlpatterns = [
     path("batches/<uuid:id>/input", batches.download, {"which": "input"}, name="batch-input"),
     path("batches/<uuid:id>/output", batches.download, {"which": "output"}, name="batch-output"),
     path("batches/<uuid:id>/errors", batches.download, {"which": "errors"}, name="batch-errors"),
+    path("usage/", usage.page, name="usage"),
+    path("usage/fragments/usage", usage.fragment, name="usage-fragment"),
+    path("usage/csv", usage.csv_rows, name="usage-csv"),
     path("login/", LogIn.as_view(), name="login"),
     path("login/waiting/", sso.waiting, name="sso-waiting"),
     path("login/with/<str:provider_id>/", sso.start, name="sso"),

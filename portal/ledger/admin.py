@@ -22,6 +22,8 @@ from portal.ledger.models import (
     Request,
     RequestEvent,
     Ticket,
+    Usage,
+    UsageDelta,
 )
 
 
@@ -147,6 +149,23 @@ class DepthAdmin(ReadOnlyAdmin[Depth]):
     list_filter = ["lane", "state"]
     search_fields = ["pool"]
     ordering = ["pool", "lane", "state"]
+
+
+@admin.register(Usage)
+class UsageAdmin(ReadOnlyAdmin[Usage]):
+    list_display = ["at", "step", "project_id", "user_id", "model", "requests", "failed", "gpu_s"]
+    list_filter = ["step"]
+    search_fields = ["=model"]
+    ordering = ["-at"]
+    show_full_result_count = False
+
+
+@admin.register(UsageDelta)
+class UsageDeltaAdmin(ReadOnlyAdmin[UsageDelta]):
+    """What is not in the sums yet; folded into them every few seconds."""
+
+    list_display = ["at", "project_id", "user_id", "model", "requests", "failed", "gpu_s"]
+    ordering = ["-id"]
 
 
 @admin.register(File)

@@ -43,6 +43,7 @@ from portal.ledger.models import (
     Request,
     RequestEvent,
     Ticket,
+    Usage,
 )
 from tests.api import world as make
 from tests.api.world import CANARY_BODY, CANARY_RESULT, ApiClient, Person, World
@@ -92,6 +93,10 @@ def world(db: None) -> World:
     Candidate.objects.create(name="tide", path="/models/tide", project=made.project, profile=made.profile)
     row = make.request_row(made, "done", replica=replica.id)
     make.request_row(made, "running")
+    Usage.objects.create(
+        at=now.replace(minute=0, second=0, microsecond=0), step="hour", user_id=1, project_id=1, model="surf", requests=1,
+        failed=0, prompt_tokens=1, completion_tokens=1, gpu_s=1,
+    )  # fmt: skip
     Ticket.objects.create(request=row, token_id=1, digest="0" * 64, expires_at=now)
     IdempotencyKey.objects.create(token_id=1, key="k", digest="0" * 64, request=row.id, expires_at=now)
     RequestEvent.objects.create(

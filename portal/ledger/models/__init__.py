@@ -18,8 +18,9 @@ from portal.ledger.models.requests import (
     RequestEvent,
     RequestState,
 )
+from portal.ledger.models.usage import Usage, UsageDelta
 
 __all__ = [
     "ENDED", "Batch", "BatchEnd", "BatchState", "Depth", "File", "Holder", "IdempotencyKey", "Lane", "Payload",
-    "Request", "RequestEvent", "RequestState", "Ticket",
+    "Request", "RequestEvent", "RequestState", "Ticket", "Usage", "UsageDelta",
 ]  # fmt: skip

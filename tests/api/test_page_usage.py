@@ -1,0 +1,172 @@
+"""The page of usage: whose it shows, over time, by model and project, beside the limits; and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from portal import places, quotas, taken
+from portal.accounts.models import ApiToken, Membership, Quota
+from portal.ledger.models import Request
+from tests.api.world import World, pilot_row, replica_row, request_row
+
+
+def text(client: Client, path: str = "/usage/") -> str:
+    answer = client.get(path)
+    assert answer.status_code == 200, (path, answer.status_code)
+    return str(answer.content.decode())
+
+
+def facts(page: str) -> dict[str, str]:
+    return dict(re.findall(r'<dt>([^<]+)</dt><dd class="num">([^<]+)</dd>', page))
+
+
+def ended(world: World, ago: timedelta = timedelta(0), state: str = "done", **fields: Any) -> Request:
+    at = timezone.now() - ago
+    times = {"accepted_at": at, "granted_at": at - timedelta(seconds=30), "ended_at": at}
+    return request_row(world, state, **({"prompt_tokens": 5, "completion_tokens": 7} | times | fields))
+
+
+def rows(client: Client, query: str = "") -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text(client, f"/usage/csv{query}"))))
+
+
+def test_it_shows_what_ones_own_requests_used(world: World) -> None:
+    replica = replica_row(world, pilot_row(world), gpu_indices=[0, 1])
+    ended(world, replica=replica.pk)
+    ended(world, state="failed", prompt_tokens=None, completion_tokens=None, replica=None, holder=None)
+    request_row(world, "queued")
+    ended(world, user_id=world.mate.user.pk)
+    for path in ("/usage/", "/usage/fragments/usage"):
+        assert facts(text(world.owner.browser, path)) == {
+            "Requests": "2", "Of them failed": "1", "Tokens in → out": "5 → 7", "GPU-seconds": "60",
+        }  # fmt: skip
+        assert facts(text(world.outsider.browser, path))["Requests"] == "0"
+        assert Client().get(path)["Location"] == f"/login/?next={path}"
+
+
+def test_a_manager_sees_the_projects_and_nobody_else_does(world: World) -> None:
+    ended(world)
+    ended(world, user_id=world.mate.user.pk)
+    ended(world, project_id=world.other.pk)
+    query = "/usage/?whose=managed"
+    found = {
+        who: facts(text(getattr(world, who).browser, query))["Requests"]
+        for who in ("owner", "mate", "manager", "outsider", "operator")
+    }
+    assert found == {"owner": "2", "mate": "1", "manager": "2", "outsider": "0", "operator": "0"}
+    assert "everybody" not in text(world.operator.browser)
+
+
+@pytest.mark.parametrize(("span", "bars", "requests"), [("24h", 24, "1"), ("7d", 7, "2"), ("30d", 30, "3")])
+def test_the_time_that_is_shown(world: World, span: str, bars: int, requests: str) -> None:
+    for days in (0, 3, 20, 40):
+        ended(world, timedelta(days=days))
+    page = text(world.owner.browser, f"/usage/?span={span}")
+    assert facts(page)["Requests"] == requests
+    assert page.count('<th scope="row" class="num">') == 3 * bars, "each chart has its table"
+
+
+def test_it_is_split_by_model_or_project(world: World) -> None:
+    Membership.objects.create(user=world.owner.user, project=world.other)
+    ended(world)
+    ended(world, model="turf", project_id=world.other.pk)
+    for by, names in (("model", {"surf", "turf"}), ("project", {"waves", "storms"})):
+        page = text(world.owner.browser, f"/usage/?by={by}")
+        assert set(re.findall(r"</svg> ([\w-]+) <b", page)) == names
+
+
+def test_of_many_models_the_least_used_share_a_colour(world: World) -> None:
+    for n in range(8):
+        for _ in range(1 if n > 5 else 2):
+            ended(world, model=f"model-{n}")
+    page = text(world.owner.browser)
+    keys = re.findall(
+        r'<rect class="(\w+)" width="10" height="10"/></svg> ([\w-]+) <b class="num">(\w+)', page
+    )
+    assert keys[6] == ("rest", "others", "2")
+    assert len(keys) == 3 * 7
+
+
+def test_the_csv_holds_the_same_rows(world: World) -> None:
+    ended(world)
+    ended(world)
+    ended(world, timedelta(days=2), model="turf")
+    found = rows(world.owner.browser, "?span=7d")
+    assert [(row["model"], row["project"], row["requests"], row["prompt_tokens"]) for row in found] == [
+        ("turf", "waves", "1", "5"),
+        ("surf", "waves", "2", "10"),
+    ]
+    assert found[1]["utc"] == f"{timezone.now():%Y-%m-%dT00:00Z}"
+    assert rows(world.mate.browser, "?span=7d") == []
+    assert Client().get("/usage/csv")["Location"] == "/login/?next=/usage/csv"
+
+
+def test_what_it_does_not_know_is_its_usual_page(world: World) -> None:
+    ended(world)
+    page = text(world.owner.browser, "/usage/?span=1y&by=colour&whose=everybody")
+    assert facts(page)["Requests"] == "1"
+
+
+def test_limits_that_apply_and_what_is_taken(world: World, redis: Any) -> None:
+    places._redis.cache_clear()
+    token = ApiToken.objects.get(user=world.owner.user)
+    Quota.objects.create(level="token", token=token, requests_per_min=10)
+    Quota.objects.create(level="user", user=world.owner.user, tokens_per_min=1000)
+    Quota.objects.create(level="project", project=world.project, concurrent=4)
+    Quota.objects.create(level="user", user=world.mate.user, requests_per_min=77)
+    Quota.objects.create(level="project", project=world.other, requests_per_min=78)
+    subjects = quotas.Subjects(token.pk, world.owner.user.pk, world.project.pk, "surf")
+    assert quotas.take(subjects.quotas(), world.owner.user.pk, 250)  # type: ignore[arg-type]
+    key = f"berth:limit:project:{world.project.pk}:concurrent"
+    redis.zadd(key, {"gone": 1.0, "here": timezone.now().timestamp() + 20})
+    page = text(world.owner.browser)
+    cells = re.findall(
+        r'<th scope="row">([^<]+)</th><td>([^<]+)</td><td class="num" data-label="Allowed">(\d+)</td>\s*'
+        r'<td class="num" data-label="Taken now">(\d+) <progress', page,
+    )  # fmt: skip
+    ((*_, taken),) = [cell for cell in cells if cell[0] == "you"]
+    assert 200 <= int(taken) <= 250, "it refills while one looks"
+    assert cells == [
+        ("token “test”", "requests per minute", "10", "1"),
+        ("you", "tokens per minute", "1000", taken),
+        ("project waves, all members", "concurrent requests", "4", "1"),
+    ]
+
+
+def test_without_redis_the_limits_are_there_and_what_is_taken_is_not_known(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> Any:
+        raise OSError("away")
+
+    Quota.objects.create(level="user", user=world.owner.user, tokens_per_min=1000)
+    monkeypatch.setattr(taken, "numbers", away)
+    assert "not known" in text(world.owner.browser)
+
+
+def test_the_number_of_queries_does_not_grow(world: World) -> None:
+    counts = []
+    for n in (1, 8):
+        for i in range(n):
+            ended(world, model=f"model-{n}-{i}")
+        with CaptureQueriesContext(connection) as asked:
+            text(world.owner.browser)
+        counts.append(len(asked))
+    assert counts[0] == counts[1]
+
+
+def test_nothing_is_sent_when_nothing_changed(world: World) -> None:
+    ended(world)
+    browser = world.owner.browser
+    first = browser.get("/usage/fragments/usage")
+    assert browser.get("/usage/fragments/usage", headers={"If-None-Match": first["ETag"]}).status_code == 304
