@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-LEAD_S = 0.5
+# Twice what a poll takes on a busy machine: rows that began together end together, and then a whole engine is
+# empty at once. Of short rows a second's worth waits here, of long ones none.
+LEAD_S = 1.0
 WINDOW_S = 2.0  # over which the pace is taken
 
 

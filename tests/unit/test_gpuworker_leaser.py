@@ -148,7 +148,7 @@ async def test_a_poll_asks_for_the_free_seats_and_for_those_that_will_be(
     world = World(4, monkeypatch)
     assert world.leaser.room() == {"r1": 4}
     now = asyncio.get_running_loop().time()  # the monotonic clock
-    for _ in range(12):
+    for _ in range(round(3 * WINDOW_S / LEAD_S)):
         world.replica.ahead.ended(now)
     assert world.leaser.room() == {"r1": 4 + 3}
     world.seats.alone = True
