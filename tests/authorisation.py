@@ -85,6 +85,35 @@ GET    fleet/pilots/<uuid:id>/                      login     403     403    403
 GET    fleet/pilots/<uuid:id>/fragments/pilot       login     403     403    403     200        200        login
 """
 
+# Beside Django: the data plane, which knows tokens and no sessions (so an administrator, who belongs to no project, is
+# nobody there), the worker API, and what a load balancer asks.
+PLANE = """
+                                                  anonymous outsider  user manager operator administrator pilot
+POST   /v1/chat/completions                         401       404     200    200     404        401        401
+POST   /v1/completions                              401       404     200    200     404        401        401
+POST   /v1/embeddings                               401       404     200    200     404        401        401
+POST   /v1/responses                                401       404     200    200     404        401        401
+GET    /v1/responses/{id}                           401       404     200    404     404        401        401
+POST   /v1/responses/{id}/cancel                    401       404     200    404     404        401        401
+GET    /v1/models                                   401       200     200    200     200        401        401
+GET    /v1/models/{model}                           401       404     200    200     404        401        401
+GET    /v1/files                                    401       200     200    200     200        401        401
+POST   /v1/files                                    401       200     200    200     200        401        401
+GET    /v1/files/{file}                             401       404     200    404     404        401        401
+DELETE /v1/files/{file}                             401       404     200    404     404        401        401
+GET    /v1/files/{file}/content                     401       404     200    404     404        401        401
+GET    /v1/batches                                  401       200     200    200     200        401        401
+POST   /v1/batches                                  401       404     200    404     404        401        401
+GET    /v1/batches/{batch}                          401       404     200    404     404        401        401
+POST   /v1/batches/{batch}/cancel                   401       404     200    404     404        401        401
+POST   /worker/v1/register                          401       401     401    401     401        401        200
+POST   /worker/v1/sync                              401       401     401    401     401        401        200
+POST   /worker/v1/lease                             401       401     401    401     401        401        200
+POST   /worker/v1/results                           401       401     401    401     401        401        200
+GET    /healthz                                     200       200     200    200     200        200        200
+GET    /readyz                                      503       503     503    503     503        503        503
+"""
+
 # The admin sends everyone but administrators to the log-in page, from each of its addresses but these.
 ADMIN_OPEN = {(address, caller) for address in ("admin/login/", "admin/logout/") for caller in CALLERS}
 
