@@ -9,10 +9,13 @@ from django.utils.safestring import SafeString
 from portal.audit.models import Change
 from portal.dashboard.readonly import ReadOnlyAdmin
 
+MOST_LINES = 4  # of the list; a row's own page has all
+MOST_TEXT = 500
+
 
 @admin.register(Change)
 class ChangeAdmin(ReadOnlyAdmin[Change]):
-    list_display = ["at", "who", "origin", "action", "table", "name", "what"]
+    list_display = ["at", "who", "origin", "did", "in_short"]
     list_filter = ["origin", "action", ("table", admin.AllValuesFieldListFilter), "at"]
     search_fields = ["who", "name", "=key", "table"]
     search_help_text = "Who, or the name of what was changed."
@@ -22,17 +25,32 @@ class ChangeAdmin(ReadOnlyAdmin[Change]):
     list_per_page = 50
     fields = ["at", "who", "origin", "action", "table", "key", "name", "what"]
 
+    @admin.display(description="what", ordering="table")
+    def did(self, change: Change) -> str:
+        return f"{change.get_action_display()} {change.table} {change.name}"
+
     @admin.display(description="old → new")
-    def what(self, change: Change) -> SafeString | str:
-        rows = [(name, _shown(old), _shown(new)) for name, (old, new) in change.fields.items()]
-        if change.action == Change.Action.ADDED:
-            lines = format_html_join("", "<li>{}: {}</li>", ((name, new) for name, _, new in rows))
-        elif change.action == Change.Action.DELETED:
-            return "–"
-        else:
-            lines = format_html_join("", "<li>{}: {} → {}</li>", rows)
-        return format_html("<ul>{}</ul>", lines)
+    def in_short(self, change: Change) -> SafeString:
+        return _lines(change, MOST_LINES)
+
+    @admin.display(description="old → new")
+    def what(self, change: Change) -> SafeString:
+        return _lines(change, len(change.fields))
+
+
+def _lines(change: Change, most: int) -> SafeString:
+    """The first fields; the row's own page has all of them."""
+    added = change.action == Change.Action.ADDED
+    lines = [
+        f"{name}: {_shown(new)}" if added else f"{name}: {_shown(old)} → {_shown(new)}"
+        for name, (old, new) in change.fields.items()
+    ]
+    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
+    return format_html(
+        "<ul>{}</ul>", format_html_join("", "<li>{}</li>", ((line,) for line in lines[:most] + more))
+    )
 
 
 def _shown(value: object) -> str:
-    return "(empty)" if value in (None, "", [], {}) else str(value)
+    text = "(empty)" if value in (None, "", [], {}) else str(value)
+    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}…"

@@ -27,12 +27,10 @@ class EnvironmentAdmin(EditableAdmin[Environment]):
 
 @admin.register(Profile)
 class ProfileAdmin(EditableAdmin[Profile]):
-    list_display = [
-        "name", "enabled", "cluster", "partition", "account", "qos", "gpu_type", "gpus", "walltime_min", "max_pilots",
-        "preemptible", "cost", "charge",
-    ]  # fmt: skip
+    list_display = ["name", "enabled", "place", "asks_for", "walltime_min", "max_pilots", "cost"]
     list_filter = ["enabled", "cluster", "partition", "charge", "preemptible", "link"]
     search_fields = ["name", "partition", "account"]
+    list_select_related = ["project"]
     autocomplete_fields = ["project"]
     readonly_fields = ["slurm"]
     fieldsets = [
@@ -51,6 +49,16 @@ class ProfileAdmin(EditableAdmin[Profile]):
             },
         ),
     ]  # fmt: skip
+
+    @admin.display(description="where", ordering="partition")
+    def place(self, profile: Profile) -> str:
+        named = {"account": profile.account, "QOS": profile.qos, "charged to": profile.project or ""}
+        words = [f"{word} {name}" for word, name in named.items() if name]
+        return ", ".join([profile.partition, *words, *(["preemptible"] if profile.preemptible else [])])
+
+    @admin.display(description="each job", ordering="gpus")
+    def asks_for(self, profile: Profile) -> str:
+        return f"{profile.gpus} × {profile.gpu_type or 'GPU'}"
 
     @admin.display(description="what Slurm has")
     def slurm(self, profile: Profile) -> SafeString | str:
