@@ -18,7 +18,7 @@ from pathlib import Path
 
 from environs import Env, EnvError
 
-from portal import oidc
+from portal import mail, oidc
 from portal.gateway.policy.limits import KINDS, LEVELS, Quota
 
 # Read by the development scripts and by processes that the portal starts, not by the portal itself.
@@ -71,6 +71,12 @@ class Config:
     """And this long after the log-in, however much it is used."""
     local_login: bool
     """Whether people log in with a password of this site. Administrators always may."""
+    mail: mail.Mail
+    """The server through which notices go out: BERTH_MAIL_HOST and so on, see portal/mail.py and docs/notices.md."""
+    webhook_private: bool
+    """Whether webhooks may name addresses of private networks and http://. Whoever may set one can then ask them."""
+    queue_old_min: float
+    """Operators hear of requests, batches' aside, that have waited for so many minutes; 0: never."""
     oidc: tuple[oidc.Provider, ...]
     """Identity providers: BERTH_OIDC_ISSUER and so on, see portal/oidc.py and docs/accounts.md."""
     cluster: str
@@ -183,13 +189,13 @@ def parse(environ: Mapping[str, str] | None = None) -> Config:
     """Settings from `environ` (default: the process's). Raises ConfigError."""
     values = os.environ if environ is None else environ
     known = {f"BERTH_{field.name.upper()}" for field in dataclasses.fields(Config)} | _ELSEWHERE
-    known -= {"BERTH_OIDC"}  # a family, not a variable
+    known -= {"BERTH_OIDC", "BERTH_MAIL"}  # families, not variables
     unknown = sorted(
         name
         for name in values
         if name.startswith("BERTH_")
         and name not in known
-        and not (name.startswith("BERTH_TEST_") or oidc.is_setting(name))
+        and not (name.startswith("BERTH_TEST_") or oidc.is_setting(name) or mail.is_setting(name))
     )
     if unknown:
         raise ConfigError(
@@ -217,6 +223,9 @@ def parse(environ: Mapping[str, str] | None = None) -> Config:
                 session_most_s=env.float("SESSION_MOST_S", 7 * 86_400.0),
                 local_login=env.bool("LOCAL_LOGIN", True),
                 oidc=oidc.read(values),
+                mail=mail.read(values),
+                webhook_private=env.bool("WEBHOOK_PRIVATE", False),
+                queue_old_min=env.float("QUEUE_OLD_MIN", 30.0),
                 cluster=env.str("CLUSTER", "main"),
                 tick_s=env.float("TICK_S", 2.0),
                 slurm_min_interval_s=env.float("SLURM_MIN_INTERVAL_S", 10.0),
@@ -255,6 +264,8 @@ def parse(environ: Mapping[str, str] | None = None) -> Config:
             )
         except oidc.OidcError as error:
             raise ConfigError(f"{error}: see docs/accounts.md") from None
+        except mail.MailError as error:
+            raise ConfigError(f"{error}: see docs/notices.md") from None
         except EnvError as error:
             raise ConfigError(f"{error}: see portal/config.py for kinds, units and defaults") from None
     _check(read)

@@ -41,6 +41,7 @@ INSTALLED_APPS = [
     "portal.ledger",
     "portal.fleet",
     "portal.audit",
+    "portal.notices",
     "portal.api",
 ]
 
@@ -118,6 +119,13 @@ ACCOUNT_LOGIN_METHODS = {"username"}
 ACCOUNT_SIGNUP_FIELDS = ["username*", "password1*"]
 SOCIALACCOUNT_STORE_TOKENS = False
 SOCIALACCOUNT_REQUESTS_TIMEOUT = 10
+
+# Without a server nothing is sent, and nothing is meant to be.
+EMAIL_BACKEND = f"django.core.mail.backends.{'smtp' if _config.mail.host else 'dummy'}.EmailBackend"
+EMAIL_HOST, EMAIL_PORT, EMAIL_TIMEOUT = _config.mail.host, _config.mail.port, 10
+EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = _config.mail.user, _config.mail.password
+EMAIL_USE_TLS, EMAIL_USE_SSL = _config.mail.tls == "starttls", _config.mail.tls == "tls"
+DEFAULT_FROM_EMAIL = _config.mail.sender
 
 # Larger bodies are refused before they are read.
 DATA_UPLOAD_MAX_MEMORY_SIZE = _config.max_body_bytes

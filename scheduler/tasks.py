@@ -11,8 +11,9 @@ import redis as redis_library
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from portal.celery import BATCHES, FILES, TICK, USAGE, app
+from portal.celery import BATCHES, FILES, NOTICES, TICK, USAGE, app
 from portal.config import config
+from portal.notices.look import look as tell
 from scheduler.batches import look
 from scheduler.files import retain
 from scheduler.reconcile import run_once
@@ -47,6 +48,11 @@ def files() -> None:
 @app.task(name=USAGE, ignore_result=True)
 def usage() -> None:
     fold()
+
+
+@app.task(name=NOTICES, ignore_result=True)
+def notices() -> None:
+    tell(config())
 
 
 def wake() -> None:

@@ -66,6 +66,9 @@ POST   logout/                                      302       302     302    302
 GET    tokens/                                      login     200     200    200     200        200        login
 POST   tokens/                                      login     422     200    200     422        422        login
 POST   tokens/<int:id>/revoke                       login     404     302    404     404        404        login
+GET    notices/                                     login     200     200    200     200        200        login
+POST   notices/mail                                 login     302     302    302     302        302        login
+POST   notices/webhook                              login     302     302    302     302        302        login
 GET    projects/                                    login     200     200    200     200        200        login
 GET    projects/<slug:slug>/                        login     404     404    200     404        200        login
 POST   projects/<slug:slug>/                        login     404     404    302     404        302        login

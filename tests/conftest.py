@@ -79,6 +79,7 @@ _OURS = (
     "catalog_",
     "fleet_",
     "ledger_",
+    "notices_",
     "django_admin_log",
     "django_session",
 )

@@ -16,9 +16,10 @@ from portal.api import access
 from portal.api.access import INFERENCE, READ, HasScope, caller
 from portal.api.commanding import Wish, give
 from portal.api.residency import Shown, residency
-from portal.api.serializers import CommandOut, ModelList, ModelOut
+from portal.api.serializers import CommandOut, ModelList, ModelOut, WakeIn
 from portal.catalog.models import Model
 from portal.fleet.models import Command
+from portal.notices import wishes
 
 
 class Models(APIView):
@@ -48,11 +49,15 @@ class Wake(APIView):
     permission_classes = [IsAuthenticated, HasScope]
     scopes = {"POST": (INFERENCE,)}
 
-    @extend_schema(request=None, responses={202: CommandOut})
+    @extend_schema(request=WakeIn, responses={202: CommandOut})
     def post(self, request: Request, name: str) -> Response:
         """Asks for the model to be made ready. A wish that still waits is not written twice."""
         model = access.model_for(name, access.projects(request))
+        said = WakeIn(data=request.data)
+        said.is_valid(raise_exception=True)
         command = give(Wish(Command.Kind.WAKE, pool=model.pool), caller(request))
+        if said.validated_data["notify"]:
+            wishes.wish(caller(request), model.name)
         return Response(CommandOut(command).data, status.HTTP_202_ACCEPTED)
 
 

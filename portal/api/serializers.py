@@ -171,6 +171,12 @@ class FleetOut(serializers.Serializer[Any]):
     pilots = PilotOut(many=True)
 
 
+class WakeIn(serializers.Serializer[Any]):
+    notify = serializers.BooleanField(
+        default=False, help_text="Tell me when it is ready, by mail or webhook (page Notices)."
+    )
+
+
 class CommandIn(serializers.Serializer[Any]):
     kind = serializers.ChoiceField(choices=Command.Kind.choices)
     pilot = serializers.CharField(

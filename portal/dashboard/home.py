@@ -21,6 +21,7 @@ from portal.dashboard.fragments import unchanged_is_304
 from portal.errors import ApiError
 from portal.fleet.models import Command
 from portal.fleet.phase import Phase
+from portal.notices import wishes
 
 MOST_MODELS = 50
 
@@ -64,6 +65,11 @@ def wake(request: HttpRequest, name: str) -> HttpResponse:
         raise Http404 from None
     give(Wish(Command.Kind.WAKE, pool=model.pool), user)
     messages.success(request, f"{model.name} will be started; this page shows how far it is.")
+    if request.POST.get("notify"):
+        if wishes.wish(user, model.name):
+            messages.success(request, "You are told when it is ready.")
+        else:
+            messages.info(request, wishes.NO_WAY)
     return redirect("home")
 
 

@@ -45,6 +45,7 @@ from portal.ledger.models import (
     Ticket,
     Usage,
 )
+from portal.notices.models import Delivery, OptOut, Webhook, Wish
 from tests.api import world as make
 from tests.api.world import CANARY_BODY, CANARY_RESULT, ApiClient, Person, World
 
@@ -52,7 +53,7 @@ EDITABLE = {
     "accounts.User", "accounts.Project", "accounts.Membership", "accounts.Quota", "accounts.ClaimRule",
     "catalog.Environment", "catalog.Profile", "catalog.Pool", "catalog.Model",
 }  # fmt: skip
-OURS = ("accounts", "catalog", "ledger", "fleet", "audit")
+OURS = ("accounts", "catalog", "ledger", "fleet", "audit", "notices")
 TABLES = [
     model
     for label in OURS
@@ -73,6 +74,10 @@ def world(db: None) -> World:
     now = timezone.now()
     Quota.objects.create(level="project", project=made.project, requests_per_min=600)
     ClaimRule.objects.create(value="surfers", project=made.project)
+    hook = Webhook.objects.create(user=made.owner.user, url="https://hooks.example/")
+    Wish.objects.create(user=made.owner.user, model="surf")
+    OptOut.objects.create(user=made.owner.user, kind="queue_old")
+    Delivery.objects.create(key="k", kind="queue_old", webhook=hook, subject="s", next_at=now, created_at=now)
     pilot = make.pilot_row(made)
     replica = make.replica_row(made, pilot)
     GpuClaim.objects.create(pilot=pilot, gpu=0, replica=replica)

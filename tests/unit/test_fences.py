@@ -23,6 +23,7 @@ PLANTED = [
     ),
     ("Portal and scheduler know of the gpuworker only the wire", "portal/errors.py", "import gpuworker.row"),
     ("Gateway, worker API and transitions know no Django", "portal/gateway/slots.py", "import django.conf"),
+    ("Neither the data plane nor a tick", "scheduler/act.py", "import portal.notices.look"),
     ("Policies import no clock", "scheduler/policy/autoscale.py", "import time"),
     ("Within portal and scheduler only scheduler.slurm", "scheduler/act.py", "import subprocess"),
     ("The scheduler reads top-down", "scheduler/moves.py", "import scheduler.act"),

@@ -50,6 +50,7 @@ STATES = {
     "live": ("good", "●", "Live"),
     "ends_soon": ("wait", "◔", "Expires soon"),
     "disabled": ("bad", "✕", "Disabled"),
+    "sent": ("good", "✓", "Sent"),
     "revoked": ("quiet", "–", "Revoked"),
     "waiting": ("wait", "◌", "Waiting for a job"),
     "looked_at": ("wait", "◐", "Being looked at"),

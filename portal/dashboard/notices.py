@@ -1,0 +1,118 @@
+"""What a person wants to be told, and where: mail by kind, a webhook of their own and of each project they manage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.db import transaction
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_POST
+
+from portal.accounts.models import Membership, Project, User
+from portal.config import config
+from portal.notices.addresses import Refused, checked
+from portal.notices.models import FOR_OPERATORS, Delivery, Kind, OptOut, Webhook
+
+LAST = 10
+
+
+@never_cache
+@login_required
+def page(request: HttpRequest) -> HttpResponse:
+    user = _person(request)
+    silent = set(OptOut.objects.filter(user=user).values_list("kind", flat=True))
+    kinds = [(kind, kind not in silent) for kind in Kind if user.operates or kind not in FOR_OPERATORS]
+    projects = list(_managed(user))
+    hooks = {hook.project_id: hook for hook in Webhook.objects.filter(project__in=projects)}
+    mine = Webhook.objects.filter(user=user).first()
+    last = Delivery.objects.filter(user=user)
+    if mine is not None:
+        last = last | Delivery.objects.filter(webhook=mine)
+    context = {
+        "kinds": kinds,
+        "mails": bool(config().mail.host),
+        "hooks": [("", "Me", mine), *((p.slug, p.name, hooks.get(p.pk)) for p in projects)],
+        "last": last.order_by("-pk")[:LAST],
+    }
+    return render(request, "dashboard/notices.html", context)
+
+
+@login_required
+@require_POST
+def mail(request: HttpRequest) -> HttpResponse:
+    """Which kinds come by mail: those that are ticked."""
+    user = _person(request)
+    wanted = set(request.POST.getlist("kind"))
+    with transaction.atomic():
+        OptOut.objects.filter(user=user).delete()
+        OptOut.objects.bulk_create(OptOut(user=user, kind=kind) for kind in Kind if kind not in wanted)
+    messages.success(request, "Noted: you get mail of what is ticked.")
+    return redirect("notices")
+
+
+@login_required
+@require_POST
+def webhook(request: HttpRequest) -> HttpResponse:
+    """Sets, changes, removes or tries a webhook: one's own, or that of a project one manages."""
+    whose = _whose(request)
+    hook = Webhook.objects.filter(**whose).first()
+    wish, url = request.POST.get("do", "set"), request.POST.get("url", "").strip()
+    if wish == "try" and hook is not None:
+        _try(hook)
+        messages.success(request, "A test is on its way; what became of it stands below in a moment.")
+    elif wish == "remove" or not url:
+        Webhook.objects.filter(**whose).delete()
+        messages.success(request, "Nothing is sent there any more.")
+    else:
+        try:
+            checked(url, config().webhook_private)
+        except Refused as refusal:
+            messages.error(request, str(refusal))
+            return redirect("notices")
+        # Another address has another secret: who knew the old one can sign nothing for the new.
+        with transaction.atomic():
+            Webhook.objects.filter(**whose).delete()
+            Webhook.objects.create(url=url[:500], **whose)
+        messages.success(request, "Set. Everything that is yours to know is sent there from now on.")
+    return redirect("notices")
+
+
+def _try(hook: Webhook) -> None:
+    now = timezone.now()
+    Delivery.objects.get_or_create(
+        key=f"test:{hook.pk}:{now:%Y%m%d%H%M}",  # once a minute is often enough
+        defaults={
+            "kind": Kind.MODEL_READY,
+            "webhook": hook,
+            "subject": "A test",
+            "text": "A test of this webhook.",
+            "data": {"test": True},
+            "next_at": now,
+            "created_at": now,
+        },
+    )
+
+
+def _whose(request: HttpRequest) -> dict[str, Any]:
+    slug = request.POST.get("project", "")
+    if not slug:
+        return {"user": _person(request)}
+    project = _managed(_person(request)).filter(slug=slug).first()
+    if project is None:
+        raise Http404
+    return {"project": project}
+
+
+def _managed(user: User) -> Any:
+    role = Membership.Role.MANAGER
+    return Project.objects.filter(membership__user=user, membership__role=role).order_by("slug")
+
+
+def _person(request: HttpRequest) -> User:
+    assert isinstance(request.user, User)
+    return request.user

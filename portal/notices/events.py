@@ -1,0 +1,172 @@
+"""The tables as they stand → what is to be told, each event with a name of its own that never changes.
+
+It only reads, and asks again and again: an event is told once because its name is, not because somebody remembered to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.db.models import Count, Min
+
+from portal.accounts.models import ApiToken
+from portal.api.residency import residency
+from portal.catalog.models import Model
+from portal.config import Config
+from portal.fleet.models import Cluster, PoolState
+from portal.fleet.times import span
+from portal.ledger.models import Batch, File, Request
+from portal.notices.models import Kind, Wish
+
+TOLD_WITHIN = timedelta(hours=24)  # whoever was away for longer tells old news no more
+WISH_LIVES = timedelta(hours=24)
+SILENT_FOR = timedelta(minutes=5)
+WORDS = {"completed": "is finished", "failed": "has failed", "expired": "ran out of time"}
+# A token that lives shortly needs no word a week before.
+TOKEN_DAYS = ((7, timedelta(days=14)), (1, timedelta(days=2)))
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """`user`, `project`: whose it is. Neither: the operators'. `data` is for programs."""
+
+    name: str
+    kind: Kind
+    subject: str
+    text: str
+    user: int | None = None
+    project: int | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+def often(config: Config, now: datetime) -> Iterator[Event]:
+    yield from _ready(now)
+    yield from _batches(now)
+    yield from _latched()
+    yield from _silent(now)
+    yield from _old(config, now)
+
+
+def hourly(config: Config, now: datetime) -> Iterator[Event]:
+    yield from _tokens(now)
+    yield from _results(config, now)
+    yield from _files(now)
+
+
+def _ready(now: datetime) -> Iterator[Event]:
+    wishes = list(Wish.objects.filter(created_at__gt=now - WISH_LIVES))
+    if not wishes:
+        return
+    models = Model.objects.filter(name__in={wish.model for wish in wishes}).select_related("pool")
+    ready = {shown.model.name for shown in residency(models) if shown.phase.residency == "ready"}
+    for wish in wishes:
+        if wish.model in ready:
+            yield Event(
+                f"ready:{wish.pk}", Kind.MODEL_READY, f"{wish.model} is ready",
+                f"You asked to be told: {wish.model} is ready and answers at once. It stays loaded while it is used.",
+                user=wish.user_id, data={"model": wish.model},
+            )  # fmt: skip
+
+
+def _batches(now: datetime) -> Iterator[Event]:
+    for batch in Batch.objects.filter(ended_at__gt=now - TOLD_WITHIN, state__in=list(WORDS)):
+        name = f"batch_{batch.pk.hex}"
+        counts = f"{batch.completed} of {batch.total} requests were answered"
+        why = (
+            f"{counts}, {batch.failed} failed."
+            if batch.total
+            else "Its page says what is wrong with its file."
+        )
+        yield Event(
+            f"batch:{batch.pk}", Kind.BATCH_ENDED, f"Batch {name} {WORDS[batch.state]}",
+            f"Your batch {name} {WORDS[batch.state]}: {why}" if batch.total else
+            f"Your batch {name} {WORDS[batch.state]}. {why}",
+            user=batch.user_id, project=batch.project_id,
+            data={"batch": name, "state": batch.state, "total": batch.total, "completed": batch.completed,
+                  "failed": batch.failed},
+        )  # fmt: skip
+
+
+def _latched() -> Iterator[Event]:
+    for row in PoolState.objects.filter(latched_at__isnull=False):
+        assert row.latched_at is not None
+        yield Event(
+            f"latched:{row.pk}:{row.latched_at.timestamp():.0f}", Kind.MODEL_LATCHED, f"{row.pk} does not start",
+            f"{row.pk} failed to start several times and is not tried again until somebody relaunches it. The reason "
+            f"stands on the page Fleet.",
+            data={"pool": row.pk},
+        )  # fmt: skip
+
+
+def _silent(now: datetime) -> Iterator[Event]:
+    for row in Cluster.objects.exclude(error="").filter(answered_at__lt=now - SILENT_FOR):
+        assert row.answered_at is not None
+        yield Event(
+            f"silent:{row.pk}:{row.answered_at.timestamp():.0f}", Kind.SLURM_SILENT, f"Slurm of {row.pk} does not answer",
+            f"Slurm of {row.pk} last answered at {row.answered_at:%H:%M} UTC. What runs goes on; nothing is started.",
+            data={"cluster": row.pk},
+        )  # fmt: skip
+
+
+def _old(config: Config, now: datetime) -> Iterator[Event]:
+    """Once an hour and pool. Batches are filler: they may wait."""
+    if not config.queue_old_min:
+        return
+    waiting = Request.objects.filter(state="queued").exclude(lane="batch")
+    for pool, oldest in waiting.values_list("pool").annotate(oldest=Min("accepted_at")):
+        waits_s = (now - oldest).total_seconds()
+        if waits_s > config.queue_old_min * 60:
+            yield Event(
+                f"queue:{pool}:{now:%Y%m%d%H}", Kind.QUEUE_OLD, f"Requests for {pool} wait for {span(waits_s)}",
+                f"The oldest request for {pool} has waited for {span(waits_s)}. The page Fleet says why.",
+                data={"pool": pool, "oldest_s": round(waits_s)},
+            )  # fmt: skip
+
+
+def _tokens(now: datetime) -> Iterator[Event]:
+    for days, least_life in TOKEN_DAYS:
+        soon = ApiToken.objects.filter(
+            revoked_at=None, expires_at__gt=now, expires_at__lt=now + timedelta(days=days)
+        ).select_related("project")
+        for token in soon:
+            closer = days > 1 and token.expires_at < now + timedelta(days=1)
+            if closer or token.expires_at - token.created_at < least_life:
+                continue
+            yield Event(
+                f"token:{token.pk}:{days}", Kind.TOKEN_EXPIRING, f"Your token “{token.name}” expires soon",
+                f"Your token “{token.name}” (berth_{token.prefix}_…) for {token.project} expires on "
+                f"{token.expires_at:%Y-%m-%d %H:%M} UTC. Make another one on the page Tokens.",
+                user=token.user_id, project=token.project_id,
+                data={"token": token.prefix, "expires_at": token.expires_at.isoformat()},
+            )  # fmt: skip
+
+
+def _results(config: Config, now: datetime) -> Iterator[Event]:
+    """Of requests that nobody waited for: those that go within a day, one notice per person and day."""
+    gone_at = now - timedelta(days=config.result_keep_days)
+    rows = Request.objects.filter(
+        lane="async", state="done", ended_at__gt=gone_at, ended_at__lt=gone_at + timedelta(days=1),
+        payload__result__isnull=False,
+    )  # fmt: skip
+    for user, number in rows.values_list("user_id").annotate(number=Count("pk")):
+        yield _going("results", "results of requests", user, number, now)
+
+
+def _files(now: datetime) -> Iterator[Event]:
+    rows = File.objects.filter(
+        erased_at=None, purpose="batch_output", expires_at__gt=now, expires_at__lt=now + timedelta(days=1)
+    )
+    for user, number in rows.values_list("user_id").annotate(number=Count("pk")):
+        yield _going("files", "files with batches' answers", user, number, now)
+
+
+def _going(what: str, words: str, user: int, number: int, now: datetime) -> Event:
+    day = now.astimezone(UTC).date()
+    return Event(
+        f"{what}:{user}:{day}", Kind.RESULT_EXPIRING, f"{number} {words} are deleted within a day",
+        f"{number} {words} of yours are deleted within a day. Fetch them if you still need them.",
+        user=user, data={"what": what, "number": number},
+    )  # fmt: skip

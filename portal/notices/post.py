@@ -1,0 +1,132 @@
+"""A delivery → out of the house, over SMTP or HTTP. Raises `NotSent` with what to write beside it.
+
+The webhook's call is our own few lines over http.client: it dials the address that was checked, follows no redirect,
+obeys no proxy of the environment, reads no body, and ends after `LIMIT_S` whatever the other side does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import http.client
+import json
+import smtplib
+import socket
+import ssl
+import threading
+import time
+from urllib.parse import urlsplit
+
+from django.core.mail import EmailMessage
+
+from portal.config import Config
+from portal.notices.addresses import Refused, resolved
+from portal.notices.models import Delivery, Webhook
+
+LIMIT_S = 10.0
+
+
+class NotSent(Exception):
+    """`final`: trying again is no use."""
+
+    def __init__(self, why: str, final: bool = False) -> None:
+        super().__init__(why)
+        self.final = final
+
+
+def post(delivery: Delivery, config: Config) -> None:
+    if delivery.webhook is not None:
+        call(delivery.webhook, payload(delivery), config)
+    else:
+        _mail(delivery, config)
+
+
+def payload(delivery: Delivery) -> bytes:
+    """What a webhook is sent. The id is the same in every attempt."""
+    said = {
+        "id": delivery.pk,
+        "kind": delivery.kind,
+        "at": delivery.created_at.isoformat(),
+        "subject": delivery.subject,
+        "text": delivery.text,
+        "data": delivery.data,
+    }
+    return json.dumps(said).encode()
+
+
+def signature(secret: str, at: int, body: bytes) -> str:
+    """Of `<seconds since 1970>.<body>`, as header X-Berth-Signature holds it."""
+    digest = hmac.new(secret.encode(), b"%d." % at + body, hashlib.sha256).hexdigest()
+    return f"t={at},v1={digest}"
+
+
+def call(hook: Webhook, body: bytes, config: Config) -> None:
+    try:
+        address, port = resolved(hook.url, config.webhook_private)
+    except Refused as error:
+        raise NotSent(str(error), final=True) from None
+    except OSError as error:
+        raise NotSent(f"The host is not known: {error.strerror}") from None
+    parts = urlsplit(hook.url)
+    assert parts.hostname is not None
+    link = _Dialled(parts.hostname, address, port, parts.scheme == "https")
+    cut = threading.Timer(LIMIT_S, link.cut)
+    cut.start()
+    try:
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "Berth",
+            "X-Berth-Signature": signature(hook.secret, int(time.time()), body),
+        }
+        link.request("POST", f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}", body, headers)
+        status = link.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        raise NotSent(f"It does not answer: {type(error).__name__}") from None
+    finally:
+        cut.cancel()
+        link.close()
+    if 300 <= status < 400:
+        raise NotSent(f"It answered {status}; redirects are not followed.")
+    if status >= 400:
+        raise NotSent(f"It answered {status}.")
+
+
+class _Dialled(http.client.HTTPConnection):
+    """To an address that was chosen, in the name of a host."""
+
+    def __init__(self, host: str, address: str, port: int, is_tls: bool) -> None:
+        super().__init__(host, port, timeout=LIMIT_S)
+        self._address, self._is_tls, self._cut = address, is_tls, False
+        if is_tls:
+            self.default_port = 443
+
+    def connect(self) -> None:
+        self.sock = socket.create_connection((self._address, self.port), LIMIT_S)
+        if self._is_tls:
+            self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
+        if self._cut:
+            raise TimeoutError
+
+    def cut(self) -> None:
+        self._cut = True
+        link = self.sock
+        if link is not None:
+            try:
+                link.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                return  # it is closed already
+
+
+def _mail(delivery: Delivery, config: Config) -> None:
+    user = delivery.user
+    if user is None or not user.email or not user.is_active or not config.mail.host:
+        raise NotSent("There is no address to send it to.", final=True)
+    text = f"{delivery.text}\n\n-- \nBerth. Which mails you get you say here: {_site(config)}/notices/\n"
+    try:
+        EmailMessage(" ".join(delivery.subject.split()), text, to=[user.email]).send()
+    except (OSError, smtplib.SMTPException) as error:
+        raise NotSent(f"The mail server: {type(error).__name__}") from None
+
+
+def _site(config: Config) -> str:
+    return (config.trusted_origins or (config.portal_url,))[0].rstrip("/")

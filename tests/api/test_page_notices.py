@@ -1,0 +1,88 @@
+"""The Notices page: my mail by kind, my webhook and those of the projects I manage, and nobody else's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from portal.notices.models import Delivery, OptOut, Webhook
+from tests.api.world import Person, World
+
+URL = "https://hooks.example.org/berth?key=canary"
+
+
+def set_hook(person: Person, url: str = URL, **more: str) -> Any:
+    return person.browser.post("/notices/webhook", {"url": url, "do": "set"} | more, follow=True)
+
+
+def test_who_ticks_gets_and_who_does_not_gets_none(world: World) -> None:
+    page = world.owner.browser.get("/notices/").content.decode()
+    assert "batch_ended" in page and "model_latched" not in page
+    assert "model_latched" in world.operator.browser.get("/notices/").content.decode()
+    world.owner.browser.post("/notices/mail", {"kind": ["model_ready"]})
+    silent = set(OptOut.objects.filter(user=world.owner.user).values_list("kind", flat=True))
+    assert "batch_ended" in silent and "model_ready" not in silent
+    assert not OptOut.objects.exclude(user=world.owner.user).exists()
+    world.owner.browser.post("/notices/mail", {"kind": ["model_ready", "batch_ended"]})
+    assert not OptOut.objects.filter(kind="batch_ended").exists()
+
+
+def test_a_webhook_is_set_changed_and_removed(world: World) -> None:
+    set_hook(world.owner)
+    first = Webhook.objects.get()
+    assert first.user == world.owner.user and first.url == URL
+    page = world.owner.browser.get("/notices/")
+    assert first.secret in page.content.decode() and "no-store" in page["Cache-Control"]
+    set_hook(world.owner, "https://other.example.org/")
+    assert Webhook.objects.get().secret != first.secret
+    set_hook(world.owner, do="remove")
+    assert not Webhook.objects.exists()
+
+
+def test_nobody_else_sees_or_changes_it(world: World) -> None:
+    set_hook(world.owner)
+    for who in (world.mate, world.manager, world.operator, world.outsider):
+        page = who.browser.get("/notices/").content.decode()
+        assert URL not in page and Webhook.objects.get().secret not in page
+        set_hook(who, do="remove")
+    assert Webhook.objects.get().user == world.owner.user
+
+
+def test_a_projects_webhook_is_its_managers(world: World) -> None:
+    for who in (world.owner, world.outsider, world.operator):
+        assert set_hook(who, project="waves").status_code == 404
+    set_hook(world.manager, project="waves")
+    assert Webhook.objects.get().project == world.project
+    assert URL in world.manager.browser.get("/notices/").content.decode().replace("&amp;", "&")
+    assert "example.org" not in world.owner.browser.get("/notices/").content.decode()
+
+
+@pytest.mark.parametrize("url", ["http://hooks.example.org/", "https://me:pw@hooks.example.org/", "nonsense"])
+def test_what_cannot_be_called_is_said_at_once(world: World, url: str) -> None:
+    answer = set_hook(world.owner, url)
+    assert not Webhook.objects.exists() and 'class="error"' in answer.content.decode()
+
+
+def test_a_test_is_sent_once_a_minute(world: World) -> None:
+    set_hook(world.owner)
+    for _ in range(3):
+        set_hook(world.owner, do="try")
+    assert 1 <= Delivery.objects.count() <= 2
+    assert "A test" in world.owner.browser.get("/notices/").content.decode()
+
+
+def test_who_cannot_be_told_is_told_that(world: World) -> None:
+    page = world.owner.browser.post("/models/surf/wake", {"notify": "1"}, follow=True).content.decode()
+    assert "no way of being told yet" in page
+    set_hook(world.owner)
+    page = world.owner.browser.post("/models/surf/wake", {"notify": "1"}, follow=True).content.decode()
+    assert "You are told when it is ready" in page
+
+
+def test_buttons_are_pressed_here_and_not_on_another_site(world: World) -> None:
+    strict = Client(enforce_csrf_checks=True)
+    strict.force_login(world.owner.user)
+    assert strict.post("/notices/webhook", {"url": URL}).status_code == 403
+    assert strict.post("/notices/mail", {}).status_code == 403
