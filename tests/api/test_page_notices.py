@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import time
+from html import unescape
 from typing import Any
 
 import pytest
 from django.test import Client
 
 from portal.notices.models import Delivery, OptOut, Webhook
+from portal.notices.post import signature
 from tests.api.world import Person, World
 
 URL = "https://hooks.example.org/berth?key=canary"
@@ -39,6 +43,21 @@ def test_a_webhook_is_set_changed_and_removed(world: World) -> None:
     assert Webhook.objects.get().secret != first.secret
     set_hook(world.owner, do="remove")
     assert not Webhook.objects.exists()
+
+
+def test_the_example_that_checks_a_notice_works(world: World) -> None:
+    set_hook(world.owner)
+    page = world.owner.browser.get("/notices/").content.decode()
+    found = re.search(r'<pre class="log">(import hashlib.*?)</pre>', page, re.DOTALL)
+    assert found
+    example: dict[str, Any] = {}
+    exec(unescape(found[1]), example)  # as somebody would paste it
+    secret, now = Webhook.objects.get().secret, int(time.time())
+    is_ours = example["is_ours"]
+    assert is_ours(signature(secret, now, b"{}"), b"{}", secret)
+    assert not is_ours(signature(secret, now, b"{}"), b"{ }", secret)
+    assert not is_ours(signature(secret, now - 3600, b"{}"), b"{}", secret)
+    assert not is_ours(signature("other", now, b"{}"), b"{}", secret)
 
 
 def test_nobody_else_sees_or_changes_it(world: World) -> None:
