@@ -23,10 +23,10 @@ from portal.api import targets
 from portal.dashboard.editable import EditableAdmin
 from portal.dashboard.readonly import ReadOnlyAdmin, link_list
 
-MOST_INLINE = 50
+MOST_INLINE = 10
 
 
-class MembershipInline(admin.TabularInline[Membership, User | Project]):
+class MembershipInline(admin.StackedInline[Membership, User | Project]):
     model = Membership
     extra = 0
     autocomplete_fields = ["user", "project"]

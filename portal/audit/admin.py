@@ -18,8 +18,6 @@ class ChangeAdmin(ReadOnlyAdmin[Change]):
     list_display = ["at", "who", "origin", "did", "in_short"]
     list_filter = ["origin", "action", ("table", admin.AllValuesFieldListFilter), "at"]
     search_fields = ["who", "name", "=key", "table"]
-    search_help_text = "Who, or the name of what was changed."
-    date_hierarchy = "at"
     ordering = ["-id"]
     show_full_result_count = False
     list_per_page = 50

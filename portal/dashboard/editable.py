@@ -18,10 +18,10 @@ M = TypeVar("M", bound=Model)
 
 
 class EditableAdmin(admin.ModelAdmin[M]):
-    """Lists stay quick with thousands of rows: pages of 100, and no second count for the searches."""
+    """Lists stay quick with thousands of rows: pages of 50, and no second count for the searches."""
 
     show_full_result_count = False
-    list_per_page = 100
+    list_per_page = 50
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.db.models.functions import Length
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
 from portal.accounts.models import Project, User
@@ -45,11 +47,8 @@ class RequestAdmin(ReadOnlyAdmin[Request]):
     ]
     list_filter = ["state", "lane", "stream"]
     search_fields = ["=id", "=model"]
-    search_help_text = (
-        f"An id, or a model: of the newest {finding.MOST_LOOKED_AT:,} requests, as the filters."
-    )
     ordering = ["-accepted_at"]
-    sortable_by = ["accepted_at"]
+    sortable_by = ()
     fields = [
         "id", "state", "lane", "model", "pool", "project", "user", "token_id", "api", "stream", "priority", "order_key",
         "attempt", "crashes", "holder", "ran_on", "revision", "engine_version", "gpu_type", "accepted_at",
@@ -57,6 +56,12 @@ class RequestAdmin(ReadOnlyAdmin[Request]):
         "http_status", "error_code", "error_text", "prompt_tokens", "completion_tokens", "batch_id", "batch_line",
         "custom_id", "events",
     ]  # fmt: skip
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        looked_at = f"Found by id or model. Words and filters look at the newest {finding.MOST_LOOKED_AT:,}."
+        return super().changelist_view(request, {"subtitle": looked_at, **(extra_context or {})})
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Request]:
         """No index leads to what filters and words ask for, so a list that has some ends where `finding` stops, too."""
