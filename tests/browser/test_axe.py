@@ -1,0 +1,154 @@
+"""No page, light or dark, has a finding of axe-core that is serious or critical: users', operators', the admin's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+import pytest
+import redis as redis_library
+from devstack import checkout
+from django.apps import apps
+from django.db import connections
+from django.test import Client
+from django.urls import reverse
+from playwright.async_api import Browser
+from psycopg2.extensions import connection as Connection
+
+from portal.accounts.models import User
+from tests.authorisation import SITE, rows
+from tests.browser.axed import findings, walk
+from tests.browser.furnished import Furnished, furnish
+from tests.flow import dataplane
+from tests.flow.dataplane import Plane, Seeded
+
+pytestmark = pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume")
+SHOTS = checkout.ROOT / "screenshots"
+FILES = ("/input", "/output", "/errors", "/csv")  # to take away
+MAIN = (
+    "accounts.User", "accounts.Project", "accounts.Quota", "catalog.Profile", "catalog.Pool", "catalog.Model",
+    "ledger.Request", "fleet.Decision",
+)  # fmt: skip
+
+
+@pytest.fixture
+def furnished(transactional_db: None) -> Furnished:
+    return furnish()
+
+
+@pytest.fixture
+async def site(
+    furnished: Furnished,
+    test_dsn: str,
+    pg: Connection,
+    redis: redis_library.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Plane]:
+    monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", 0)
+    world = furnished.world
+    token = world.owner.token
+    seeded = Seeded(token, 1, world.project.pk, world.owner.user.pk, pool="surf", model="surf")
+    async with dataplane.running(seeded, test_dsn, pg, redis, serve="all") as plane:
+        yield plane
+
+
+@pytest.fixture
+def looks(furnished: Furnished) -> dict[str, tuple[str, list[str]]]:
+    """Caller → cookie, and the pages that are looked at: each page once, as somebody who has something on it."""
+    owner, operator = furnished.world.owner.user, furnished.world.operator.user
+    return {
+        "user": (_cookie(owner), pages_of("user", furnished)),
+        "manager": (_cookie(furnished.world.manager.user), pages_of("manager", furnished)),
+        "operator": (_cookie(operator), [*pages_of("operator", furnished), "/requests/?whose=everybody"]),
+        "administrator": (_cookie(furnished.admin), admin_pages()),
+    }
+
+
+def _cookie(user: User) -> str:
+    client = Client()
+    client.force_login(user)
+    return client.cookies["sessionid"].value
+
+
+def pages_of(caller: str, furnished: Furnished) -> list[str]:
+    """Whole pages that this caller is the first to see."""
+    found = []
+    for (method, address), gets in rows(SITE).items():
+        whole = method == "GET" and "fragments" not in address and not address.startswith(("api/", "login/"))
+        first = next((who for who in ("user", "manager", "operator") if gets[who] == "200"), "")
+        if whole and first == caller and not address.endswith(FILES):
+            found += paths(address, furnished)
+    return found
+
+
+def paths(address: str, furnished: Furnished) -> list[str]:
+    if "<" not in address:
+        return [f"/{address}"]
+    of: dict[str, list[Any]] = {
+        "fleet": [furnished.pilot.pk],
+        "requests": [furnished.done.pk, furnished.waiting.pk, furnished.failed.pk],
+        "batches": [batch.pk for batch in furnished.batches],
+        "models": [furnished.candidate.pk],
+        "projects": [furnished.world.project.slug],
+    }
+    return ["/" + re.sub(r"<\w+:\w+>", str(key), address) for key in of[address.split("/")[0]]]
+
+
+def admin_pages() -> list[str]:
+    """The index, and of the tables that people work with the list and a form; `bin/bench pages` looks at all of them."""
+    found = ["/admin/"]
+    for label in MAIN:
+        row = apps.get_model(label)
+        name = f"admin:{row._meta.app_label}_{row._meta.model_name}"
+        first = row._default_manager.order_by("pk").first()
+        assert first is not None, label
+        found += [reverse(f"{name}_changelist"), reverse(f"{name}_change", args=[first.pk])]
+    return found
+
+
+async def test_no_page_has_a_serious_finding(
+    browser: Browser, site: Plane, looks: dict[str, tuple[str, list[str]]]
+) -> None:
+    bad = await walk(browser, site.url, "", ["/login/"])
+    for cookie, wanted in looks.values():
+        bad += await walk(browser, site.url, cookie, wanted)
+    assert bad == []
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_no_page_scrolls_sideways_and_each_has_its_picture(
+    browser: Browser,
+    site: Plane,
+    looks: dict[str, tuple[str, list[str]]],
+    width: int,
+    scheme: Literal["light", "dark"],
+) -> None:
+    """The pictures go to screenshots/, for people to look at."""
+    wide: list[str] = []
+    for caller, (cookie, wanted) in looks.items():
+        context = await browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+        await context.add_cookies([{"name": "sessionid", "value": cookie, "url": site.url}])
+        tab = await context.new_page()
+        for path in wanted:
+            if caller == "administrator" and width < 600:
+                continue  # the admin is Django's, and made for a desk
+            await tab.goto(site.url + path)
+            if await tab.evaluate("document.documentElement.scrollWidth > innerWidth"):
+                wide.append(path)
+            name = re.sub(r"[^a-z-]+", "-", path.strip("/").lower()).strip("-") or "home"
+            await tab.screenshot(path=SHOTS / f"{caller}-{name}-{scheme}-{width}.png", full_page=True)
+        await context.close()
+    assert wide == []
+
+
+async def test_it_would_find_one(browser: Browser) -> None:
+    """Or the test above would prove nothing."""
+    tab = await browser.new_page()
+    await tab.set_content(
+        "<html lang=en><title>x</title><main><h1>x</h1><img src=x><p style='color:#ccc'>pale</p></main>"
+    )
+    found = await findings(tab, "x")
+    assert any("image-alt" in line for line in found) and any("color-contrast" in line for line in found)
