@@ -44,8 +44,8 @@ from portal.gateway.catalog import read_phases
 LAST_DECISIONS = 30
 LAST_COMMANDS = 10
 MOST_DECISIONS = 100
-MOST_PILOTS = 40
-MOST_POOLS = 40
+MOST_PILOTS = 25
+MOST_POOLS = 25
 
 View = Callable[..., HttpResponse]
 

@@ -29,7 +29,7 @@ COLUMNS = (
     "busy", "ready", "loading", "empty", "asked", "queued_held", "queued_async", "queued_batch", "parked",
     "wait_p50_s", "wait_p95_s", "oldest_s",
 )  # fmt: skip
-MOST_PILOTS = 300
+MOST_PILOTS = 150
 ON_NODES = (PilotState.UP, PilotState.DRAINING)
 
 
@@ -44,9 +44,9 @@ class Window:
 
 
 WINDOWS = {
-    "3h": Window("3 hours", timedelta(hours=3), timedelta(minutes=1), "%H:%M"),
-    "24h": Window("a day", timedelta(hours=24), timedelta(minutes=10), "%H:%M"),
-    "7d": Window("a week", timedelta(days=7), timedelta(hours=1), "%d %b %H:%M"),
+    "3h": Window("3 hours", timedelta(hours=3), timedelta(minutes=2), "%H:%M"),
+    "24h": Window("a day", timedelta(hours=24), timedelta(minutes=15), "%H:%M"),
+    "7d": Window("a week", timedelta(days=7), timedelta(hours=2), "%d %b %H:%M"),
 }
 
 

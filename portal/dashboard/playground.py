@@ -21,6 +21,7 @@ from portal.catalog.models import Model
 from portal.dashboard.templatetags.berth import STATES
 
 NAME = "Playground"
+MOST_MODELS = 200  # to choose from; the models' page leads here with any of them
 
 
 @login_required
@@ -31,11 +32,15 @@ def page(request: HttpRequest) -> HttpResponse:
     project = next((row for row in projects if row.slug == asked), None) or next(iter(projects), None)
     mine = access.usable_models([project] if project else [])
     chats = Model.objects.filter(mine, kind=Model.Kind.LLM).distinct().order_by("name")
+    wanted = request.GET.get("model", "")
+    offered = list(chats[:MOST_MODELS])
+    if all(model.name != wanted for model in offered):
+        offered += chats.filter(name=wanted)
     context = {
         "projects": projects,
         "project": project,
-        "models": [(row.model.name, STATES[row.phase.residency][2]) for row in residency(chats)],
-        "asked": request.GET.get("model", ""),
+        "models": [(row.model.name, STATES[row.phase.residency][2]) for row in residency(offered)],
+        "asked": wanted,
     }
     return render(request, "dashboard/playground.html", context)
 

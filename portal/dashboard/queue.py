@@ -25,7 +25,7 @@ from portal.ledger import lines
 from portal.ledger.lines import Line, Parked
 from portal.quotas import Subjects
 
-MOST_LINES = 200
+MOST_LINES = 100
 MOST_PARKED = 200
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -54,7 +54,7 @@ def test_a_node_is_drawn_with_its_models_and_what_is_left_of_the_job(world: Worl
                        slurm_reason="Priority")  # fmt: skip
     pilot_row(world, state="ended", ended_at=timezone.now(), job_id=4713)
     page = text(world)
-    assert "GPU 0: surf, hot" in page and "GPU 1: empty" in page
+    assert "GPU 0: surf, hot; GPU 1: empty; 59 min left" in page
     assert "Job 4711" in page and "59 min left" in page
     assert f"/fleet/pilots/{coming.id}/" in page and "other jobs are ahead of it" in page
     assert "4713" not in page
@@ -70,30 +70,33 @@ def test_the_queue_is_counted_as_it_is_now(world: World) -> None:
 
 
 def test_samples_are_drawn_and_listed(world: World) -> None:
-    at = minute() - timedelta(minutes=2)
+    at = step("3h", 2)
     sample(at, busy=3, asked=4, wait_p95_s=181)
     page = text(world)
     assert "GPUs by what they do" in page and "3 min" in page and f"{at:%H:%M}" in page
 
 
+def step(window: str, back: int) -> datetime:
+    """The beginning of one of the window's steps, so many before now."""
+    length_s = page_now.WINDOWS[window].step.total_seconds()
+    return datetime.fromtimestamp((timezone.now().timestamp() // length_s - back) * length_s, UTC)
+
+
 def test_what_nobody_saw_is_a_gap_and_not_zero(world: World) -> None:
-    at = minute()
-    sample(at - timedelta(minutes=9), busy=3)
-    sample(at - timedelta(minutes=1), busy=5)
-    moments, found = page_now.read(page_now.WINDOWS["3h"], at)
-    assert moments[-1] == at - timedelta(minutes=1) and len(moments) == 180
-    assert {moment: row["busy"] for moment, row in found.items()} == {
-        at - timedelta(minutes=9): 3,
-        at - timedelta(minutes=1): 5,
-    }
+    early, late = step("3h", 5), step("3h", 1)
+    sample(early, busy=3)
+    sample(late, busy=5)
+    moments, found = page_now.read(page_now.WINDOWS["3h"], late + timedelta(minutes=2))
+    assert moments[-1] == late and len(moments) == 90
+    assert {moment: row["busy"] for moment, row in found.items()} == {early: 3, late: 5}
 
 
 def test_longer_windows_take_the_mean_of_gpus_and_the_most_of_waits(world: World) -> None:
-    hour = minute().replace(minute=0) - timedelta(hours=3)
+    begin = step("7d", 3)
     for n, wait_s in enumerate((10.0, None, 50.0)):
-        sample(hour + timedelta(minutes=n), busy=n, wait_p95_s=wait_s, queued_async=10 * n)
+        sample(begin + timedelta(minutes=n), busy=n, wait_p95_s=wait_s, queued_async=10 * n)
     _, found = page_now.read(page_now.WINDOWS["7d"], timezone.now())
-    assert (found[hour]["busy"], found[hour]["wait_p95_s"], found[hour]["queued_async"]) == (1, 50, 20)
+    assert (found[begin]["busy"], found[begin]["wait_p95_s"], found[begin]["queued_async"]) == (1, 50, 20)
 
 
 def test_samples_of_another_cluster_are_not_ours(world: World) -> None:
@@ -133,9 +136,15 @@ def test_the_bar_of_a_jobs_life(world: World) -> None:
     (node,) = nodes(Pilot.objects.all(), now)
     jobs = {job.pilot.pk: job for job in node.jobs}
     assert jobs[half.pk].life == jobs[half.pk].width / 2 and not jobs[half.pk].ends_soon
-    assert [gpu.y > 0 for gpu in jobs[half.pk].gpus] == [False] * 4 + [True] * 2, "four side by side"
+    assert 'y="48"' in jobs[half.pk].svg() and 'y="0"' in jobs[half.pk].svg(), "four side by side"
     assert jobs[soon.pk].ends_soon and jobs[over.pk].ends_soon
     assert (jobs[over.pk].life, jobs[unknown.pk].life, jobs[unknown.pk].left_s) == (0, 0, None)
+
+
+def test_names_are_shown_as_text(world: World) -> None:
+    replica_row(world, pilot_row(world, node="<b>n"), model='<i>"x')
+    page = text(world)
+    assert "<b>n" not in page and "<i>" not in page and "&lt;i&gt;&quot;x" in page
 
 
 def test_one_asleep_holds_no_gpu(world: World) -> None:
