@@ -135,6 +135,7 @@ class RequestEventAdmin(ReadOnlyAdmin[RequestEvent]):
     list_filter = ["kind"]
     search_fields = ["=request_id"]
     ordering = ["-id"]
+    sortable_by = ()
 
     @admin.display(description="request")
     def of_request(self, row: RequestEvent) -> SafeString | str:
@@ -161,7 +162,8 @@ class UsageAdmin(ReadOnlyAdmin[Usage]):
     list_display = ["at", "step", "project_id", "user_id", "model", "requests", "failed", "gpu_s"]
     list_filter = ["step"]
     search_fields = ["=model"]
-    ordering = ["-at"]
+    ordering = ["-id"]
+    sortable_by = ()
     show_full_result_count = False
 
 
@@ -171,6 +173,7 @@ class UsageDeltaAdmin(ReadOnlyAdmin[UsageDelta]):
 
     list_display = ["at", "project_id", "user_id", "model", "requests", "failed", "gpu_s"]
     ordering = ["-id"]
+    sortable_by = ()
 
 
 @admin.register(File)
