@@ -7,7 +7,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.db.models import Q, QuerySet
+from django.db.models import Max, Min, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
@@ -16,7 +16,7 @@ from portal.accounts.models import Project, User
 from portal.api import access, registering
 from portal.api.commanding import Wish, give
 from portal.api.residency import residency
-from portal.catalog.models import Model
+from portal.catalog.models import Model, Profile
 from portal.dashboard.fragments import unchanged_is_304
 from portal.errors import ApiError
 from portal.fleet.models import Command
@@ -28,7 +28,8 @@ MOST_MODELS = 50
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One model as the page shows it. `cost`: of an hour of one replica, relative, on its cheapest profile."""
+    """One model as the page shows it. `cost`: of a GPU hour on its cheapest profile, 1 being that of the site's
+    cheapest one; None where all cost the same, or it has none."""
 
     model: Model
     phase: Phase
@@ -82,11 +83,12 @@ def shown(request: HttpRequest) -> dict[str, Any]:
     if after:
         models = models.filter(name__gt=after)
     page = list(models.select_related("pool").prefetch_related("pool__profiles")[: MOST_MODELS + 1])
+    costs = Profile.objects.filter(enabled=True).aggregate(least=Min("cost"), most=Max("cost"))
     more = request.GET.copy()
     more["after"] = page[MOST_MODELS - 1].name if len(page) > MOST_MODELS else ""
     return {
         "projects": mine,
-        "models": [_line(row.model, row.phase) for row in residency(page[:MOST_MODELS])],
+        "models": [_line(row.model, row.phase, costs) for row in residency(page[:MOST_MODELS])],
         "find": find,
         "many": bool(find or after or more["after"]),
         "more": more.urlencode() if more["after"] else "",
@@ -98,9 +100,10 @@ def _usable(mine: list[Project]) -> QuerySet[Model]:
     return Model.objects.filter(access.usable_models(mine)).distinct().order_by("name")
 
 
-def _line(model: Model, phase: Phase) -> Line:
-    costs = [profile.cost for profile in model.pool.profiles.all() if profile.enabled]
-    return Line(model, phase, model.pool.gpus, model.pool.gpus * min(costs) if costs else None)
+def _line(model: Model, phase: Phase, costs: dict[str, float | None]) -> Line:
+    least, own = costs["least"], [row.cost for row in model.pool.profiles.all() if row.enabled]
+    differs = least is not None and least != costs["most"] and bool(own)
+    return Line(model, phase, model.pool.gpus, min(own) / least if differs and least else None)
 
 
 def _projects(user: User) -> list[Project]:

@@ -111,7 +111,7 @@ def _absent(facts: PoolFacts, asleep: bool, now: float) -> Phase:
         return Phase("not_loaded", None, reason, next_step=_RESUME)
     if asleep:
         soon = f" (≈ {span(facts.wake_s)})" if facts.wake_s is not None else ""
-        reason = f"The model is not loaded, but quick to start{soon}: it sleeps in a job that we hold."
+        reason = f"The model is not loaded, but quick to start{soon}: it is kept in memory on a GPU node."
         return Phase("not_loaded", None, reason, next_step="The first request wakes it once its GPU is free.")
     if facts.silent:
         reason = f"The model is not loaded: {_silence(facts, now)}, and nothing is started until it does."
@@ -143,7 +143,7 @@ def _first_request(facts: PoolFacts, now: float) -> Phase:
 def _new_job(profile: ProfileFacts, now: float) -> Part:
     """The wait of a job that would be submitted now, if it takes one."""
     if profile.has_room:
-        return Part("slurm", "a job that we hold has free GPUs", 0.0)
+        return Part("slurm", "there are free GPUs for it now", 0.0)
     p50_s, p90_s = profile.wait_p50_s, profile.wait_p90_s
     if profile.starts_at is not None:
         left_s = profile.starts_at - now

@@ -71,7 +71,7 @@ def test_a_job_with_free_gpus_and_memory_is_room_for_it(world: World) -> None:
     PoolState.objects.create(pool=world.pool, load_s=100)
     job = pilot_row(world, gpus=world.pool.gpus + 1, mem_mb=2 * world.pool.mem_mb)
     told = phase(world.owner)
-    assert told["eta_s"] == 100 and "a job that we hold has free GPUs, and loading takes" in told["reason"]
+    assert told["eta_s"] == 100 and "there are free GPUs for it now, and loading takes" in told["reason"]
     other = Pool.objects.create(name="other", environment=world.pool.environment)
     guest = replica_row(world, job, pool=other, model="other", mem_mb=world.pool.mem_mb + 1)
     assert phase(world.owner)["eta_s"] is None  # its memory is taken

@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from portal.accounts.models import Membership
-from portal.catalog.models import Model, Pool
+from portal.catalog.models import Model, Pool, Profile
 from portal.fleet.models import Command, PoolState
 from tests.api.world import World, pilot_row, replica_row, request_row
 
@@ -64,9 +64,18 @@ def test_a_person_sees_the_models_of_own_projects_and_their_facts(world: World) 
     closed = Model.objects.create(name="deep/blue", pool=world.pool, is_public=False)
     closed.projects.add(world.other)
     mine, others = text(world.owner.browser), text(world.outsider.browser)
-    assert "32768 tokens" in mine and "2 GPUs" in mine and "2 per hour, relative" in mine
+    assert "32768 tokens" in mine and "2 GPUs" in mine
     assert "For &lt;waves&gt;." in mine
     assert "deep/blue" not in mine and "/models/deep/blue/wake" in others and "?use=deep%2Fblue#use" in others
+
+
+def test_the_cost_is_told_beside_the_cheapest_of_the_site(world: World) -> None:
+    assert "GPU hour" not in text(world.owner.browser), "all cost the same"
+    cheap = Profile.objects.create(name="old", partition="old", cost=0.4)
+    assert "2.5 × the cheapest GPU hour" in text(world.owner.browser)
+    world.pool.profiles.add(cheap)
+    page = text(world.owner.browser)
+    assert "the cheapest GPU hour" in page and "×" not in page
 
 
 def test_ones_requests_are_not_here(world: World) -> None:

@@ -131,13 +131,13 @@ SITUATIONS = [
     ),
     (
         pool(replica("asleep"), wake_s=9.2), "not_loaded", None,
-        "The model is not loaded, but quick to start (≈ 9 s): it sleeps in a job that we hold. The first request wakes "
-        "it once its GPU is free.",
+        "The model is not loaded, but quick to start (≈ 9 s): it is kept in memory on a GPU node. The first request "
+        "wakes it once its GPU is free.",
     ),
     (
         pool(replica("asleep")), "not_loaded", None,
-        "The model is not loaded, but quick to start: it sleeps in a job that we hold. The first request wakes it once "
-        "its GPU is free.",
+        "The model is not loaded, but quick to start: it is kept in memory on a GPU node. The first request wakes it "
+        "once its GPU is free.",
     ),
     (
         pool(), "not_loaded", 10 * MIN,
@@ -151,7 +151,7 @@ SITUATIONS = [
     ),
     (
         pool(profiles=(replace(WAITS, has_room=True),)), "not_loaded", 4 * MIN,
-        "The model is not loaded; the first request starts it: a job that we hold has free GPUs, and loading "
+        "The model is not loaded; the first request starts it: there are free GPUs for it now, and loading "
         "takes 4 min.",
     ),
     (
