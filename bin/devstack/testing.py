@@ -1,5 +1,8 @@
 """Turns a bare machine into a finished test run: packages, environments, lint, services, pytest.
 
+One test after the other: many wait with a deadline, and beside each other on two cores some miss it. On a larger
+machine `bin/test -n 4 --dist loadgroup` is quicker; each process has a database and a Redis of its own.
+
 Separate from pytest's own fixtures because those may only assume the portal's environment; what lies below
 it, and the one PostgreSQL and Redis that all layers share, is made here.
 """
@@ -54,12 +57,6 @@ def environment(stack: Stack) -> dict[str, str]:
     }
 
 
-def side_by_side() -> list[str]:
-    """A process per core, four at most: half of the tests wait for something. `-n 0` among the arguments undoes it."""
-    cores = len(os.sched_getaffinity(0))
-    return ["-n", str(min(cores, 4)), "--dist", "loadgroup"] if cores > 1 else []
-
-
 def main() -> int:
     arguments = sys.argv[1:]
     interrupt_on_terminate()
@@ -80,7 +77,7 @@ def main() -> int:
             progress.say(
                 "phases: " + ", ".join(f"{name} {took:.0f} s" for name, took in progress.seconds.items())
             )
-            argv = [str(envs.PORTAL.python), "-m", "pytest", "--durations=25", *side_by_side(), *arguments]
+            argv = [str(envs.PORTAL.python), "-m", "pytest", "--durations=25", *arguments]
             code = foreground(argv, ROOT, environment(stack))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
