@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -38,11 +39,11 @@ def woken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def folder() -> Iterator[Path]:
-    """Where files lie. Nothing in it outlives a test."""
+    """Where files lie, and none from another test."""
     folder = config().files_dir
+    shutil.rmtree(folder, ignore_errors=True)
     yield folder
-    for path in folder.glob("*"):
-        path.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def form(**changes: Any) -> dict[str, Any]:
