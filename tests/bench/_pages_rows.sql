@@ -85,7 +85,7 @@ INSERT INTO ledger_request (id, pool, model, project_id, user_id, token_id, api,
   SELECT gen_random_uuid(), m, m, 1 + u %% %(projects)s, u, u, '/v1/chat/completions', false, 'held', 0, i,
     CASE WHEN i %% 10 = 3 THEN 'failed' ELSE 'done' END, 1, 0, 'gw-' || i %% 4, r.id, t, t + interval '2 seconds',
     t + interval '3 seconds', t + interval '9 seconds', 200, CASE WHEN i %% 10 = 3 THEN 'engine_error' END, 10, 64, 1, 0
-  FROM (SELECT i, 'model-' || lpad((1 + i %% %(models)s)::text, 4, '0') AS m, now() - i * interval '2.5 seconds' AS t,
+  FROM (SELECT i, 'model-' || lpad((1 + i %% %(models)s)::text, 4, '0') AS m, now() - i * interval '29 days' / %(requests)s AS t,
           CASE WHEN i * %(mine)s::bigint / %(requests)s <> (i - 1) * %(mine)s::bigint / %(requests)s THEN 1
                ELSE 2 + i %% (%(users)s - 1) END AS u
         FROM generate_series(1, %(requests)s) i) rows
