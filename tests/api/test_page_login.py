@@ -118,7 +118,7 @@ def test_behind_https_cookies_are_bound_to_the_host() -> None:
     look = f"from django.conf import settings; print(*(getattr(settings, name) for name in {names}))"
     done = subprocess.run(
         [sys.executable, "-c", look],
-        env=os.environ | {"BERTH_SECURE_COOKIES": "true"},
+        env=os.environ | {"BERTH_SECURE_COOKIES": "true", "DJANGO_SETTINGS_MODULE": "portal.settings"},
         capture_output=True,
         text=True,
         check=True,
