@@ -119,6 +119,11 @@ def _limits(of: Iterable[Subjects]) -> Quotas:
         | Q(project_id__in={one.project for one in many})
         | Q(model__in={one.model for one in many})
     )
+    return of_rows(rows)
+
+
+def of_rows(rows: Iterable[Row]) -> Quotas:
+    """By level and subject."""
     found: dict[tuple[Level, str], Quota] = {}
     for row in rows:
         level: Level = row.level  # type: ignore[assignment]

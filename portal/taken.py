@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import redis
 from django.db.models import Q
 
+from portal import quotas
 from portal.accounts.models import Quota as Row
 from portal.config import config
 from portal.gateway.limits import PREFIX
-from portal.gateway.policy.limits import KINDS, RATES, Level, Quota, Want, rate, wants
+from portal.gateway.policy.limits import KINDS, RATES, Level, Want, rate, wants
 from portal.places import members, numbers
 
 logger = logging.getLogger(__name__)
@@ -34,22 +35,17 @@ def standings(
 ) -> list[Standing]:
     """Every limit of these subjects, in this order."""
     rows = Row.objects.filter(Q(token_id__in=tokens) | Q(user_id__in=users) | Q(project_id__in=projects))
-    own = {
-        (row.level, row.token_id or row.user_id or row.project_id): Quota(
-            row.requests_per_min, row.tokens_per_min, row.concurrent, row.queued
-        )
-        for row in rows
-    }
+    own = quotas.of_rows(rows)
     levels: tuple[tuple[Level, Sequence[int]], ...] = (
         ("token", tokens), ("user", users), ("project", projects),
     )  # fmt: skip
-    quotas = [
+    found = [
         (level, str(subject), quota)
         for level, subjects in levels
         for subject in subjects
-        if (quota := own.get((level, subject)) or config().limits.get(level)) is not None
+        if (quota := own.get((level, str(subject))) or config().limits.get(level)) is not None
     ]
-    asked = wants(quotas, KINDS, 0)
+    asked = wants(found, KINDS, 0)
     try:
         used = _used(asked, now)
     except (redis.RedisError, OSError) as error:

@@ -1,7 +1,7 @@
 """Turns a bare machine into a finished test run: packages, environments, lint, services, pytest.
 
-One test after the other: many wait with a deadline, and beside each other on two cores some miss it. On a larger
-machine `bin/test -n 4 --dist loadgroup` is quicker; each process has a database and a Redis of its own.
+One test after the other; `bin/test -n 4 --dist loadgroup` runs several beside each other, each process with a database
+and a Redis of its own. On two cores some that wait with a deadline may miss it.
 
 Separate from pytest's own fixtures because those may only assume the portal's environment; what lies below
 it, and the one PostgreSQL and Redis that all layers share, is made here.

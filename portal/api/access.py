@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.db.models import Q
+from django.http import HttpRequest
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.views import APIView
@@ -33,8 +34,8 @@ class IsOperator(BasePermission):
         return caller(request).operates
 
 
-def caller(request: Request) -> User:
-    """The person behind the call. Views are only reached by authenticated ones."""
+def caller(request: Request | HttpRequest) -> User:
+    """The person behind a call or at a page. Views are only reached by authenticated ones."""
     assert isinstance(request.user, User)
     return request.user
 

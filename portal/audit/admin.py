@@ -17,13 +17,13 @@ MOST_TEXT = 500
 class ChangeAdmin(ReadOnlyAdmin[Change]):
     list_display = ["at", "who", "origin", "did", "in_short"]
     list_filter = ["origin", "action", ("table", admin.AllValuesFieldListFilter), "at"]
-    search_fields = ["who", "name", "=key", "table"]
+    search_fields = ["=who", "=name", "=key"]
+    search_help_text = "Who, or the name or key of what was changed, as it is written."
     ordering = ["-id"]
-    show_full_result_count = False
-    list_per_page = 50
+    sortable_by = ()
     fields = ["at", "who", "origin", "action", "table", "key", "name", "what"]
 
-    @admin.display(description="what", ordering="table")
+    @admin.display(description="what")
     def did(self, change: Change) -> str:
         return f"{change.get_action_display()} {change.table} {change.name}"
 

@@ -27,8 +27,8 @@ class Change(models.Model):
     origin = models.CharField(max_length=12, choices=Origin)
     action = models.CharField(max_length=7, choices=Action)
     table = models.CharField(max_length=60, help_text="What kind of row, e.g. catalog.Profile.")
-    key = models.CharField(max_length=200)
-    name = models.CharField(max_length=200)
+    key = models.CharField(max_length=200, db_index=True)
+    name = models.CharField(max_length=200, db_index=True)
     fields = models.JSONField(default=dict, help_text="Field: old and new value.")
 
     class Meta:

@@ -29,6 +29,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from portal import hints
 from portal.accounts.models import Project, User
+from portal.api.access import caller
 from portal.api.rawcursor import plain
 from portal.api.residency import residency
 from portal.catalog.models import Model
@@ -119,14 +120,14 @@ class NewBatch(forms.Form):
 @require_http_methods(["GET", "POST"])
 def page(request: HttpRequest) -> HttpResponse:
     if request.method == "GET":
-        return render(request, "dashboard/batches.html", shown(request, NewBatch(_person(request))))
+        return render(request, "dashboard/batches.html", shown(request, NewBatch(caller(request))))
     with into_draft(request) as arrived:
         return _upload(request, arrived)
 
 
 @csrf_protect
 def _upload(request: HttpRequest, arrived: IntoDraft) -> HttpResponse:
-    form = NewBatch(_person(request), request)
+    form = NewBatch(caller(request), request)
     id_ = form.create(arrived)
     if id_ is None:
         return render(request, "dashboard/batches.html", shown(request, form), status=422)
@@ -142,20 +143,20 @@ def fragment(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def one(request: HttpRequest, id: UUID) -> HttpResponse:
-    return render(request, "dashboard/batch.html", shown_one(_mine(_person(request), id)))
+    return render(request, "dashboard/batch.html", shown_one(_mine(caller(request), id)))
 
 
 @unchanged_is_304
 @login_required
 def one_fragment(request: HttpRequest, id: UUID) -> HttpResponse:
-    told = shown_one(_mine(_person(request), id))
+    told = shown_one(_mine(caller(request), id))
     return render(request, "dashboard/_batch.html", told, status=200 if told["live"] else STOP_POLLING)
 
 
 @login_required
 @require_POST
 def cancel(request: HttpRequest, id: UUID) -> HttpResponse:
-    batch = _mine(_person(request), id)
+    batch = _mine(caller(request), id)
     with transaction.atomic(), connection.cursor() as cur:
         moved = transitions.ask_cancel(plain(cur), batch.pk, timezone.now())
     if moved:
@@ -174,7 +175,7 @@ def cancel(request: HttpRequest, id: UUID) -> HttpResponse:
 @login_required
 def download(request: HttpRequest, id: UUID, which: str) -> HttpResponseBase:
     """A file of the batch, as far as it is written; what is committed is complete lines."""
-    file: File | None = getattr(_mine(_person(request), id), FILES[which])
+    file: File | None = getattr(_mine(caller(request), id), FILES[which])
     if file is None or file.erased_at is not None:
         raise Http404
     path = Contents(config().files_dir).path(file.pk)
@@ -194,7 +195,7 @@ async def _sent(path: Path, length: int) -> AsyncIterator[bytes]:
 
 def shown(request: HttpRequest, form: NewBatch | None = None) -> dict[str, Any]:
     """One page of them, newest first."""
-    user = _person(request)
+    user = caller(request)
     rows = _batches(user)
     before = request.GET.get("before", "")
     if before:
@@ -264,8 +265,3 @@ def _id(text: str) -> UUID:
         return UUID(text)
     except ValueError:
         raise Http404 from None
-
-
-def _person(request: HttpRequest) -> User:
-    assert isinstance(request.user, User)
-    return request.user

@@ -14,6 +14,7 @@ from django.views.decorators.http import require_POST
 
 from portal.accounts.models import Project, User
 from portal.api import access, registering
+from portal.api.access import caller
 from portal.api.commanding import Wish, give
 from portal.api.residency import residency
 from portal.catalog.models import Model, Profile
@@ -44,7 +45,7 @@ def page(request: HttpRequest) -> HttpResponse:
     asked = request.GET.get("use", "")
     use = asked if asked and _usable(told["projects"]).filter(name=asked).exists() else next(iter(names), "")
     told |= {"use": use, "asked": asked == use and bool(use), "base_url": request.build_absolute_uri("/v1")}
-    told["may_register"] = registering.may_register(_person(request))
+    told["may_register"] = registering.may_register(caller(request))
     return render(request, "dashboard/home.html", told)
 
 
@@ -59,7 +60,7 @@ def fragment(request: HttpRequest) -> HttpResponse:
 @require_POST
 def wake(request: HttpRequest, name: str) -> HttpResponse:
     """Asks for the model to be made ready, as the API does."""
-    user = _person(request)
+    user = caller(request)
     try:
         model = access.model_for(name, _projects(user))
     except ApiError:
@@ -75,7 +76,7 @@ def wake(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def shown(request: HttpRequest) -> dict[str, Any]:
-    mine = _projects(_person(request))
+    mine = _projects(caller(request))
     find, after = request.GET.get("find", "").strip(), request.GET.get("after", "")
     models = _usable(mine)
     if find:
@@ -108,8 +109,3 @@ def _line(model: Model, phase: Phase, costs: dict[str, float | None]) -> Line:
 
 def _projects(user: User) -> list[Project]:
     return list(Project.objects.filter(membership__user=user, is_active=True).order_by("slug"))
-
-
-def _person(request: HttpRequest) -> User:
-    assert isinstance(request.user, User)
-    return request.user

@@ -14,6 +14,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
 from portal.accounts.models import Membership, Project, User
+from portal.api.access import caller
 from portal.config import config
 from portal.notices.addresses import Refused, checked
 from portal.notices.models import FOR_OPERATORS, Delivery, Kind, OptOut, Webhook
@@ -24,7 +25,7 @@ LAST = 10
 @never_cache
 @login_required
 def page(request: HttpRequest) -> HttpResponse:
-    user = _person(request)
+    user = caller(request)
     silent = set(OptOut.objects.filter(user=user).values_list("kind", flat=True))
     kinds = [(kind, kind not in silent) for kind in Kind if user.operates or kind not in FOR_OPERATORS]
     projects = list(_managed(user))
@@ -46,7 +47,7 @@ def page(request: HttpRequest) -> HttpResponse:
 @require_POST
 def mail(request: HttpRequest) -> HttpResponse:
     """Which kinds come by mail: those that are ticked."""
-    user = _person(request)
+    user = caller(request)
     wanted = set(request.POST.getlist("kind"))
     with transaction.atomic():
         OptOut.objects.filter(user=user).delete()
@@ -101,8 +102,8 @@ def _try(hook: Webhook) -> None:
 def _whose(request: HttpRequest) -> dict[str, Any]:
     slug = request.POST.get("project", "")
     if not slug:
-        return {"user": _person(request)}
-    project = _managed(_person(request)).filter(slug=slug).first()
+        return {"user": caller(request)}
+    project = _managed(caller(request)).filter(slug=slug).first()
     if project is None:
         raise Http404
     return {"project": project}
@@ -111,8 +112,3 @@ def _whose(request: HttpRequest) -> dict[str, Any]:
 def _managed(user: User) -> Any:
     role = Membership.Role.MANAGER
     return Project.objects.filter(membership__user=user, membership__role=role).order_by("slug")
-
-
-def _person(request: HttpRequest) -> User:
-    assert isinstance(request.user, User)
-    return request.user

@@ -16,6 +16,7 @@ from django.views.decorators.http import require_POST
 from portal.accounts.issue import BRIEF, issue_brief_token, revoke_brief
 from portal.accounts.models import Project, User
 from portal.api import access
+from portal.api.access import caller
 from portal.api.residency import residency
 from portal.catalog.models import Model
 from portal.dashboard.templatetags.berth import STATES
@@ -26,7 +27,7 @@ MOST_MODELS = 200  # to choose from; the models' page leads here with any of the
 
 @login_required
 def page(request: HttpRequest) -> HttpResponse:
-    user = _person(request)
+    user = caller(request)
     projects = list(Project.objects.filter(membership__user=user, is_active=True).order_by("slug"))
     asked = request.GET.get("project", "")
     project = next((row for row in projects if row.slug == asked), None) or next(iter(projects), None)
@@ -50,7 +51,7 @@ def page(request: HttpRequest) -> HttpResponse:
 @require_POST
 def token(request: HttpRequest) -> HttpResponse:
     """A token for this window. The answer is the only place where its text is."""
-    user = _person(request)
+    user = caller(request)
     project = get_object_or_404(
         Project, slug=request.POST.get("project", ""), membership__user=user, is_active=True
     )
@@ -65,8 +66,3 @@ def forget(sender: Any, user: Any, **_: Any) -> None:
     """Somebody logged out: what the pages held ends with the session."""
     if isinstance(user, User):
         revoke_brief(user)
-
-
-def _person(request: HttpRequest) -> User:
-    assert isinstance(request.user, User)
-    return request.user

@@ -18,7 +18,8 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from portal.accounts import members
 from portal.accounts.issue import revoke
-from portal.accounts.models import ApiToken, Membership, Project, Quota, User
+from portal.accounts.models import ApiToken, Membership, Project, Quota
+from portal.api.access import caller
 from portal.config import config
 from portal.gateway.policy.limits import KINDS, WORDS
 from portal.ledger.models import Request
@@ -56,7 +57,7 @@ class NewMember(forms.Form):
 
 @login_required
 def mine(request: HttpRequest) -> HttpResponse:
-    rows = Membership.objects.filter(user=_person(request)).select_related("project", "project__quota")
+    rows = Membership.objects.filter(user=caller(request)).select_related("project", "project__quota")
     shown = [(row, limits(row.project)) for row in rows.order_by("project__slug")]
     return render(request, "dashboard/projects.html", {"rows": shown})
 
@@ -106,7 +107,7 @@ def change(request: HttpRequest, slug: str, id: int) -> HttpResponse:
             messages.success(request, f"{row.user} is {wish} now.")
     except ValidationError as refusal:
         messages.error(request, " ".join(refusal.messages))
-    still = members.may_manage(_person(request), project)
+    still = members.may_manage(caller(request), project)
     return redirect("project", slug) if still else redirect("projects")
 
 
@@ -133,11 +134,6 @@ def limits(project: Project) -> list[Limit]:
 
 def _managed(request: HttpRequest, slug: str) -> Project:
     project = get_object_or_404(Project.objects.select_related("quota"), slug=slug)
-    if not members.may_manage(_person(request), project):
+    if not members.may_manage(caller(request), project):
         raise Http404
     return project
-
-
-def _person(request: HttpRequest) -> User:
-    assert isinstance(request.user, User)
-    return request.user

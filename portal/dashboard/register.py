@@ -17,6 +17,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from portal.accounts.models import Project, User
 from portal.api import registering
+from portal.api.access import caller
 from portal.api.commanding import Wish, give
 from portal.catalog.models import Environment, Pool, Profile, model_name
 from portal.catalog.proposal import USES, Proposal
@@ -95,7 +96,7 @@ def registrars_only(view: View) -> View:
     @wraps(view)
     @login_required
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        if not registering.may_register(_person(request)):
+        if not registering.may_register(caller(request)):
             raise PermissionDenied("Administrators and managers of projects register models.")
         return view(request, *args, **kwargs)
 
@@ -105,7 +106,7 @@ def registrars_only(view: View) -> View:
 @registrars_only
 @require_http_methods(["GET", "POST"])
 def page(request: HttpRequest) -> HttpResponse:
-    user = _person(request)
+    user = caller(request)
     form = NewCandidate(user, request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
         try:
@@ -127,7 +128,7 @@ def page(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def one(request: HttpRequest, id: int) -> HttpResponse:
     """Where it stands, and the form with the proposal."""
-    user = _person(request)
+    user = caller(request)
     candidate = get_object_or_404(registering.candidates_of(user), pk=id)
     proposal = registering.proposal_for(candidate)
     form = None
@@ -152,14 +153,14 @@ def one(request: HttpRequest, id: int) -> HttpResponse:
 @unchanged_is_304
 @registrars_only
 def one_fragment(request: HttpRequest, id: int) -> HttpResponse:
-    candidate = get_object_or_404(registering.candidates_of(_person(request)), pk=id)
+    candidate = get_object_or_404(registering.candidates_of(caller(request)), pk=id)
     return render(request, "dashboard/_candidate.html", _shown(request, candidate) | {"moved": True})
 
 
 @registrars_only
 @require_POST
 def again(request: HttpRequest, id: int) -> HttpResponse:
-    registering.again(_person(request), _own(request, id))
+    registering.again(caller(request), _own(request, id))
     return redirect("register-one", id)
 
 
@@ -171,7 +172,7 @@ def test(request: HttpRequest, id: int) -> HttpResponse:
     if candidate.model is None or not candidate.model.enabled:
         messages.error(request, "It cannot be tried before it is saved and approved.")
     else:
-        give(Wish(Command.Kind.TEST_LAUNCH, pool=Pool.objects.get(served=candidate.model)), _person(request))
+        give(Wish(Command.Kind.TEST_LAUNCH, pool=Pool.objects.get(served=candidate.model)), caller(request))
         messages.success(request, "It is started once; this page shows what comes of it.")
     return redirect("register-one", id)
 
@@ -179,7 +180,7 @@ def test(request: HttpRequest, id: int) -> HttpResponse:
 @registrars_only
 @require_POST
 def approve(request: HttpRequest, id: int) -> HttpResponse:
-    user = _person(request)
+    user = caller(request)
     if not user.operates:
         raise PermissionDenied("Operators approve models.")
     candidate = get_object_or_404(registering.candidates_of(user), pk=id)
@@ -200,7 +201,7 @@ def phase(row: Candidate) -> str:
 
 
 def _shown(request: HttpRequest, row: Candidate) -> dict[str, Any]:
-    user, where = _person(request), phase(row)
+    user, where = caller(request), phase(row)
     asked = Command.objects.filter(kind=Command.Kind.INSPECT, args__candidate=row.pk).order_by("-id").first()
     tested = None
     if row.model is not None:
@@ -220,12 +221,7 @@ def _shown(request: HttpRequest, row: Candidate) -> dict[str, Any]:
 
 def _own(request: HttpRequest, id: int) -> Candidate:
     """Of those that this person may change."""
-    user = _person(request)
+    user = caller(request)
     return get_object_or_404(
         registering.candidates_of(user).filter(project__in=registering.projects_of(user)), pk=id
     )
-
-
-def _person(request: HttpRequest) -> User:
-    assert isinstance(request.user, User)
-    return request.user

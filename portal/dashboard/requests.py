@@ -19,6 +19,7 @@ from django.views.decorators.http import require_POST
 
 from portal.accounts.models import Project, User
 from portal.api import access, finding, telling
+from portal.api.access import caller
 from portal.api.requests import cancel as cancel_row
 from portal.api.waiting import why
 from portal.catalog.models import Model
@@ -63,20 +64,20 @@ def fragment(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def one(request: HttpRequest, id: UUID) -> HttpResponse:
-    return render(request, "dashboard/request.html", shown_one(_person(request), id))
+    return render(request, "dashboard/request.html", shown_one(caller(request), id))
 
 
 @unchanged_is_304
 @login_required
 def one_fragment(request: HttpRequest, id: UUID) -> HttpResponse:
-    told = shown_one(_person(request), id)
+    told = shown_one(caller(request), id)
     return render(request, "dashboard/_request.html", told, status=STOP_POLLING if told["ended"] else 200)
 
 
 @login_required
 @require_POST
 def cancel(request: HttpRequest, id: UUID) -> HttpResponse:
-    user = _person(request)
+    user = caller(request)
     row = _visible(user, id)
     if cancel_row(row, f"cancelled by {'its owner' if row.user_id == user.pk else user.username}"):
         messages.success(request, "The request is cancelled.")
@@ -87,7 +88,7 @@ def cancel(request: HttpRequest, id: UUID) -> HttpResponse:
 
 
 def shown(request: HttpRequest) -> dict[str, Any]:
-    user = _person(request)
+    user = caller(request)
     asked = {name: request.GET.get(name, "").strip() for name in finding.FILTERS}
     error, found = "", finding.Found([], "")
     try:
@@ -180,8 +181,3 @@ def _visible(user: User, id: UUID) -> Request:
 
 def _known_models(user: User) -> Any:
     return access.usable_models(list(Project.objects.filter(membership__user=user, is_active=True)))
-
-
-def _person(request: HttpRequest) -> User:
-    assert isinstance(request.user, User)
-    return request.user

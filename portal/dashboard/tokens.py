@@ -19,6 +19,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 from portal.accounts.issue import DEFAULT_DAYS, MOST_DAYS, issue_token, revoke
 from portal.accounts.models import ApiToken, Project, User
 from portal.accounts.tokens import Minted
+from portal.api.access import caller
 
 ENDS_SOON = timedelta(days=7)
 MOST_ENDED = 20  # expired and revoked ones that are still listed
@@ -90,7 +91,7 @@ class NewToken(forms.Form):
 def page(request: HttpRequest) -> HttpResponse:
     """The list and the form. The answer to the form is the only place where a token's text is ever shown: a
     redirect would have to keep it somewhere."""
-    user = _person(request)
+    user = caller(request)
     form = NewToken(user, request.POST if request.method == "POST" else None)
     minted = form.issue() if request.method == "POST" else None
     shown = _shown(user, timezone.now())
@@ -107,7 +108,7 @@ def page(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_POST
 def end(request: HttpRequest, id: int) -> HttpResponse:
-    token = get_object_or_404(ApiToken, pk=id, user=_person(request))
+    token = get_object_or_404(ApiToken, pk=id, user=caller(request))
     if revoke(token):
         messages.success(request, f"“{token.name}” is revoked. Whatever used it is turned away from now on.")
     else:
@@ -142,8 +143,3 @@ def _standing(token: ApiToken, now: datetime, project_open: bool) -> str:
 def _projects(user: User) -> QuerySet[Project]:
     """Those in which a token of this person works."""
     return Project.objects.filter(membership__user=user, is_active=True).order_by("slug")
-
-
-def _person(request: HttpRequest) -> User:
-    assert isinstance(request.user, User)
-    return request.user

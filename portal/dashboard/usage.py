@@ -24,7 +24,7 @@ from django.views.decorators.cache import never_cache
 from portal import taken
 from portal.accounts.models import ApiToken, Project, User
 from portal.api import finding
-from portal.api.access import managed
+from portal.api.access import caller, managed
 from portal.api.rawcursor import plain
 from portal.dashboard.charts import COLOURS, Chart, Series, draw
 from portal.dashboard.fragments import unchanged_is_304
@@ -90,7 +90,7 @@ def fragment(request: HttpRequest) -> HttpResponse:
 @login_required
 def csv_rows(request: HttpRequest) -> HttpResponse:
     """The rows behind the charts, by model and project both."""
-    user, asked = _person(request), _asked(request)
+    user, asked = caller(request), _asked(request)
     rows, _ = _rows(user, asked, timezone.now())
     names = _names(rows)
     answer = HttpResponse(content_type="text/csv; charset=utf-8")
@@ -108,7 +108,7 @@ def csv_rows(request: HttpRequest) -> HttpResponse:
 
 
 def shown(request: HttpRequest) -> dict[str, Any]:
-    user, asked = _person(request), _asked(request)
+    user, asked = caller(request), _asked(request)
     rows, moments = _rows(user, asked, timezone.now())
     names = _names(rows)
     label = (lambda used: used.model) if asked.by == "model" else (lambda used: names[used.project_id])
@@ -133,7 +133,7 @@ def _asked(request: HttpRequest) -> Asked:
         said = request.GET.get(name, "")
         return said if said in words else words[0]
 
-    return Asked(one_of("whose", _choices(_person(request))), one_of("span", SPANS), one_of("by", SPLITS))
+    return Asked(one_of("whose", _choices(caller(request))), one_of("span", SPANS), one_of("by", SPLITS))
 
 
 def _choices(user: User) -> list[str]:
@@ -205,8 +205,3 @@ def _limits(user: User) -> list[Limit]:
         )
         for one in found
     ]
-
-
-def _person(request: HttpRequest) -> User:
-    assert isinstance(request.user, User)
-    return request.user

@@ -39,7 +39,6 @@ ROUNDS = 2
 LIMIT_S = 200
 # Of the pool. The engine has two more, which are kept for held work; the demo's 16 would make that a ninth of it.
 SEATS = 32
-_SEATS = f"from portal.catalog.models import Pool; Pool.objects.update(cap={SEATS})"
 LOOK_S = 0.2
 CHAT = "/v1/chat/completions"
 # What run_batch, which serves nobody, does not know: name → values that follow it.
@@ -65,7 +64,7 @@ print(json.dumps({"s": took_s, "mb": peak / 1024}))
 
 def run(ctx: Bench) -> dict[str, float]:
     with ctx.berth() as started:
-        started.site.manage(["shell", "-v", "0", "-c", _SEATS])
+        seat(started.site, SEATS)
         file = write_lines(ctx.folder / "lines.jsonl", LINES, started.model)
         with ctx.progress.step("Bring the model up"):
             ask.ask(started.site.url, started.token, started.model, "What is Slurm?", lambda _text: None)
@@ -91,6 +90,19 @@ def run(ctx: Bench) -> dict[str, float]:
         "import_s": round(import_s, 1),
         "import_rss_mb": round(import_rss_mb),
     }
+
+
+def seat(site: Site, seats: int) -> None:
+    """Every pool gets so many."""
+    site.manage(
+        [
+            "shell",
+            "-v",
+            "0",
+            "-c",
+            f"from portal.catalog.models import Pool; Pool.objects.update(cap={seats})",
+        ]
+    )
 
 
 def write_lines(path: Path, count: int, model: str) -> Path:

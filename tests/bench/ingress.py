@@ -19,11 +19,12 @@ from devstack.berth import Berth
 from devstack.procs import wait_until
 from devstack.say import StepFailed
 
+from tests.bench._ask_many import AT_ONCE
+from tests.bench.batch import seat
+
 TITLE = "a real vLLM through gateway and ingress, against its own socket"
 ROUNDS = 3
 RUN_S = 5.0
-# As many as ask at once, so that the engine has as many at once whichever way they come.
-_SEATS = "from portal.catalog.models import Pool; Pool.objects.update(cap=32)"
 CLIENT = checkout.ROOT / "tests" / "bench" / "_ask_many.py"
 
 
@@ -31,7 +32,8 @@ def run(ctx: Bench) -> dict[str, float]:
     through: dict[bool, list[float]] = {False: [], True: []}
     direct: dict[bool, list[float]] = {False: [], True: []}
     with ctx.berth() as berth:
-        berth.site.manage(["shell", "-v", "0", "-c", _SEATS])
+        # As many as ask at once, so that the engine has as many at once whichever way they come.
+        seat(berth.site, AT_ONCE)
         with ctx.progress.step("Bring the model up"):
             ask.ask(berth.site.url, berth.token, berth.model, "What is Slurm?", lambda _text: None)
         socket = engine_socket(berth)

@@ -144,10 +144,11 @@ def test_the_database_lets_nobody_change_it(world: World, sql: str) -> None:
 def test_administrators_search_it_and_nobody_writes_it(root: ApiClient, world: World) -> None:
     world.profile.gpus = 3
     world.profile.save()
-    page = root.get(
-        reverse("admin:audit_change_changelist"), {"q": "gpu", "table": "catalog.Profile"}
-    ).content.decode()
+    pages = reverse("admin:audit_change_changelist")
+    page = root.get(pages, {"q": world.profile.name, "table": "catalog.Profile"}).content.decode()
     assert "gpus: 1 → 3" in page and "Berth" in page and "surf" not in page
+    assert "gpus: 1 → 3" in root.get(pages, {"q": str(world.profile.pk)}).content.decode()
+    assert "gpus: 1 → 3" not in root.get(pages, {"q": "nothing of that name"}).content.decode()
     change = last("catalog.Profile")
     assert root.post(reverse("admin:audit_change_change", args=[change.pk]), {"who": "x"}).status_code == 403
     assert root.get(reverse("admin:audit_change_add")).status_code == 403
