@@ -1,12 +1,15 @@
-"""One way to open a plain psycopg2 connection, for the processes that have no Django.
+"""One way to a plain psycopg2 connection: opened, for the processes that have no Django, or taken out of Django's own.
 
 Separate so that the writer, the directory and the worker API agree on types, time-outs and names.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import psycopg2
 from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import register_uuid
 
 # Adapts uuid.UUID, which the transitions take and give, in every connection of this process.
@@ -27,3 +30,10 @@ def connect(url: str, name: str, *, autocommit: bool = False, statement_s: float
     )
     link.autocommit = autocommit
     return link
+
+
+def plain(cur: Any) -> Cursor:
+    """Django's cursor → psycopg2's own, which the transitions take, inside Django's transaction."""
+    inner = cur.cursor
+    assert isinstance(inner, Cursor)
+    return inner

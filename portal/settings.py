@@ -43,6 +43,8 @@ INSTALLED_APPS = [
     "portal.audit",
     "portal.notices",
     "portal.api",
+    "portal.console",
+    "portal.panel",  # last: it takes away pages of others
 ]
 
 MIDDLEWARE = [

@@ -16,7 +16,6 @@ from django.utils import timezone
 from portal import hints
 from portal.accounts.models import ApiToken, Membership, Project, User
 from portal.accounts.tokens import Minted, mint
-from portal.audit import recording
 
 DEFAULT_DAYS, MOST_DAYS = 90, 365
 BRIEF = timedelta(hours=1)
@@ -90,10 +89,10 @@ def _check(user: User, project: Project, name: str, scopes: list[str], days: int
 def revoke(token: ApiToken) -> bool:
     """Ends a token. True if this call ended it; a second one keeps the first one's time."""
     with transaction.atomic():
-        now = timezone.now()
-        moved = ApiToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=now)
-        if moved:
-            recording.changed(token, {"revoked_at": (None, now)})
+        live = ApiToken.objects.select_for_update(of=("self",)).filter(pk=token.pk, revoked_at=None).first()
+        if live is not None:
+            live.revoked_at = timezone.now()
+            live.save(update_fields=["revoked_at"])
             transaction.on_commit(hints.directory_changed)
     token.refresh_from_db(fields=["revoked_at"])
-    return bool(moved)
+    return live is not None

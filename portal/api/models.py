@@ -15,11 +15,11 @@ from rest_framework.views import APIView
 from portal.api import access
 from portal.api.access import INFERENCE, READ, HasScope, caller
 from portal.api.commanding import Wish, give
-from portal.api.residency import Shown, residency
 from portal.api.serializers import CommandOut, ModelList, ModelOut, WakeIn
 from portal.catalog.models import Model
 from portal.fleet.models import Command
 from portal.notices import wishes
+from portal.residency import Shown, residency
 
 
 class Models(APIView):

@@ -24,7 +24,6 @@ from portal.accounts.models import ApiToken, Project
 from portal.api import access, telling
 from portal.api.access import INFERENCE, READ, HasScope, caller
 from portal.api.pages import NewestFirst
-from portal.api.rawcursor import plain
 from portal.api.serializers import RequestBrief, RequestDetail, Submission
 from portal.catalog.models import Model
 from portal.config import config
@@ -34,6 +33,7 @@ from portal.gateway.policy.estimate import tokens
 from portal.ledger import transitions
 from portal.ledger.models import Lane, RequestState
 from portal.ledger.models import Request as Row
+from portal.postgres import plain
 from portal.quotas import Subjects
 
 

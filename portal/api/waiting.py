@@ -11,7 +11,6 @@ import redis
 from django.db import connection
 
 from portal import quotas
-from portal.api.rawcursor import plain
 from portal.fleet.explain import explain, in_line
 from portal.fleet.facts import read_facts
 from portal.fleet.phase import Part, Phase
@@ -19,6 +18,7 @@ from portal.fleet.times import clock, span
 from portal.gateway.policy import estimate
 from portal.gateway.policy.limits import WORDS
 from portal.ledger.models import Payload, Request, RequestState, Ticket
+from portal.postgres import plain
 from portal.quotas import Subjects
 
 

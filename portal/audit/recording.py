@@ -1,8 +1,8 @@
 """A row that is saved, linked or deleted → a row that says who changed what, old → new. One place for all tables.
 
-It hangs on Django's signals, so a form, a command and a page are alike. What bypasses them (`QuerySet.update`) says it
-by `changed`. Secrets are never recorded: neither passwords nor the digests of tokens. Nor is what changes by itself,
-such as the time of a log-in.
+It hangs on Django's signals, so a form, a command and a page are alike; what is to be recorded is therefore saved, not
+updated by a query. Secrets are never recorded: neither passwords nor the digests of tokens. Nor is what changes by
+itself, such as the time of a log-in.
 """
 
 from __future__ import annotations
@@ -50,22 +50,6 @@ def watch() -> None:
         m2m_changed.connect(_linked, sender=through, dispatch_uid=f"audit-{through._meta.label}")
 
 
-def changed(row: Model, fields: dict[str, tuple[Any, Any]], action: str = Change.Action.CHANGED) -> None:
-    """Records it. For what no signal tells; `fields`: old and new value."""
-    at_work = actor()
-    user, who = at_work.who()
-    Change.objects.create(
-        who=who[:200],
-        user_id=user,
-        origin=at_work.origin,
-        action=action,
-        table=row._meta.label,
-        key=str(row.pk)[:200],
-        name=str(row)[:200],
-        fields={name: [_plain(old), _plain(new)] for name, (old, new) in fields.items()},
-    )
-
-
 def _before_save(sender: type[Model], instance: Any, raw: bool, **_: Any) -> None:
     known = None if raw or instance.pk is None else sender._base_manager.filter(pk=instance.pk).first()
     instance._before = _values(known) if known is not None else None
@@ -80,11 +64,11 @@ def _saved(sender: type[Model], instance: Any, created: bool, raw: bool, **_: An
     if before is None:
         empty: tuple[Any, ...] = (None, "", [], {})
         fields = {name: (None, value) for name, value in after.items() if value not in empty}
-        changed(instance, _masked(fields), Change.Action.ADDED)
+        _changed(instance, _masked(fields), Change.Action.ADDED)
         return
     fields = {name: (before[name], value) for name, value in after.items() if before[name] != value}
     if fields:
-        changed(instance, _masked(fields))
+        _changed(instance, _masked(fields))
 
 
 def _before_delete(sender: type[Model], instance: Any, **_: Any) -> None:
@@ -95,7 +79,7 @@ def _before_delete(sender: type[Model], instance: Any, **_: Any) -> None:
 def _deleted(sender: type[Model], instance: Any, **_: Any) -> None:
     values: Values = instance.__dict__.pop("_before")
     gone = {name: (value, None) for name, value in values.items()}
-    changed(instance, _masked(gone), Change.Action.DELETED)
+    _changed(instance, _masked(gone), Change.Action.DELETED)
 
 
 def _linked(sender: type[Model], instance: Any, action: str, reverse: bool, **_: Any) -> None:
@@ -105,7 +89,22 @@ def _linked(sender: type[Model], instance: Any, action: str, reverse: bool, **_:
     if action.startswith("pre_"):
         instance._linked_before = now
     elif (before := instance.__dict__.pop("_linked_before", now)) != now:
-        changed(instance, {name: (before, now)})
+        _changed(instance, {name: (before, now)})
+
+
+def _changed(row: Model, fields: dict[str, tuple[Any, Any]], action: str = Change.Action.CHANGED) -> None:
+    at_work = actor()
+    user, who = at_work.who()
+    Change.objects.create(
+        who=who[:200],
+        user_id=user,
+        origin=at_work.origin,
+        action=action,
+        table=row._meta.label,
+        key=str(row.pk)[:200],
+        name=str(row)[:200],
+        fields={name: [_plain(old), _plain(new)] for name, (old, new) in fields.items()},
+    )
 
 
 def _values(row: Any) -> Values:

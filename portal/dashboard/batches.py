@@ -30,8 +30,6 @@ from django.views.decorators.http import require_http_methods, require_POST
 from portal import hints
 from portal.accounts.models import Project, User
 from portal.api.access import caller
-from portal.api.rawcursor import plain
-from portal.api.residency import residency
 from portal.catalog.models import Model
 from portal.config import config
 from portal.dashboard.fragments import unchanged_is_304
@@ -43,6 +41,8 @@ from portal.ledger.batches import intake, transitions
 from portal.ledger.batches.reading import Owner
 from portal.ledger.contents import Contents, parts
 from portal.ledger.models import Batch, BatchState, File, Request, RequestState
+from portal.postgres import plain
+from portal.residency import residency
 
 PAGE_ROWS = 50
 # Tells htmx to ask no more: what has ended does not change.

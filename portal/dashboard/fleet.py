@@ -23,7 +23,6 @@ from portal.accounts.models import User
 from portal.api import deciding, targets
 from portal.api.commanding import Wish, give
 from portal.api.fleet import recent_pilots
-from portal.api.rawcursor import plain
 from portal.api.standing import standing, unknown_jobs
 from portal.catalog.models import Pool
 from portal.dashboard.fragments import unchanged_is_304
@@ -40,6 +39,7 @@ from portal.fleet.models import (
 )
 from portal.fleet.times import until
 from portal.gateway.catalog import read_phases
+from portal.postgres import plain
 
 LAST_DECISIONS = 30
 LAST_COMMANDS = 10

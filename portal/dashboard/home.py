@@ -16,13 +16,13 @@ from portal.accounts.models import Project, User
 from portal.api import access, registering
 from portal.api.access import caller
 from portal.api.commanding import Wish, give
-from portal.api.residency import residency
 from portal.catalog.models import Model, Profile
 from portal.dashboard.fragments import unchanged_is_304
 from portal.errors import ApiError
 from portal.fleet.models import Command
 from portal.fleet.phase import Phase
 from portal.notices import wishes
+from portal.residency import residency
 
 MOST_MODELS = 50
 

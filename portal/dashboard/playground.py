@@ -17,9 +17,9 @@ from portal.accounts.issue import BRIEF, issue_brief_token, revoke_brief
 from portal.accounts.models import Project, User
 from portal.api import access
 from portal.api.access import caller
-from portal.api.residency import residency
 from portal.catalog.models import Model
 from portal.dashboard.templatetags.berth import STATES
+from portal.residency import residency
 
 NAME = "Playground"
 MOST_MODELS = 200  # to choose from; the models' page leads here with any of them

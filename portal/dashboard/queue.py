@@ -13,7 +13,6 @@ from django.shortcuts import render
 
 from portal import quotas
 from portal.accounts.models import Project
-from portal.api.rawcursor import plain
 from portal.dashboard.fleet import operators_only
 from portal.dashboard.fragments import unchanged_is_304
 from portal.fleet.phase import Phase
@@ -23,6 +22,7 @@ from portal.gateway.policy import estimate
 from portal.gateway.policy.limits import WORDS
 from portal.ledger import lines
 from portal.ledger.lines import Line, Parked
+from portal.postgres import plain
 from portal.quotas import Subjects
 
 MOST_LINES = 100

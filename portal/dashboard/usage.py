@@ -25,13 +25,13 @@ from portal import taken
 from portal.accounts.models import ApiToken, Project, User
 from portal.api import finding
 from portal.api.access import caller, managed
-from portal.api.rawcursor import plain
 from portal.dashboard.charts import COLOURS, Chart, Series, draw
 from portal.dashboard.fragments import unchanged_is_304
 from portal.dashboard.requests import WHOSE
 from portal.gateway.policy.limits import WORDS
 from portal.ledger import usage
 from portal.ledger.usage import Step, Used
+from portal.postgres import plain
 
 OTHERS = "others"
 MOST_TOKENS = 20  # whose limits are shown

@@ -13,13 +13,13 @@ from typing import Any
 from django.db.models import Count, Min
 
 from portal.accounts.models import ApiToken
-from portal.api.residency import residency
 from portal.catalog.models import Model
 from portal.config import Config
 from portal.fleet.models import Cluster, PoolState
 from portal.fleet.times import span
 from portal.ledger.models import Batch, File, Request
 from portal.notices.models import Kind, Wish
+from portal.residency import residency
 
 TOLD_WITHIN = timedelta(hours=24)  # whoever was away for longer tells old news no more
 WISH_LIVES = timedelta(hours=24)

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from portal import hints
 from portal.accounts.issue import issue_token
 from portal.accounts.models import Membership, Project, Quota, User
-from portal.catalog.file.applying import apply
-from portal.catalog.file.exporting import export
-from portal.catalog.file.reading import BadFile, Tree, read
-from portal.catalog.file.sections import SECTIONS
 from portal.catalog.models import Environment, Model, Pool, Profile
+from portal.catalog_file.applying import apply
+from portal.catalog_file.exporting import export
+from portal.catalog_file.reading import BadFile, Tree, read
+from portal.catalog_file.sections import SECTIONS
 from portal.fleet.models import Candidate, Cluster, Fit
 from tests.api import world as make
 from tests.api.world import World

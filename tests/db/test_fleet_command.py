@@ -12,7 +12,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from portal import hints
-from portal.fleet.management.table import table
+from portal.console.table import table
 from portal.fleet.models import Cluster, Command, Decision, PoolState, ProfileState
 from portal.fleet.times import FOR_EVER
 from tests.api.world import World, build, pilot_row, replica_row, request_row
@@ -157,7 +157,7 @@ def settle_after(looks: int, monkeypatch: pytest.MonkeyPatch, **ended: Any) -> N
         else:
             Command.objects.update(result="surf is not loaded yet.")
 
-    monkeypatch.setattr("portal.fleet.management.commands.fleet.time.sleep", look)
+    monkeypatch.setattr("portal.console.management.commands.fleet.time.sleep", look)
 
 
 def test_waiting_shows_what_came_of_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,10 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
-from portal.api.rawcursor import plain
 from portal.ledger import transitions, usage
 from portal.ledger.models import Request, Usage, UsageDelta
 from portal.ledger.usage import Used
+from portal.postgres import plain
 from scheduler.usage import fold
 from tests.api import world as make
 from tests.api.world import World

@@ -10,9 +10,9 @@ from django.db import connection
 
 from gpuworker import wire
 from portal.accounts.models import Project, User
-from portal.api.rawcursor import plain
 from portal.catalog.models import Model, Profile
 from portal.fleet.models import Candidate, Cluster, Command, Decision, Pilot, ProfileState
+from portal.postgres import plain
 from portal.workerapi import findings, wishes
 from tests.api.world import FOUND
 from tests.flow.tick_world import World

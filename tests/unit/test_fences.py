@@ -26,6 +26,7 @@ PLANTED = [
     ("Neither the data plane nor a tick", "scheduler/act.py", "import portal.notices.look"),
     ("Policies import no clock", "scheduler/policy/autoscale.py", "import time"),
     ("Within portal and scheduler only scheduler.slurm", "scheduler/act.py", "import subprocess"),
+    ("The portal reads top-down", "portal/fleet/times.py", "import portal.api.access"),
     ("The scheduler reads top-down", "scheduler/moves.py", "import scheduler.act"),
 ]
 

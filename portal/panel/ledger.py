@@ -12,7 +12,6 @@ from django.utils.safestring import SafeString
 
 from portal.accounts.models import Project, User
 from portal.api import finding
-from portal.dashboard.readonly import ReadOnlyAdmin, is_uuid, link, link_list, short
 from portal.ledger.models import (
     Batch,
     BatchEnd,
@@ -27,6 +26,7 @@ from portal.ledger.models import (
     Usage,
     UsageDelta,
 )
+from portal.panel.readonly import ReadOnlyAdmin, is_uuid, link, link_list, short
 
 
 @admin.register(Request)

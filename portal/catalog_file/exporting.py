@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from portal.catalog.file.sections import SECTIONS
+from portal.catalog_file.sections import SECTIONS
 
 HEAD = "# Berth's catalog. Apply it with: manage.py catalog apply FILE\n"
 

@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 
 from django.contrib import admin
 
-from portal.dashboard.readonly import ReadOnlyAdmin
 from portal.notices.models import Delivery, OptOut, Webhook, Wish
+from portal.panel.readonly import ReadOnlyAdmin
 
 
 @admin.register(Delivery)

@@ -13,7 +13,6 @@ from django.utils.safestring import SafeString
 
 from portal.api.commanding import Wish
 from portal.api.deciding import KINDS
-from portal.dashboard.readonly import ReadOnlyAdmin, command_each, link, link_list, short
 from portal.fleet.models import (
     BadNode,
     Candidate,
@@ -30,6 +29,7 @@ from portal.fleet.models import (
     Replica,
     Sample,
 )
+from portal.panel.readonly import ReadOnlyAdmin, command_each, link, link_list, short
 
 
 @admin.register(Pilot)

@@ -16,10 +16,10 @@ from django.db import IntegrityError, transaction
 
 from portal import hints
 from portal.catalog import cluster
-from portal.catalog.file.reading import BadFile, Path, Tree, Wrong
-from portal.catalog.file.sections import FITS, SECTIONS, Section
-from portal.catalog.file.use import in_use
 from portal.catalog.models import Profile
+from portal.catalog_file.reading import BadFile, Path, Tree, Wrong
+from portal.catalog_file.sections import FITS, SECTIONS, Section
+from portal.catalog_file.use import in_use
 
 Kind = Literal["added", "changed", "unchanged", "deleted", "kept"]
 

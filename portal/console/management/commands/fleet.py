@@ -19,7 +19,7 @@ from django.utils import timezone
 from portal.api import deciding, targets
 from portal.api.commanding import Wish, give
 from portal.api.standing import standing
-from portal.fleet.management import views
+from portal.console import fleet_views as views
 from portal.fleet.models import Cluster
 from portal.fleet.models import Command as Row
 from portal.fleet.times import seconds_of

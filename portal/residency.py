@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from django.db import connection
 
-from portal.api.rawcursor import plain
 from portal.catalog.models import Model
 from portal.fleet.phase import Phase
 from portal.gateway.catalog import read_phases
+from portal.postgres import plain
 
 
 @dataclass(frozen=True, slots=True)

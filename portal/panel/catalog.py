@@ -13,9 +13,9 @@ from django.utils.safestring import SafeString
 from portal.api.commanding import Wish
 from portal.catalog import cluster
 from portal.catalog.models import Environment, Model, Pool, Profile
-from portal.dashboard.editable import EditableAdmin
-from portal.dashboard.readonly import command_each, link, link_list, may_command
 from portal.fleet.models import Command
+from portal.panel.editable import EditableAdmin
+from portal.panel.readonly import command_each, link, link_list, may_command
 
 
 @admin.register(Environment)

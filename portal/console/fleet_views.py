@@ -14,17 +14,17 @@ from django.utils import timezone
 
 from portal.api import targets
 from portal.api.fleet import recent_pilots
-from portal.api.rawcursor import plain
 from portal.api.standing import standing, unknown_jobs
 from portal.api.telling import position
 from portal.api.waiting import why as waits
 from portal.catalog.models import Model, Pool
-from portal.fleet.management.table import table
+from portal.console.table import table
 from portal.fleet.models import Cluster, Decision, Pilot, ProfileState
 from portal.fleet.phase import Phase
 from portal.fleet.times import ago, span, until
 from portal.gateway.catalog import read_phases
 from portal.ledger.models import Request
+from portal.postgres import plain
 
 _WORDS = {"ready": "ready", "starting": "starting", "not_loaded": "not loaded", "unavailable": "unavailable"}
 LAST_DECISIONS = 5

@@ -7,7 +7,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from portal.audit.models import Change
-from portal.dashboard.readonly import ReadOnlyAdmin
+from portal.panel.readonly import ReadOnlyAdmin
 
 MOST_LINES = 4  # of the list; a row's own page has all
 MOST_TEXT = 500

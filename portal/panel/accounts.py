@@ -20,8 +20,8 @@ from portal.accounts.issue import revoke
 from portal.accounts.models import ApiToken, ClaimRule, Membership, Project, Quota, User
 from portal.accounts.sso import issuer_of
 from portal.api import targets
-from portal.dashboard.editable import EditableAdmin
-from portal.dashboard.readonly import ReadOnlyAdmin, link_list
+from portal.panel.editable import EditableAdmin
+from portal.panel.readonly import ReadOnlyAdmin, link_list
 
 MOST_INLINE = 10
 
