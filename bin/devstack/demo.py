@@ -79,9 +79,13 @@ def question(berth: Berth, expected: str, progress: Progress) -> Outcome:
 
 
 def while_waiting(heartbeat: str) -> str:
-    """A heartbeat (`berth {"position": 1, "eta_s": 20.5, "reason": "…"}`) as a sentence; others as they are."""
+    """A heartbeat (`berth {"position": 1, "eta_s": 20.5, "reason": "…"}`) as a sentence, and the last one, which says
+    what the wait was (`berth {"queue_ms": 900, "slurm_ms": 400, "load_ms": 31000}`); others as they are."""
     try:
         said = json.loads(heartbeat.removeprefix("berth "))
+        if "load_ms" in said:
+            line, slurm, load = (said[f"{part}_ms"] / 1000 for part in ("queue", "slurm", "load"))
+            return f"its turn: {line:.1f} s in line, {slurm:.1f} s for Slurm, {load:.1f} s for the model to load"
         eta = "" if said["eta_s"] is None else f", about {said['eta_s']:.0f} s more"
         return f"place {said['position']}{eta}: {said['reason']}"
     except (ValueError, KeyError, TypeError):

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Prefetch, Q, QuerySet
+from django.db.models import F, Prefetch, Q, QuerySet
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -95,12 +95,12 @@ def told(cluster: Cluster, now: datetime) -> dict[str, Any]:
 
 
 def recent_pilots(now: datetime) -> QuerySet[Pilot]:
-    """Live ones and those that ended a while ago, newest first, replicas and profile fetched along."""
+    """Live ones, then those that ended a while ago, newest first, replicas and profile fetched along."""
     recent = ~Q(state=PilotState.ENDED) | Q(ended_at__gt=now - ENDED_SHOWN_FOR)
     replicas = Prefetch("replicas", Replica.objects.order_by("wanted_at"))
     return (
         Pilot.objects.filter(recent)
         .select_related("profile")
         .prefetch_related(replicas)
-        .order_by("-planned_at")
+        .order_by(F("ended_at").desc(nulls_first=True), "-planned_at")
     )

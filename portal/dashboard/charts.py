@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Literal
 
 Kind = Literal["bars", "areas", "lines"]
+Of = Literal["numbers", "counts", "seconds"]
 Words = Callable[[float], str]
 
 WIDTH = 1000.0  # of what is stretched
@@ -26,6 +28,11 @@ _BAR = 0.8  # of a bar's slot that is filled
 _GRID_LINES = 4
 _SIZES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _TIMES = 6  # so many fit side by side on a phone
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+# How far apart numbers of seconds may stand at an axis, and times below it, both as clocks have them.
+_CLOCK = (1, 2, 5, 10, 15, 30, *(_MINUTE * n for n in (1, 2, 5, 10, 15, 30)), *(_HOUR * n for n in (1, 2, 3, 4, 6, 12)),
+          _DAY, 2 * _DAY, 7 * _DAY)  # fmt: skip
+_MONDAY = datetime(1970, 1, 5, tzinfo=UTC)  # weeks are counted from one
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +96,17 @@ def draw(
     moments: Sequence[datetime],
     series: Sequence[Series],
     *,
+    of: Of = "numbers",
     words: Words | None = None,
     clock: str = "%H:%M",
 ) -> Chart:
     """Bars stand in slots of one width, one per moment; areas and lines go by the time, with a gap where nothing is
-    known. Whoever calls keeps the series few: beyond `COLOURS` they share grey. `clock`: how a moment is written."""
+    known. Whoever calls keeps the series few: beyond `COLOURS` they share grey. `of`: what the left axis counts;
+    `words`: how a value is written; `clock`: how a moment is."""
     words = words or compact
     series = [_coloured(one, n) for n, one in enumerate(series)]
-    scale = _scale(_highest(kind, series, len(moments)))
+    scale = _scale(_highest(kind, series, len(moments)), of)
+    axis = _span(scale[1]) if of == "seconds" else compact
     texts = [moment.strftime(clock) for moment in moments]
     if kind == "bars":
         shapes, xs = list(_bars(series, texts, scale[-1], words)), _slots(len(moments))
@@ -108,8 +118,8 @@ def draw(
         _says(title, series, texts, words, kind),
         kind,
         shapes,
-        [Mark(round(ABOVE + _y(value, scale[-1]), 1), words(value)) for value in scale],
-        _times(xs, texts),
+        [Mark(round(ABOVE + _y(value, scale[-1]), 1), axis(value)) for value in scale],
+        _times(xs, moments),
         [Key(one.colour, one.name, words(_sum(one)) if kind == "bars" else "") for one in series],
         [(text, [_cell(one.values[i], words) for one in series]) for i, text in enumerate(texts)],
     )
@@ -131,14 +141,26 @@ def _highest(kind: Kind, series: Sequence[Series], moments: int) -> float:
     return max((max(values, default=0.0) if kind == "lines" else sum(values) for values in at), default=0.0)
 
 
-def _scale(highest: float) -> list[float]:
-    """Round numbers from 0 to at least `highest`."""
+def _scale(highest: float, of: Of) -> list[float]:
+    """Round numbers from 0 to at least `highest`: whole ones of things that are counted, and of time such as clocks
+    have."""
     if highest <= 0:
         return [0.0, 1.0]
-    rough = highest / _GRID_LINES
-    size = 10.0 ** math.floor(math.log10(rough))
-    step = next(size * n for n in (1, 2, 2.5, 5, 10) if size * n >= rough * 0.999)
+    rough = highest / _GRID_LINES * 0.999
+    if of == "seconds":
+        step = float(next((step for step in _CLOCK if step >= rough), math.ceil(rough / _DAY) * _DAY))
+    else:
+        rough = max(rough, 1.0) if of == "counts" else rough
+        size = 10.0 ** math.floor(math.log10(rough))
+        round_ones = (size * n for n in (1, 2, 2.5, 5, 10))
+        step = next(n for n in round_ones if n >= rough and (of != "counts" or n.is_integer()))
     return [step * n for n in range(math.ceil(highest / step * 0.999) + 1)]
+
+
+def _span(step: float) -> Words:
+    """Seconds at an axis of such steps: all of them in one unit."""
+    size, unit = next(((s, u) for s, u in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min")) if step % s == 0), (1, "s"))
+    return lambda value: f"{value / size:g} {unit}" if value else "0"
 
 
 def _y(value: float, top: float) -> float:
@@ -212,14 +234,27 @@ def _points(edge: Sequence[tuple[float, float]], top: float) -> str:
     return " ".join(f"{x:.1f},{_y(value, top):.1f}" for x, value in edge)
 
 
-def _times(xs: Sequence[float], texts: Sequence[str]) -> list[Mark]:
-    step = max(1, math.ceil(len(xs) / _TIMES))
-    marks = []
-    for i in range(0, len(xs), step):
-        at = 100 * xs[i] / WIDTH
-        anchor = "end" if at > 95 else "middle"
-        marks.append(Mark(round(at, 2), texts[i], anchor))
+def _times(xs: Sequence[float], moments: Sequence[datetime]) -> list[Mark]:
+    """Few, at the moments that a clock or a calendar would choose: whole hours, days, Mondays."""
+    apart = min((b - a for a, b in pairwise(moments)), default=timedelta(seconds=1)).total_seconds()
+    marks: list[Mark] = []
+    for step in _CLOCK:
+        if step < apart:
+            continue
+        clock = "%d %b" if step >= _DAY else "%H:%M"
+        marks = [
+            _below(x, at.strftime(clock))
+            for x, at in zip(xs, moments, strict=True)
+            if (at - _MONDAY).total_seconds() % step == 0
+        ]
+        if len(marks) <= _TIMES:
+            break
     return marks
+
+
+def _below(x: float, text: str) -> Mark:
+    at = 100 * x / WIDTH
+    return Mark(round(at, 2), text, "end" if at > 95 else "start" if at < 1 else "middle")
 
 
 def _says(title: str, series: Sequence[Series], texts: Sequence[str], words: Words, kind: Kind) -> str:

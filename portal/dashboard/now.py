@@ -124,9 +124,11 @@ def draw_all(window: Window, now: datetime) -> list[Chart]:
         series("Next in line has waited", "oldest_s", "c2"),
     ]
     return [
-        draw("GPUs by what they do", "areas", moments, gpus, clock=window.clock),
-        draw("Requests that wait", "areas", moments, queue, clock=window.clock),
-        draw("How long requests waited", "lines", moments, waits, words=exactly, clock=window.clock),
+        draw("GPUs by what they do", "areas", moments, gpus, of="counts", clock=window.clock),
+        draw("Requests that wait", "areas", moments, queue, of="counts", clock=window.clock),
+        draw(
+            "How long requests waited", "lines", moments, waits, of="seconds", words=exactly, clock=window.clock
+        ),
     ]
 
 

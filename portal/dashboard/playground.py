@@ -18,6 +18,7 @@ from portal.accounts.models import Project, User
 from portal.api import access
 from portal.api.access import caller
 from portal.catalog.models import Model
+from portal.dashboard.home import LIKELIEST
 from portal.dashboard.templatetags.berth import STATES
 from portal.residency import residency
 
@@ -37,10 +38,13 @@ def page(request: HttpRequest) -> HttpResponse:
     offered = list(chats[:MOST_MODELS])
     if all(model.name != wanted for model in offered):
         offered += chats.filter(name=wanted)
+    rows = residency(offered)
+    if all(row.model.name != wanted for row in rows):
+        wanted = min(rows, key=lambda row: LIKELIEST.index(row.phase.residency)).model.name if rows else ""
     context = {
         "projects": projects,
         "project": project,
-        "models": [(row.model.name, STATES[row.phase.residency][2]) for row in residency(offered)],
+        "models": [(row.model.name, STATES[row.phase.residency][2]) for row in rows],
         "asked": wanted,
     }
     return render(request, "dashboard/playground.html", context)

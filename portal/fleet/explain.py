@@ -13,7 +13,7 @@ from portal.fleet.phase import JobFacts, Part, Phase, PoolFacts, ProfileFacts, R
 from portal.fleet.slurm_words import meaning
 from portal.fleet.times import between, clock, span
 
-_RELAUNCH = "An operator has to look at it; the command relaunch then tries again."
+_RELAUNCH = "An operator has to look at it and let it try again."
 _RESUME = "Requests keep their places; it starts when an operator resumes it."
 _ON_ITS_WAY = ("planned", "submitted", "pending")
 

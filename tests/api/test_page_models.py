@@ -58,6 +58,19 @@ def test_a_model_says_how_ready_it_is_and_only_a_cold_one_can_be_started(
         assert (f'action="{WAKE}"' in page) == ("Start it" in said or "Starting" in page)
 
 
+def test_the_example_is_of_a_model_that_answers_soonest(world: World) -> None:
+    """The first by name is latched, the second could be started."""
+    for name in ("a-latched-one", "cold"):
+        pool = Pool.objects.create(name=name, environment=world.pool.environment)
+        Model.objects.create(name=name, pool=pool)
+    PoolState.objects.create(pool_id="a-latched-one", latched_at=timezone.now(), reason="config.json is missing")
+    assert "Use <code>cold</code>" in text(world.owner.browser)
+    assert '<option value="cold" selected>' in text(world.owner.browser, "/playground/")
+    _hot(world)
+    assert "Use <code>surf</code>" in text(world.owner.browser)
+    assert '<option value="surf" selected>' in text(world.owner.browser, "/playground/")
+
+
 def test_a_person_sees_the_models_of_own_projects_and_their_facts(world: World) -> None:
     Pool.objects.update(gpus=2)
     Model.objects.filter(name="surf").update(context_tokens=32768, description="For <waves>.")
@@ -110,7 +123,7 @@ def test_the_examples_name_the_model_and_the_address_that_one_came_by(world: Wor
     Model.objects.create(name="turf", pool=world.pool)
     page = text(world.owner.browser, "/?use=turf")
     curl, sdk = (
-        html.unescape(found) for found in re.findall(r'<pre class="log" id="use-\w+">(.*?)</pre>', page, re.S)
+        html.unescape(found) for found in re.findall(r'<code id="use-(?:curl|openai)">(.*?)</code></pre>', page, re.S)
     )
     assert "curl -K - http://testserver/v1/chat/completions" in curl and '"model": "turf"' in curl
     compile(sdk, "example", "exec")

@@ -21,7 +21,7 @@ def test_the_page_offers_the_language_models_of_one_project(world: World) -> Non
     closed = Model.objects.create(name="turf", pool=world.pool, is_public=False)
     closed.projects.add(world.other)
     page = world.owner.browser.get("/playground/").content.decode()
-    assert '<option value="surf">surf · Not loaded</option>' in page
+    assert '<option value="surf" selected>surf · Not loaded</option>' in page
     assert "vision" not in page and "turf" not in page and 'data-project="waves"' in page
     Membership.objects.create(user=world.owner.user, project=world.other)
     page = world.owner.browser.get("/playground/?project=storms&model=turf").content.decode()

@@ -93,6 +93,39 @@ def test_of_many_pools_those_with_something_to_tell_come_first(
     assert listed("/fleet/?find=quiet") == listed("/fleet/fragments/fleet?find=quiet") == ["a-quiet-one"]
 
 
+def test_jobs_that_live_come_before_those_that_ended(world: World) -> None:
+    now = timezone.now()
+    for job_id, state, fields in (
+        (11, "up", {}),
+        (12, "ended", {"ended_at": now, "end_reason": "drained"}),
+        (13, "up", {}),
+    ):
+        pilot_row(world, now + timedelta(seconds=job_id), job_id=job_id, state=state, **fields)
+    page = text(world.operator.browser, "/fleet/")
+    assert re.findall(r"<h3><a [^>]+>Job (\d+)", page) == ["13", "11", "12"]
+
+
+def test_a_decision_is_told_in_words_and_with_units(world: World) -> None:
+    inputs = {"idle_s": 61.2, "load_s": None, "mem_mb": 800, "queued": 0, "pool_wait_s": 0}
+    Decision.objects.create(at=timezone.now(), kind="drain_replica", pool="surf", reason="Idle.", inputs=inputs)
+    page = text(world.operator.browser, "/fleet/decisions/")
+    assert "<td>drain replica</td>" in page
+    assert "idle 61.2 s · load unknown · mem 800 MiB · queued 0 · pool wait 0 s" in page
+
+
+def test_a_page_that_breaks_says_whose_fault_it_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("portal.dashboard.home.shown", broken)
+    browser = Client(raise_request_exception=False)
+    browser.force_login(world.owner.user)
+    answer = browser.get("/")
+    page = answer.content.decode()
+    assert answer.status_code == 500 and "boom" not in page
+    assert "Something went wrong on our side" in page and "css/berth.css" in page
+
+
 def test_a_pilots_page_shows_its_log_escaped_and_its_decisions(world: World, pilot: Pilot) -> None:
     page = text(world.operator.browser, f"/fleet/pilots/{pilot.id}/")
     assert "loading &lt;weights&gt;" in page and "3 requests wait" in page and "gpu03" in page

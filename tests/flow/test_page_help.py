@@ -61,9 +61,9 @@ async def test_the_examples_work_as_pasted(
     await _run(tmp_path, ("bash", "-euc", _paste(page, "example-key")), portal.token + "\n")
     assert key.stat().st_mode & 0o777 == 0o600
     by_curl = await _run(tmp_path, ("bash", "-euo", "pipefail", "-c", _paste(page, "example-curl")))
-    assert '"choices"' in by_curl and "What is a wave?" in by_curl
+    assert '"choices"' in by_curl and "What is Slurm?" in by_curl
     by_python = await _run(tmp_path, (sys.executable, "-c", _paste(page, "example-python")))
-    assert "What is a wave?" in by_python
+    assert "What is Slurm?" in by_python
     assert portal.token not in page
 
 

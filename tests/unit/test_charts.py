@@ -59,12 +59,52 @@ def test_areas_go_by_the_time() -> None:
     assert [float(p.split(",")[0]) for p in chart.shapes[0].points.split()[:3]] == [0, 100, 1000]
 
 
-def test_no_more_times_than_a_phone_has_room_for_and_none_beyond_the_edge() -> None:
-    chart = draw("x", "lines", _hours(25), [Series("a", [1.0] * 25)])
-    assert len(chart.times) <= 6
-    assert [mark.anchor for mark in chart.times] == ["middle"] * 5
+@pytest.mark.parametrize(
+    "first, step, n, texts",
+    [
+        ("2026-11-20T11:24", timedelta(minutes=2), 91, ["11:30", "12:00", "12:30", "13:00", "13:30", "14:00"]),
+        ("2026-11-20T11:15", timedelta(minutes=15), 97, ["12:00", "16:00", "20:00", "00:00", "04:00", "08:00"]),
+        ("2026-11-14T10:00", timedelta(hours=2), 85, ["15 Nov", "17 Nov", "19 Nov", "21 Nov"]),
+        ("2026-11-20T15:00", timedelta(hours=1), 24, ["16:00", "20:00", "00:00", "04:00", "08:00", "12:00"]),
+        ("2026-10-23T00:00", timedelta(days=1), 30, ["26 Oct", "02 Nov", "09 Nov", "16 Nov"]),
+    ],
+)
+def test_times_are_round_and_no_more_than_a_phone_has_room_for(
+    first: str, step: timedelta, n: int, texts: list[str]
+) -> None:
+    begin = datetime.fromisoformat(first).replace(tzinfo=UTC)
+    chart = draw("x", "lines", [begin + step * i for i in range(n)], [Series("a", [1.0] * n)])
+    found = [mark.text for mark in chart.times]
+    assert found == texts
+
+
+def test_no_time_stands_beyond_the_edge() -> None:
     two = draw("x", "lines", _hours(2), [Series("a", [1.0, 2.0])])
-    assert [mark.anchor for mark in two.times] == ["middle", "end"]
+    assert [mark.anchor for mark in two.times] == ["start", "end"]
+
+
+@pytest.mark.parametrize(
+    "highest, numbers",
+    [(1, ["0", "1"]), (2, ["0", "1", "2"]), (7, ["0", "2", "4", "6", "8"]), (9.5, ["0", "5", "10"])],
+)
+def test_what_is_counted_has_whole_numbers_at_its_axis(highest: float, numbers: list[str]) -> None:
+    chart = draw("x", "areas", _hours(2), [Series("a", [0, highest])], of="counts")
+    assert [mark.text for mark in chart.grid] == numbers
+
+
+@pytest.mark.parametrize(
+    "highest, texts",
+    [
+        (3, ["0", "1 s", "2 s", "3 s"]),
+        (50, ["0", "15 s", "30 s", "45 s", "60 s"]),
+        (150, ["0", "1 min", "2 min", "3 min"]),
+        (3 * 3600, ["0", "1 h", "2 h", "3 h"]),
+        (30 * 86_400, ["0", "8 d", "16 d", "24 d", "32 d"]),
+    ],
+)
+def test_seconds_are_told_in_one_unit_and_as_clocks_have_them(highest: float, texts: list[str]) -> None:
+    chart = draw("x", "lines", _hours(2), [Series("a", [0, highest])], of="seconds")
+    assert [mark.text for mark in chart.grid] == texts
 
 
 def test_more_series_than_colours_share_grey() -> None:

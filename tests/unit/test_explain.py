@@ -41,8 +41,8 @@ SITUATIONS = [
     ),
     (
         pool(latched_reason="config.json is missing"), "unavailable", None,
-        "The model cannot be started. config.json is missing. An operator has to look at it; the command relaunch "
-        "then tries again.",
+        "The model cannot be started. config.json is missing. An operator has to look at it and let it "
+        "try again.",
     ),
     (
         pool(replica("starting", started_at=NOW - MIN, says="Loading weights.")), "starting", 3 * MIN,
@@ -123,7 +123,7 @@ SITUATIONS = [
     (
         pool(profiles=(ProfileFacts("gpu", latched="its account is not valid (InvalidAccount)"),)), "not_loaded", None,
         "The model is not loaded, and no job may be submitted for it. gpu: its account is not valid "
-        "(InvalidAccount). An operator has to look at it; the command relaunch then tries again.",
+        "(InvalidAccount). An operator has to look at it and let it try again.",
     ),
     (
         pool(replica("starting", started_at=NOW - 2, says="waking"), wake_s=9.0), "starting", 7,

@@ -59,6 +59,9 @@ STATES = {
     "saved": ("good", "✓", "In the catalog"),
 }
 
+# The last word of a number's name in the code → its unit.
+UNITS = {"s": "s", "mb": "MiB", "min": "min"}
+
 
 @register.simple_tag(takes_context=True)
 def nav(context: dict[str, Any], name: str, text: str, *below: str) -> SafeString:
@@ -112,6 +115,31 @@ def clock(at: datetime | None) -> str:
 def exactly(seconds: float) -> str:
     """As `span`, with the tenths that a short one is about."""
     return f"{seconds:.1f} s" if seconds < 10 else span_words(seconds)
+
+
+@register.filter
+def words(name: str) -> str:
+    """A word of the code as people write it: drain_replica → drain replica."""
+    return name.replace("_", " ")
+
+
+@register.simple_tag
+def measured(name: str, value: Any) -> str:
+    """A named number of a decision, with its unit behind it: idle_s 61.2 → idle 61.2 s."""
+    stem, _, unit = name.rpartition("_")
+    if unit not in UNITS:
+        stem, unit = name, ""
+    if value is None:
+        return f"{words(stem)} unknown"
+    return f"{words(stem)} {value} {UNITS.get(unit, '')}".rstrip()
+
+
+@register.simple_tag
+def tokens(prompt: int | None, completion: int | None) -> str:
+    """In → out; a request that has not come so far has neither."""
+    if prompt is None and completion is None:
+        return "–"
+    return f"{'–' if prompt is None else prompt} → {'–' if completion is None else completion}"
 
 
 @register.simple_tag
