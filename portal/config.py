@@ -12,14 +12,15 @@ import dataclasses
 import functools
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from environs import Env, EnvError
 
 from portal import mail, oidc
-from portal.gateway.policy.limits import KINDS, LEVELS, Quota
+from portal.gateway.policy.limits import Quota, QuotaError, default_quotas
+from portal.kept import kept
 
 # Read by the development scripts and by processes that the portal starts, not by the portal itself.
 _ELSEWHERE = {
@@ -154,42 +155,24 @@ class Config:
     @property
     def instance(self) -> str:
         """Names this installation in Slurm job names; two installations of one user leave each other alone."""
-        return _kept(self.state_dir / "instance", lambda: secrets.token_hex(4))
+        return kept(self.state_dir / "instance", lambda: secrets.token_hex(4))
 
     @property
     def site_key(self) -> bytes:
         """Key from which pilots' and ingresses' keys are derived. Never leaves the portal."""
-        return _kept(self.state_dir / "site.key", lambda: secrets.token_hex(32)).encode()
+        return kept(self.state_dir / "site.key", lambda: secrets.token_hex(32)).encode()
 
     @property
     def secret_key(self) -> str:
         """Django's SECRET_KEY."""
-        return _kept(self.state_dir / "secret.key", lambda: secrets.token_urlsafe(50))
-
-
-def _kept(path: Path, make: Callable[[], str]) -> str:
-    """The text of `path`; written on first use, atomically, so that two processes starting at once agree."""
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.touch(mode=0o600)
-        draft.write_text(make() + "\n")
-        try:
-            os.link(draft, path)  # fails if another process was first: then its value is ours too
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-        return path.read_text().strip()
+        return kept(self.state_dir / "secret.key", lambda: secrets.token_urlsafe(50))
 
 
 def parse(environ: Mapping[str, str] | None = None) -> Config:
     """Settings from `environ` (default: the process's). Raises ConfigError."""
     values = os.environ if environ is None else environ
-    known = {f"BERTH_{field.name.upper()}" for field in dataclasses.fields(Config)} | _ELSEWHERE
-    known -= {"BERTH_OIDC", "BERTH_MAIL"}  # families, not variables
+    fields = {f"BERTH_{field.name.upper()}" for field in dataclasses.fields(Config)}
+    known = fields - {"BERTH_OIDC", "BERTH_MAIL"} | _ELSEWHERE  # those two are families, not variables
     unknown = sorted(
         name
         for name in values
@@ -255,7 +238,7 @@ def parse(environ: Mapping[str, str] | None = None) -> Config:
                 heartbeat_s=env.float("HEARTBEAT_S", 10.0),
                 lease_wait_s=env.float("LEASE_WAIT_S", 20.0),
                 result_keep_days=env.int("RESULT_KEEP_DAYS", 7),
-                limits=_quotas(env.list("LIMITS", [])),
+                limits=default_quotas(env.list("LIMITS", [])),
                 files_dir=Path(env.str("FILES_DIR", str(state_dir / "files"))),
                 max_file_bytes=env.int("MAX_FILE_BYTES", 512 * 1024 * 1024),
                 max_batch_lines=env.int("MAX_BATCH_LINES", 200_000),
@@ -266,25 +249,12 @@ def parse(environ: Mapping[str, str] | None = None) -> Config:
             raise ConfigError(f"{error}: see docs/accounts.md") from None
         except mail.MailError as error:
             raise ConfigError(f"{error}: see docs/notices.md") from None
+        except QuotaError as error:
+            raise ConfigError(f"BERTH_LIMITS {error}") from None
         except EnvError as error:
             raise ConfigError(f"{error}: see portal/config.py for kinds, units and defaults") from None
     _check(read)
     return read
-
-
-def _quotas(said: list[str]) -> Mapping[str, Quota]:
-    """Raises ConfigError."""
-    found: dict[str, Quota] = {}
-    for part in said:
-        name, _, value = part.strip().partition("=")
-        level, _, kind = name.partition(".")
-        if level not in LEVELS or kind not in KINDS or not value.isdecimal() or int(value) < 1:
-            raise ConfigError(
-                f"BERTH_LIMITS holds {part.strip()!r}; write level.kind=number with a level of {', '.join(LEVELS)} and "
-                f"a kind of {', '.join(KINDS)}"
-            )
-        found[level] = dataclasses.replace(found.get(level, Quota()), **{kind: int(value)})
-    return found
 
 
 def _check(read: Config) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 import uuid
-from datetime import UTC, datetime
 from uuid import UUID
 
 from django.db import IntegrityError
@@ -17,6 +16,7 @@ from portal.fleet.models import Decision as DecisionRow
 from portal.fleet.models import Pilot, PilotState, PoolState, ProfileState
 from scheduler.jobspec import job_name, prefix_of
 from scheduler.listing import silence
+from scheduler.moments import moment
 from scheduler.moves import moving
 from scheduler.policy.decisions import (
     CancelPilot,
@@ -215,7 +215,7 @@ def _hold(actor: Actor, decision: HoldPool) -> bool:
     state, _ = PoolState.objects.get_or_create(pool_id=decision.pool)
     was_latched = state.latched_at
     state.failures, state.reason = hold.failures, hold.reason
-    state.retry_at = datetime.fromtimestamp(hold.retry_at, UTC) if hold.retry_at is not None else None
+    state.retry_at = moment(hold.retry_at)
     state.latched_at = (was_latched or actor.now()) if hold.latched else None
     with moving():
         state.save(update_fields=["failures", "reason", "retry_at", "latched_at"])

@@ -24,6 +24,7 @@ from scheduler import badnodes, endings, restored, silence, unknown
 from scheduler.forced import Limits, LiveJob, forced
 from scheduler.hearing import Heard, hear
 from scheduler.listing import ClientFor, Listing, listen
+from scheduler.moments import moment, seconds
 from scheduler.moves import moving
 from scheduler.pilots import BLAMELESS, Patience, PilotFacts, Verdict, judge
 from scheduler.policy.decisions import CancelPilot, DrainPilot
@@ -102,10 +103,10 @@ def _facts(pilot: Pilot) -> PilotFacts:
         id=str(pilot.pk),
         state=pilot.state,
         planned_at=pilot.planned_at.timestamp(),
-        submitted_at=_seconds(pilot.submitted_at),
+        submitted_at=seconds(pilot.submitted_at),
         job_id=pilot.job_id,
         agent_job_id=pilot.agent_job_id,
-        slurm_seen_at=_seconds(pilot.slurm_seen_at),
+        slurm_seen_at=seconds(pilot.slurm_seen_at),
         said_ending=pilot.said_ending,
     )
 
@@ -128,8 +129,8 @@ def _write_facts(verdicts: dict[UUID, Verdict], listing: Listing, now: float) ->
             pilot=pilot,
             state=verdict.job.info.state,
             reason=verdict.job.info.reason,
-            start_at=_moment(verdict.job.info.started_at),
-            end_at=_moment(verdict.job.info.ends_at),
+            start_at=moment(verdict.job.info.started_at),
+            end_at=moment(verdict.job.info.ends_at),
             node=verdict.job.info.nodes,
         )
         for pilot, verdict in verdicts.items()
@@ -191,7 +192,7 @@ def _forced(
             pilot=str(pilot.pk),
             state=pilot.state,
             registered=pilot.registered_at is not None,
-            ends_at=_seconds(pilot.slurm_end_at),
+            ends_at=seconds(pilot.slurm_end_at),
             job=verdict.job.info,
             silent_s=silent.of(str(pilot.pk)),
         )
@@ -231,11 +232,3 @@ def _ledger_sweeps(config: Config, now: float) -> None:
     if moved:
         logger.warning("%d requests of gateways that went away are async now", len(moved))
     endings.release_rows(now)
-
-
-def _seconds(moment: datetime | None) -> float | None:
-    return moment.timestamp() if moment is not None else None
-
-
-def _moment(seconds: float | None) -> datetime | None:
-    return datetime.fromtimestamp(seconds, UTC) if seconds is not None else None

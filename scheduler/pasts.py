@@ -14,6 +14,7 @@ from typing import Any
 from django.db.models import Max
 
 from portal.fleet.models import Command, Replica, ReplicaState
+from scheduler.moments import seconds
 from scheduler.policy.snapshot import Failure
 
 # How far back failures in a row are looked for. A latch outlives it: it is stored.
@@ -61,7 +62,7 @@ def pasts(now: float) -> dict[str, Past]:
     )
     for pool, state, hot_at, ended_at, reason in rows:
         failed = state == ReplicaState.FAILED
-        launches[pool].append(Launch(failed, _seconds(hot_at), _seconds(ended_at), _brief(reason)))
+        launches[pool].append(Launch(failed, seconds(hot_at), seconds(ended_at), _brief(reason)))
     cleared = dict(
         Command.objects.filter(kind=Command.Kind.RELAUNCH, state=Command.State.DONE, done_at__gt=after)
         .values_list("pool_id")
@@ -69,7 +70,7 @@ def pasts(now: float) -> dict[str, Past]:
     )
     found: dict[str, Past] = defaultdict(Past)
     for pool in {*launches, *cleared}:
-        found[pool] = Past(tuple(launches[pool]), _seconds(cleared.get(pool)) or 0.0)
+        found[pool] = Past(tuple(launches[pool]), seconds(cleared.get(pool)) or 0.0)
     return found
 
 
@@ -77,7 +78,3 @@ def _brief(reason: str) -> str:
     """The first line: what follows is the engine's log, for operators."""
     line = reason.strip().splitlines()[0] if reason.strip() else ""
     return line[:300]
-
-
-def _seconds(moment: datetime | None) -> float | None:
-    return moment.timestamp() if moment is not None else None

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from portal.catalog.models import Model, Pool
 from portal.fleet.models import Fit, PoolState
 from portal.ledger import transitions as ledger
+from scheduler.moments import seconds
 from scheduler.moves import moving
 from scheduler.pasts import Past, failures_in_a_row, pasts
 from scheduler.policy.snapshot import FitView, HoldView, PoolView
@@ -76,7 +76,7 @@ def _view(
         max_replicas=pool.max_replicas,
         queued=sum(lanes.values()),
         running=sum(counts.get((pool.name, lane, RUNNING), 0) for lane in LANES),
-        interest_until=_seconds(state.interest_until),
+        interest_until=seconds(state.interest_until),
         paused=pool.paused,
         failures=failures_in_a_row(past),
         hold=hold_of(state),
@@ -87,7 +87,7 @@ def _view(
         service_s=state.service_s,
         weight=max((head.weight for head in heads), default=1.0),
         project=owner,
-        pinned_until=_seconds(state.pinned_until),
+        pinned_until=seconds(state.pinned_until),
         sleep_level=pool.sleep_level,
         asleep_mem_mb=pool.asleep_mem_mb or pool.mem_mb,
         wake_s=state.wake_s,
@@ -96,7 +96,7 @@ def _view(
 
 
 def hold_of(state: PoolState) -> HoldView:
-    return HoldView(state.failures, _seconds(state.retry_at), state.latched_at is not None, state.reason)
+    return HoldView(state.failures, seconds(state.retry_at), state.latched_at is not None, state.reason)
 
 
 def _heads(waiting: Iterable[str]) -> dict[str, list[Head]]:
@@ -153,7 +153,3 @@ def _sole_projects() -> dict[str, str]:
         for pool, projects in open_to.items()
         if len(projects) == 1 and (project := next(iter(projects))) is not None
     }
-
-
-def _seconds(moment: datetime | None) -> float | None:
-    return moment.timestamp() if moment is not None else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +15,7 @@ from portal.fleet.models import REPLICA_ENDED, Cluster, ProfileState, Replica
 from portal.fleet.slurm_words import meaning
 from scheduler.hearing import Heard
 from scheduler.inspections import looked_at_by
+from scheduler.moments import seconds
 from scheduler.observe import Observed, live_pilots
 from scheduler.policy.snapshot import (
     ON_ITS_WAY,
@@ -54,10 +54,12 @@ def snapshot_of(cluster: Cluster, observed: Observed, config: Config, now: float
     fresh = {id_ for id_, p in pilots.items() if _is_fresh(p, observed.heard.get(id_), config.alive_s, now)}
     heard = {id_: said for id_, said in observed.heard.items() if id_ in fresh}
     occupied = {r.pilot_id for r in live} | looked_at_by()
-    lost = observed.lost | {pilot for pilot, said in observed.heard.items() if said.leaves}
+    leaving = {pilot for pilot, said in observed.heard.items() if said.leaves}
     return Snapshot(
         pools=pool_views(now),
-        pilots=tuple(_pilot(id_, p, id_ not in lost, occupied) for id_, p in pilots.items()),
+        pilots=tuple(
+            _pilot(id_, p, id_ not in observed.lost, id_ in leaving, occupied) for id_, p in pilots.items()
+        ),
         replicas=tuple(_replica(r, heard) for r in live),
         profiles=_profiles(cluster, now),
         limits=_limits(config),
@@ -104,7 +106,7 @@ def _is_fresh(pilot: Any, heard: Heard | None, alive_s: float, now: float) -> bo
     return now - last <= alive_s
 
 
-def _pilot(id_: str, pilot: Any, alive: bool, occupied: set[UUID]) -> PilotView:
+def _pilot(id_: str, pilot: Any, alive: bool, leaves: bool, occupied: set[UUID]) -> PilotView:
     empty_since = None
     if pilot.id not in occupied:
         empty_since = max(filter(None, (pilot.last_end, pilot.up_at, pilot.planned_at))).timestamp()
@@ -117,14 +119,15 @@ def _pilot(id_: str, pilot: Any, alive: bool, occupied: set[UUID]) -> PilotView:
         gpus=pilot.gpus,
         mem_mb=pilot.mem_mb,
         alive=alive,
-        ends_at=_seconds(pilot.slurm_end_at),
+        leaves=leaves,
+        ends_at=seconds(pilot.slurm_end_at),
         empty_since=empty_since,
         hopeless=said.text if stuck else "",
         planned_at=pilot.planned_at.timestamp(),
         gpu_type=pilot.gpu_type,
         node=pilot.node,
         replaces=str(pilot.replaces_id) if pilot.replaces_id else "",
-        draining_at=_seconds(pilot.draining_at),
+        draining_at=seconds(pilot.draining_at),
         staged=frozenset(pilot.staged),
         scratch=bool(pilot.profile__scratch),
         stage_wish=pilot.stage_wish,
@@ -148,12 +151,12 @@ def _replica(row: Any, heard: dict[str, Heard]) -> ReplicaView:
         mem_mb=row.asleep_mem_mb or row.mem_mb if asleep else row.mem_mb,
         in_flight=seen.held + seen.filler if seen is not None else None,
         idle_since=seen.idle_since if seen is not None else None,
-        draining_at=_seconds(row.draining_at),
+        draining_at=seconds(row.draining_at),
         wanted_at=row.wanted_at.timestamp(),
-        hot_at=_seconds(row.hot_at),
+        hot_at=seconds(row.hot_at),
         sleep_level=row.sleep_level,
         can_sleep=seen.can_sleep if seen is not None else 0,
-        asleep_at=_seconds(row.asleep_at),
+        asleep_at=seconds(row.asleep_at),
     )
 
 
@@ -166,7 +169,7 @@ def _profiles(cluster: Cluster, now: float) -> tuple[ProfileView, ...]:
 
 
 def _profile(profile: Profile, state: ProfileState, cluster: Cluster, now: float) -> ProfileView:
-    starts_at = _seconds(state.starts_at)
+    starts_at = seconds(state.starts_at)
     return ProfileView(
         profile.name,
         profile.enabled,
@@ -204,7 +207,3 @@ def free_until(
         and ("ALL_NODES" in r["flags"] or (nodes and (r["node_count"] or 0) >= nodes))
     ]
     return min(starts, default=None)
-
-
-def _seconds(moment: datetime | None) -> float | None:
-    return moment.timestamp() if moment is not None else None

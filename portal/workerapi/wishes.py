@@ -34,6 +34,7 @@ class PilotRow:
     said_ending: str
     staged: tuple[str, ...] = ()
     stage_wish: str = ""
+    inspects: bool = False  # it was chosen to look at folders and has not said what it found
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +51,19 @@ class ReplicaRow:
 def pilot_row(cur: Cursor, pilot: UUID) -> PilotRow | None:
     cur.execute(
         """SELECT state, agent_job_id, address, extract(epoch FROM slurm_end_at), said_ending,
-             staged::text, stage_wish
-           FROM fleet_pilot WHERE id = %s""",
+             staged::text, stage_wish,
+             EXISTS (SELECT 1 FROM fleet_candidate c WHERE c.pilot_id = p.id AND c.found_at IS NULL)
+           FROM fleet_pilot p WHERE id = %s""",
         (str(pilot),),
     )
     row = cur.fetchone()
     if row is None:
         return None
-    state, agent_job_id, address, ends_at, ending, staged, wish = row
+    state, agent_job_id, address, ends_at, ending, staged, wish, inspects = row
     deadline_at = None if ends_at is None else float(ends_at)
-    return PilotRow(state, agent_job_id, address, deadline_at, ending, tuple(json.loads(staged)), wish)
+    return PilotRow(
+        state, agent_job_id, address, deadline_at, ending, tuple(json.loads(staged)), wish, inspects
+    )
 
 
 def replica_rows(cur: Cursor, pilot: UUID) -> dict[str, ReplicaRow]:
@@ -86,7 +90,7 @@ def answer(
         interval_s=interval_s,
         want_log=_wants_log(cur, pilot),
         stage=_stage(cur, row),
-        inspect=inspections(cur, pilot),
+        inspect=inspections(cur, pilot) if row.inspects else [],
     )
 
 

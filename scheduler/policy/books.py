@@ -40,9 +40,9 @@ class Books:
         self.pilots = snapshot.pilots_by_id
         self.profiles = {profile.name: profile for profile in snapshot.profiles}
         self.leaving = leaving(snapshot, now)
-        # Those whose agent is silent serve nobody as far as is known; they are left alone, and not counted.
-        silent = {pilot.id for pilot in snapshot.pilots if pilot.state == "up" and not pilot.alive}
-        self.gone = self.leaving | {r.id for r in snapshot.replicas if r.pilot in silent}
+        # Those whose agent is silent or goes serve nobody as far as is known; they are left alone, and not counted.
+        mute = {pilot.id for pilot in snapshot.pilots if pilot.state == "up" and not pilot.serves}
+        self.gone = self.leaving | {r.id for r in snapshot.replicas if r.pilot in mute}
         self.filled: set[str] = set()  # pilots that get a replica, or whose room is promised
         self.moved: set[str] = set()  # replicas that this tick has dealt with
         self.promised: dict[str, str] = {}  # pool → the pilot in which room is being cleared for it
@@ -82,7 +82,7 @@ class Books:
         """It reports or is on its way, and nothing that it hosts is leaving."""
         if pilot.hopeless or any(r.id in self.leaving and r.state in SERVING for r in here):
             return False
-        return pilot.state in ON_ITS_WAY or (pilot.state == "up" and pilot.alive)
+        return pilot.state in ON_ITS_WAY or (pilot.state == "up" and pilot.serves)
 
     # What is there.
 

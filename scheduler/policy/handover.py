@@ -131,7 +131,7 @@ def _handed_over(
 ) -> list[ReplicaView]:
     """Hot replicas that are leaving and no longer needed, those whose job ends first first."""
     hosts = [(p, r) for p, r in _hosts(pool.name, snapshot) if r.state == "hot" and p.state == "up"]
-    staying = sum(replica.id not in gone and pilot.alive for pilot, replica in hosts)
+    staying = sum(replica.id not in gone and pilot.serves for pilot, replica in hosts)
     old = sorted((end_of(pilot), replica.id, replica) for pilot, replica in hosts if replica.id in gone)
     if staying == 0 or wanted.get(pool.name, 0) == 0:
         return []  # without demand its keep-alive or its walltime ends it
@@ -155,7 +155,7 @@ def _room(
 ) -> Iterator[DrainPilot]:
     """One pilot of those that a cap counts together, while none of them comes or goes (`touched`: in this tick)."""
     for cap, group in _full(snapshot):
-        if any(pilot.state != "up" or not pilot.alive or pilot.id in touched for pilot in group):
+        if any(pilot.state != "up" or not pilot.serves or pilot.id in touched for pilot in group):
             continue
         ends = sorted(group, key=lambda p: (end_of(p), p.id))
         waiting = _without_successor(ends, snapshot, gone, wanted)

@@ -60,9 +60,7 @@ class PilotView:
     state: str
     gpus: int
     mem_mb: int
-    # False: silent for alive_s, though it could have been heard, or its agent says that it leaves: what it hosts
-    # does not serve, and it takes no more.
-    alive: bool
+    alive: bool  # False: silent for alive_s, though it could have been heard
     ends_at: float | None = None  # when Slurm will end the job
     empty_since: float | None = None  # no live replica since then; None while it has one
     hopeless: str = ""  # why its job will never start, in words
@@ -74,6 +72,12 @@ class PilotView:
     staged: frozenset[str] = frozenset()  # pools whose weights lie on its scratch
     scratch: bool = False  # it has a node-local disk for weights
     stage_wish: str = ""  # the pool whose weights it was last asked to stage
+    leaves: bool = False  # its agent says that it goes, e.g. because Slurm told it to
+
+    @property
+    def serves(self) -> bool:
+        """Else nothing that it hosts counts, and it takes no more."""
+        return self.alive and not self.leaves
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,7 @@ def test_a_pilot_without_enough_memory_gpus_time_or_life_is_no_room() -> None:
         fleet((pool(queued=1), pool("other")), (pilot(),), (fat,)),
         fleet((pool(queued=1),), (pilot(ends_at=NOW + 50),)),
         fleet((pool(queued=1),), (pilot(alive=False),)),
+        fleet((pool(queued=1),), (pilot(leaves=True),)),
         fleet((pool(queued=1),), (pilot(state="draining"),)),
     ]
     for case in cases:

@@ -9,8 +9,8 @@ level and taking from each are one step; this is its plain statement, and a prop
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 PERIOD_S = 60.0
@@ -43,6 +43,25 @@ class Quota:
     def of(self, kind: Kind) -> int | None:
         value: int | None = getattr(self, kind)
         return value
+
+
+class QuotaError(ValueError):
+    """A text that names no limit: what it holds and what to write."""
+
+
+def default_quotas(said: Sequence[str]) -> Mapping[str, Quota]:
+    """Quotas by level, of texts like `project.requests=600`. Raises QuotaError."""
+    found: dict[str, Quota] = {}
+    for part in said:
+        name, _, value = part.strip().partition("=")
+        level, _, kind = name.partition(".")
+        if level not in LEVELS or kind not in KINDS or not value.isdecimal() or int(value) < 1:
+            raise QuotaError(
+                f"holds {part.strip()!r}; write level.kind=number with a level of {', '.join(LEVELS)} and "
+                f"a kind of {', '.join(KINDS)}"
+            )
+        found[level] = replace(found.get(level, Quota()), **{kind: int(value)})
+    return found
 
 
 @dataclass(frozen=True, slots=True)
