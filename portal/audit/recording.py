@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db.models import Model
+from django.db.models import Model, QuerySet
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_delete, pre_save
 
 from portal.accounts.models import ApiToken, ClaimRule, Membership, Project, Quota, User
@@ -51,7 +51,7 @@ def watch() -> None:
 
 
 def _before_save(sender: type[Model], instance: Any, raw: bool, **_: Any) -> None:
-    known = None if raw or instance.pk is None else sender._base_manager.filter(pk=instance.pk).first()
+    known = None if raw or instance.pk is None else _rows(sender).filter(pk=instance.pk).first()
     instance._before = _values(known) if known is not None else None
 
 
@@ -60,7 +60,7 @@ def _saved(sender: type[Model], instance: Any, created: bool, raw: bool, **_: An
     if raw or (not created and isinstance(instance, ONLY_ADDED)):
         return
     # As the database has it: a form leaves text where a number is meant.
-    after = _values(sender._base_manager.get(pk=instance.pk))
+    after = _values(_rows(sender).get(pk=instance.pk))
     if before is None:
         empty: tuple[Any, ...] = (None, "", [], {})
         fields = {name: (None, value) for name, value in after.items() if value not in empty}
@@ -105,6 +105,13 @@ def _changed(row: Model, fields: dict[str, tuple[Any, Any]], action: str = Chang
         name=str(row)[:200],
         fields={name: [_plain(old), _plain(new)] for name, (old, new) in fields.items()},
     )
+
+
+def _rows(sender: type[Model]) -> QuerySet[Any]:
+    """With those that they refer to, which are about to be named."""
+    links = [field.name for field in sender._meta.concrete_fields if field.is_relation]
+    rows = sender._base_manager.all()
+    return rows.select_related(*links) if links else rows
 
 
 def _values(row: Any) -> Values:
