@@ -25,7 +25,6 @@ import asyncio
 import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from typing import Any
 from aiohttp import web
 
 from gpuworker.engines import echo_responses, echo_sleep
+from gpuworker.engines.echo_prompt import prompt_of, tokens_of
 from gpuworker.engines.protocol import WARM_UP
 
 VERSION = "echo-1"
@@ -53,30 +53,6 @@ class Faults(echo_sleep.SleepFaults):
     garbage_on_text: str = ""
     close_mid_stream_on_text: str = ""
     crash_mid_stream_on_text: str = ""
-
-
-def tokens_of(text: str) -> list[str]:
-    return re.findall(r"\s*\S+\s*", text) or ([text] if text else [])
-
-
-def prompt_of(body: dict[str, Any]) -> tuple[str, int]:
-    """What to echo, and how many tokens the whole prompt has."""
-    if "messages" in body:
-        texts = [_content(message.get("content")) for message in body["messages"]]
-        users = [_content(m.get("content")) for m in body["messages"] if m.get("role") == "user"]
-        return (users[-1] if users else ""), sum(len(tokens_of(text)) for text in texts)
-    if isinstance(body.get("input"), list) and body["input"] and isinstance(body["input"][0], dict):
-        text = echo_responses.input_text(body["input"])
-        return text, len(tokens_of(text))
-    prompt = body.get("prompt", body.get("input", ""))
-    text = prompt if isinstance(prompt, str) else " ".join(str(part) for part in prompt)
-    return text, len(tokens_of(text))
-
-
-def _content(content: Any) -> str:
-    if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content)
-    return str(content or "")
 
 
 def sse(payload: dict[str, Any] | str) -> bytes:

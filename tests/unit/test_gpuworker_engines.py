@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from gpuworker.engines import make_engine
-from gpuworker.engines.echo_server import prompt_of, tokens_of
+from gpuworker.engines.echo_prompt import prompt_of, tokens_of
 from gpuworker.engines.process import engine_environment
 from gpuworker.engines.protocol import BadArgument, EngineExit, EngineFailed, EngineSpec
 from gpuworker.engines.vllm import VllmEngine
