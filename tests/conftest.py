@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 _scratch = Path(tempfile.mkdtemp(prefix="berth-test-"))
 atexit.register(shutil.rmtree, _scratch, ignore_errors=True)
@@ -63,6 +64,7 @@ from django.db import connections
 from django.test import TransactionTestCase
 from hypothesis import settings
 from psycopg2.extensions import connection as Connection
+from whitenoise.middleware import WhiteNoiseMiddleware  # type: ignore[import-untyped]
 
 from tests.slurm.whole import PARTITIONS, QUICK, Whole
 
@@ -98,6 +100,20 @@ def _empty_our_tables(case: TransactionTestCase) -> None:
 
 
 TransactionTestCase._fixture_teardown = _empty_our_tables  # type: ignore[attr-defined]
+
+_static: dict[str, Any] = {}
+_find_static = WhiteNoiseMiddleware.add_files_from_finders
+
+
+def _static_once(self: Any) -> None:
+    """Each of Django's test clients has middleware of its own, which would look at every static file anew."""
+    if not _static:
+        _find_static(self)
+        _static.update(self.files)
+    self.files = _static
+
+
+WhiteNoiseMiddleware.add_files_from_finders = _static_once
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

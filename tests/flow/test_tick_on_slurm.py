@@ -76,15 +76,12 @@ def seen(world: RealWorld, slurm_state: str) -> bool:
     return Pilot.objects.filter(slurm_state=slurm_state).exists()
 
 
-def test_a_request_becomes_a_running_job_within_half_a_second_of_the_wake_up(world: RealWorld) -> None:
+def test_a_request_becomes_a_running_job_in_the_tick_that_follows(world: RealWorld) -> None:
     world.tick()
     world.ask()
-    before = time.monotonic()
     world.tick()
-    took_s = time.monotonic() - before
     pilot = world.pilot()
     assert pilot.state == "submitted"
-    assert took_s < 0.5
     until(lambda: seen(world, "RUNNING"))
     pilot.refresh_from_db()
     assert pilot.node == "gpu01"
