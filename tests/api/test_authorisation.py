@@ -15,7 +15,7 @@ from portal.accounts.models import ApiToken, Membership, User
 from portal.config import config
 from portal.fleet.models import Command
 from tests.api import world as make
-from tests.api.test_page_batches import batch_row, file_row, form
+from tests.api.batch_world import batch_row, file_row, form
 from tests.api.world import BODY, CHAT, ApiClient, Person, World, pilot_row, request_row
 from tests.authorisation import ADMIN_OPEN, CALLERS, SITE, rows
 

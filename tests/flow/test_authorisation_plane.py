@@ -20,7 +20,7 @@ from portal.gateway import asked
 from tests.authorisation import CALLERS, PLANE, rows
 from tests.flow.batching import create, jsonl, line
 from tests.flow.dataplane import Plane, Seeded, chat
-from tests.flow.test_workerapi_reports import Pilot
+from tests.flow.speaking import Pilot
 
 TABLE = {(method, f"/{address}"): gets for (method, address), gets in rows(PLANE).items()}
 METHODS = {"get", "post", "put", "patch", "delete"}

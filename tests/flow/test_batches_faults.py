@@ -29,7 +29,7 @@ from tests.flow.batching import (
     state,
 )
 from tests.flow.dataplane import Plane
-from tests.flow.test_workerapi_reports import seen
+from tests.flow.speaking import seen
 from tests.flow.test_workerapi_rows import _hot, _lease, _result, _send
 
 ROOT = Path(__file__).resolve().parent.parent.parent

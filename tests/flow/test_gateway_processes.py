@@ -25,8 +25,8 @@ from devstack.ports import free_port
 from portal.ledger import transitions
 from tests.flow.batching import echoed
 from tests.flow.dataplane import Plane, chat, until
+from tests.flow.speaking import Pilot
 from tests.flow.test_gateway_many import CAP, _watched
-from tests.flow.test_workerapi_reports import Pilot
 from tests.flow.test_workerapi_rows import _hot, _lease, _result, _send
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -23,7 +23,7 @@ from tests.flow import batching
 from tests.flow.batching import jsonl, line
 from tests.flow.dataplane import Plane, answered, chat, until
 from tests.flow.fake_ingress import answer_well, break_off, go_on_for_ever, lose, reject
-from tests.flow.test_workerapi_reports import seen
+from tests.flow.speaking import seen
 from tests.flow.test_workerapi_rows import _hot, _lease, _result, _send
 
 CANARY = "canary-7f3a-in-the-prompt"

@@ -12,7 +12,7 @@ from typing import Any
 from gpuworker import wire
 from portal.ledger import transitions
 from tests.flow.dataplane import Plane, chat, until
-from tests.flow.test_workerapi_reports import Pilot, _registered, seen
+from tests.flow.speaking import Pilot, registered, seen
 
 
 def _put(plane: Plane, n: int = 1, text: str = "hi", crashes: int = 0) -> list[str]:
@@ -45,7 +45,7 @@ def _put(plane: Plane, n: int = 1, text: str = "hi", crashes: int = 0) -> list[s
 
 
 async def _hot(plane: Plane) -> tuple[Pilot, str]:
-    pilot, replica = _registered(plane)
+    pilot, replica = registered(plane)
     assert (await pilot.sync(seen(replica)))[0] == 200
     return pilot, replica
 
@@ -96,7 +96,7 @@ async def test_rows_go_out_in_order_and_no_more_than_there_is_room(plane: Plane)
 
 async def test_what_ran_a_row_is_on_it(plane: Plane) -> None:
     plane.sql("UPDATE catalog_model SET revision = 'weights-1' WHERE name = 'demo'")
-    pilot, replica = _registered(plane)
+    pilot, replica = registered(plane)
     plane.sql("UPDATE fleet_pilot SET gpu_type = 'a100' WHERE id = %s", (pilot.id,))
     assert (await pilot.sync(seen(replica, engine_version="0.32")))[0] == 200
     (id_,) = _put(plane)
