@@ -159,7 +159,9 @@ def _scale(highest: float, of: Of) -> list[float]:
 
 def _span(step: float) -> Words:
     """Seconds at an axis of such steps: all of them in one unit."""
-    size, unit = next(((s, u) for s, u in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min")) if step % s == 0), (1, "s"))
+    size, unit = next(
+        ((s, u) for s, u in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min")) if step % s == 0), (1, "s")
+    )
     return lambda value: f"{value / size:g} {unit}" if value else "0"
 
 

@@ -43,7 +43,11 @@ class Line:
 def page(request: HttpRequest) -> HttpResponse:
     told = shown(request)
     asked = request.GET.get("use", "")
-    use = asked if asked and _usable(told["projects"]).filter(name=asked).exists() else _shown_first(told["models"])
+    use = (
+        asked
+        if asked and _usable(told["projects"]).filter(name=asked).exists()
+        else _shown_first(told["models"])
+    )
     told |= {"use": use, "asked": asked == use and bool(use), "base_url": request.build_absolute_uri("/v1")}
     told["may_register"] = registering.may_register(caller(request))
     return render(request, "dashboard/home.html", told)

@@ -127,7 +127,13 @@ def draw_all(window: Window, now: datetime) -> list[Chart]:
         draw("GPUs by what they do", "areas", moments, gpus, of="counts", clock=window.clock),
         draw("Requests that wait", "areas", moments, queue, of="counts", clock=window.clock),
         draw(
-            "How long requests waited", "lines", moments, waits, of="seconds", words=exactly, clock=window.clock
+            "How long requests waited",
+            "lines",
+            moments,
+            waits,
+            of="seconds",
+            words=exactly,
+            clock=window.clock,
         ),
     ]
 

@@ -63,7 +63,9 @@ def test_the_example_is_of_a_model_that_answers_soonest(world: World) -> None:
     for name in ("a-latched-one", "cold"):
         pool = Pool.objects.create(name=name, environment=world.pool.environment)
         Model.objects.create(name=name, pool=pool)
-    PoolState.objects.create(pool_id="a-latched-one", latched_at=timezone.now(), reason="config.json is missing")
+    PoolState.objects.create(
+        pool_id="a-latched-one", latched_at=timezone.now(), reason="config.json is missing"
+    )
     assert "Use <code>cold</code>" in text(world.owner.browser)
     assert '<option value="cold" selected>' in text(world.owner.browser, "/playground/")
     _hot(world)
@@ -123,7 +125,8 @@ def test_the_examples_name_the_model_and_the_address_that_one_came_by(world: Wor
     Model.objects.create(name="turf", pool=world.pool)
     page = text(world.owner.browser, "/?use=turf")
     curl, sdk = (
-        html.unescape(found) for found in re.findall(r'<code id="use-(?:curl|openai)">(.*?)</code></pre>', page, re.S)
+        html.unescape(found)
+        for found in re.findall(r'<code id="use-(?:curl|openai)">(.*?)</code></pre>', page, re.S)
     )
     assert "curl -K - http://testserver/v1/chat/completions" in curl and '"model": "turf"' in curl
     compile(sdk, "example", "exec")

@@ -107,7 +107,9 @@ def test_jobs_that_live_come_before_those_that_ended(world: World) -> None:
 
 def test_a_decision_is_told_in_words_and_with_units(world: World) -> None:
     inputs = {"idle_s": 61.2, "load_s": None, "mem_mb": 800, "queued": 0, "pool_wait_s": 0}
-    Decision.objects.create(at=timezone.now(), kind="drain_replica", pool="surf", reason="Idle.", inputs=inputs)
+    Decision.objects.create(
+        at=timezone.now(), kind="drain_replica", pool="surf", reason="Idle.", inputs=inputs
+    )
     page = text(world.operator.browser, "/fleet/decisions/")
     assert "<td>drain replica</td>" in page
     assert "idle 61.2 s · load unknown · mem 800 MiB · queued 0 · pool wait 0 s" in page
