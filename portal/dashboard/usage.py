@@ -1,7 +1,7 @@
 """What requests used over time, by model or by project, beside the limits that apply; on a page and as CSV.
 
-A person's own, or, for managers, that of the projects they manage. The numbers are `portal.ledger.usage`'s sums, so a
-page costs the same however many requests there were.
+A person's own; for managers, that of the projects they manage; for operators, everybody's, also by person. The numbers
+are `portal.ledger.usage`'s sums, so a page costs the same however many requests there were.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import csv
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from django.contrib.auth.decorators import login_required
 from django.db import connection
@@ -25,14 +25,15 @@ from portal import taken
 from portal.accounts.models import ApiToken, Project, User
 from portal.api import finding
 from portal.api.access import caller, managed
-from portal.dashboard.charts import COLOURS, Chart, Series, draw
+from portal.dashboard.charts import COLOURS, REST, Chart, Of, Series, draw
 from portal.dashboard.fragments import unchanged_is_304
 from portal.dashboard.requests import WHOSE
 from portal.gateway.policy.limits import WORDS
 from portal.ledger import usage
-from portal.ledger.usage import Step, Used
+from portal.ledger.usage import Kind, Step, Total, Used
 from portal.postgres import plain
 
+Word = TypeVar("Word", bound=str)
 OTHERS = "others"
 MOST_TOKENS = 20  # whose limits are shown
 
@@ -50,11 +51,14 @@ SPANS = {
     "7d": Span("last 7 days, by day", "day", 7, "%d %b"),
     "30d": Span("last 30 days, by day", "day", 30, "%d %b"),
 }
-SPLITS = {"model": "model", "project": "project"}
-MEASURES: dict[str, Callable[[Used], float]] = {
-    "Requests": lambda used: used.requests,
-    "Tokens, in and out": lambda used: used.prompt_tokens + used.completion_tokens,
-    "GPU-seconds": lambda used: used.gpu_s,
+SPLITS: dict[Kind, str] = {"model": "model", "project": "project"}
+SPLITS_OF_ALL: dict[Kind, str] = {**SPLITS, "user": "person"}
+NUMBERS = ("requests", "failed", "prompt_tokens", "completion_tokens", "gpu_s")
+HEADS = ("requests", "failed", "prompt_tokens", "completion_tokens", "gpu_seconds")
+MEASURES: dict[str, tuple[Of, Callable[[Used | Total], float]]] = {
+    "Requests": ("counts", lambda used: used.requests),
+    "Tokens, in and out": ("counts", lambda used: used.prompt_tokens + used.completion_tokens),
+    "GPU-seconds": ("numbers", lambda used: used.gpu_s),
 }
 
 
@@ -64,7 +68,7 @@ class Asked:
 
     whose: str
     span: str
-    by: str
+    by: Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,69 +93,101 @@ def fragment(request: HttpRequest) -> HttpResponse:
 @never_cache
 @login_required
 def csv_rows(request: HttpRequest) -> HttpResponse:
-    """The rows behind the charts, by model and project both."""
+    """The rows behind the charts, by model and project both; everybody's by what was chosen, nobody left out."""
     user, asked = caller(request), _asked(request)
-    rows, _ = _rows(user, asked, timezone.now())
-    names = _names(rows)
     answer = HttpResponse(content_type="text/csv; charset=utf-8")
     answer["Content-Disposition"] = f'attachment; filename="berth-usage-{asked.span}.csv"'
     out = csv.writer(answer)
-    out.writerow(
-        ["utc", "project", "model", "requests", "failed", "prompt_tokens", "completion_tokens", "gpu_seconds"]
-    )
-    for row in rows:
-        out.writerow(
-            [f"{row.at:%Y-%m-%dT%H:%MZ}", names[row.project_id], row.model, row.requests, row.failed,
-             row.prompt_tokens, row.completion_tokens, round(row.gpu_s, 1)]
-        )  # fmt: skip
+    begin, span = _moments(asked, timezone.now())[0], SPANS[asked.span]
+    if asked.whose == finding.EVERYBODY:
+        with connection.cursor() as cur:
+            totals = usage.every_name(plain(cur), asked.by, begin, span.step)
+        known = _known(asked.by, {row.name for row in totals if row.name is not None})
+        out.writerow(["utc", SPLITS_OF_ALL[asked.by], *HEADS])
+        out.writerows([_utc(row), known[row.name or ""], *_numbers(row)] for row in totals)
+    else:
+        rows = _rows(user, asked, begin)
+        names = _names(rows)
+        out.writerow(["utc", "project", "model", *HEADS])
+        out.writerows([_utc(row), names[row.project_id], row.model, *_numbers(row)] for row in rows)
     return answer
+
+
+def _utc(row: Used | Total) -> str:
+    return f"{row.at:%Y-%m-%dT%H:%MZ}"
+
+
+def _numbers(row: Used | Total) -> list[float]:
+    return [row.requests, row.failed, row.prompt_tokens, row.completion_tokens, round(row.gpu_s, 1)]
 
 
 def shown(request: HttpRequest) -> dict[str, Any]:
     user, asked = caller(request), _asked(request)
-    rows, moments = _rows(user, asked, timezone.now())
-    names = _names(rows)
-    label = (lambda used: used.model) if asked.by == "model" else (lambda used: names[used.project_id])
+    moments = _moments(asked, timezone.now())
+    named: Sequence[tuple[str, Used | Total]]
+    if asked.whose == finding.EVERYBODY:
+        named = _totals(asked, moments[0])
+    else:
+        rows = _rows(user, asked, moments[0])
+        names = _names(rows)
+        named = [(row.model if asked.by == "model" else names[row.project_id], row) for row in rows]
     return {
         "asked": asked,
         "query": request.GET.urlencode(),
-        "whose": [(word, WHOSE[word]) for word in _choices(user)],
+        "whose": [(word, WHOSE[word]) for word in finding.whose(user)],
         "spans": [(word, span.text) for word, span in SPANS.items()],
-        "splits": SPLITS.items(),
-        "totals": {
-            name: sum(getattr(row, name) for row in rows)
-            for name in ("requests", "failed", "prompt_tokens", "completion_tokens", "gpu_s")
-        },
-        "charts": _charts(rows, moments, label, SPANS[asked.span].clock),
+        "splits": (SPLITS_OF_ALL if finding.EVERYBODY in finding.whose(user) else SPLITS).items(),
+        "totals": {name: sum(getattr(row, name) for _, row in named) for name in NUMBERS},
+        "charts": _charts(named, moments, SPANS[asked.span].clock),
         "limits": _limits(user),
     }
 
 
 def _asked(request: HttpRequest) -> Asked:
-    def one_of(name: str, known: Iterable[str]) -> str:
+    def one_of(name: str, known: Iterable[Word]) -> Word:
         words = list(known)
         said = request.GET.get(name, "")
-        return said if said in words else words[0]
+        return next((word for word in words if word == said), words[0])
 
-    return Asked(one_of("whose", _choices(caller(request))), one_of("span", SPANS), one_of("by", SPLITS))
-
-
-def _choices(user: User) -> list[str]:
-    """Not everybody's: that is a report over all of the sums, and no page."""
-    return [word for word in finding.whose(user) if word != finding.EVERYBODY]
+    whose = one_of("whose", finding.whose(caller(request)))
+    splits = SPLITS_OF_ALL if whose == finding.EVERYBODY else SPLITS
+    return Asked(whose, one_of("span", SPANS), one_of("by", splits))
 
 
-def _rows(user: User, asked: Asked, now: datetime) -> tuple[list[Used], list[datetime]]:
-    """What was used, and the beginnings of the hours or days that are shown."""
+def _moments(asked: Asked, now: datetime) -> list[datetime]:
+    """The beginnings of the hours or days that are shown."""
     span = SPANS[asked.span]
     last = now.replace(minute=0, second=0, microsecond=0)
     last = last if span.step == "hour" else last.replace(hour=0)
     step = timedelta(hours=1) if span.step == "hour" else timedelta(days=1)
-    moments = [last - step * n for n in reversed(range(span.steps))]
+    return [last - step * n for n in reversed(range(span.steps))]
+
+
+def _rows(user: User, asked: Asked, begin: datetime) -> list[Used]:
+    step = SPANS[asked.span].step
     with connection.cursor() as cur:
         if asked.whose == finding.MANAGED:
-            return usage.of_projects(plain(cur), managed(user), moments[0], span.step), moments
-        return usage.of_user(plain(cur), user.pk, moments[0], span.step), moments
+            return usage.of_projects(plain(cur), managed(user), begin, step)
+        return usage.of_user(plain(cur), user.pk, begin, step)
+
+
+def _totals(asked: Asked, begin: datetime) -> list[tuple[str, Total]]:
+    with connection.cursor() as cur:
+        rows = usage.of_everybody(plain(cur), asked.by, COLOURS, begin, SPANS[asked.span].step)
+    known = _known(asked.by, {row.name for row in rows if row.name is not None})
+    return [(OTHERS if row.name is None else known[row.name], row) for row in rows]
+
+
+def _known(kind: Kind, names: set[str]) -> dict[str, str]:
+    """What people read for a name in the totals."""
+    if kind == "model":
+        return {name: name for name in names}
+    ids = [int(name) for name in names]
+    if kind == "project":
+        found = dict(Project.objects.filter(pk__in=ids).values_list("pk", "slug"))
+    else:
+        found = dict(User.objects.filter(pk__in=ids).values_list("pk", "username"))
+    return {name: found.get(int(name), "gone") for name in names}
 
 
 def _names(rows: Iterable[Used]) -> dict[int, str]:
@@ -160,24 +196,26 @@ def _names(rows: Iterable[Used]) -> dict[int, str]:
     return {id_: known.get(id_, "gone") for id_ in ids}
 
 
-def _charts(
-    rows: list[Used], moments: list[datetime], label: Callable[[Used], str], clock: str
-) -> list[Chart]:
+def _charts(rows: Sequence[tuple[str, Used | Total]], moments: list[datetime], clock: str) -> list[Chart]:
     """One per measure; the same names have the same colour in each."""
     counted: Counter[str] = Counter()
-    for row in rows:
-        counted[label(row)] += row.requests
+    for name, row in rows:
+        counted[name] += row.requests
+    rest = counted.pop(OTHERS, 0)
     names = [name for name, _ in counted.most_common(COLOURS)]
-    if len(counted) > len(names):
+    if len(counted) > len(names) or rest:
         names.append(OTHERS)
     charts = []
-    for title, measure in MEASURES.items():
+    for title, (of, measure) in MEASURES.items():
         values: dict[tuple[str, datetime], float] = {}
-        for row in rows:
-            key = (label(row) if label(row) in names else OTHERS, row.at)
+        for name, row in rows:
+            key = (name if name in names else OTHERS, row.at)
             values[key] = values.get(key, 0.0) + measure(row)
-        series = [Series(name, [values.get((name, at), 0.0) for at in moments]) for name in names]
-        charts.append(draw(title, "bars", moments, series, clock=clock))
+        series = [
+            Series(name, [values.get((name, at), 0.0) for at in moments], REST if name == OTHERS else "")
+            for name in names
+        ]
+        charts.append(draw(title, "bars", moments, series, of=of, clock=clock))
     return charts
 
 

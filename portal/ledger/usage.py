@@ -14,9 +14,13 @@ from typing import Literal
 from psycopg2.extensions import cursor as Cursor
 
 Step = Literal["hour", "day"]
+Kind = Literal["model", "project", "user"]
 
 _COLUMNS = "at, user_id, project_id, model, requests, failed, prompt_tokens, completion_tokens, gpu_s"
 _SUMS = "sum(requests), sum(failed), sum(prompt_tokens), sum(completion_tokens), sum(gpu_s)"
+_NUMBERS = "requests, failed, prompt_tokens, completion_tokens, gpu_s"
+_KINDS = """LATERAL (VALUES ('all', ''), ('model', model), ('project', project_id::text), ('user', user_id::text))
+  kinds (kind, name)"""
 _AT_ONCE = 20_000
 
 
@@ -27,6 +31,20 @@ class Used:
     at: datetime
     project_id: int
     model: str
+    requests: int
+    failed: int
+    prompt_tokens: int
+    completion_tokens: int
+    gpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """Everybody's in the hour or day that begins at `at`. `name`: a model's, or the id of a project or a person; None:
+    of all that are not named."""
+
+    at: datetime
+    name: str | None
     requests: int
     failed: int
     prompt_tokens: int
@@ -50,7 +68,17 @@ def fold(cur: Cursor) -> int:
                failed = ledger_usage.failed + excluded.failed,
                prompt_tokens = ledger_usage.prompt_tokens + excluded.prompt_tokens,
                completion_tokens = ledger_usage.completion_tokens + excluded.completion_tokens,
-               gpu_s = ledger_usage.gpu_s + excluded.gpu_s)
+               gpu_s = ledger_usage.gpu_s + excluded.gpu_s),
+           total AS (
+             INSERT INTO ledger_usagetotal (step, kind, name, at, {_NUMBERS})
+             SELECT step, kind, name, date_trunc(step, at, 'UTC'), {_SUMS}
+             FROM gone, (VALUES ('hour'), ('day')) steps (step), {_KINDS} GROUP BY 1, 2, 3, 4
+             ON CONFLICT (kind, step, at, name) DO UPDATE SET
+               requests = ledger_usagetotal.requests + excluded.requests,
+               failed = ledger_usagetotal.failed + excluded.failed,
+               prompt_tokens = ledger_usagetotal.prompt_tokens + excluded.prompt_tokens,
+               completion_tokens = ledger_usagetotal.completion_tokens + excluded.completion_tokens,
+               gpu_s = ledger_usagetotal.gpu_s + excluded.gpu_s)
            SELECT count(*) FROM gone""",
         (_AT_ONCE,),
     )
@@ -66,6 +94,61 @@ def of_user(cur: Cursor, user: int, since: datetime, step: Step) -> list[Used]:
 def of_projects(cur: Cursor, projects: Sequence[int], since: datetime, step: Step) -> list[Used]:
     """What everybody's requests in these projects used."""
     return _read(cur, "project_id = ANY(%s)", list(projects), since, step)
+
+
+def of_everybody(cur: Cursor, kind: Kind, most: int, since: datetime, step: Step) -> list[Total]:
+    """What all requests used, of the `most` models, projects or people with the most of them, and of the others in one.
+    Reads sums of one kind, however many requests, people and projects × models there are. Three queries."""
+    named, everything = _totals(kind), _totals("all")
+    within: dict[str, object] = {"step": step, "since": since}
+    cur.execute(
+        f"SELECT name FROM ({named}) spent GROUP BY 1 ORDER BY sum(requests) DESC, 1 LIMIT %(most)s",
+        {**within, "most": most},
+    )
+    within["names"] = [name for (name,) in cur.fetchall()]
+    cur.execute(
+        f"SELECT at, name, {_SUMS} FROM ({named}) spent WHERE name = ANY(%(names)s) GROUP BY 1, 2", within
+    )
+    found = [_total(row) for row in cur.fetchall()]
+    cur.execute(f"SELECT at, NULL, {_SUMS} FROM ({everything}) spent GROUP BY 1", within)
+    rests = (_less(_total(row), [one for one in found if one.at == row[0]]) for row in cur.fetchall())
+    return sorted(
+        [*found, *(rest for rest in rests if rest.requests)], key=lambda one: (one.at, one.name or "")
+    )
+
+
+def every_name(cur: Cursor, kind: Kind, since: datetime, step: Step) -> list[Total]:
+    """The same of all of them, for a file."""
+    cur.execute(
+        f"SELECT at, name, {_SUMS} FROM ({_totals(kind)}) spent GROUP BY 1, 2 ORDER BY 1, 2",
+        {"step": step, "since": since},
+    )
+    return [_total(row) for row in cur.fetchall()]
+
+
+def _totals(kind: str) -> str:
+    """Sums, and the deltas that are not in them yet. `kind` is a word of ours."""
+    return f"""SELECT at, name, {_NUMBERS} FROM ledger_usagetotal
+        WHERE kind = '{kind}' AND step = %(step)s AND at >= %(since)s
+      UNION ALL SELECT date_trunc(%(step)s, at, 'UTC'), name, {_NUMBERS} FROM ledger_usagedelta, {_KINDS}
+        WHERE kind = '{kind}' AND at >= %(since)s"""
+
+
+def _total(row: tuple[datetime, str | None, int, int, int, int, float]) -> Total:
+    at, name, requests, failed, prompt, completion, gpu_s = row
+    return Total(at, name, int(requests), int(failed), int(prompt), int(completion), float(gpu_s))
+
+
+def _less(whole: Total, parts: Sequence[Total]) -> Total:
+    return Total(
+        whole.at,
+        None,
+        whole.requests - sum(part.requests for part in parts),
+        whole.failed - sum(part.failed for part in parts),
+        whole.prompt_tokens - sum(part.prompt_tokens for part in parts),
+        whole.completion_tokens - sum(part.completion_tokens for part in parts),
+        max(0.0, whole.gpu_s - sum(part.gpu_s for part in parts)),
+    )
 
 
 def _read(cur: Cursor, whose: str, who: object, since: datetime, step: Step) -> list[Used]:

@@ -25,6 +25,7 @@ from portal.ledger.models import (
     Ticket,
     Usage,
     UsageDelta,
+    UsageTotal,
 )
 from portal.panel.readonly import ReadOnlyAdmin, is_uuid, link, link_list, short
 
@@ -162,6 +163,16 @@ class UsageAdmin(ReadOnlyAdmin[Usage]):
     list_display = ["at", "step", "project_id", "user_id", "model", "requests", "failed", "gpu_s"]
     list_filter = ["step"]
     search_fields = ["=model"]
+    ordering = ["-id"]
+    sortable_by = ()
+    show_full_result_count = False
+
+
+@admin.register(UsageTotal)
+class UsageTotalAdmin(ReadOnlyAdmin[UsageTotal]):
+    list_display = ["at", "step", "kind", "name", "requests", "failed", "gpu_s"]
+    list_filter = ["kind", "step"]
+    search_fields = ["=name"]
     ordering = ["-id"]
     sortable_by = ()
     show_full_result_count = False

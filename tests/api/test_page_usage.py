@@ -15,8 +15,10 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from portal import places, quotas, taken
-from portal.accounts.models import ApiToken, Membership, Quota
+from portal.accounts.models import ApiToken, Membership, Quota, User
+from portal.dashboard.charts import COLOURS
 from portal.ledger.models import Request
+from scheduler.usage import fold
 from tests.api.world import World, pilot_row, replica_row, request_row
 
 
@@ -28,6 +30,11 @@ def text(client: Client, path: str = "/usage/") -> str:
 
 def facts(page: str) -> dict[str, str]:
     return dict(re.findall(r'<dt>([^<]+)</dt><dd class="num">([^<]+)</dd>', page))
+
+
+def keys(page: str) -> list[tuple[str, str]]:
+    """Of all charts: names and sums."""
+    return re.findall(r"</svg> ([^<]+) <b[^>]*>([^<]+)</b>", page)
 
 
 def ended(world: World, ago: timedelta = timedelta(0), state: str = "done", **fields: Any) -> Request:
@@ -64,7 +71,53 @@ def test_a_manager_sees_the_projects_and_nobody_else_does(world: World) -> None:
         for who in ("owner", "mate", "manager", "outsider", "operator")
     }
     assert found == {"owner": "2", "mate": "1", "manager": "2", "outsider": "0", "operator": "0"}
-    assert "everybody" not in text(world.operator.browser)
+
+
+def test_operators_see_everybodys_by_model_project_and_person(world: World) -> None:
+    ended(world)
+    ended(world, user_id=world.mate.user.pk, model="turf")
+    ended(world, project_id=world.other.pk, user_id=world.outsider.user.pk)
+    fold()
+    ended(world, project_id=world.other.pk, user_id=world.outsider.user.pk, state="failed")
+    query = "?whose=everybody&by="
+    for path in ("/usage/", "/usage/fragments/usage"):
+        page = text(world.operator.browser, f"{path}{query}user")
+        assert facts(page)["Requests"] == "4" and facts(page)["Of them failed"] == "1"
+        assert sorted(keys(page)[:3]) == [("mate", "1"), ("outsider", "2"), ("owner", "1")]
+    page = text(world.operator.browser, f"/usage/{query}project")
+    assert sorted(keys(page)[:2]) == [("storms", "2"), ("waves", "2")]
+    assert keys(text(world.operator.browser, f"/usage/{query}model"))[:2] == [("surf", "3"), ("turf", "1")]
+    found = rows(world.operator.browser, f"{query}user")
+    assert {row["person"]: row["requests"] for row in found} == {"outsider": "2", "mate": "1", "owner": "1"}
+    for who in (world.owner, world.manager):
+        assert "everybody" not in text(who.browser)
+        assert facts(text(who.browser, f"/usage/{query}user"))["Requests"] == (
+            "1" if who is world.owner else "0"
+        )
+
+
+def test_of_many_the_first_have_a_colour_and_the_others_share_one(world: World) -> None:
+    """And nobody is left out of the sum or of the file."""
+    for n in range(COLOURS + 2):
+        for _ in range(2 if n else 1):
+            ended(world, model=f"m{n}")
+    page = text(world.operator.browser, "/usage/?whose=everybody&by=model")
+    found = keys(page)[: COLOURS + 1]
+    assert found == [*((f"m{n}", "2") for n in range(1, COLOURS + 1)), ("others", "3")]
+    assert facts(page)["Requests"] == "15"
+    assert len(rows(world.operator.browser, "?whose=everybody&by=model")) == COLOURS + 2
+
+
+def test_everybodys_page_takes_as_many_queries_however_many_people_there_are(world: World) -> None:
+    counts = []
+    for n in (1, 12):
+        for _ in range(n):
+            person = User.objects.create(username=f"person-{User.objects.count()}")
+            ended(world, user_id=person.pk, model=person.username)
+        with CaptureQueriesContext(connection) as asked:
+            text(world.operator.browser, "/usage/?whose=everybody&by=user")
+        counts.append(len(asked))
+    assert counts[0] == counts[1]
 
 
 @pytest.mark.parametrize(("span", "bars", "requests"), [("24h", 24, "1"), ("7d", 7, "2"), ("30d", 30, "3")])

@@ -45,6 +45,7 @@ QUERIES = (
     "requests/?whose=everybody",
     "requests/?whose=everybody&state=failed&model=model-0007",
     "requests/?whose=everybody&until=2d",
+    "usage/?whose=everybody&span=30d&by=user",
     "fleet/decisions/?model=model-0007",
     "fleet/decisions/?kind=launch&since=2h",
     "now/?window=7d",

@@ -35,6 +35,7 @@ from portal.ledger.models import (
     RequestEvent,
     Ticket,
     Usage,
+    UsageTotal,
 )
 from portal.notices.models import Delivery, OptOut, Webhook, Wish
 from tests.api import world as make
@@ -75,6 +76,10 @@ def world(db: None) -> World:
     Usage.objects.create(
         at=now.replace(minute=0, second=0, microsecond=0), step="hour", user_id=1, project_id=1, model="surf", requests=1,
         failed=0, prompt_tokens=1, completion_tokens=1, gpu_s=1,
+    )  # fmt: skip
+    UsageTotal.objects.create(
+        at=now, step="day", kind="model", name="surf", requests=1, failed=0, prompt_tokens=1, completion_tokens=1,
+        gpu_s=1,
     )  # fmt: skip
     Ticket.objects.create(request=row, token_id=1, digest="0" * 64, expires_at=now)
     IdempotencyKey.objects.create(token_id=1, key="k", digest="0" * 64, request=row.id, expires_at=now)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from itertools import product
+from typing import Any, get_args
 from uuid import UUID, uuid4
 
 import pytest
@@ -69,6 +70,26 @@ def test_of_a_project_everybody_counts(world: World) -> None:
     with connection.cursor() as cur:
         (found,) = usage.of_projects(plain(cur), [world.project.pk], HOUR, "hour")
     assert found.requests == 2
+
+
+def test_everybodys_totals_are_right_before_and_after_a_fold(world: World) -> None:
+    """And the same by hour and by day, and whichever way they are split."""
+
+    def everybody(kind: usage.Kind, step: usage.Step) -> list[tuple[str | None, int, float]]:
+        with connection.cursor() as cur:
+            found = usage.of_everybody(plain(cur), kind, 1, HOUR.replace(hour=0), step)
+        return [(one.name, one.requests, one.gpu_s) for one in found]
+
+    replica = make.replica_row(world, make.pilot_row(world))
+    first = {"model": "surf", "project": str(world.project.pk), "user": str(world.owner.user.pk)}
+    for n in (1, 2):
+        ended(world, replica=replica.pk)
+        ended(world, replica=replica.pk)
+        ended(world, replica=replica.pk, model="turf", user_id=world.mate.user.pk, project_id=world.other.pk)
+        for _ in ("before", "after"):
+            for kind, step in product(get_args(usage.Kind), get_args(usage.Step)):
+                assert everybody(kind, step) == [(None, n, 30.0 * n), (first[kind], 2 * n, 60.0 * n)]
+            fold()
 
 
 def test_the_moves_of_the_ledger_are_counted_as_they_end(world: World) -> None:

@@ -18,9 +18,9 @@ from portal.ledger.models.requests import (
     RequestEvent,
     RequestState,
 )
-from portal.ledger.models.usage import Usage, UsageDelta
+from portal.ledger.models.usage import Usage, UsageDelta, UsageTotal
 
 __all__ = [
     "ENDED", "Batch", "BatchEnd", "BatchState", "Depth", "File", "Holder", "IdempotencyKey", "Lane", "Payload",
-    "Request", "RequestEvent", "RequestState", "Ticket", "Usage", "UsageDelta",
+    "Request", "RequestEvent", "RequestState", "Ticket", "Usage", "UsageDelta", "UsageTotal",
 ]  # fmt: skip

@@ -5,18 +5,26 @@ from __future__ import annotations
 from django.db import models
 
 
-class Spent(models.Model):
-    """What requests of one user, project and model used that ended within one hour or day."""
+class Sums(models.Model):
+    """What requests used that ended within one hour or day."""
 
     at = models.DateTimeField(help_text="Its beginning, UTC.")
-    user_id = models.BigIntegerField()
-    project_id = models.BigIntegerField()
-    model = models.CharField(max_length=128)
     requests = models.BigIntegerField(help_text="However they ended.")
     failed = models.BigIntegerField(help_text="Of them: failed or expired.")
     prompt_tokens = models.BigIntegerField()
     completion_tokens = models.BigIntegerField()
     gpu_s = models.FloatField(help_text="Engine time × the GPUs of the engine, each request for itself.")
+
+    class Meta:
+        abstract = True
+
+
+class Spent(Sums):
+    """Of one user, project and model."""
+
+    user_id = models.BigIntegerField()
+    project_id = models.BigIntegerField()
+    model = models.CharField(max_length=128)
 
     class Meta:
         abstract = True
@@ -39,6 +47,27 @@ class Usage(Spent):
 
     def __str__(self) -> str:
         return f"{self.model} at {self.at:%Y-%m-%d %H:00}"
+
+
+class UsageTotal(Sums):
+    """Everybody's, folded along: of all together, of each model, of each project and of each person. For pages that
+    show the whole site, which would else add up as many rows as there are people × projects × models."""
+
+    step = models.CharField(max_length=4, choices=[("hour", "hour"), ("day", "day")])
+    kind = models.CharField(
+        max_length=7, choices=[(word, word) for word in ("all", "model", "project", "user")]
+    )
+    name = models.CharField(
+        max_length=128, blank=True, help_text="The model's; of projects and users the id."
+    )
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["kind", "step", "at", "name"], name="usage_total_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} at {self.at:%Y-%m-%d %H:00}"
 
 
 class UsageDelta(Spent):
