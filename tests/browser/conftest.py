@@ -6,11 +6,13 @@ import shutil
 from collections.abc import AsyncIterator
 
 import pytest
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, async_playwright, expect
 
 from tests.flow.conftest import seeded as seeded
 from tests.flow.conftest import session as session
 from tests.flow.conftest import with_pages as with_pages
+
+expect.set_options(timeout=30_000)  # its own five seconds are short on a busy machine
 
 
 @pytest.fixture

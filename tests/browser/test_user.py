@@ -93,7 +93,7 @@ async def test_a_person_makes_a_token_chats_with_a_cold_model_and_runs_a_batch(
 
         # A file that is wrong is told by its line, a good one is answered.
         await hand_in(page, "bad.jsonl", lines("one") + b"{no json}\n")
-        await expect(page.get_by_role("cell", name="The line is not JSON.")).to_be_visible(timeout=30_000)
+        await expect(page.get_by_role("cell", name="The line is not JSON.")).to_be_visible(timeout=60_000)
         await hand_in(page, "good.jsonl", lines("ebb", "flood"))
         batch = page.url
         await expect(page.get_by_role("heading", name="Completed")).to_be_visible(timeout=COLD_MS)
@@ -147,7 +147,7 @@ async def test_screenshots_of_every_page_of_a_user(whole: Whole, browser: Browse
         await page.goto("/requests/")
         paths["request"] = await page.locator("td a[href^='/requests/']").first.get_attribute("href") or ""
         await hand_in(page, "bad.jsonl", lines("one") + b"{no json}\n" * 3)
-        await expect(page.get_by_role("heading", name="Failed")).to_be_visible(timeout=30_000)
+        await expect(page.get_by_role("heading", name="Failed")).to_be_visible(timeout=60_000)
         paths["batch-failed"] = page.url
         await hand_in(page, "good.jsonl", lines(*("ebb and flood",) * 20))
         await expect(page.get_by_role("heading", name="Completed")).to_be_visible(timeout=COLD_MS)

@@ -24,7 +24,7 @@ async def _over(plane: Plane, batch: str) -> Batch:
     def done() -> bool:
         return not {"queued", "running"} & set(requests_of(plane).values())
 
-    await until(done, "the last line", 60)
+    await until(done, "the last line", START_S)
     await look(plane)
     return await state(plane, batch)
 

@@ -31,7 +31,7 @@ from tests.flow.test_workerapi_rows import _hot, _lease, _result, _send
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 STALE_S = 2.0
-START_S = 40.0
+START_S = 90.0
 HURRY = {"x-stainless-read-timeout": "10.5"}  # held for a second
 
 
@@ -112,7 +112,7 @@ def _look(plane: Plane) -> int:
 async def _pull(pilot: Pilot, replica: str, plane: Plane) -> None:
     """A pilot runs whatever nobody waits for."""
     live = "SELECT count(*) FROM ledger_request WHERE ended_at IS NULL"
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(START_S):
         while plane.sql(live) != [(0,)]:
             rows = await _lease(pilot, replica, room=50, wait_s=0.5)
             if rows:
@@ -125,7 +125,7 @@ async def test_one_of_two_is_killed_under_load(plane: Plane) -> None:
     async with _gateways(plane, 2) as (dying, living):
         lost = [_asking(plane, dying, f"dead-{i}") for i in range(100)]
         kept = [_asking(plane, living, f"live-{i}") for i in range(100)]
-        await until(lambda: counted.runs.total() >= 60, "the work to be half-way", 30)
+        await until(lambda: counted.runs.total() >= 60, "the work to be half-way", START_S)
         await dying.kill()
         # Its leases run out after 15 s; the rest of the room is used meanwhile.
         answers = await asyncio.gather(*kept)

@@ -136,7 +136,7 @@ async def test_a_suspect_runs_alone(tmp_path: Path) -> None:
 
 async def _settled(job: Worker) -> None:
     """Nothing runs in the engine, and the ingress has noticed."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await job.engine_stats())["active"]:
             await asyncio.sleep(0.02)
     await until(lambda: (s := job.portal.seen()) and s.held == 0, "no held request in a sync")
@@ -146,7 +146,7 @@ async def _settled(job: Worker) -> None:
 async def test_a_disconnect_reaches_the_engine(tmp_path: Path, stream: bool) -> None:
     async with serving(tmp_path, echo(args={"tokens_per_s": 20.0})) as (_, job, client):
         post = asyncio.create_task(_send(client, chat_body(LONG, stream=stream)))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (await job.engine_stats())["active"] == 0:
                 await asyncio.sleep(0.01)
         post.cancel()
@@ -222,7 +222,7 @@ async def test_a_replica_stopped_at_its_drain_limit_is_no_crash(tmp_path: Path) 
         client,
     ):
         post = asyncio.create_task(_status_and_loss(client))
-        await until(lambda: (s := portal.seen()) and s.held == 1, "the request in a sync", 10)
+        await until(lambda: (s := portal.seen()) and s.held == 1, "the request in a sync")
         portal.set(desired=[])
         assert await post == (502, "gone")
         await until(lambda: not portal.syncs[-1].replicas, "the replica forgotten")
@@ -237,6 +237,6 @@ async def test_kill_9_of_an_engine_is_noticed_at_once_and_leaves_nothing(tmp_pat
     async with serving(tmp_path) as (portal, job, _):
         (pid,) = job.pids("gpuworker.engines.echo_server")
         os.kill(pid, signal.SIGKILL)
-        failed = await portal.state("failed", within_s=3)
+        failed = await portal.state("failed", within_s=10)
         assert failed.crashes == 1
         assert job.pids("gpuworker.engines.echo_server") == []

@@ -62,10 +62,11 @@ async def test_sigterm_is_heard_while_there_is_no_portal(tmp_path: Path) -> None
     async with fake_portal() as portal:
         portal.register_status = 503
         with worker(portal, tmp_path) as job:
-            # By the fourth try the pauses have grown to two seconds.
+            # By the fourth try the pauses have grown to two seconds: heard within one, there is no fifth.
             await until(lambda: len(portal.registers) >= 4, "a fourth try")
             job.send(signal.SIGTERM)
-            assert await job.exit_code(within_s=1.5) == exits.DONE
+            assert await job.exit_code() == exits.DONE
+            assert len(portal.registers) == 4
 
 
 async def test_a_requeued_job_exits_before_it_says_anything(tmp_path: Path) -> None:
@@ -88,19 +89,19 @@ async def test_what_changes_is_told_at_once(tmp_path: Path) -> None:
         # With syncs every 60 s, only those sent at once can arrive within seconds.
         portal.set(desired=[echo(args={"load_s": 0.5})], interval_s=60.0)
         with worker(portal, tmp_path) as job:
-            starting = await portal.state("starting", within_s=5)
+            starting = await portal.state("starting", within_s=20)
             assert starting.hot_at is None
             await until(
-                lambda: (s := portal.seen()) and s.phase == "loading weights", "the engine's words", 5
+                lambda: (s := portal.seen()) and s.phase == "loading weights", "the engine's words", 20
             )
-            hot = await portal.state("hot", within_s=5)
+            hot = await portal.state("hot", within_s=20)
             assert hot.started_at is not None
             assert hot.hot_at is not None
-            assert 0.5 <= hot.hot_at - hot.started_at < 5
+            assert 0.5 <= hot.hot_at - hot.started_at < 20
             assert hot.engine_version == "echo-1"
             for pid in job.pids(ENGINE):
                 os.kill(pid, signal.SIGKILL)
-            await portal.state("failed", within_s=5)
+            await portal.state("failed", within_s=20)
         assert [s.seq for s in portal.syncs] == sorted({s.seq for s in portal.syncs})
 
 

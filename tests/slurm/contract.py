@@ -22,7 +22,7 @@ from scheduler.slurm.render import render
 from scheduler.slurm.spec import JobSpec, SecretFile
 
 
-def until(check: Callable[[], object], limit_s: float = 20.0) -> None:
+def until(check: Callable[[], object], limit_s: float = 60.0) -> None:
     """Waits until check() is true; fails after limit_s."""
     deadline = time.monotonic() + limit_s
     pause = threading.Event()

@@ -67,7 +67,7 @@ def test_an_accepted_request_survives_a_kill(whole: Whole, step: str, victim: st
             whole.hold_nodes(held=False)
 
     for request_id in (held_id, detached_id):
-        whole.until(functools.partial(ended, whole, request_id), 60, f"the end of {request_id}")
+        whole.until(functools.partial(ended, whole, request_id), 120, f"the end of {request_id}")
     assert whole.text_of(detached_id) == WORDS
     if victim == "web":
         # Its client is gone with it; the answer is kept under the request's id.

@@ -125,7 +125,7 @@ def test_a_job_hands_over_before_its_end_and_nobody_notices(hot: Scenario) -> No
     whole = hot.whole
     with Load(whole) as load:
         old = end_soon(whole, 35)
-        whole.until(lambda: ended(whole, old), 60, "the end of the old job")
+        whole.until(lambda: ended(whole, old), 120, "the end of the old job")
         before = load.answers
         whole.until(lambda: load.answers > before + 4, what="answers of the new job")
     assert load.wrong == []
@@ -151,7 +151,7 @@ def test_a_model_that_nobody_uses_any_more_is_not_renewed(hot: Scenario) -> None
     idle = "SELECT extract(epoch FROM now() - max(ended_at)) FROM ledger_request"
     whole.until(lambda: whole.one(idle) > 2)
     old = end_soon(whole, 30, keep_alive_s=1)
-    whole.until(lambda: ended(whole, old), 45, "the end of the job")
+    whole.until(lambda: ended(whole, old), 120, "the end of the job")
     whole.until(lambda: not whole.live_jobs(), what="the end of the job in Slurm")
     assert whole.rows(LIVE) == []
     assert [kind for kind, _ in hot.story()].count("launch") == 1
@@ -170,7 +170,7 @@ def test_where_no_job_may_start_beside_it_the_gap_is_told_and_those_who_wait_are
         whole.until(lambda: whole.one(told), what="the gap's sentence")
         before = load.answers
         whole.until(lambda: load.answers > before, what="an answer while the gap is only announced")
-        whole.until(lambda: ended(whole, old), 60, "the end of the old job")
+        whole.until(lambda: ended(whole, old), 120, "the end of the old job")
         hot.ask()
         hot.post(2)
         hot.answered()

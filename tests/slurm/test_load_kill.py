@@ -68,8 +68,8 @@ def test_every_accepted_request_ends_once(counted: Whole, victim: str) -> None:
     whole = counted
     batch = Batch(whole)
     with Programs(whole) as programs:
-        until(whole, lambda: len(programs.answered_since(0)) == PROGRAMS, 60, "an answer to every program")
-        until(whole, lambda: batch.done() >= 50, 60, "a part of the batch")
+        until(whole, lambda: len(programs.answered_since(0)) == PROGRAMS, 120, "an answer to every program")
+        until(whole, lambda: batch.done() >= 50, 120, "a part of the batch")
         assert batch.done() < LINES / 2, "the batch was half over before it mattered"
         killed_at = time.monotonic()
         hurt(whole, victim)
@@ -81,7 +81,7 @@ def test_every_accepted_request_ends_once(counted: Whole, victim: str) -> None:
         )
         programs.stop()
     until(whole, batch.is_over, 120, "the end of the batch")
-    until(whole, lambda: whole.one(LIVE) == 0, 60, "the end of every request")
+    until(whole, lambda: whole.one(LIVE) == 0, 120, "the end of every request")
     _the_batch_is_whole(batch)
     batch.close()
     _each_ended_once(whole)

@@ -107,7 +107,7 @@ def test_a_restarted_controller_still_knows_the_running_job(cluster: Slurm) -> N
 def test_a_lost_node_takes_its_job_and_its_processes_along(cluster: Slurm, tmp_path: Path) -> None:
     out = tmp_path / "pid"
     job = submit(cluster, f"echo $$ > {out}; sleep 120", "--nodelist=gpu02", "--no-requeue")
-    assert wait_until(lambda: out.exists() and out.read_text().strip() != "", 20)
+    assert wait_until(lambda: out.exists() and out.read_text().strip() != "", 60)
     cluster.node_down("gpu02")
     try:
         assert reaches(cluster, job, "NODE_FAIL")
@@ -132,7 +132,7 @@ def test_stopping_leaves_no_process_even_of_a_job_that_refuses(tmp_path: Path) -
     assert reaches(slurm, job, "RUNNING")
     port = int(slurm.run("scontrol", "show", "config").split("SlurmctldPort")[1].split()[1])
     assert ports.accepts(port)
-    assert wait_until(lambda: len(processes_of(slurm)) >= 7, 10)
+    assert wait_until(lambda: len(processes_of(slurm)) >= 7, 60)
     slurm.stop()
     assert processes_of(slurm) == set()
     assert not ports.accepts(port)
@@ -172,7 +172,7 @@ def test_kill_9_of_the_program_that_started_it_leaves_nothing(tmp_path: Path) ->
     assert owner.stdout is not None
     with owner.stdin, owner.stdout:
         conf = owner.stdout.readline().strip()
-        assert wait_until(lambda: out.exists() and out.read_text().strip() != "", 20)
+        assert wait_until(lambda: out.exists() and out.read_text().strip() != "", 60)
         owner.send_signal(signal.SIGKILL)
         owner.wait()
 
@@ -181,7 +181,7 @@ def test_kill_9_of_the_program_that_started_it_leaves_nothing(tmp_path: Path) ->
             proctable.start_ticks(pid) is None for pid in proctable.with_environment("SLURM_CONF", conf)
         )
 
-    assert wait_until(all_gone, 20)
+    assert wait_until(all_gone, 60)
     assert proctable.start_ticks(int(out.read_text())) is None
 
 

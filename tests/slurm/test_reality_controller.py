@@ -25,22 +25,22 @@ def outage(whole: Whole, begin: Callable[[], None], end: Callable[[], None]) -> 
     planned = whole.one("SELECT count(*) FROM fleet_pilot")
     begin()
     try:
-        whole.until(lambda: whole.one("SELECT error FROM fleet_cluster") != "", 60, "Slurm's silence")
+        whole.until(lambda: whole.one("SELECT error FROM fleet_cluster") != "", 120, "Slurm's silence")
         # Whoever has a hot model notices nothing; whoever needs a new job waits.
         scenario.post(3)
         scenario.ask(3)
         scenario.answered()
         whole.rows("UPDATE catalog_pool SET min_replicas = 2 WHERE name = 'echo'")
         held = "SELECT reason FROM fleet_poolstate WHERE pool_id = 'echo'"
-        whole.until(lambda: "Slurm does not answer" in str(whole.one(held)), 60, "the reason")
+        whole.until(lambda: "Slurm does not answer" in str(whole.one(held)), 120, "the reason")
         assert whole.one("SELECT count(*) FROM fleet_pilot WHERE id = %s AND state = 'up'", pilot) == 1
         assert whole.one("SELECT count(*) FROM fleet_pilot") == planned, "nothing is launched"
     finally:
         end()
     try:
-        whole.until(lambda: whole.one("SELECT error FROM fleet_cluster") == "", 60, "Slurm's answer")
+        whole.until(lambda: whole.one("SELECT error FROM fleet_cluster") == "", 120, "Slurm's answer")
         hot = "SELECT count(*) FROM fleet_replica WHERE state = 'hot'"
-        whole.until(lambda: whole.one(hot) == 2, 60, "the second replica")
+        whole.until(lambda: whole.one(hot) == 2, 120, "the second replica")
         assert job in whole.live_jobs()
         assert whole.pilot(job)["state"] == "up"
     finally:

@@ -18,7 +18,7 @@ def preempted(whole: Whole, partition: str) -> tuple[Scenario, int, list[str]]:
         victim = scenario.running(4)
         whole.tune(load_s=0, tokens_per_s=100)
         with rival(whole, whole.pilot(victim)["node"]):
-            whole.until(lambda: whole.pilot(victim)["state"] == "ended", 60, "the preempted pilot's end")
+            whole.until(lambda: whole.pilot(victim)["state"] == "ended", 120, "the preempted pilot's end")
             scenario.answered()
     # Neither end is the model's fault.
     assert whole.failures() == 0

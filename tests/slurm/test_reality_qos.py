@@ -45,7 +45,7 @@ def test_a_hand_over_under_a_qos_that_allows_one_job(limited: Whole, monkeypatch
         whole.until(lambda: whole.one(pending) == "QOSMaxJobsPerUserLimit", what="Slurm's reason")
         told = "SELECT reason FROM fleet_poolstate WHERE reason LIKE 'The job that serves echo ends at %%'"
         whole.until(lambda: whole.one(told), what="the gap's sentence")
-        whole.until(lambda: ended(whole, old), 60, "the end of the old job")
+        whole.until(lambda: ended(whole, old), 120, "the end of the old job")
         scenario.post(2)
         scenario.ask()
         scenario.answered()

@@ -23,7 +23,7 @@ def restore(whole: Whole) -> None:
         whole.ticks(1)
         return bool(whole.one(paused))
 
-    whole.until(tried, 40, "the pause")
+    whole.until(tried, 120, "the pause")
 
 
 def hot_job(whole: Whole) -> tuple[Scenario, int]:
@@ -84,7 +84,7 @@ def test_an_orphan_without_a_restore_is_cancelled_when_it_reports_nothing(whole:
     scenario, job = hot_job(whole)
     for table in ("fleet_gpuclaim", "fleet_replica", "fleet_pilotlog", "fleet_pilot"):
         whole.rows(f"DELETE FROM {table}")
-    whole.until(lambda: job not in whole.live_jobs(), 60, "the orphan's end")
+    whole.until(lambda: job not in whole.live_jobs(), 120, "the orphan's end")
     assert ("cancel_unknown", f"Job {job} is cancelled: no pilot of ours owns it.") in scenario.story()
     scenario.ask()
     scenario.answered()

@@ -21,11 +21,11 @@ def test_a_silent_agents_work_is_served_elsewhere_and_its_job_given_up(whole: Wh
     agent = whole._pid_of("gpuworker.agent")
     os.kill(agent, signal.SIGSTOP)
     try:
-        whole.until(lambda: "silent" in [kind for kind, _ in scenario.story()], 60, "its notice")
+        whole.until(lambda: "silent" in [kind for kind, _ in scenario.story()], 120, "its notice")
         node = whole.pilot(job)["node"]
         scenario.post(2)
         scenario.ask()
-        whole.until(lambda: whole.pilot(job)["state"] == "ended", 60, "the silent job's end")
+        whole.until(lambda: whole.pilot(job)["state"] == "ended", 120, "the silent job's end")
     finally:
         try:
             os.kill(agent, signal.SIGCONT)

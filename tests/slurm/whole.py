@@ -60,7 +60,7 @@ class Held:
     heard: list[str] = field(default_factory=list)
     thread: threading.Thread | None = None
 
-    def result(self, timeout_s: float = 60) -> str:
+    def result(self, timeout_s: float = 120) -> str:
         assert self.thread is not None
         self.thread.join(timeout_s)
         assert not self.thread.is_alive(), "the held request has no end"
@@ -132,7 +132,7 @@ class Whole:
         found = self.rows(sql, *values)
         return found[0][0] if found else None
 
-    def until(self, probe: Callable[[], Any], timeout_s: float = 40, what: str = "") -> None:
+    def until(self, probe: Callable[[], Any], timeout_s: float = 90, what: str = "") -> None:
         def tried() -> bool:
             try:
                 return bool(probe())

@@ -44,7 +44,7 @@ def test_a_child_that_ignores_the_request_is_killed_with_its_group(run_dir: RunD
     assert gone(child.pid)
     assert below
     # Nobody waits for those but init, which takes its time on a busy machine.
-    assert wait_until(lambda: all(gone(pid) for pid in below), 10)
+    assert wait_until(lambda: all(gone(pid) for pid in below), 30)
     assert list(run_dir.pid_dir.iterdir()) == []
 
 
@@ -64,7 +64,7 @@ def test_a_child_that_is_never_ready_is_killed(run_dir: RunDir) -> None:
 
 def test_closing_the_folder_ends_processes_that_left_the_group(run_dir: RunDir) -> None:
     child = shell("setsid sh -c 'echo $$; exec sleep 100' & wait", run_dir)
-    assert wait_until(lambda: child.log.read_text().strip().isdigit(), 5)
+    assert wait_until(lambda: child.log.read_text().strip().isdigit(), 30)
     escaped = int(child.log.read_text())
     child.kill()
     assert not gone(escaped)
@@ -147,7 +147,7 @@ def test_kill_9_of_the_owner_ends_everything_that_it_started(tmp_path: Path) -> 
         assert not any(gone(pid) for pid in pids)
         owner.send_signal(signal.SIGKILL)
         owner.wait()
-    assert wait_until(lambda: all(gone(pid) for pid in pids) and not throw_away.exists(), 10)
+    assert wait_until(lambda: all(gone(pid) for pid in pids) and not throw_away.exists(), 30)
 
 
 def test_ports_are_free_and_never_given_twice() -> None:

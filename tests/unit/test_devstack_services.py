@@ -59,7 +59,7 @@ def test_a_killed_redis_returns_empty_at_the_same_address(tmp_path: Path) -> Non
         assert not ports.accepts(redis.port)
         redis.start_server()
         assert redis.url == url
-        assert wait_until(lambda: ports.accepts(redis.port), 5)
+        assert wait_until(lambda: ports.accepts(redis.port), 30)
     assert not ports.accepts(redis.port)
 
 

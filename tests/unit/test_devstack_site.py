@@ -33,7 +33,7 @@ def test_a_process_that_keeps_dying_starts_again_with_growing_pauses(site: Site)
     starts = []
     now = 1.0
     for _ in range(4):
-        assert wait_until(lambda: not web.child.alive, 5)
+        assert wait_until(lambda: not web.child.alive, 30)
         died = now
         site._revive(web, now)
         dead = web.child
@@ -49,7 +49,7 @@ def test_a_process_that_keeps_dying_starts_again_with_growing_pauses(site: Site)
 def test_after_a_steady_run_the_pause_is_short_again(site: Site) -> None:
     web = supervise(site, "exit 1")
     web.failures = 5
-    assert wait_until(lambda: not web.child.alive, 5)
+    assert wait_until(lambda: not web.child.alive, 30)
     site._revive(web, now=100.0)
     assert web.again_at == 101.0
 

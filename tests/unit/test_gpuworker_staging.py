@@ -25,7 +25,7 @@ def model(folder: Path, name: str = "m", size: int = 1000) -> StageWish:
     return StageWish(name, str(path))
 
 
-async def until(look: Callable[[], object], within_s: float = 10.0) -> None:
+async def until(look: Callable[[], object], within_s: float = 60.0) -> None:
     async with asyncio.timeout(within_s):
         while not look():
             await asyncio.sleep(0.005)
