@@ -7,21 +7,18 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from django.contrib import admin
 from django.db import transaction
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 
 from portal import hints
+from portal.panel.listing import QuickListAdmin
 
 M = TypeVar("M", bound=Model)
 
 
-class EditableAdmin(admin.ModelAdmin[M]):
-    """Lists stay quick with thousands of rows: pages of 50, and no second count for the searches."""
-
-    show_full_result_count = False
-    list_per_page = 50
+class EditableAdmin(QuickListAdmin[M]):
+    """Tells those who read the table, once the change is committed."""
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -24,12 +22,19 @@ from portal.fleet.models import (
     GpuClaim,
     Pilot,
     PilotLog,
+    PilotState,
     PoolState,
     ProfileState,
     Replica,
+    ReplicaState,
     Sample,
 )
+from portal.panel.listing import known
 from portal.panel.readonly import ReadOnlyAdmin, command_each, link, link_list, short
+
+
+def clusters() -> list[str]:
+    return list(Cluster.objects.order_by("name").values_list("name", flat=True))
 
 
 @admin.register(Pilot)
@@ -38,7 +43,7 @@ class PilotAdmin(ReadOnlyAdmin[Pilot]):
         "pilot", "state", "job_id", "slurm_state", "slurm_reason", "node", "profile", "planned_at", "slurm_end_at",
         "about",
     ]  # fmt: skip
-    list_filter = ["state", "cluster", "profile", "slurm_state"]
+    list_filter = ["state", known("cluster", clusters), "profile", "slurm_state"]
     search_fields = ["job_name", "=job_id", "node"]
     list_select_related = ["profile"]
     ordering = ["-planned_at"]
@@ -168,23 +173,10 @@ class CommandAdmin(ReadOnlyAdmin[Command]):
     ordering = ["-id"]
 
 
-class Kinds(admin.SimpleListFilter):
-    """By what was decided: the kinds that there are, not those that a whole table would have to be read for."""
-
-    title = "kind"
-    parameter_name = "kind"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(kind, kind) for kind in KINDS]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Decision]) -> QuerySet[Decision]:
-        return queryset.filter(kind=self.value()) if self.value() else queryset
-
-
 @admin.register(Decision)
 class DecisionAdmin(ReadOnlyAdmin[Decision]):
     list_display = ["at", "kind", "pool", "of_pilot", "reason"]
-    list_filter = [Kinds, "at"]
+    list_filter = [known("kind", lambda: KINDS), "at"]
     search_fields = ["=pilot", "=pool"]
     ordering = ["-id"]
     sortable_by = ()
@@ -197,7 +189,7 @@ class DecisionAdmin(ReadOnlyAdmin[Decision]):
 @admin.register(FleetEvent)
 class FleetEventAdmin(ReadOnlyAdmin[FleetEvent]):
     list_display = ["at", "of_pilot", "of_replica", "old", "new", "detail"]
-    list_filter = ["new"]
+    list_filter = [known("new", lambda: dict.fromkeys([*PilotState.values, *ReplicaState.values]))]
     search_fields = ["=pilot"]
     ordering = ["-id"]
     sortable_by = ()
@@ -271,5 +263,5 @@ class SampleAdmin(ReadOnlyAdmin[Sample]):
         "wait_p50_s",
         "wait_p95_s",
     ]
-    list_filter = ["cluster"]
+    list_filter = [known("cluster", clusters)]
     ordering = ["-at"]

@@ -27,6 +27,7 @@ from portal.ledger.models import (
     UsageDelta,
     UsageTotal,
 )
+from portal.panel.listing import known
 from portal.panel.readonly import ReadOnlyAdmin, is_uuid, link, link_list, short
 
 
@@ -133,7 +134,7 @@ class IdempotencyKeyAdmin(ReadOnlyAdmin[IdempotencyKey]):
 @admin.register(RequestEvent)
 class RequestEventAdmin(ReadOnlyAdmin[RequestEvent]):
     list_display = ["at", "kind", "of_request", "attempt", "detail"]
-    list_filter = ["kind"]
+    list_filter = [known("kind", lambda: RequestEvent.KINDS)]
     search_fields = ["=request_id"]
     ordering = ["-id"]
     sortable_by = ()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 from uuid import UUID
 
-from django.contrib import admin, messages
+from django.contrib import messages
 from django.core.exceptions import ValidationError
 from django.core.paginator import Paginator
 from django.db.models import Field, Model, Q, QuerySet
@@ -18,6 +18,7 @@ from django.utils.safestring import SafeString
 
 from portal.accounts.models import User
 from portal.api.commanding import Wish, give
+from portal.panel.listing import QuickListAdmin
 
 M = TypeVar("M", bound=Model)
 
@@ -34,12 +35,10 @@ class FewPages(Paginator[M]):
         return int(rows.order_by()[: self.MOST].count())
 
 
-class ReadOnlyAdmin(admin.ModelAdmin[M]):
+class ReadOnlyAdmin(QuickListAdmin[M]):
     """Lists and shows; adds, changes and deletes nothing. Its tables grow for ever: no list reads a whole one."""
 
     paginator = FewPages
-    show_full_result_count = False
-    list_per_page = 50
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[M], search_term: str

@@ -146,7 +146,9 @@ class Payload(models.Model):
 
 
 class RequestEvent(models.Model):
-    """An abnormal move (requeue, detach, poison, operator). The normal ones are the request's own times."""
+    """An abnormal move. The normal ones are the request's own times."""
+
+    KINDS = ("requeue", "detach", "poison", "cancel")
 
     request_id = models.UUIDField(db_index=True)
     at = models.DateTimeField()
