@@ -21,7 +21,7 @@ _SUMS = "sum(requests), sum(failed), sum(prompt_tokens), sum(completion_tokens),
 _NUMBERS = "requests, failed, prompt_tokens, completion_tokens, gpu_s"
 _KINDS = """LATERAL (VALUES ('all', ''), ('model', model), ('project', project_id::text), ('user', user_id::text))
   kinds (kind, name)"""
-_AT_ONCE = 20_000
+AT_ONCE = 20_000  # that one fold takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,9 @@ class Total:
     gpu_s: float
 
 
-def fold(cur: Cursor) -> int:
+def fold(cur: Cursor, most: int = AT_ONCE) -> int:
     """Deltas → sums, in one statement: either a delta is there or it is in its sum. Answers how many were folded, the
-    oldest first, `_AT_ONCE` at most. One caller at a time."""
+    oldest first, `most` at most. One caller at a time."""
     cur.execute(
         f"""WITH gone AS (
              DELETE FROM ledger_usagedelta WHERE id = ANY(ARRAY(
@@ -80,7 +80,7 @@ def fold(cur: Cursor) -> int:
                completion_tokens = ledger_usagetotal.completion_tokens + excluded.completion_tokens,
                gpu_s = ledger_usagetotal.gpu_s + excluded.gpu_s)
            SELECT count(*) FROM gone""",
-        (_AT_ONCE,),
+        (most,),
     )
     (folded,) = cur.fetchone() or (0,)
     return int(folded)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from django.db import connection
 
+from portal.ledger import usage
+from portal.postgres import plain
+
 SQL = Path(__file__).with_suffix(".sql")
 # Kind of caller → who that is. The manager's is the project of that number.
 PEOPLE = {"user": "user-1", "manager": "user-2", "operator": "operator", "administrator": "administrator"}
@@ -46,6 +49,9 @@ SIZES = {
 def fill(size: Size) -> None:
     with connection.cursor() as cur:
         cur.execute(SQL.read_text(), asdict(size))
+        # The control loop does it every few seconds: no site has more waiting than one fold takes, nor their room.
+        usage.fold(plain(cur), max(0, size.requests - usage.AT_ONCE))
+        cur.execute("VACUUM FULL ledger_usagedelta")
         # Identity columns were given numbers: what pages add comes after them.
         for table in ("accounts_user", "accounts_project", "catalog_environment", "catalog_profile"):
             cur.execute(
