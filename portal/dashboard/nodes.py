@@ -1,21 +1,24 @@
 """Live pilots → a picture of nodes, their GPUs, the models on them, and how much of each job is left. Pure.
 
-Drawn is what we hold, not the cluster: on other GPUs of a node other people's jobs run. The shapes of a job are written
-here and not in a template, which would take a second for the thousand GPUs of a large fleet.
+Drawn is what we hold, not the cluster: on other GPUs of a node other people's jobs run. What there is of each job is
+written here and not in a template, which would take a second for the thousand GPUs of a large fleet.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
+from uuid import UUID
 
+from django.urls import reverse
 from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
 
-from portal.fleet.models import REPLICA_ENDED, Pilot, Replica, ReplicaState
+from portal.dashboard.templatetags.berth import state
+from portal.fleet.models import Pilot, PilotState, Replica, ReplicaState
 from portal.fleet.times import span
 
 WIDTH, HEIGHT, GAP = 84, 44, 4  # of one GPU, in pixels
@@ -24,6 +27,7 @@ LIFE_HEIGHT = 6
 LONGEST = 11  # characters of a model's name that fit
 ENDS_SOON_S = 600.0
 UNKNOWN_NODE = "node not known yet"
+ANY = UUID(int=0)
 
 # State of a replica → how its GPU looks. The word stands on it.
 LOOKS = {
@@ -56,10 +60,13 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`life`: pixels of its bar that are left; 0 when its end is not known. `asleep`: models in its host memory."""
+    """`life`: pixels of its bar that are left; 0 when its end is not known. `asleep`: models in its host memory.
+    `whats`: GPUs with the same on them together: 0–3: surf, hot."""
 
     pilot: Pilot
+    url: str
     gpus: list[Gpu]
+    whats: list[str]
     asleep: list[str]
     left_s: float | None
     life: int
@@ -73,17 +80,22 @@ class Job:
     def left(self) -> str:
         return "end not known" if self.left_s is None else f"{span(self.left_s)} left"
 
-    @property
-    def whats(self) -> list[str]:
-        """GPUs with the same on them together: 0–3: surf, hot."""
-        found = []
-        for what, together in groupby(self.gpus, key=lambda gpu: gpu.what):
-            numbers = [gpu.index for gpu in together]
-            several = f"{numbers[0]}–{numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
-            found.append(f"GPU {several}: {what}")
-        return found
+    def figure(self) -> str:
+        leaves = f" {state(self.pilot.state)}" if self.pilot.state == PilotState.DRAINING else ""
+        asleep = f"<small>asleep: {escape(', '.join(self.asleep))}</small>" if self.asleep else ""
+        return (
+            f'<figure>{self._svg()}<figcaption><a href="{self.url}">Job {self.pilot.job_id}</a>{leaves} '
+            f'<span class="num">{self.left}</span>{asleep}</figcaption></figure>'
+        )
 
-    def svg(self) -> SafeString:
+    def row(self, node: str) -> str:
+        """The same in a table."""
+        return (
+            f'<tr><td>{escape(node)}</td><td class="num">{self.pilot.job_id}</td>'
+            f'<td>{escape("; ".join(self.whats))}</td><td class="num">{self.left}</td></tr>'
+        )
+
+    def _svg(self) -> str:
         """Its GPUs, and below them how much of its time is left."""
         rows = -(-len(self.gpus) // SIDE_BY_SIDE)
         life_y = rows * (HEIGHT + GAP)
@@ -91,7 +103,7 @@ class Job:
         says = escape(f"Job {self.pilot.job_id}: {'; '.join(self.whats)}; {self.left}")
         size = f'width="{self.width}" height="{height}" viewBox="0 0 {self.width} {height}"'
         bar, soon = f'y="{life_y}" height="{LIFE_HEIGHT}" rx="3"', " soon" if self.ends_soon else ""
-        return mark_safe(
+        return (
             f'<svg {size} role="img" aria-label="{says}">{"".join(self._shapes())}'
             f'<rect class="life-whole" {bar} width="{self.width}"/>'
             f'<rect class="life{soon}" {bar} width="{self.life}"/></svg>'
@@ -113,28 +125,45 @@ class Node:
     name: str
     jobs: list[Job]
 
+    def figures(self) -> SafeString:
+        return mark_safe("".join(job.figure() for job in self.jobs))
 
-def nodes(pilots: Iterable[Pilot], now: datetime) -> list[Node]:
-    """Of pilots that Slurm has started, by node. Replicas must have been fetched along."""
+    def rows(self) -> SafeString:
+        return mark_safe("".join(job.row(self.name) for job in self.jobs))
+
+
+def nodes(pilots: Iterable[Pilot], live: Mapping[UUID, Sequence[Replica]], now: datetime) -> list[Node]:
+    """Of pilots that Slurm has started, by node. `live`: the replicas of each that have not ended."""
+    url = reverse("fleet-pilot", args=[ANY])
     by_node: dict[str, list[Job]] = defaultdict(list)
     for pilot in pilots:
-        by_node[pilot.node or UNKNOWN_NODE].append(_job(pilot, now))
+        job = _job(pilot, url.replace(str(ANY), str(pilot.id)), live.get(pilot.id, ()), now)
+        by_node[pilot.node or UNKNOWN_NODE].append(job)
     return [
         Node(name, sorted(jobs, key=lambda job: job.pilot.job_id or 0))
         for name, jobs in sorted(by_node.items())
     ]
 
 
-def _job(pilot: Pilot, now: datetime) -> Job:
-    live = [replica for replica in pilot.replicas.all() if replica.state not in REPLICA_ENDED]
+def _job(pilot: Pilot, url: str, live: Sequence[Replica], now: datetime) -> Job:
     awake = [replica for replica in live if replica.state != ReplicaState.ASLEEP]
     asleep = sorted(replica.model for replica in live if replica.state == ReplicaState.ASLEEP)
     width = min(pilot.gpus, SIDE_BY_SIDE) * (WIDTH + GAP) - GAP
     left_s = max(0.0, (pilot.slurm_end_at - now).total_seconds()) if pilot.slurm_end_at else None
     life = round(width * min(1.0, left_s / (60 * pilot.walltime_min))) if left_s is not None else 0
-    return Job(pilot, _gpus(pilot.gpus, awake), asleep, left_s, life, width)
+    gpus = _gpus(pilot.gpus, awake)
+    return Job(pilot, url, gpus, _whats(gpus), asleep, left_s, life, width)
 
 
 def _gpus(count: int, replicas: Sequence[Replica]) -> list[Gpu]:
     on = {index: replica for replica in replicas for index in replica.gpu_indices}
     return [Gpu(i, on[i].model, on[i].state) if i in on else Gpu(i) for i in range(count)]
+
+
+def _whats(gpus: Sequence[Gpu]) -> list[str]:
+    found = []
+    for what, together in groupby(gpus, key=lambda gpu: gpu.what):
+        numbers = [gpu.index for gpu in together]
+        several = f"{numbers[0]}–{numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
+        found.append(f"GPU {several}: {what}")
+    return found

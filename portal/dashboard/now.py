@@ -5,12 +5,14 @@ Everything comes from rows that the control loop wrote: nobody's page asks Slurm
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from django.db import connection
-from django.db.models import Prefetch, Sum
+from django.db.models import Sum
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
@@ -70,23 +72,25 @@ def charts_fragment(request: HttpRequest) -> HttpResponse:
 def shown() -> dict[str, Any]:
     now = timezone.now()
     cluster = Cluster.objects.filter(name=config().cluster).first()
-    live = Replica.objects.exclude(state__in=REPLICA_ENDED)
-    rows = (
-        Pilot.objects.exclude(state=PilotState.ENDED)
-        .prefetch_related(Prefetch("replicas", live), "profile")
-        .order_by("-planned_at")
-    )
+    rows = Pilot.objects.exclude(state=PilotState.ENDED).select_related("profile").order_by("-planned_at")
     pilots = list(rows[: MOST_PILOTS + 1])
     drawn = [pilot for pilot in pilots[:MOST_PILOTS] if pilot.state in ON_NODES]
     return {
         "standing": standing(cluster, now) if cluster is not None else None,
         "last": Sample.objects.filter(cluster=config().cluster).order_by("-at").first(),
         "depth": dict(Depth.objects.values_list("state").annotate(Sum("n"))),
-        "nodes": nodes(drawn, now),
+        "nodes": nodes(drawn, _live(drawn), now),
         "coming": [pilot for pilot in pilots[:MOST_PILOTS] if pilot.state not in ON_NODES],
         "cut": len(pilots) > MOST_PILOTS,
         "most": MOST_PILOTS,
     }
+
+
+def _live(pilots: list[Pilot]) -> dict[UUID, list[Replica]]:
+    found: dict[UUID, list[Replica]] = defaultdict(list)
+    for replica in Replica.objects.filter(pilot__in=pilots).exclude(state__in=REPLICA_ENDED):
+        found[replica.pilot_id].append(replica)
+    return found
 
 
 def charts(request: HttpRequest) -> dict[str, Any]:

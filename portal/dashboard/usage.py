@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -205,14 +205,17 @@ def _charts(rows: Sequence[tuple[str, Used | Total]], moments: list[datetime], c
     names = [name for name, _ in counted.most_common(COLOURS)]
     if len(counted) > len(names) or rest:
         names.append(OTHERS)
+    together: dict[tuple[str, datetime], list[Used | Total]] = defaultdict(list)
+    for name, row in rows:
+        together[name if name in names else OTHERS, row.at].append(row)
     charts = []
     for title, (of, measure) in MEASURES.items():
-        values: dict[tuple[str, datetime], float] = {}
-        for name, row in rows:
-            key = (name if name in names else OTHERS, row.at)
-            values[key] = values.get(key, 0.0) + measure(row)
         series = [
-            Series(name, [values.get((name, at), 0.0) for at in moments], REST if name == OTHERS else "")
+            Series(
+                name,
+                [sum(map(measure, together.get((name, at), ()))) for at in moments],
+                REST if name == OTHERS else "",
+            )
             for name in names
         ]
         charts.append(draw(title, "bars", moments, series, of=of, clock=clock))

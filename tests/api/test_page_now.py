@@ -133,10 +133,10 @@ def test_the_bar_of_a_jobs_life(world: World) -> None:
     soon = pilot_row(world, now, job_id=1, slurm_end_at=now + timedelta(minutes=5))
     over = pilot_row(world, now, job_id=2, slurm_end_at=now - timedelta(minutes=5))
     unknown = pilot_row(world, now, job_id=3, slurm_end_at=None)
-    (node,) = nodes(Pilot.objects.all(), now)
+    (node,) = nodes(Pilot.objects.all(), {}, now)
     jobs = {job.pilot.pk: job for job in node.jobs}
     assert jobs[half.pk].life == jobs[half.pk].width / 2 and not jobs[half.pk].ends_soon
-    assert 'y="48"' in jobs[half.pk].svg() and 'y="0"' in jobs[half.pk].svg(), "four side by side"
+    assert 'y="48"' in jobs[half.pk].figure() and 'y="0"' in jobs[half.pk].figure(), "four side by side"
     assert jobs[soon.pk].ends_soon and jobs[over.pk].ends_soon
     assert (jobs[over.pk].life, jobs[unknown.pk].life, jobs[unknown.pk].left_s) == (0, 0, None)
 
