@@ -1,5 +1,5 @@
-"""A gpuworker as Slurm starts it, below a fake portal: the supervisor in its own process, with the environment that a
-job script gives it.
+"""A gpuworker as Slurm starts it, below a fake portal or the real data plane: the supervisor in its own process, with
+the environment that a job script gives it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from pathlib import Path
 import aiohttp
 
 from gpuworker import proctree, wire
+from tests.flow.dataplane import Plane
 from tests.flow.gpuworker_portal import KEY, PILOT, TOKEN, WITHIN_S, FakePortal, echo, fake_portal, until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+START_S = 90.0
 
 
 class Worker:
@@ -82,21 +84,17 @@ def alive(pid: int) -> bool:
         return False
 
 
-def write_secret(folder: Path, portal_url: str, mode: int = 0o600) -> Path:
-    path = folder / "secret.json"
-    path.write_bytes(wire.dumps(wire.Secret(PILOT, portal_url, TOKEN, KEY)))
-    path.chmod(mode)
-    return path
-
-
 @contextlib.contextmanager
-def worker(
-    portal: FakePortal, folder: Path, env: Mapping[str, str] | None = None, secret_mode: int = 0o600
-) -> Iterator[Worker]:
+def started(
+    secret: wire.Secret, folder: Path, env: Mapping[str, str] | None = None, secret_mode: int = 0o600
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The supervisor as a job script starts it; whatever it leaves is ended. Its log is `job.log` in the folder."""
     scratch = folder / "s"
     scratch.mkdir(exist_ok=True)
+    path = folder / "secret.json"
+    path.write_bytes(wire.dumps(secret))
+    path.chmod(secret_mode)
     log = folder / "job.log"
-    secret = write_secret(folder, portal.url, secret_mode)
     given = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
@@ -107,16 +105,11 @@ def worker(
         "BERTH_JOB_LOG": str(log),
         **(env or {}),
     }
+    argv = [sys.executable, "-m", "gpuworker", "--secret", str(path)]
     with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gpuworker", "--secret", str(secret)],
-            env=given,
-            stdout=out,
-            stderr=out,
-            cwd="/",
-        )
+        process = subprocess.Popen(argv, env=given, stdout=out, stderr=out, cwd="/")
     try:
-        yield Worker(process, portal, scratch, log)
+        yield process
     finally:
         left = proctree.descendants(process.pid)
         process.kill()
@@ -124,6 +117,31 @@ def worker(
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def worker(
+    portal: FakePortal, folder: Path, env: Mapping[str, str] | None = None, secret_mode: int = 0o600
+) -> Iterator[Worker]:
+    """Below the fake portal."""
+    secret = wire.Secret(PILOT, portal.url, TOKEN, KEY)
+    with started(secret, folder, env, secret_mode) as process:
+        yield Worker(process, portal, folder / "s", folder / "job.log")
+
+
+@contextlib.contextmanager
+def job(plane: Plane, pilot: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Below the real data plane."""
+    token, key = (wire.derive_key(plane.settings.site_key, use, pilot) for use in ("portal", "ingress"))
+    with started(wire.Secret(pilot, plane.url, token, key), folder) as process:
+        yield process
+
+
+def planned(plane: Plane, args: str = '{"load_s": 0.2}') -> tuple[str, str]:
+    """A pilot and its replica in the data plane's tables, for `job` to be."""
+    plane.sql("UPDATE catalog_pool SET args = %s::jsonb", (args,))
+    pilot = plane.new_pilot(job_id=77)
+    return pilot, plane.new_replica(pilot, cap=2)
 
 
 def fence(

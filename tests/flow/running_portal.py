@@ -19,7 +19,7 @@ from devstack.ports import free_port
 
 from tests.flow.batching import create, jsonl, line
 from tests.flow.dataplane import Plane, until
-from tests.flow.test_gateway_gpuworker import START_S, _job, _planned
+from tests.flow.gpuworker_job import START_S, job, planned
 from tests.flow.test_openai_sdk_chat import ASK
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -87,12 +87,12 @@ async def _known(plane: Plane) -> dict[str, list[str]]:
 @contextlib.asynccontextmanager
 async def running(plane: Plane, folder: Path) -> AsyncIterator[Portal]:
     """A portal with a hot model, and something of the caller's under every kind of id."""
-    pilot, _ = _planned(plane)
+    pilot, _ = planned(plane)
     # An operator, whose commands nobody carries out: there is no control loop here.
     plane.sql("UPDATE accounts_user SET is_operator = true")
     plane.sql("""UPDATE accounts_apitoken SET scopes = '["inference", "read", "fleet"]'""")
     async with web(plane, folder / "web.log") as url:
-        with _job(plane, pilot, folder):
+        with job(plane, pilot, folder):
             known = await _known(plane)
             body = {"messages": [{"role": "user", "content": "hi"}], "prompt": "hi", "input": "hi"}
             good = {

@@ -15,7 +15,7 @@ from gpuworker import proctree
 from portal.ledger import transitions
 from tests.flow.batching import create, jsonl, line, look, read, requests_of, state
 from tests.flow.dataplane import Plane, until
-from tests.flow.test_gateway_gpuworker import START_S, _job, _planned
+from tests.flow.gpuworker_job import START_S, job, planned
 
 
 async def _over(plane: Plane, batch: str) -> Batch:
@@ -30,10 +30,10 @@ async def _over(plane: Plane, batch: str) -> Batch:
 
 
 async def test_held_requests_are_answered_while_a_batch_runs(plane: Plane, tmp_path: Path) -> None:
-    pilot, _ = _planned(plane, '{"load_s": 0.2, "tokens_per_s": 20}')
+    pilot, _ = planned(plane, '{"load_s": 0.2, "tokens_per_s": 20}')
     batch = await create(plane, jsonl(*(line(f"{i:02}", "one two three") for i in range(40))))
     await look(plane)
-    with _job(plane, pilot, tmp_path):
+    with job(plane, pilot, tmp_path):
         await until(lambda: "done" in requests_of(plane).values(), "the first line", START_S)
         for _ in range(3):
             async with plane.post() as answer:
@@ -52,17 +52,17 @@ async def test_held_requests_are_answered_while_a_batch_runs(plane: Plane, tmp_p
 
 
 async def test_a_job_that_is_killed_loses_no_line_and_doubles_none(plane: Plane, tmp_path: Path) -> None:
-    pilot, _ = _planned(plane)
+    pilot, _ = planned(plane)
     batch = await create(plane, jsonl(*(line(f"{i:03}", f"text {i}") for i in range(600))))
     await look(plane)
-    with _job(plane, pilot, tmp_path) as job:
+    with job(plane, pilot, tmp_path) as running:
         await until(lambda: list(requests_of(plane).values()).count("done") > 50, "some lines", START_S)
-        left = proctree.descendants(job.pid)
-        job.kill()
+        left = proctree.descendants(running.pid)
+        running.kill()
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        job.wait()
+        running.wait()
     # As the control loop does when Slurm says so.
     now = datetime.now(UTC)
     plane.sql("UPDATE fleet_replica SET state = 'stopped', ended_at = now()")
@@ -76,9 +76,9 @@ async def test_a_job_that_is_killed_loses_no_line_and_doubles_none(plane: Plane,
         partial.status == "in_progress" and partial.request_counts and partial.request_counts.completed > 50
     )
 
-    again, _ = _planned(plane)
+    again, _ = planned(plane)
     (tmp_path / "again").mkdir()
-    with _job(plane, again, tmp_path / "again"):
+    with job(plane, again, tmp_path / "again"):
         ended = await _over(plane, batch.id)
     assert ended.status == "completed" and ended.error_file_id is None
     output = await read(plane, ended.output_file_id)

@@ -6,75 +6,19 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-from gpuworker import proctree, wire
+from gpuworker import proctree
 from tests.flow.dataplane import Plane, chat, until
+from tests.flow.gpuworker_job import START_S, job, planned
 from tests.flow.test_workerapi_rows import _put
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-START_S = 90.0
-
-
-@contextlib.contextmanager
-def _job(plane: Plane, pilot: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The gpuworker as a job script starts it."""
-    scratch = folder / "s"
-    scratch.mkdir(exist_ok=True)
-    key = plane.settings.site_key
-    secret = folder / "secret.json"
-    secret.touch(mode=0o600)
-    secret.write_bytes(
-        wire.dumps(
-            wire.Secret(
-                pilot,
-                plane.url,
-                wire.derive_key(key, "portal", pilot),
-                wire.derive_key(key, "ingress", pilot),
-            )
-        )
-    )
-    env = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
-        "SLURM_JOB_ID": "77",
-        "SLURMD_NODENAME": "gpu01",
-        "CUDA_VISIBLE_DEVICES": "0,1",
-        "BERTH_SCRATCH": str(scratch),
-    }
-    with (folder / "job.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gpuworker", "--secret", str(secret)],
-            env=env,
-            stdout=log,
-            stderr=log,
-            cwd="/",
-        )
-    try:
-        yield process
-    finally:
-        left = proctree.descendants(process.pid)
-        process.kill()
-        process.wait()
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-
-def _planned(plane: Plane, args: str = '{"load_s": 0.2}') -> tuple[str, str]:
-    plane.sql("UPDATE catalog_pool SET args = %s::jsonb", (args,))
-    pilot = plane.new_pilot(job_id=77)
-    return pilot, plane.new_replica(pilot, cap=2)
 
 
 async def test_cold_request_hot_request_async_row_and_a_drain(plane: Plane, tmp_path: Path) -> None:
-    pilot, replica = _planned(plane)
+    pilot, replica = planned(plane)
     async with plane.post(chat(stream=True)) as answer:
         assert (await answer.content.readline()).startswith(b": berth ")
-        with _job(plane, pilot, tmp_path) as job:
+        with job(plane, pilot, tmp_path) as running:
             async with asyncio.timeout(START_S):
                 text = await answer.text()
             assert text.endswith("data: [DONE]\n\n") and '"usage"' not in text
@@ -96,15 +40,15 @@ async def test_cold_request_hot_request_async_row_and_a_drain(plane: Plane, tmp_
 
             plane.sql("UPDATE fleet_pilot SET state = 'draining', draining_at = now()")
             plane.sql("UPDATE fleet_replica SET state = 'draining', draining_at = now()")
-            await until(lambda: job.poll() is not None, "the end of the drained job", START_S)
+            await until(lambda: running.poll() is not None, "the end of the drained job", START_S)
     assert plane.sql("SELECT state FROM fleet_replica") == [("stopped",)]
     assert plane.sql("SELECT said_ending <> '' FROM fleet_pilot") == [(True,)]
     assert not plane.redis.exists("berth:{demo}:routes")
 
 
 async def test_more_than_the_cap_wait_their_turn(plane: Plane, tmp_path: Path) -> None:
-    pilot, replica = _planned(plane)
-    with _job(plane, pilot, tmp_path):
+    pilot, replica = planned(plane)
+    with job(plane, pilot, tmp_path):
         await until(lambda: plane.redis.exists("berth:{demo}:routes"), "a route", START_S)
 
         async def ask() -> int:
@@ -129,8 +73,8 @@ async def _keep_a_replica(plane: Plane, pilot: str) -> None:
 async def test_an_engine_that_dies_under_a_request_does_not_take_it_along_for_ever(
     plane: Plane, tmp_path: Path
 ) -> None:
-    pilot, _ = _planned(plane, '{"load_s": 0.2, "crash_on_text": "BOOM"}')
-    with _job(plane, pilot, tmp_path):
+    pilot, _ = planned(plane, '{"load_s": 0.2, "crash_on_text": "BOOM"}')
+    with job(plane, pilot, tmp_path):
         await until(lambda: plane.redis.exists("berth:{demo}:routes"), "a route", START_S)
         loop = asyncio.create_task(_keep_a_replica(plane, pilot))
         asking = asyncio.create_task(
@@ -151,15 +95,15 @@ async def test_an_engine_that_dies_under_a_request_does_not_take_it_along_for_ev
 
 
 async def test_a_job_that_is_killed_leaves_its_request_to_the_next(plane: Plane, tmp_path: Path) -> None:
-    pilot, _ = _planned(plane, '{"load_s": 0.2, "hang_on_text": "WAIT"}')
+    pilot, _ = planned(plane, '{"load_s": 0.2, "hang_on_text": "WAIT"}')
     asked = chat(messages=[{"role": "user", "content": "WAIT"}])
-    with _job(plane, pilot, tmp_path) as job:
+    with job(plane, pilot, tmp_path) as running:
         await until(lambda: plane.redis.exists("berth:{demo}:routes"), "a route", START_S)
         asking = asyncio.create_task(plane.post(asked).__aenter__())
         await until(lambda: plane.gateway.keeper.in_hand == 1, "it runs")
         await asyncio.sleep(0.3)  # it has reached the engine, which says nothing
-        left = proctree.descendants(job.pid)
-        job.kill()
+        left = proctree.descendants(running.pid)
+        running.kill()
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

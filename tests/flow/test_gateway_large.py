@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.flow.dataplane import Plane, answered, chat
 from tests.flow.fake_ingress import reject
-from tests.flow.test_gateway_gpuworker import START_S, _job, _planned
+from tests.flow.gpuworker_job import START_S, job, planned
 from tests.flow.test_gateway_limits import _quota
 
 WORD = "prompt" * 100 + " "  # long ones, which the echo engine counts in no time
@@ -24,10 +24,10 @@ async def test_ten_megabytes_cold_hot_and_later_through_a_real_gpuworker(
     plane: Plane, tmp_path: Path
 ) -> None:
     """Each of the three ways to an engine: a row and a grant, at once, and a lease."""
-    pilot, _ = _planned(plane)
+    pilot, _ = planned(plane)
     cold = asyncio.create_task(answered(plane, _large(stream=True)))
     (first,) = await plane.waiting()
-    with _job(plane, pilot, tmp_path):
+    with job(plane, pilot, tmp_path):
         async with asyncio.timeout(START_S):
             status, text, request = await cold
         assert (status, request) == (200, first) and text.count('"content":"prompt') == 2

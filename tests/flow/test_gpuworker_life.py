@@ -62,11 +62,11 @@ async def test_sigterm_is_heard_while_there_is_no_portal(tmp_path: Path) -> None
     async with fake_portal() as portal:
         portal.register_status = 503
         with worker(portal, tmp_path) as job:
-            # By the fourth try the pauses have grown to two seconds: heard within one, there is no fifth.
+            # By the fourth try the pauses have grown to two seconds: told to end, it asks once more at once.
             await until(lambda: len(portal.registers) >= 4, "a fourth try")
             job.send(signal.SIGTERM)
+            await until(lambda: len(portal.registers) >= 5, "a last try", 1.5)
             assert await job.exit_code() == exits.DONE
-            assert len(portal.registers) == 4
 
 
 async def test_a_requeued_job_exits_before_it_says_anything(tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 import openai
 
 from tests.flow.dataplane import Plane
-from tests.flow.test_gateway_gpuworker import START_S, _job, _planned
+from tests.flow.gpuworker_job import START_S, job, planned
 from tests.flow.test_openai_sdk_chat import ASK
 
 
 async def test_every_api_through_a_real_gpuworker(plane: Plane, tmp_path: Path) -> None:
-    pilot, _ = _planned(plane)
+    pilot, _ = planned(plane)
     async with openai.AsyncOpenAI(base_url=plane.url + "/v1", api_key=plane.seeded.token) as ask:
-        with _job(plane, pilot, tmp_path):
+        with job(plane, pilot, tmp_path):
             async with asyncio.timeout(START_S):
                 chat = await ask.chat.completions.create(**ASK)
             assert (chat.choices[0].message.content, chat.choices[0].finish_reason) == ("hi", "stop")

@@ -9,7 +9,7 @@ from psycopg2.extensions import connection as Connection
 
 from tests.flow import dataplane
 from tests.flow.dataplane import Seeded, until
-from tests.flow.test_gateway_gpuworker import START_S, _job, _planned
+from tests.flow.gpuworker_job import START_S, job, planned
 from tests.flow.test_workerapi_rows import _put
 
 
@@ -18,8 +18,8 @@ async def test_a_suspect_does_not_wait_for_a_poll_that_asks_for_everything(
 ) -> None:
     """Two polls share the places of an idle replica, and none of them ever asks for all: the row waited for ever."""
     async with dataplane.running(seeded, test_dsn, pg, redis, lease_wait_s=2.0) as plane:
-        pilot, _ = _planned(plane, '{"tokens_per_s": 2}')
-        with _job(plane, pilot, tmp_path):
+        pilot, _ = planned(plane, '{"tokens_per_s": 2}')
+        with job(plane, pilot, tmp_path):
             await until(lambda: plane.redis.exists("berth:{demo}:routes"), "a route", START_S)
             (usual,) = _put(plane)  # takes a place: the next poll asks for the other one
             plane.redis.publish("berth:lease:demo", "look")

@@ -16,10 +16,10 @@ from portal.catalog.models import Profile
 from portal.fleet.models import Cluster, Pilot, PilotLog
 from scheduler.reconcile import run_once
 from scheduler.slurm.cli import CliClient
-from scheduler.slurm.protocol import SlurmClient
 from scheduler.slurm.spec import JobSpec
-from tests.flow.tick_world import World
+from tests.slurm import real_world
 from tests.slurm.contract import until
+from tests.slurm.real_world import RealWorld
 
 pytestmark = [pytest.mark.slurm, pytest.mark.django_db(transaction=True)]
 
@@ -34,15 +34,6 @@ class DiesAfterSubmit(CliClient):
         raise Killed
 
 
-class RealWorld(World):
-    """Ticks with the real clock and the real client."""
-
-    client: SlurmClient = CliClient(limit_s=15)
-
-    def tick(self, after_s: float = 0.0) -> None:
-        assert run_once(self.config, self.redis, lambda prefix: self.client, time.time)
-
-
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     spec = SlurmSpec(nodes=1, sched_interval_s=1, extra=("MessageTimeout=2",))
@@ -54,21 +45,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 def world(
     redis: redis_library.Redis, cluster: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[RealWorld]:
-    monkeypatch.setenv("SLURM_CONF", cluster.env()["SLURM_CONF"])
-    agent = tmp_path / "agent"
-    agent.write_text("#!/bin/sh\necho the agent runs\nexec sleep 300\n")
-    agent.chmod(0o755)
-    world = RealWorld(redis)
-    world.config = dataclasses.replace(
-        world.config,
-        spool=tmp_path / "spool",
-        agent_python=str(agent),
-        slurm_min_interval_s=0.0,
-        state_dir=tmp_path / "state",
-    )
-    Profile.objects.update(cpus=1, mem_mb=8_000, walltime_min=10, walltime_least_min=2)
-    yield world
-    world.client.cancel([job.job_id for jobs in world.client.jobs().values() for job in jobs])
+    with real_world.on(cluster, redis, tmp_path, monkeypatch) as world:
+        yield world
 
 
 def seen(world: RealWorld, slurm_state: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
@@ -15,25 +14,15 @@ import redis as redis_library
 from devstack.slurm import Slurm
 from devstack.slurmconf import SlurmSpec
 
-from portal.catalog.models import Profile
 from portal.fleet.models import Decision, FleetEvent, Pilot
 from portal.ledger.models import Request
-from scheduler.reconcile import run_once
 from scheduler.slurm.cli import CliClient
-from scheduler.slurm.protocol import Jobs, SlurmClient
-from tests.flow.tick_world import World
+from scheduler.slurm.protocol import Jobs
+from tests.slurm import real_world
 from tests.slurm.contract import until
+from tests.slurm.real_world import RealWorld
 
 pytestmark = [pytest.mark.slurm, pytest.mark.django_db(transaction=True), pytest.mark.timeout(180)]
-
-
-class RealWorld(World):
-    """Ticks with the real clock and the real client."""
-
-    client: SlurmClient = CliClient(limit_s=15)
-
-    def tick(self, after_s: float = 0.0) -> None:
-        assert run_once(self.config, self.redis, lambda prefix: self.client, time.time)
 
 
 def story() -> list[tuple[str, str]]:
@@ -57,17 +46,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 def world(
     redis: redis_library.Redis, cluster: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[RealWorld]:
-    monkeypatch.setenv("SLURM_CONF", cluster.env()["SLURM_CONF"])
-    agent = tmp_path / "agent"
-    agent.write_text("#!/bin/sh\nexec sleep 300\n")
-    agent.chmod(0o755)
-    world = RealWorld(redis)
-    world.config = dataclasses.replace(
-        world.config, spool=tmp_path / "spool", agent_python=str(agent), slurm_min_interval_s=0.0
-    )
-    Profile.objects.update(cpus=1, mem_mb=8_000, walltime_min=10, walltime_least_min=2)
-    yield world
-    world.client.cancel([job.job_id for jobs in world.client.jobs().values() for job in jobs])
+    with real_world.on(cluster, redis, tmp_path, monkeypatch) as world:
+        yield world
 
 
 def test_a_job_whose_sbatch_timed_out_is_adopted_by_its_name(
