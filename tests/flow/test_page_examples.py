@@ -27,7 +27,8 @@ async def test_the_examples_work_as_pasted(with_pages: Plane, session: str, tmp_
     async with plane.client.get(plane.url + "/?use=demo", cookies={"sessionid": session}) as answer:
         page = await answer.text()
     key, curl, sdk = (
-        html.unescape(text) for text in re.findall(r'<pre class="log"[^>]*>(.*?)</pre>', page, re.S)
+        html.unescape(text)
+        for text in re.findall(r'<code id="use-(?:key|curl|openai)">(.*?)</code>', page, re.S)
     )
     assert await _run(["bash", "-c", key], tmp_path, plane.seeded.token + "\n") == (0, "")
     kept = tmp_path / ".berth" / "key"
