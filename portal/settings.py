@@ -144,6 +144,8 @@ SECURE_REFERRER_POLICY = "same-origin"
 
 LANGUAGE_CODE = "en"
 USE_I18N = False
+# How the admin writes moments: as all other pages do.
+DATE_FORMAT, TIME_FORMAT, DATETIME_FORMAT = "Y-m-d", "H:i:s", "Y-m-d H:i:s"
 TIME_ZONE = "UTC"
 USE_TZ = True
 STATIC_URL = "/static/"
