@@ -32,21 +32,9 @@ STEPS = (
         "admin:catalog_profile_add",
     ),
     (
-        "pool",
-        "Add a pool",
-        "It joins an environment with the profiles under which its models may run.",
-        "admin:catalog_pool_add",
-    ),
-    (
-        "model",
-        "Register a model",
-        "It has a name that people ask for, a path on the cluster and a pool.",
-        "admin:catalog_model_add",
-    ),
-    (
         "project",
         "Add a project",
-        "Requests are counted by project; it may have quotas, and need not.",
+        "Requests are counted by project; models are registered from the folders that it names (model roots).",
         "admin:accounts_project_add",
     ),
     (
@@ -66,6 +54,18 @@ STEPS = (
         "Let Berth reach Slurm",
         "Slurm has not answered yet; the fleet's page shows what it said.",
         FLEET,
+    ),
+    (
+        "model",
+        "Register a model",
+        "From its folder on the cluster, which a job looks at; or by hand in the admin, with a pool.",
+        "register",
+    ),
+    (
+        "pool",
+        "Give a pool a profile",
+        "No model has a profile that is enabled, under which its jobs could be submitted.",
+        "admin:catalog_pool_changelist",
     ),
 )
 

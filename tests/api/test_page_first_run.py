@@ -19,6 +19,11 @@ PAGES = (
     "/",
     "/playground/",
     "/requests/",
+    "/batches/",
+    "/usage/",
+    "/projects/",
+    "/notices/",
+    "/models/register/",
     "/tokens/",
     "/help/",
     "/now/",
@@ -55,20 +60,21 @@ def test_one_step_after_the_other_until_nothing_is_missing(root: Client) -> None
     profile = Profile.objects.create(name="gpu", partition="gpu", enabled=False)
     assert told() == "2 of 8: Add a profile.", "one that is switched off is none"
     Profile.objects.update(enabled=True)
-    assert told() == "3 of 8: Add a pool."
-    pool = Pool.objects.create(name="surf", environment=environment)
-    pool.profiles.add(profile)
-    assert told() == "4 of 8: Register a model."
-    Model.objects.create(name="surf", pool=pool)
-    assert told() == "5 of 8: Add a project."
+    assert told() == "3 of 8: Add a project."
     project = Project.objects.create(slug="waves", name="Waves")
-    assert told() == "6 of 8: Add somebody to a project."
+    assert told() == "4 of 8: Add somebody to a project."
     Membership.objects.create(user=User.objects.get(), project=project)
-    assert told() == "7 of 8: Start the control loop."
+    assert told() == "5 of 8: Start the control loop."
     cluster = Cluster.objects.create(name="main", ticked_at=now)
-    assert told() == "8 of 8: Let Berth reach Slurm."
+    assert told() == "6 of 8: Let Berth reach Slurm."
     cluster.answered_at = now
     cluster.save()
+    assert told() == "7 of 8: Register a model."
+    assert 'href="/models/register/">Do it' in root.get("/").content.decode()
+    pool = Pool.objects.create(name="surf", environment=environment)
+    Model.objects.create(name="surf", pool=pool)
+    assert told() == "8 of 8: Give a pool a profile."
+    pool.profiles.add(profile)
     assert "notice wait" not in root.get("/").content.decode().split("<h1>")[0]
 
 
