@@ -45,7 +45,7 @@ async def walk(browser: Browser, url: str, cookie: str, paths: Iterable[str]) ->
     tab = await context.new_page()
     for path in paths:
         answer = await tab.goto(url + path)
-        assert answer is not None and answer.status == 200, (path, answer and answer.status)
+        assert answer is not None and answer.status < 500, (path, answer and answer.status)
         await tab.evaluate(_STILL)
         for scheme, options in (("light", _EVERYTHING), ("dark", _COLOURS)):
             await tab.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]

@@ -42,6 +42,16 @@ class Furnished:
     batches: list[Batch]
     candidate: Candidate
 
+    def names(self) -> dict[str, str]:
+        """Keys in addresses → words for what is there."""
+        return {
+            str(self.done.pk): "done",
+            str(self.waiting.pk): "waiting",
+            str(self.failed.pk): "failed",
+            str(self.pilot.pk): "one",
+            **{str(batch.pk): batch.state for batch in self.batches},
+        }
+
 
 def furnish(now: datetime | None = None) -> Furnished:
     now = now or timezone.now()

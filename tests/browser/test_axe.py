@@ -1,4 +1,5 @@
-"""No page, light or dark, has a finding of axe-core that is serious or critical: users', operators', the admin's."""
+"""Every page can be used by everybody: axe-core finds nothing serious on it, light or dark; keys reach all of it; no
+page scrolls sideways. Users' pages, operators', the admin's, and what strangers and those who err see."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from django.apps import apps
 from django.db import connections
 from django.test import Client
 from django.urls import reverse
-from playwright.async_api import Browser
+from playwright.async_api import Browser, Page
 from psycopg2.extensions import connection as Connection
 
 from portal.accounts.models import User
@@ -58,9 +59,18 @@ def looks(furnished: Furnished) -> dict[str, tuple[str, list[str]]]:
     """Caller → cookie, and the pages that are looked at: each page once, as somebody who has something on it."""
     owner, operator = furnished.world.owner.user, furnished.world.operator.user
     return {
-        "user": (_cookie(owner), pages_of("user", furnished)),
+        "stranger": ("", ["/login/", "/nothing-here/"]),
+        "user": (_cookie(owner), [*pages_of("user", furnished), "/now/", "/nothing-here/"]),
         "manager": (_cookie(furnished.world.manager.user), pages_of("manager", furnished)),
-        "operator": (_cookie(operator), [*pages_of("operator", furnished), "/requests/?whose=everybody"]),
+        "operator": (
+            _cookie(operator),
+            [
+                *pages_of("operator", furnished),
+                "/requests/?whose=everybody",
+                "/usage/?whose=everybody&span=7d&by=user",
+                "/now/?window=7d",
+            ],
+        ),
         "administrator": (_cookie(furnished.admin), admin_pages()),
     }
 
@@ -110,7 +120,7 @@ def admin_pages() -> list[str]:
 async def test_no_page_has_a_serious_finding(
     browser: Browser, site: Plane, looks: dict[str, tuple[str, list[str]]]
 ) -> None:
-    bad = await walk(browser, site.url, "", ["/login/"])
+    bad: list[str] = []
     for cookie, wanted in looks.values():
         bad += await walk(browser, site.url, cookie, wanted)
     assert bad == []
@@ -122,6 +132,7 @@ async def test_no_page_has_a_serious_finding(
 async def test_no_page_scrolls_sideways_and_each_has_its_picture(
     browser: Browser,
     site: Plane,
+    furnished: Furnished,
     looks: dict[str, tuple[str, list[str]]],
     width: int,
     scheme: Literal["light", "dark"],
@@ -129,19 +140,75 @@ async def test_no_page_scrolls_sideways_and_each_has_its_picture(
     """The pictures go to screenshots/, for people to look at."""
     wide: list[str] = []
     for caller, (cookie, wanted) in looks.items():
-        context = await browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
-        await context.add_cookies([{"name": "sessionid", "value": cookie, "url": site.url}])
-        tab = await context.new_page()
+        tab = await _tab(browser, site, cookie, color_scheme=scheme, viewport={"width": width, "height": 900})
         for path in wanted:
             if caller == "administrator" and width < 600:
                 continue  # the admin is Django's, and made for a desk
             await tab.goto(site.url + path)
             if await tab.evaluate("document.documentElement.scrollWidth > innerWidth"):
                 wide.append(path)
-            name = re.sub(r"[^a-z-]+", "-", path.strip("/").lower()).strip("-") or "home"
-            await tab.screenshot(path=SHOTS / f"{caller}-{name}-{scheme}-{width}.png", full_page=True)
-        await context.close()
+            picture = f"{caller}-{_name(path, furnished)}-{scheme}-{width}.png"
+            await tab.screenshot(path=SHOTS / picture, full_page=True)
+        await tab.context.close()
     assert wide == []
+
+
+def _name(path: str, furnished: Furnished) -> str:
+    for key, word in furnished.names().items():
+        path = path.replace(key, word)
+    return re.sub(r"[^a-z0-9-]+", "-", path.strip("/").lower()).strip("-") or "models"
+
+
+async def _tab(browser: Browser, site: Plane, cookie: str, **options: Any) -> Page:
+    context = await browser.new_context(**options)
+    if cookie:
+        await context.add_cookies([{"name": "sessionid", "value": cookie, "url": site.url}])
+    return await context.new_page()
+
+
+# What is in the page and could be used, each marked; then, at each step, which one has the focus and whether it shows.
+MARKED = """() => {
+  const usable = [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex='0']")]
+    .filter((it) => !it.disabled && it.type !== "hidden" && it.checkVisibility({ visibilityProperty: true }));
+  usable.forEach((it, n) => (it.dataset.walked = n));
+  return usable.map((it) => it.outerHTML.slice(0, 80));
+}"""
+FOCUSED = """() => {
+  const it = document.activeElement, look = getComputedStyle(it), box = it.getBoundingClientRect();
+  const shows = look.outlineStyle !== "none" && parseFloat(look.outlineWidth) >= 2 && box.right > 0 && box.bottom > 0;
+  return [Number(it.dataset.walked ?? -1), shows];
+}"""
+
+
+@pytest.mark.nightly
+async def test_keys_reach_everything_in_the_order_of_the_page_and_show_where_one_is(
+    browser: Browser, site: Plane, looks: dict[str, tuple[str, list[str]]]
+) -> None:
+    bad: list[str] = []
+    for caller, (cookie, wanted) in looks.items():
+        if caller == "administrator":
+            continue  # the admin is Django's
+        tab = await _tab(browser, site, cookie)
+        for path in wanted:
+            await tab.goto(site.url + path)
+            texts = await tab.evaluate(MARKED)
+            await tab.evaluate(
+                "document.body.tabIndex = -1, document.body.focus()"
+            )  # the log-in page has a focus
+            seen: list[int] = []
+            for _ in range(len(texts)):
+                await tab.keyboard.press("Tab")
+                at, shows = await tab.evaluate(FOCUSED)
+                if not shows:
+                    bad.append(f"{path}: no focus is seen on {texts[at] if at >= 0 else 'the page'}")
+                seen.append(at)
+            bad += [f"{path}: not reached: {texts[n]}" for n in range(len(texts)) if n not in seen]
+            if seen != sorted(seen):
+                bad.append(f"{path}: out of order: {seen}")
+            if "skip" not in texts[0]:
+                bad.append(f"{path}: the first is no skip link")
+        await tab.context.close()
+    assert bad == []
 
 
 async def test_it_would_find_one(browser: Browser) -> None:
