@@ -53,5 +53,5 @@ def relabel(tables: Iterable[type[models.Model]]) -> None:
             words = str(getattr(meta, kind)).split(" ")
             setattr(meta, kind, " ".join(WRITTEN.get(word, word) for word in words))
         for field in meta.local_fields + meta.local_many_to_many:
-            if field._verbose_name is None:
+            if getattr(field, "_verbose_name", None) is None:
                 field.verbose_name = label(field.name)
