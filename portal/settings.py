@@ -144,8 +144,7 @@ SECURE_REFERRER_POLICY = "same-origin"
 
 LANGUAGE_CODE = "en"
 USE_I18N = False
-# How the admin writes moments: as all other pages do.
-DATE_FORMAT, TIME_FORMAT, DATETIME_FORMAT = "Y-m-d", "H:i:s", "Y-m-d H:i:s"
+FORMAT_MODULE_PATH = "portal.panel.formats"  # without it Django writes as its locale of the language says
 TIME_ZONE = "UTC"
 USE_TZ = True
 STATIC_URL = "/static/"

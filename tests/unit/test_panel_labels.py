@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 from django.db.models import Field
+from django.utils.formats import localize
 
 from portal.accounts.models import ApiToken, User
 from portal.catalog.models import Pool, Profile
@@ -38,3 +41,7 @@ def test_tables_and_fields_have_them() -> None:
     ]
     assert [field.verbose_name for field, _ in fields] == [said for _, said in fields]
     assert ApiToken._meta.verbose_name_plural == "API tokens"
+
+
+def test_moments_are_written_as_on_all_other_pages() -> None:
+    assert localize(datetime(2026, 11, 21, 14, 5, 9)) == "2026-11-21 14:05:09"
