@@ -5,6 +5,7 @@ Separate from `backlog`, which serves the fair order: this is for people who loo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -12,6 +13,7 @@ from psycopg2.extensions import cursor as Cursor
 
 # Of each state. Batches are queued whole, so there may be any number of rows; a page has a moment.
 MOST_COUNTED = 100_000
+NEXT_FEW = 20
 
 
 @dataclass(slots=True)
@@ -69,17 +71,38 @@ def depths(cur: Cursor) -> dict[str, int]:
     return {state: int(n) for state, n in cur.fetchall()}
 
 
-def first_parked(cur: Cursor, most: int) -> list[Parked]:
-    """Of each project and model that has any, the one that goes on first."""
+def first_parked(cur: Cursor, lines: Sequence[Line]) -> list[Parked]:
+    """Of each of the lines that has any, the one that goes on first."""
     cur.execute(
         """SELECT DISTINCT ON (r.project_id, r.model) r.token_id, r.user_id, r.project_id, r.model,
              coalesce(r.batch_length, octet_length(p.body), 0)
            FROM (SELECT * FROM ledger_request WHERE state = 'parked' LIMIT %s) r
+             JOIN unnest(%s::bigint[], %s::text[]) line (project, model)
+               ON line.project = r.project_id AND line.model = r.model
              LEFT JOIN ledger_payload p ON p.request = r.id
-           ORDER BY r.project_id, r.model, r.order_key LIMIT %s""",
-        (MOST_COUNTED, most),
+           ORDER BY r.project_id, r.model, r.order_key""",
+        (MOST_COUNTED, [line.project_id for line in lines], [line.model for line in lines]),
     )
     return [Parked(*row) for row in cur.fetchall()]
+
+
+def oldest(cur: Cursor) -> dict[str, datetime]:
+    """By pool: since when the oldest waits of the next few in line. Batches are filler: they may wait.
+
+    The order is fair, so every project's first is among the next few, unless there are very many projects. However
+    long a line is, no more of it is read."""
+    cur.execute(
+        """SELECT pool, min(accepted_at) FROM (
+             SELECT pool, lane FROM ledger_depth WHERE state = 'queued' AND lane <> 'batch'
+             GROUP BY 1, 2 HAVING sum(n) > 0) waiting
+           CROSS JOIN LATERAL (
+             SELECT accepted_at FROM ledger_request r
+             WHERE r.state = 'queued' AND r.pool = waiting.pool AND r.lane = waiting.lane
+             ORDER BY order_key, id LIMIT %s) next
+           GROUP BY 1""",
+        (NEXT_FEW,),
+    )
+    return dict(cur.fetchall())
 
 
 def uncounted(depth: dict[str, int]) -> bool:

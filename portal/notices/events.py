@@ -10,15 +10,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, Min
+from django.db import connection
+from django.db.models import Count
 
 from portal.accounts.models import ApiToken
 from portal.catalog.models import Model
 from portal.config import Config
 from portal.fleet.models import Cluster, PoolState
 from portal.fleet.times import span
+from portal.ledger import lines
 from portal.ledger.models import Batch, File, Request
 from portal.notices.models import Kind, Wish
+from portal.postgres import plain
 from portal.residency import residency
 
 TOLD_WITHIN = timedelta(hours=24)  # whoever was away for longer tells old news no more
@@ -112,11 +115,12 @@ def _silent(now: datetime) -> Iterator[Event]:
 
 
 def _old(config: Config, now: datetime) -> Iterator[Event]:
-    """Once an hour and pool. Batches are filler: they may wait."""
+    """Once an hour and pool."""
     if not config.queue_old_min:
         return
-    waiting = Request.objects.filter(state="queued").exclude(lane="batch")
-    for pool, oldest in waiting.values_list("pool").annotate(oldest=Min("accepted_at")):
+    with connection.cursor() as cur:
+        waiting = lines.oldest(plain(cur))
+    for pool, oldest in waiting.items():
         waits_s = (now - oldest).total_seconds()
         if waits_s > config.queue_old_min * 60:
             yield Event(

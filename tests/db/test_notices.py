@@ -24,6 +24,7 @@ from portal.accounts.issue import issue_token
 from portal.accounts.models import ApiToken, User
 from portal.config import Config, config
 from portal.fleet.models import Cluster, PoolState
+from portal.ledger import lines
 from portal.ledger.models import Batch, File
 from portal.mail import Mail
 from portal.notices import look as looking
@@ -363,3 +364,15 @@ def test_old_news_go(world: World, here: Config) -> None:
     Batch.objects.update(ended_at=timezone.now() - timedelta(days=31))
     look(here, later(3700))
     assert not Delivery.objects.exists()
+
+
+def test_the_oldest_is_looked_for_at_the_head_of_each_line(
+    world: World, here: Config, box: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "NEXT_FEW", 2)
+    now = timezone.now()
+    for place, hours in enumerate((1, 3, 9)):
+        make.request_row(world, order_key=place, accepted_at=now - timedelta(hours=hours))
+    make.request_row(world, pool="tide", accepted_at=now - timedelta(minutes=5))
+    look(here)
+    assert to(box) == [("operator@example.org", "Requests for surf wait for 3 h 0 min")]

@@ -126,6 +126,10 @@ class Request(models.Model):
             models.Index(fields=["project_id", "-accepted_at"], name="request_by_project"),
             models.Index(fields=["user_id", "-accepted_at"], name="request_by_user"),
             models.Index(fields=["-accepted_at"], name="request_by_time"),
+            # Results that are kept, for the notice before they are deleted.
+            models.Index(
+                fields=["ended_at"], condition=Q(lane="async", state="done"), name="request_answered_later"
+            ),
         ]
 
     def __str__(self) -> str:
