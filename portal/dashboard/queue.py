@@ -25,8 +25,7 @@ from portal.ledger.lines import Line, Parked
 from portal.postgres import plain
 from portal.quotas import Subjects
 
-MOST_LINES = 100
-MOST_PARKED = 200
+MOST_LINES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +46,24 @@ class Group:
 
 @operators_only
 def page(request: HttpRequest) -> HttpResponse:
-    return render(request, "dashboard/queue.html", shown())
+    return render(request, "dashboard/queue.html", shown(request))
 
 
 @unchanged_is_304
 @operators_only
 def fragment(request: HttpRequest) -> HttpResponse:
-    return render(request, "dashboard/_queue.html", shown())
+    return render(request, "dashboard/_queue.html", shown(request))
 
 
-def shown() -> dict[str, Any]:
-    now = time.time()
+def shown(request: HttpRequest) -> dict[str, Any]:
+    """The lines that have waited longest, of those that are looked for."""
+    now, find = time.time(), request.GET.get("find", "").strip()
     with connection.cursor() as cur:
         found, depth = lines.lines(plain(cur)), lines.depths(plain(cur))
-        parked = lines.first_parked(plain(cur), MOST_PARKED) if depth.get("parked") else []
-        cut = found[:MOST_LINES]
+        wanted = _named(found, find) if find else found
+        cut = wanted[:MOST_LINES]
+        over = [line for line in cut if line.parked]
+        parked = lines.first_parked(plain(cur), over) if over else []
         phases = read_phases(plain(cur), now, sorted({line.pool for line in cut}))
     names = dict(Project.objects.filter(pk__in={line.project_id for line in cut}).values_list("pk", "slug"))
     why = _why_parked(parked, now)
@@ -78,10 +80,18 @@ def shown() -> dict[str, Any]:
     return {
         "depth": depth,
         "groups": list(groups.values()),
-        "left_out": len(found) - len(cut),
+        "left_out": len(wanted) - len(cut),
+        "find": find,
+        "query": request.GET.urlencode(),
         "uncounted": lines.uncounted(depth),
         "most": lines.MOST_COUNTED,
     }
+
+
+def _named(found: list[Line], find: str) -> list[Line]:
+    """Those whose model or project has that in its name."""
+    projects = set(Project.objects.filter(slug__icontains=find).values_list("pk", flat=True))
+    return [line for line in found if find.lower() in line.model.lower() or line.project_id in projects]
 
 
 def _why_parked(parked: list[Parked], now: float) -> dict[tuple[int, str], str]:

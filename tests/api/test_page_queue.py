@@ -14,15 +14,16 @@ from django.utils import timezone
 
 from portal import quotas
 from portal.accounts.models import Quota
+from portal.dashboard import queue
 from portal.ledger import lines
 from tests.api.world import BODY, CANARY_BODY, CHAT, World, request_row
 
 PATHS = ("/queue/", "/queue/fragments/queue")
 
 
-def words(world: World) -> str:
+def words(world: World, query: str = "") -> str:
     """What is read on the page."""
-    answer = world.operator.browser.get("/queue/")
+    answer = world.operator.browser.get(f"/queue/{query}")
     assert answer.status_code == 200
     return " ".join(re.sub(r"<[^>]+>", " ", answer.content.decode()).split())
 
@@ -108,3 +109,19 @@ def test_more_than_are_counted_is_said(world: World, monkeypatch: pytest.MonkeyP
         request_row(world)
     page = words(world)
     assert "Waiting 3" in page and "There are more than 2 in one state" in page
+
+
+def test_lines_that_have_no_room_are_found_by_model_or_project(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "MOST_LINES", 1)
+    request_row(world, accepted_at=timezone.now() - timedelta(hours=1))
+    request_row(world, model="whale", pool="whale", project_id=world.other.pk)
+    page = words(world)
+    assert "surf" in page and "whale" not in page and "1 more lines" in page
+    for name in ("WHA", world.other.slug):
+        found = words(world, f"?find={name}")
+        assert "whale" in found and "1 more" not in found, name
+    refresh = world.operator.browser.get("/queue/fragments/queue?find=whale").content.decode()
+    assert "whale" in refresh and "surf" not in refresh
+    assert "None that fits" in words(world, "?find=nobody")
