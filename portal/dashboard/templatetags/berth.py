@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import cache
+from html import escape
 from typing import Any
 
 from django import template
-from django.urls import reverse
+from django.urls import get_script_prefix, reverse
 from django.utils import timezone
 from django.utils.html import format_html
-from django.utils.safestring import SafeString
+from django.utils.safestring import SafeString, mark_safe
 
 from portal.accounts.models import User
 from portal.dashboard.firstrun import hint
@@ -98,21 +100,22 @@ def button(
     back: str = "",
 ) -> SafeString:
     """A form of one button that writes a command. Not a template of its own: a page of the fleet has hundreds."""
-    return format_html(
-        '<form method="post" action="{}"><input type="hidden" name="csrfmiddlewaretoken" value="{}">'
-        '<input type="hidden" name="kind" value="{}">{}<input type="hidden" name="next" value="{}">'
-        '<button id="{}-{}-{}"{}>{}</button></form>',
-        reverse("fleet-command"),
-        context["csrf_token"],
-        kind,
-        format_html('<input type="hidden" name="{}" value="{}">', target, key) if target else "",
-        back,
-        kind,
-        target or "fleet",
-        key or "all",
-        format_html(' data-confirm="{}"', confirm) if confirm else "",
-        text,
+    which = escape(str(key))
+    aim = f'<input type="hidden" name="{target}" value="{which}">' if target else ""
+    ask = f' data-confirm="{escape(confirm)}"' if confirm else ""
+    return mark_safe(
+        f'<form method="post" action="{_commands(get_script_prefix())}">'
+        f'<input type="hidden" name="csrfmiddlewaretoken" value="{context["csrf_token"]}">'
+        f'<input type="hidden" name="kind" value="{kind}">{aim}'
+        f'<input type="hidden" name="next" value="{escape(back)}">'
+        f'<button id="{kind}-{target or "fleet"}-{which or "all"}"{ask}>{escape(text)}</button></form>'
     )
+
+
+@cache
+def _commands(prefix: str) -> str:
+    """Where commands are given, on a site below that prefix."""
+    return reverse("fleet-command")
 
 
 @register.filter
