@@ -9,4 +9,5 @@ class Accounts(AppConfig):
     name = "portal.accounts"
 
     def ready(self) -> None:
-        from portal.accounts import sessions  # noqa: F401  every log-in begins a session's age
+        # Whoever leaves a project loses its tokens; every log-in begins a session's age.
+        from portal.accounts import members, sessions  # noqa: F401

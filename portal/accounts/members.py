@@ -1,13 +1,17 @@
 """Who belongs to a project, changed by its managers and administrators: add, change a role, remove.
 
-Apart from the pages, so that the rules are in one place: a project that has a manager keeps one, and who is removed
-loses the tokens that act in it.
+Apart from the pages, so that the rules are in one place: a project that has a manager keeps one, and who leaves loses
+the tokens that act in it, whether a manager, an administrator or a claim that is gone took them out.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.db.models.signals import pre_delete, pre_save
+from django.dispatch import receiver
 
 from portal import hints
 from portal.accounts.issue import revoke
@@ -50,10 +54,23 @@ def remove(row: Membership) -> None:
     with transaction.atomic():
         _lock(row.project)
         _keep_a_manager(row)
-        for token in ApiToken.objects.filter(user=row.user, project=row.project, revoked_at=None):
-            revoke(token)
         row.delete()
     transaction.on_commit(hints.directory_changed)
+
+
+@receiver(pre_delete, sender=Membership)
+def _end_tokens(instance: Membership, **_: Any) -> None:
+    """A signal, because there are many ways out. Without it old tokens would live again when the person comes back."""
+    for token in ApiToken.objects.filter(user=instance.user_id, project=instance.project_id, revoked_at=None):
+        revoke(token)
+
+
+@receiver(pre_save, sender=Membership)
+def _end_tokens_before(instance: Membership, **_: Any) -> None:
+    """The admin may make a row another person's or project's."""
+    row = Membership.objects.filter(pk=instance.pk).first()
+    if row is not None and (row.user_id, row.project_id) != (instance.user_id, instance.project_id):
+        _end_tokens(row)
 
 
 def _lock(project: Project) -> None:

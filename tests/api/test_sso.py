@@ -8,7 +8,8 @@ import pytest
 from allauth.socialaccount.models import SocialAccount
 from django.test import Client
 
-from portal.accounts.models import ClaimRule, Membership, User
+from portal.accounts.issue import issue_token
+from portal.accounts.models import ApiToken, ClaimRule, Membership, User
 from portal.config import config
 from tests import oidc
 from tests.api.sso_world import idp as idp
@@ -113,8 +114,10 @@ def test_a_claim_gives_projects_and_takes_back_what_it_gave(
         (world.project, "manager")
     ]
     Membership.objects.create(user=kai, project=world.other)
+    tokens = [issue_token(kai, project, "laptop", ["read"])[0] for project in (world.project, world.other)]
     idp.person("s-7", realm={"groups": []})
     idp.log_in(browser, "s-7")
+    assert [ApiToken.objects.get(pk=token.pk).revoked_at is None for token in tokens] == [False, True]
     assert [row.project for row in Membership.objects.filter(user=kai)] == [world.other]
     # Closed out, no claim lets in again.
     User.objects.filter(pk=kai.pk).update(is_active=False)
