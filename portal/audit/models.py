@@ -1,5 +1,5 @@
-"""Who changed what of catalog, accounts and quotas, and who gave the fleet which command. Rows are added, never changed
-or deleted: the database refuses it."""
+"""Who changed what of catalog, accounts, quotas and webhooks, and who gave the fleet which command. Rows are added, never
+changed or deleted: the database refuses it."""
 
 from __future__ import annotations
 

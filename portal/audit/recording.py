@@ -1,14 +1,15 @@
 """A row that is saved, linked or deleted → a row that says who changed what, old → new. One place for all tables.
 
 It hangs on Django's signals, so a form, a command and a page are alike; what is to be recorded is therefore saved, not
-updated by a query. Secrets are never recorded: neither passwords nor the digests of tokens. Nor is what changes by
-itself, such as the time of a log-in.
+updated by a query. Secrets are never recorded: neither passwords nor the digests of tokens, and of webhooks' addresses
+only the host. Nor is what changes by itself, such as the time of a log-in.
 """
 
 from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db.models import Model, QuerySet
@@ -20,9 +21,11 @@ from portal.audit.models import Change
 from portal.catalog.models import Environment, Pool, Profile
 from portal.catalog.models import Model as ServedModel
 from portal.fleet.models import Command
+from portal.notices.models import Webhook
 
 WATCHED: tuple[type[Model], ...] = (
     User, Project, Membership, ClaimRule, ApiToken, Quota, Environment, Profile, Pool, ServedModel, Command,
+    Webhook,
 )  # fmt: skip
 # Lists in rows of their own: their name on either side.
 LINKS: dict[type[Model], tuple[str, str]] = {
@@ -30,6 +33,8 @@ LINKS: dict[type[Model], tuple[str, str]] = {
     ServedModel.projects.through: ("projects", "model_set"),
 }
 SECRET = {"password", "digest"}
+# The rest of a webhook's address is, with many services, all that one needs to speak there.
+ONLY_HOST = {"url"}
 OF_ITSELF = {"id", "last_login", "last_used_at", "created_at", "date_joined"}
 # What the control loop does with a command is told by decisions.
 ONLY_ADDED = (Command,)
@@ -128,7 +133,13 @@ def _value(row: Any, field: Any) -> Any:
 
 
 def _masked(fields: dict[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
-    return {name: ("(not shown)", "(not shown)") if name in SECRET else pair for name, pair in fields.items()}
+    return {name: (_hidden(name, old), _hidden(name, new)) for name, (old, new) in fields.items()}
+
+
+def _hidden(name: str, value: Any) -> Any:
+    if name in SECRET:
+        return "(not shown)"
+    return f"{urlsplit(value).hostname} (the rest is not shown)" if name in ONLY_HOST and value else value
 
 
 def _plain(value: Any) -> Any:

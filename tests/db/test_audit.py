@@ -11,6 +11,7 @@ from django.contrib.auth import authenticate
 from django.core.management import call_command
 from django.db import InternalError, connection, transaction
 from django.urls import reverse
+from django.utils import timezone
 
 from portal import hints
 from portal.accounts.issue import issue_token, revoke
@@ -20,8 +21,9 @@ from portal.audit.models import Change
 from portal.audit.recording import WATCHED
 from portal.catalog.models import Pool, Profile
 from portal.fleet.models import Command
+from portal.notices.models import Webhook
 from tests.api import world as make
-from tests.api.world import ApiClient, Person, World
+from tests.api.world import FOUND, ApiClient, Person, World, candidate_row
 
 
 @pytest.fixture
@@ -102,6 +104,77 @@ def test_a_catalog_file_leaves_the_same_trace(world: World, tmp_path: Path) -> N
     assert set(Change.objects.order_by("-id")[:3].values_list("who", flat=True)) == {
         "ada at the command line"
     }
+
+
+def test_a_webhook_leaves_a_trace_without_its_address(world: World) -> None:
+    browser = world.manager.browser
+    browser.post(reverse("notices-webhook"), {"url": "https://hooks.example.org/berth?key=canary"})
+    change = last("notices.Webhook")
+    hook = Webhook.objects.get()
+    assert (change.who, change.origin, change.action) == ("manager", "page", "added")
+    assert change.name == "webhook of manager"
+    assert change.fields["url"] == [None, "hooks.example.org (the rest is not shown)"]
+    browser.post(reverse("notices-webhook"), {"url": "https://hooks.example.org/", "project": "waves"})
+    assert last("notices.Webhook").name == "webhook of waves"
+    browser.post(reverse("notices-webhook"), {"do": "remove"})
+    gone = last("notices.Webhook")
+    assert (gone.who, gone.action, gone.key) == ("manager", "deleted", str(hook.pk))
+    told = str(list(Change.objects.values_list("fields", "name")))
+    assert "canary" not in told and hook.secret not in told
+
+
+def test_what_managers_do_leaves_a_trace(world: World) -> None:
+    browser = world.manager.browser
+    page = reverse("project", args=["waves"])
+    browser.post(page, {"username": "outsider", "role": "member"})
+    added = last("accounts.Membership", action="added")
+    assert (added.who, added.origin, added.name) == ("manager", "page", "outsider in waves")
+    row = Membership.objects.get(user=world.mate.user)
+    browser.post(reverse("project-member", args=["waves", row.pk]), {"role": "manager"})
+    changed = last("accounts.Membership", action="changed")
+    assert (changed.who, changed.fields) == ("manager", {"role": ["member", "manager"]})
+    token = ApiToken.objects.get(user=world.owner.user)
+    browser.post(reverse("project-token", args=["waves", token.pk]))
+    assert (last("accounts.ApiToken").who, list(last("accounts.ApiToken").fields)) == (
+        "manager",
+        ["revoked_at"],
+    )
+    browser.post(reverse("project-member", args=["waves", row.pk]), {"role": "none"})
+    assert (last("accounts.Membership").action, last("accounts.Membership").who) == ("deleted", "manager")
+    assert (last("accounts.ApiToken").who, last("accounts.ApiToken").key) == (
+        "manager",
+        str(ApiToken.objects.get(user=world.mate.user).pk),
+    )
+
+
+def test_a_token_of_ones_own_leaves_a_trace(world: World) -> None:
+    form = {"name": "laptop", "project": "waves", "scopes": ["read"], "days": 30}
+    assert world.owner.browser.post(reverse("tokens"), form).status_code in (200, 302)
+    made = last("accounts.ApiToken", action="added", who="owner")
+    assert made.origin == "page" and "digest" in made.fields and made.fields["digest"][1] == "(not shown)"
+    world.owner.browser.post(reverse("token-revoke", args=[made.key]))
+    assert (last("accounts.ApiToken").key, last("accounts.ApiToken").action) == (made.key, "changed")
+
+
+def test_a_model_that_is_registered_and_approved_leaves_a_trace(world: World) -> None:
+    candidate = candidate_row(world)
+    manager, operator = world.manager.browser, world.operator.browser
+    manager.post(reverse("register-again", args=[candidate.pk]))
+    assert (last("fleet.Command").who, last("fleet.Command").fields["kind"]) == ("manager", [None, "inspect"])
+    candidate.found, candidate.found_at = FOUND, timezone.now()
+    candidate.save()
+    form = {
+        "environment": "echo", "gpus": 1, "mem_mb": 500, "cap": 4, "context_tokens": 4096,
+        "load_estimate_s": 60, "keep_alive_s": 60, "description": "",
+    }  # fmt: skip
+    answer = manager.post(reverse("register-one", args=[candidate.pk]), form)
+    assert answer.status_code == 302, answer.content.decode()
+    for table in ("catalog.Pool", "catalog.Model"):
+        assert last(table, action="added").who == "manager"
+    assert last("catalog.Model", action="added").fields["enabled"] == [None, False]
+    operator.post(reverse("register-approve", args=[candidate.pk]))
+    approved = last("catalog.Model", action="changed", fields__has_key="enabled")
+    assert (approved.who, approved.fields) == ("operator", {"enabled": [False, True]})
 
 
 def test_no_secret_is_recorded(world: World) -> None:
