@@ -7,6 +7,7 @@ from typing import Any
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.db import transaction
+from django.db.models import Count, F, Max, OuterRef, Q, Subquery
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -31,13 +32,14 @@ def page(request: HttpRequest) -> HttpResponse:
     projects = list(_managed(user))
     hooks = {hook.project_id: hook for hook in Webhook.objects.filter(project__in=projects)}
     mine = Webhook.objects.filter(user=user).first()
-    last = Delivery.objects.filter(user=user)
-    if mine is not None:
-        last = last | Delivery.objects.filter(webhook=mine)
+    shown = [("", "Me", mine), *((p.slug, p.name, hooks.get(p.pk)) for p in projects)]
+    known = [hook for _, _, hook in shown if hook is not None]
+    lost = _given_up(known)
+    last = Delivery.objects.filter(Q(user=user) | Q(webhook__in=known)).select_related("webhook__project")
     context = {
         "kinds": kinds,
         "mails": bool(config().mail.host),
-        "hooks": [("", "Me", mine), *((p.slug, p.name, hooks.get(p.pk)) for p in projects)],
+        "hooks": [(slug, name, hook, lost.get(hook.pk) if hook else None) for slug, name, hook in shown],
         "last": last.order_by("-pk")[:LAST],
     }
     return render(request, "dashboard/notices.html", context)
@@ -81,6 +83,16 @@ def webhook(request: HttpRequest) -> HttpResponse:
             Webhook.objects.create(url=url[:500], **whose)
         messages.success(request, "Set. Everything that is yours to know is sent there from now on.")
     return redirect("notices")
+
+
+def _given_up(hooks: list[Webhook]) -> dict[int, dict[str, Any]]:
+    """By webhook: how many notices were given up since it last took one, and when the last of them."""
+    told = Delivery.objects.filter(webhook=OuterRef("webhook"), state=Delivery.State.SENT)
+    heard = Subquery(told.order_by("-ended_at").values("ended_at")[:1])
+    failed = Delivery.objects.filter(webhook__in=hooks, state=Delivery.State.FAILED).annotate(heard=heard)
+    since = failed.filter(Q(heard=None) | Q(ended_at__gt=F("heard")))
+    rows = since.values("webhook").annotate(number=Count("pk"), at=Max("ended_at")).order_by()
+    return {row["webhook"]: dict(row) for row in rows}
 
 
 def _try(hook: Webhook) -> None:

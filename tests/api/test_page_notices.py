@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import time
+from datetime import datetime, timedelta
 from html import unescape
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 
 from portal.notices.models import Delivery, OptOut, Webhook
 from portal.notices.post import signature
@@ -90,6 +93,39 @@ def test_a_test_is_sent_once_a_minute(world: World) -> None:
         set_hook(world.owner, do="try")
     assert 1 <= Delivery.objects.count() <= 2
     assert "A test" in world.owner.browser.get("/notices/").content.decode()
+
+
+def delivery(hook: Webhook, state: str, ended_at: datetime | None = None, **fields: Any) -> Delivery:
+    now = timezone.now()
+    return Delivery.objects.create(
+        key=str(uuid4()), kind="batch_ended", webhook=hook, subject="Batch 7 is finished", text="", state=state,
+        next_at=now, created_at=now, ended_at=None if state == "pending" else ended_at or now, **fields,
+    )  # fmt: skip
+
+
+def test_what_was_given_up_is_shown_to_whose_it_is(world: World) -> None:
+    set_hook(world.manager)
+    set_hook(world.manager, project="waves")
+    mine, projects = Webhook.objects.get(project=None), Webhook.objects.get(user=None)
+    long_ago = timezone.now() - timedelta(days=2)
+    delivery(mine, "failed", long_ago, attempts=6, error="It answered 500.")
+    delivery(mine, "sent", long_ago + timedelta(days=1))
+
+    def page(who: Person) -> str:
+        return " ".join(who.browser.get("/notices/").content.decode().split())
+
+    assert "given up, the last one" not in page(world.manager), "it took one since"
+    delivery(projects, "failed", attempts=6, error="It does not answer: TimeoutError")
+    delivery(projects, "failed", attempts=1, error="This is no URL.")
+    delivery(projects, "pending", attempts=2, error="It answered 503.")
+    shown = page(world.manager)
+    assert "2 notices could not be delivered there and were given up, the last one" in shown
+    assert shown.count("given up, the last one") == 1
+    assert "webhook of waves" in shown and "It does not answer: TimeoutError" in shown
+    assert "Given up after 6 attempts." in shown and "Given up after 1 attempt." in shown
+    assert "Tried 2 times; again at" in shown
+    for other in (world.owner, world.outsider, world.operator):
+        assert "given up" not in page(other) and "Batch 7" not in page(other)
 
 
 def test_who_cannot_be_told_is_told_that(world: World) -> None:
