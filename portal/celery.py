@@ -17,7 +17,6 @@ FILES = "scheduler.files"
 USAGE = "scheduler.usage"
 USAGE_S = 20.0  # a few thousand deltas in a busy hour
 NOTICES = "scheduler.notices"
-NOTICES_S = 15.0
 
 app = Celery("berth", broker=config().redis_url)
 app.conf.update(
@@ -39,7 +38,11 @@ app.conf.update(
         },
         "batches": {"task": BATCHES, "schedule": BATCHES_S, "options": {"expires": 2 * BATCHES_S}},
         "usage": {"task": USAGE, "schedule": USAGE_S, "options": {"expires": USAGE_S}},
-        "notices": {"task": NOTICES, "schedule": NOTICES_S, "options": {"expires": NOTICES_S}},
+        "notices": {
+            "task": NOTICES,
+            "schedule": config().notices_s,
+            "options": {"expires": max(config().notices_s, 5)},
+        },
         "files": {"task": FILES, "schedule": 3600.0, "options": {"expires": 3600.0}},
     },
 )

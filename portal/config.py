@@ -76,6 +76,8 @@ class Config:
     """The server through which notices go out: BERTH_MAIL_HOST and so on, see portal/mail.py and docs/notices.md."""
     webhook_private: bool
     """Whether webhooks may name addresses of private networks and http://. Whoever may set one can then ask them."""
+    notices_s: float
+    """Seconds between looks at what people are to be told."""
     queue_old_min: float
     """Operators hear of requests, batches' aside, that have waited for so many minutes; 0: never."""
     oidc: tuple[oidc.Provider, ...]
@@ -208,6 +210,7 @@ def parse(environ: Mapping[str, str] | None = None) -> Config:
                 oidc=oidc.read(values),
                 mail=mail.read(values),
                 webhook_private=env.bool("WEBHOOK_PRIVATE", False),
+                notices_s=env.float("NOTICES_S", 15.0),
                 queue_old_min=env.float("QUEUE_OLD_MIN", 30.0),
                 cluster=env.str("CLUSTER", "main"),
                 tick_s=env.float("TICK_S", 2.0),

@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from django.db import connection, transaction
 from psycopg2.extensions import cursor as Cursor
 
-# Any numbers that no other part of Berth uses: one loop, one who looks after batches and one who folds usage at a
-# time per database.
+# Any numbers that no other part of Berth uses: one loop, one who looks after batches, one who folds usage and one who
+# sends notices at a time per database.
 LOOP_LOCK = 0x6265727468  # "berth"
 BATCH_LOCK = 0x6261746368  # "batch"
 USAGE_LOCK = 0x7573616765  # "usage"
+NOTICES_LOCK = 0x6E6F7469  # "noti"
 
 
 @contextmanager

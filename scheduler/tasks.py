@@ -16,6 +16,7 @@ from portal.config import config
 from portal.notices.look import look as tell
 from scheduler.batches import look
 from scheduler.files import retain
+from scheduler.moves import NOTICES_LOCK, loop_lock
 from scheduler.reconcile import run_once
 from scheduler.usage import fold
 
@@ -52,7 +53,9 @@ def usage() -> None:
 
 @app.task(name=NOTICES, ignore_result=True)
 def notices() -> None:
-    tell(config())
+    with loop_lock(NOTICES_LOCK) as ours:
+        if ours:
+            tell(config())
 
 
 def wake() -> None:

@@ -140,7 +140,8 @@ class Site:
         ]
         web += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--lifespan", "on"]
         web += ["--timeout-graceful-shutdown", "5"]
-        worker = [*celery, "worker", "-l", "INFO", "-c", "2", "--without-gossip", "--without-mingle"]
+        # The loop, batches and notices hold one each at most, so none of them waits for another.
+        worker = [*celery, "worker", "-l", "INFO", "-c", "3", "--without-gossip", "--without-mingle"]
         beat = [*celery, "beat", "-s", str(self.run_dir / "site" / "beat-schedule"), "--pidfile="]
         argvs = {"web": web, "worker": worker, "beat": beat}
         return [Command(name, argv, self.env(), cwd=ROOT, grace_s=10) for name, argv in argvs.items()]

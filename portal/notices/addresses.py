@@ -37,7 +37,11 @@ def resolved(url: str, private: bool) -> tuple[str, int]:
     parts = urlsplit(url)
     assert parts.hostname is not None
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    found = [str(entry[4][0]) for entry in socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)]
+    try:
+        entries = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    except UnicodeError:  # of its codec for names of hosts, e.g. a part of more than 63 characters
+        raise Refused("This is no name of a host.") from None
+    found = [str(entry[4][0]) for entry in entries]
     for address in found:
         if not private and not _is_public(address):
             raise Refused("The host has an address of a private network.")

@@ -1,7 +1,8 @@
 """A delivery → out of the house, over SMTP or HTTP. Raises `NotSent` with what to write beside it.
 
 The webhook's call is our own few lines over http.client: it dials the address that was checked, follows no redirect,
-obeys no proxy of the environment, reads no body, and ends after `LIMIT_S` whatever the other side does.
+obeys no proxy of the environment, reads no body, and ends after `LIMIT_S` whatever the other side does; only the look
+for its address is the system's, and may take longer. Nothing here knows the database: it runs in threads.
 """
 
 from __future__ import annotations
@@ -24,14 +25,19 @@ from portal.notices.addresses import Refused, resolved
 from portal.notices.models import Delivery, Webhook
 
 LIMIT_S = 10.0
+_OF_ONE = (
+    smtplib.SMTPRecipientsRefused,
+    smtplib.SMTPSenderRefused,
+    smtplib.SMTPDataError,
+)  # the server is there
 
 
 class NotSent(Exception):
-    """`final`: trying again is no use."""
+    """`is_final`: trying again is no use. `is_silent`: nobody was there, so others on this way would fare alike."""
 
-    def __init__(self, why: str, final: bool = False) -> None:
+    def __init__(self, why: str, *, is_final: bool = False, is_silent: bool = False) -> None:
         super().__init__(why)
-        self.final = final
+        self.is_final, self.is_silent = is_final, is_silent
 
 
 def post(delivery: Delivery, config: Config) -> None:
@@ -61,16 +67,20 @@ def signature(secret: str, at: int, body: bytes) -> str:
 
 
 def call(hook: Webhook, body: bytes, config: Config) -> None:
+    ends = time.monotonic() + LIMIT_S
     try:
         address, port = resolved(hook.url, config.webhook_private)
     except Refused as error:
-        raise NotSent(str(error), final=True) from None
+        raise NotSent(str(error), is_final=True) from None
     except OSError as error:
-        raise NotSent(f"The host is not known: {error.strerror}") from None
+        raise NotSent(f"The host is not known: {error.strerror}", is_silent=True) from None
+    left_s = ends - time.monotonic()
+    if left_s <= 0:
+        raise NotSent("No name server answers.", is_silent=True)
     parts = urlsplit(hook.url)
     assert parts.hostname is not None
     link = _Dialled(parts.hostname, address, port, parts.scheme == "https")
-    cut = threading.Timer(LIMIT_S, link.cut)
+    cut = threading.Timer(left_s, link.cut)
     cut.start()
     try:
         headers = {
@@ -81,7 +91,7 @@ def call(hook: Webhook, body: bytes, config: Config) -> None:
         link.request("POST", f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}", body, headers)
         status = link.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        raise NotSent(f"It does not answer: {type(error).__name__}") from None
+        raise NotSent(f"It does not answer: {type(error).__name__}", is_silent=True) from None
     finally:
         cut.cancel()
         link.close()
@@ -120,12 +130,14 @@ class _Dialled(http.client.HTTPConnection):
 def _mail(delivery: Delivery, config: Config) -> None:
     user = delivery.user
     if user is None or not user.email or not user.is_active or not config.mail.host:
-        raise NotSent("There is no address to send it to.", final=True)
+        raise NotSent("There is no address to send it to.", is_final=True)
     text = f"{delivery.text}\n\n-- \nBerth. Which mails you get you say here: {_site(config)}/notices/\n"
     try:
         EmailMessage(" ".join(delivery.subject.split()), text, to=[user.email]).send()
-    except (OSError, smtplib.SMTPException) as error:
-        raise NotSent(f"The mail server: {type(error).__name__}") from None
+    except OSError as error:
+        raise NotSent(
+            f"The mail server: {type(error).__name__}", is_silent=not isinstance(error, _OF_ONE)
+        ) from None
 
 
 def _site(config: Config) -> str:

@@ -10,6 +10,7 @@ import pytest
 from django.utils import timezone
 
 from portal.config import config
+from portal.notices import post
 from portal.notices.addresses import Refused, checked, resolved
 from portal.notices.models import Webhook
 from portal.notices.post import NotSent, call
@@ -54,6 +55,13 @@ def test_one_address_inside_is_one_too_many(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(socket, "getaddrinfo", answers("93.184.216.34", "10.0.0.1"))
     with pytest.raises(Refused):
         resolved("https://hooks.example/", private=False)
+
+
+def test_an_address_that_is_found_too_late_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", answers("93.184.216.34"))
+    monkeypatch.setattr(post, "LIMIT_S", 0)
+    with pytest.raises(NotSent, match="No name server answers"):
+        call(Webhook(pk=1, url="https://hooks.example/", created_at=timezone.now()), b"{}", config())
 
 
 def test_a_name_that_changes_its_mind_gains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
