@@ -66,6 +66,8 @@ from hypothesis import settings
 from psycopg2.extensions import connection as Connection
 from whitenoise.middleware import WhiteNoiseMiddleware  # type: ignore[import-untyped]
 
+from tests import sinks
+from tests.sinks import Mailbox
 from tests.slurm.whole import PARTITIONS, QUICK, Whole
 
 # The same examples in every run, so that a change is judged by what it changes. Look for new ones with
@@ -153,11 +155,23 @@ def pg(test_dsn: str) -> Iterator[Connection]:
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
-    """One whole Berth for the tests that need every part of it."""
+def letters() -> Iterator[Mailbox]:
+    """All that the whole Berth sends by mail."""
+    with sinks.mailbox() as box:
+        yield box
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory, letters: Mailbox) -> Iterator[Whole]:
+    """One whole Berth for the tests that need every part of it. Its webhooks may go to loopback."""
     folder = tmp_path_factory.mktemp("whole")
     progress = Progress()
     model = demomodel.ensure(progress)
     spec = SlurmSpec(nodes=2, sched_interval_s=1, preemption=True, partitions=PARTITIONS)
-    with berth.running(folder, model, progress, spec, QUICK) as running:
+    out = {
+        "BERTH_MAIL_HOST": "127.0.0.1",
+        "BERTH_MAIL_PORT": str(letters.port),
+        "BERTH_WEBHOOK_PRIVATE": "true",
+    }
+    with berth.running(folder, model, progress, spec, QUICK | out) as running:
         yield Whole(running)

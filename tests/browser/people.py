@@ -1,20 +1,33 @@
-"""What the browser's tests of a whole Berth share: people who log in, and somebody of another project."""
+"""What the browser's tests of a whole Berth share: people who log in, and the files that they hand in."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from playwright.async_api import Browser, Page, expect
 
-from tests.slurm.whole import Whole
+from tests.slurm.whole import POOL, Whole
 
 STRANGER, PASSWORD = "stranger", "correct horse battery"
+# Who manages a project of their own, who belongs to none, and who gets mail.
+MANAGER, NEWCOMER, READER = "maya", "noor", "rita"
+ADDRESS = f"{READER}@example.org"
 _MAKE = f"""
+from django.contrib.auth.hashers import make_password
 from portal.accounts.models import Membership, Project, User
-user = User.objects.create_user({STRANGER!r}, password={PASSWORD!r})
-Membership.objects.create(user=user, project=Project.objects.create(slug="elsewhere", name="Elsewhere"))
+hashed = make_password({PASSWORD!r})  # takes a moment on purpose: once for all
+def person(name, slug="", role="member", email=""):
+    user = User.objects.create(username=name, email=email, password=hashed)
+    if slug:
+        project, _ = Project.objects.get_or_create(slug=slug, defaults={{"name": slug.title()}})
+        Membership.objects.create(user=user, project=project, role=role)
+person({STRANGER!r}, "elsewhere")
+person({MANAGER!r}, "reef", "manager")
+person({NEWCOMER!r})
+person({READER!r}, "demo", email={ADDRESS!r})
 """
 
 
@@ -39,8 +52,43 @@ async def logged_in(
     assert wrong == []
 
 
-def stranger(whole: Whole) -> tuple[str, str]:
-    """Name and password of somebody who belongs to another project."""
+def known(whole: Whole, name: str) -> tuple[str, str]:
+    """Name and password of one of those above, who are made at their first use."""
     if not whole.one("SELECT count(*) FROM accounts_user WHERE username = %s", STRANGER):
         whole.site.manage(["shell", "-v", "0", "-c", _MAKE])
-    return STRANGER, PASSWORD
+    return name, PASSWORD
+
+
+def lines(*texts: str) -> bytes:
+    """A batch's file."""
+    return b"".join(
+        json.dumps(
+            {
+                "custom_id": f"line-{n}",
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": {"model": POOL, "messages": [{"role": "user", "content": text}]},
+            }
+        ).encode()
+        + b"\n"
+        for n, text in enumerate(texts)
+    )
+
+
+async def hand_in(page: Page, name: str, content: bytes) -> None:
+    await page.goto("/batches/")
+    file = {"name": name, "mimeType": "application/jsonl", "buffer": content}
+    await page.get_by_label("File").set_input_files(file)  # type: ignore[arg-type]
+    await page.get_by_role("button", name="Upload and start").click()
+    await expect(page.get_by_role("heading", name=name)).to_be_visible()
+
+
+async def new_token(page: Page, name: str) -> str:
+    """Its text, which the page shows once."""
+    await page.get_by_role("link", name="Tokens", exact=True).click()
+    await page.get_by_label("Name").fill(name)
+    await page.get_by_role("button", name="Make the token").click()
+    text = await page.locator("#token").inner_text()
+    await page.reload()
+    await expect(page.locator("#token")).to_have_count(0)
+    return text

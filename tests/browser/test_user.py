@@ -10,7 +10,7 @@ import openai
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.browser.people import logged_in, stranger
+from tests.browser.people import STRANGER, hand_in, known, lines, logged_in, new_token
 from tests.slurm.whole import POOL, Whole
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
@@ -20,18 +20,9 @@ SCREENSHOTS = Path(__file__).resolve().parents[2] / "screenshots"
 PAGES = {
     "models": "/", "playground": "/playground/", "requests": "/requests/", "batches": "/batches/",
     "usage": "/usage/", "usage-7d": "/usage/?span=7d&by=project", "tokens": "/tokens/", "projects": "/projects/",
+    "notices": "/notices/",
     "help": "/help/",
 }  # fmt: skip
-
-
-async def new_token(page: Page, name: str) -> str:
-    await page.get_by_role("link", name="Tokens", exact=True).click()
-    await page.get_by_label("Name").fill(name)
-    await page.get_by_role("button", name="Make the token").click()
-    text = await page.locator("#token").inner_text()
-    await page.reload()
-    await expect(page.locator("#token")).to_have_count(0)
-    return text
 
 
 async def ask_in_the_playground(page: Page, model: str, text: str, answer: str | re.Pattern[str]) -> None:
@@ -39,29 +30,6 @@ async def ask_in_the_playground(page: Page, model: str, text: str, answer: str |
     await page.get_by_label("Message").fill(text)
     await page.keyboard.press("Enter")
     await expect(page.locator("li.assistant span")).to_have_text(answer, timeout=COLD_MS)
-
-
-def lines(*texts: str) -> bytes:
-    return b"".join(
-        json.dumps(
-            {
-                "custom_id": f"line-{n}",
-                "method": "POST",
-                "url": "/v1/chat/completions",
-                "body": {"model": POOL, "messages": [{"role": "user", "content": text}]},
-            }
-        ).encode()
-        + b"\n"
-        for n, text in enumerate(texts)
-    )
-
-
-async def hand_in(page: Page, name: str, content: bytes) -> None:
-    await page.goto("/batches/")
-    file = {"name": name, "mimeType": "application/jsonl", "buffer": content}
-    await page.get_by_label("File").set_input_files(file)  # type: ignore[arg-type]
-    await page.get_by_role("button", name="Upload and start").click()
-    await expect(page.get_by_role("heading", name=name)).to_be_visible()
 
 
 async def test_a_person_makes_a_token_chats_with_a_cold_model_and_runs_a_batch(
@@ -114,7 +82,7 @@ async def test_a_person_makes_a_token_chats_with_a_cold_model_and_runs_a_batch(
         await expect(request).to_be_visible()
         one = await request.get_attribute("href") or ""
 
-    async with logged_in(browser, whole, *stranger(whole)) as page:
+    async with logged_in(browser, whole, *known(whole, STRANGER)) as page:
         for path in ("/requests/", "/batches/", "/tokens/"):
             await page.goto(path)
             await expect(page.get_by_text("None yet.").first).to_be_visible()

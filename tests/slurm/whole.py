@@ -47,6 +47,7 @@ QUICK = {
     "BERTH_PILOT_IDLE_S": "1",
     "BERTH_HAND_OVER_MARGIN_S": "30",
     "BERTH_LEASE_WAIT_S": "2",
+    "BERTH_NOTICES_S": "1",
 }
 WORDS = "one two three four five six seven eight nine ten eleven twelve"
 
@@ -188,7 +189,8 @@ class Whole:
         )  # fmt: skip
 
     def empty(self) -> None:
-        """No job, no live pilot, no live request: where each scenario begins."""
+        """No job, no live pilot, no live request, no model that somebody wants awake: where each scenario begins."""
+        self.rows("UPDATE fleet_poolstate SET interest_until = NULL")
         live = "SELECT count(*) FROM ledger_request WHERE state IN ('queued', 'running')"
         self.until(lambda: self.one(live) == 0, what="an empty queue")
         self.slurm.cancel_jobs()
