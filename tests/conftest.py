@@ -119,10 +119,13 @@ WhiteNoiseMiddleware.add_files_from_finders = _static_once
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes: a file stays in one of them, and so do all that share the one whole Berth."""
+    """With several processes: a file stays in one of them, and so do all that share the one whole Berth, which are
+    begun first, since nothing takes as long."""
     for item in items:
         whole = "whole" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("whole" if whole else item.nodeid.partition("::")[0]))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: "whole" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture

@@ -4,11 +4,15 @@ the environment that a job script gives it.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
@@ -20,6 +24,8 @@ from tests.flow.gpuworker_portal import KEY, PILOT, TOKEN, WITHIN_S, FakePortal,
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_S = 90.0
+_short = Path(tempfile.mkdtemp(prefix="b-"))
+atexit.register(shutil.rmtree, _short, ignore_errors=True)
 
 
 class Worker:
@@ -84,12 +90,17 @@ def alive(pid: int) -> bool:
         return False
 
 
+def scratch_of(folder: Path) -> Path:
+    """Stands for this folder in a place short enough for sockets, which pytest's own is not in every process."""
+    return _short / hashlib.sha256(str(folder).encode()).hexdigest()[:8]
+
+
 @contextlib.contextmanager
 def started(
     secret: wire.Secret, folder: Path, env: Mapping[str, str] | None = None, secret_mode: int = 0o600
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The supervisor as a job script starts it; whatever it leaves is ended. Its log is `job.log` in the folder."""
-    scratch = folder / "s"
+    scratch = scratch_of(folder)
     scratch.mkdir(exist_ok=True)
     path = folder / "secret.json"
     path.write_bytes(wire.dumps(secret))
@@ -126,7 +137,7 @@ def worker(
     """Below the fake portal."""
     secret = wire.Secret(PILOT, portal.url, TOKEN, KEY)
     with started(secret, folder, env, secret_mode) as process:
-        yield Worker(process, portal, folder / "s", folder / "job.log")
+        yield Worker(process, portal, scratch_of(folder), folder / "job.log")
 
 
 @contextlib.contextmanager
