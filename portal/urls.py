@@ -12,6 +12,9 @@ admin.site.site_title = "Berth"
 admin.site.index_title = "Tables"
 admin.site.site_url = None  # our own template has the way back
 
+handler403 = "portal.dashboard.errors.not_allowed"
+handler404 = "portal.dashboard.errors.not_found"
+
 urlpatterns: list[URLPattern | URLResolver] = [
     path("api/v1/", include("portal.api.urls")),
     path("admin/login/", RedirectView.as_view(pattern_name="login", query_string=True)),

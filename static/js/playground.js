@@ -104,6 +104,13 @@ async function* events(answer) {
   }
 }
 
+// The list of models was true when the page was loaded.
+const STATES = { ready: "Ready", starting: "Starting", not_loaded: "Not loaded", unavailable: "Unavailable" };
+function mark(name, residency) {
+  const option = [...at("model").options].find((one) => one.value === name);
+  if (option) option.textContent = `${name} · ${STATES[residency] ?? residency}`;
+}
+
 const span = (s) => (s < 120 ? `${Math.round(s)} s` : `${Math.round(s / 60)} min`);
 
 // While it waits: place, time and reason; and models that would answer at once.
@@ -118,7 +125,9 @@ async function wait(said, model) {
   const answer = await fetch(form.dataset.modelsUrl, { headers: { Accept: "application/json" } });
   if (!answer.ok || running !== here || at("waiting").hidden) return;
   const ours = new Set([...at("model").options].map((option) => option.value));
-  const ready = (await answer.json()).results
+  const all = (await answer.json()).results;
+  all.forEach((one) => mark(one.name, one.phase.residency));
+  const ready = all
     .filter((one) => one.phase.residency === "ready" && one.name !== model && ours.has(one.name))
     .map((one) => one.name);
   const shown = [...at("instead").children].map((button) => button.value);
@@ -161,6 +170,7 @@ async function answerWith(model) {
       const more = event.data.choices?.[0]?.delta?.content;
       if (!more) continue;
       waitsNoMore();
+      if (!words) mark(model, "ready");
       words ??= show("assistant", "", model);
       text += more;
       words.append(more); // text, whatever is in it

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.test import Client
+from django.db import connection
+from django.http import Http404
+from django.test import Client, RequestFactory
+from django.urls import get_resolver
 from django.utils import timezone
 
+from portal.accounts.models import User
 from portal.catalog.models import Pool
+from portal.dashboard import errors
 from portal.fleet.models import Cluster, Command, Decision, Pilot, PilotLog, PoolState
 from tests.api.world import CANARY_BODY, CANARY_RESULT, PASSWORD, World, pilot_row, replica_row, request_row
 
@@ -204,3 +210,23 @@ def test_every_static_file_that_pages_name_is_served(world: World) -> None:
 def test_an_unknown_page_is_a_page(world: World) -> None:
     answer = world.owner.browser.get("/nothing")
     assert answer.status_code == 404 and "leads nowhere" in answer.content.decode()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_error_page_leaves_no_connection_behind_on_its_thread() -> None:
+    """Django makes it on one where no request ends."""
+    request = RequestFactory().get("/nothing-here/")
+    request.user = User.objects.create_user("eve", password=None)
+
+    def made() -> tuple[int, bool]:
+        answer = errors.not_found(request, Http404())
+        return answer.status_code, "Berth is not set up yet" in answer.content.decode()
+
+    def left() -> bool:
+        return connection.connection is not None
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(made).result() == (404, True), "it asked the database"
+        assert not thread.submit(left).result()
+    handlers: list[object] = [get_resolver().resolve_error_handler(status) for status in (403, 404)]
+    assert handlers == [errors.not_allowed, errors.not_found]

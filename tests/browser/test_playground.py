@@ -49,6 +49,7 @@ async def test_a_cold_model_says_why_and_then_answers_as_it_comes(page: tuple[Pl
     await plane.open()
     await expect(tab.locator("li.assistant span")).to_have_text("hello world", timeout=60_000)
     await expect(tab.locator("#waiting")).to_be_hidden()
+    await expect(tab.get_by_label("Model").locator("option:checked")).to_have_text("demo · Ready")
     (seen,) = plane.ingress.seen
     assert (seen.body["temperature"], seen.body["max_tokens"], seen.body["model"]) == (0.5, 12, "demo")
     # Also after the page was loaded anew the model hears what was said before.
