@@ -6,9 +6,10 @@ up both, so a number is right at any moment, before a fold, after it, and after 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 
 from psycopg2.extensions import cursor as Cursor
@@ -22,6 +23,8 @@ _NUMBERS = "requests, failed, prompt_tokens, completion_tokens, gpu_s"
 _KINDS = """LATERAL (VALUES ('all', ''), ('model', model), ('project', project_id::text), ('user', user_id::text))
   kinds (kind, name)"""
 AT_ONCE = 20_000  # that one fold takes
+_COARSER = {"hour": "day", "day": "month"}
+_CANDIDATES = 10  # for each place among the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +75,8 @@ def fold(cur: Cursor, most: int = AT_ONCE) -> int:
            total AS (
              INSERT INTO ledger_usagetotal (step, kind, name, at, {_NUMBERS})
              SELECT step, kind, name, date_trunc(step, at, 'UTC'), {_SUMS}
-             FROM gone, (VALUES ('hour'), ('day')) steps (step), {_KINDS} GROUP BY 1, 2, 3, 4
-             ON CONFLICT (kind, step, at, name) DO UPDATE SET
+             FROM gone, (VALUES ('hour'), ('day'), ('month')) steps (step), {_KINDS} GROUP BY 1, 2, 3, 4
+             ON CONFLICT (kind, step, name, at) DO UPDATE SET
                requests = ledger_usagetotal.requests + excluded.requests,
                failed = ledger_usagetotal.failed + excluded.failed,
                prompt_tokens = ledger_usagetotal.prompt_tokens + excluded.prompt_tokens,
@@ -98,23 +101,33 @@ def of_projects(cur: Cursor, projects: Sequence[int], since: datetime, step: Ste
 
 def of_everybody(cur: Cursor, kind: Kind, most: int, since: datetime, step: Step) -> list[Total]:
     """What all requests used, of the `most` models, projects or people with the most of them, and of the others in one.
-    Reads sums of one kind, however many requests, people and projects × models there are. Three queries."""
-    named, everything = _totals(kind), _totals("all")
-    within: dict[str, object] = {"step": step, "since": since}
+
+    Three queries, and few rows however many people there are: whole days or months say who may be among the first, and
+    only of those the hours or days are read. Who was among the first in the time asked for and far behind in the whole
+    days or months around it is taken for one of the others."""
     cur.execute(
-        f"SELECT name FROM ({named}) spent GROUP BY 1 ORDER BY sum(requests) DESC, 1 LIMIT %(most)s",
-        {**within, "most": most},
+        f"""SELECT name FROM ({_totals(kind)}) spent GROUP BY 1 ORDER BY sum(requests) DESC, 1 LIMIT %(most)s""",
+        {"step": _COARSER[step], "since": _begin(since, step), "most": most * _CANDIDATES},
     )
-    within["names"] = [name for (name,) in cur.fetchall()]
-    cur.execute(
-        f"SELECT at, name, {_SUMS} FROM ({named}) spent WHERE name = ANY(%(names)s) GROUP BY 1, 2", within
-    )
+    within = {"step": step, "since": since, "names": [name for (name,) in cur.fetchall()]}
+    cur.execute(f"SELECT at, name, {_SUMS} FROM ({_totals(kind, named=True)}) spent GROUP BY 1, 2", within)
     found = [_total(row) for row in cur.fetchall()]
-    cur.execute(f"SELECT at, NULL, {_SUMS} FROM ({everything}) spent GROUP BY 1", within)
-    rests = (_less(_total(row), [one for one in found if one.at == row[0]]) for row in cur.fetchall())
+    requests: Counter[str | None] = Counter()
+    for one in found:
+        requests[one.name] += one.requests
+    first = {name for name, _ in sorted(requests.items(), key=lambda item: (-item[1], item[0] or ""))[:most]}
+    shown = [one for one in found if one.name in first]
+    cur.execute(f"SELECT at, NULL, {_SUMS} FROM ({_totals('all')}) spent GROUP BY 1", within)
+    rests = (_less(_total(row), [one for one in shown if one.at == row[0]]) for row in cur.fetchall())
     return sorted(
-        [*found, *(rest for rest in rests if rest.requests)], key=lambda one: (one.at, one.name or "")
+        [*shown, *(rest for rest in rests if rest.requests)], key=lambda one: (one.at, one.name or "")
     )
+
+
+def _begin(since: datetime, step: Step) -> datetime:
+    """Of the day or month that holds it."""
+    day = since.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return day if step == "hour" else day.replace(day=1)
 
 
 def every_name(cur: Cursor, kind: Kind, since: datetime, step: Step) -> list[Total]:
@@ -126,12 +139,13 @@ def every_name(cur: Cursor, kind: Kind, since: datetime, step: Step) -> list[Tot
     return [_total(row) for row in cur.fetchall()]
 
 
-def _totals(kind: str) -> str:
-    """Sums, and the deltas that are not in them yet. `kind` is a word of ours."""
+def _totals(kind: str, *, named: bool = False) -> str:
+    """Sums, and the deltas that are not in them yet; `named`: of these only. `kind` is a word of ours."""
+    only = "AND name = ANY(%(names)s)" if named else ""
     return f"""SELECT at, name, {_NUMBERS} FROM ledger_usagetotal
-        WHERE kind = '{kind}' AND step = %(step)s AND at >= %(since)s
+        WHERE kind = '{kind}' AND step = %(step)s AND at >= %(since)s {only}
       UNION ALL SELECT date_trunc(%(step)s, at, 'UTC'), name, {_NUMBERS} FROM ledger_usagedelta, {_KINDS}
-        WHERE kind = '{kind}' AND at >= %(since)s"""
+        WHERE kind = '{kind}' AND at >= %(since)s {only}"""
 
 
 def _total(row: tuple[datetime, str | None, int, int, int, int, float]) -> Total:

@@ -53,7 +53,7 @@ class UsageTotal(Sums):
     """Everybody's, folded along: of all together, of each model, of each project and of each person. For pages that
     show the whole site, which would else add up as many rows as there are people × projects × models."""
 
-    step = models.CharField(max_length=4, choices=[("hour", "hour"), ("day", "day")])
+    step = models.CharField(max_length=5, choices=[(word, word) for word in ("hour", "day", "month")])
     kind = models.CharField(
         max_length=7, choices=[(word, word) for word in ("all", "model", "project", "user")]
     )
@@ -63,8 +63,9 @@ class UsageTotal(Sums):
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["kind", "step", "at", "name"], name="usage_total_once")
+            models.UniqueConstraint(fields=["kind", "step", "name", "at"], name="usage_total_once")
         ]
+        indexes = [models.Index(fields=["kind", "step", "at"], name="usage_total_by_time")]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name} at {self.at:%Y-%m-%d %H:00}"
