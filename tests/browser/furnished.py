@@ -57,8 +57,9 @@ def furnish(now: datetime | None = None) -> Furnished:
     now = now or timezone.now()
     world = build()
     admin = User.objects.create_superuser("root", password=None)
+    fresh = now + timedelta(hours=1)  # however long somebody looks at the pages
     Cluster.objects.create(
-        name="main", tried_at=now, answered_at=now, ticked_at=now, orphans={}, jobs={}, paused=False
+        name="main", tried_at=fresh, answered_at=fresh, ticked_at=fresh, orphans={}, jobs={}, paused=False
     )
     Model.objects.filter(name="surf").update(
         description="A small model for questions about waves.", context_tokens=32768
