@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import Field, QuerySet
 from django.db.models.functions import Length
 from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
@@ -163,10 +163,10 @@ class DepthAdmin(ReadOnlyAdmin[Depth]):
 class UsageAdmin(ReadOnlyAdmin[Usage]):
     list_display = ["at", "step", "project_id", "user_id", "model", "requests", "failed", "gpu_s"]
     list_filter = ["step"]
-    search_fields = ["=model"]
+    search_fields = ["=user_id"]
+    search_help_text = "The number of a user. By model or project, see the totals."
     ordering = ["-id"]
     sortable_by = ()
-    show_full_result_count = False
 
 
 @admin.register(UsageTotal)
@@ -176,7 +176,18 @@ class UsageTotalAdmin(ReadOnlyAdmin[UsageTotal]):
     search_fields = ["=name"]
     ordering = ["-id"]
     sortable_by = ()
-    show_full_result_count = False
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[UsageTotal], search_term: str
+    ) -> tuple[QuerySet[UsageTotal], bool]:
+        """The index begins with kind and step, so a name is looked for in all of them by their words."""
+        found, twice = super().get_search_results(request, queryset, search_term)
+        if search_term:
+            for column in ("kind", "step"):
+                field = UsageTotal._meta.get_field(column)
+                assert isinstance(field, Field)
+                found = found.filter(**{f"{column}__in": [word for word, _ in field.flatchoices]})
+        return found, twice
 
 
 @admin.register(UsageDelta)

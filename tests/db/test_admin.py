@@ -14,8 +14,8 @@ from django.urls import reverse
 
 from portal.accounts.models import ApiToken, Membership, Project, Quota, User
 from portal.catalog.models import Model, Pool
-from portal.fleet.models import Command
-from portal.ledger.models import Request
+from portal.fleet.models import Command, FleetEvent
+from portal.ledger.models import Request, Usage, UsageTotal
 from tests.api.world import CANARY_BODY, CANARY_RESULT, ApiClient, Person, World
 from tests.db.admin_site import act, admin_url
 from tests.db.admin_site import root as root
@@ -183,3 +183,20 @@ def test_pages_carry_the_content_security_policy(root: ApiClient) -> None:
 
 def test_an_unknown_row_is_not_an_error_page(root: ApiClient) -> None:
     assert root.get(admin_url(Request, "change", uuid4())).status_code == 302
+
+
+@pytest.mark.parametrize(
+    ("model", "word", "found"),
+    [(Usage, "1", 1), (Usage, "2", 0), (Usage, "surf", 0), (UsageTotal, "surf", 1), (UsageTotal, "tide", 0)],
+)
+def test_sums_of_what_was_used_are_found_by_what_an_index_knows(
+    root: ApiClient, model: type[Row], word: str, found: int
+) -> None:
+    page = root.get(admin_url(model, "changelist") + f"?q={word}")
+    assert page.context["cl"].result_count == found
+
+
+@pytest.mark.parametrize(("query", "found"), [("?new=hot", 1), ("?new=up", 0), ("", 1)])
+def test_moves_are_filtered_by_the_states_that_there_may_be(root: ApiClient, query: str, found: int) -> None:
+    page = root.get(admin_url(FleetEvent, "changelist") + query)
+    assert page.context["cl"].result_count == found and "?new=draining" in page.content.decode()
