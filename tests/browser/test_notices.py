@@ -35,7 +35,7 @@ async def test_a_person_is_told_what_they_asked_to_be_told(
     def slowly(handler: BaseHTTPRequestHandler) -> None:
         """Answers once the mail is there and the loop went on: a look that waits for it would wait in vain."""
         whole.until(mails, 5, "the mail, beside a receiver that does not answer yet")
-        whole.ticks(2)
+        whole.ticks(1)
         says(200)(handler)
 
     with sinks.receiver() as sink:
