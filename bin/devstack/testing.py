@@ -1,7 +1,8 @@
 """Turns a bare machine into a finished test run: packages, environments, lint, services, pytest.
 
-One test after the other; `bin/test -n 4 --dist loadgroup` runs several beside each other, each process with a database
-and a Redis of its own. On two cores some that wait with a deadline may miss it.
+One test after the other; `bin/test -n 2 --dist loadgroup --tb=native` runs several beside each other, each process
+with a database and a Redis of its own. (In such a process pytest's own way to print a failure may itself fail with a
+SystemError of CPython 3.11's ast; Python's own way does not.)
 
 Separate from pytest's own fixtures because those may only assume the portal's environment; what lies below
 it, and the one PostgreSQL and Redis that all layers share, is made here.
