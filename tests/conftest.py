@@ -118,6 +118,7 @@ def _static_once(self: Any) -> None:
 WhiteNoiseMiddleware.add_files_from_finders = _static_once
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several processes: a file stays in one of them, and so do all that share the one whole Berth, which are
     begun first, since nothing takes as long."""
