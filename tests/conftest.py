@@ -118,17 +118,6 @@ def _static_once(self: Any) -> None:
 WhiteNoiseMiddleware.add_files_from_finders = _static_once
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes: a file stays in one of them, and so do all that share the one whole Berth, which are
-    begun first, since nothing takes as long."""
-    for item in items:
-        whole = "whole" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("whole" if whole else item.nodeid.partition("::")[0]))
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: "whole" not in getattr(item, "fixturenames", ()))
-
-
 @pytest.fixture
 def redis() -> Iterator[redis_library.Redis]:
     """The run's Redis, empty."""

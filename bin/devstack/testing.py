@@ -1,8 +1,9 @@
 """Turns a bare machine into a finished test run: packages, environments, lint, services, pytest.
 
-One test after the other; `bin/test -n 2 --dist loadgroup --tb=native` runs several beside each other, each process
-with a database and a Redis of its own. (In such a process pytest's own way to print a failure may itself fail with a
-SystemError of CPython 3.11's ast; Python's own way does not.)
+One test after the other; `bin/test -n 2 --dist loadfile --tb=native` runs several files beside each other, each process
+with a database, a Redis and a whole Berth of its own. (Not loadgroup: pytest-xdist 3.8 writes the groups where pytest 9.2
+does not look. And in such a process pytest's own way to print a failure may itself fail with a SystemError of CPython
+3.11's ast; Python's own way does not.)
 
 Separate from pytest's own fixtures because those may only assume the portal's environment; what lies below
 it, and the one PostgreSQL and Redis that all layers share, is made here.
