@@ -49,6 +49,8 @@ STEPS = {
     "first_token": "First token",
     "done": "Ended",
 }
+# What the code says of an event → what people read.
+SAYS = {"client_left": "whoever asked for it went away"}
 
 
 @login_required
@@ -142,7 +144,10 @@ def shown_one(user: User, id: UUID) -> dict[str, Any]:
         "bar": bar(told, now),
         "told": told,
         "steps": [(STEPS[step], at) for step, at in told.times.items() if at is not None],
-        "events": RequestEvent.objects.filter(request_id=row.id).order_by("id")[:MOST_EVENTS],
+        "events": [
+            (event.at, event.kind, SAYS.get(event.detail, event.detail))
+            for event in RequestEvent.objects.filter(request_id=row.id).order_by("id")[:MOST_EVENTS]
+        ],
         "result": _result(row) if mine else None,
         "keep_days": config().result_keep_days,
     }

@@ -139,7 +139,7 @@ def test_the_examples_name_the_model_and_the_address_that_one_came_by(world: Wor
 
 def test_who_belongs_to_no_project_is_told_what_to_do(world: World) -> None:
     Membership.objects.all().delete()
-    assert "ask its manager or an administrator" in text(world.owner.browser)
+    assert "ask the manager of one, or an administrator" in text(world.owner.browser)
 
 
 def test_many_models_take_as_many_queries_as_one(world: World) -> None:

@@ -199,9 +199,14 @@ def test_a_failed_request_says_why_and_what_happened_to_it(world: World) -> None
     RequestEvent.objects.create(
         request_id=row.id, at=timezone.now(), kind="requeued", attempt=2, detail="its job ended"
     )
+    left = request_row(world, "cancelled", error_code="client_left")
+    RequestEvent.objects.create(
+        request_id=left.id, at=timezone.now(), kind="cancelled", attempt=1, detail="client_left"
+    )
     page = text(world.owner.browser, f"/requests/{row.id}/")
     assert "The engine died 3 times." in page and "requeued: its job ended" in page
     assert "Why it does not run yet" not in page
+    assert "cancelled: whoever asked for it went away" in text(world.owner.browser, f"/requests/{left.id}/")
 
 
 def test_the_bar_names_the_parts_of_a_cold_start_and_the_table_every_step(world: World) -> None:

@@ -151,8 +151,15 @@ def test_how_a_token_stands(world: World, left: int, says: str) -> None:
 
 
 def test_who_left_the_project_sees_that_the_token_is_dead(world: World) -> None:
+    said = r"</span> ([A-Z][a-z ]+)</span>"
     Membership.objects.filter(user=world.owner.user).delete()
-    assert "no longer in this project" in world.owner.browser.get("/tokens/").content.decode()
+    assert re.findall(said, world.owner.browser.get("/tokens/").content.decode()) == ["Revoked"]
+
+
+def test_a_token_of_a_closed_project_says_so(world: World) -> None:
+    world.project.is_active = False
+    world.project.save()
+    assert "The project is closed." in world.owner.browser.get("/tokens/").content.decode()
 
 
 def test_the_page_costs_as_many_queries_with_fifty_tokens(

@@ -24,6 +24,7 @@ from portal.fleet.models import (
     Sample,
 )
 from portal.ledger.models import Batch, File, Payload, Request, RequestEvent
+from portal.notices.models import Delivery, Webhook
 from tests.api.world import World, build, candidate_row, pilot_row, replica_row, request_row
 
 LOG = "12:00:03 loading weights\n12:00:31 engine is ready\n" * 12
@@ -73,6 +74,7 @@ def furnish(now: datetime | None = None) -> Furnished:
     pilot = _fleet(world, now)
     _story(world, pilot, now)
     _samples(now)
+    _notices(world, now)
     done, waiting, failed = _requests(world, pilot, now)
     return Furnished(world, admin, done, waiting, failed, pilot, _batches(world, now), candidate_row(world))
 
@@ -142,6 +144,19 @@ def _samples(now: datetime) -> None:
         for n in range(180)
         if not 60 < n < 75
     )  # fmt: skip
+
+
+def _notices(world: World, now: datetime) -> None:
+    """A webhook of the owner's that was given up once and is tried again."""
+    hook = Webhook.objects.create(user=world.owner.user, url="https://hooks.example.org/berth?key=4711")
+    for n, (state, attempts, error) in enumerate((("sent", 1, ""), ("failed", 6, "It answered 500."),
+                                                  ("pending", 2, "It does not answer: TimeoutError"))):  # fmt: skip
+        at = now - timedelta(hours=9 - 4 * n)
+        Delivery.objects.create(
+            key=f"batch:{n}", kind="batch_ended", webhook=hook, subject=f"Batch {n} is finished", text="2 of 2.",
+            state=state, attempts=attempts, error=error, next_at=now + timedelta(minutes=9), created_at=at,
+            ended_at=None if state == "pending" else at,
+        )  # fmt: skip
 
 
 def _requests(world: World, pilot: Pilot, now: datetime) -> tuple[Request, Request, Request]:

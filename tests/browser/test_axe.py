@@ -29,7 +29,7 @@ SHOTS = checkout.ROOT / "screenshots"
 FILES = ("/input", "/output", "/errors", "/csv")  # to take away
 MAIN = (
     "accounts.User", "accounts.Project", "accounts.Quota", "catalog.Profile", "catalog.Pool", "catalog.Model",
-    "ledger.Request", "fleet.Decision",
+    "ledger.Request", "fleet.Decision", "audit.Change",
 )  # fmt: skip
 
 
