@@ -11,7 +11,7 @@ import redis as redis_library
 from django.test import Client
 
 from portal.accounts.issue import issue_token, revoke
-from portal.accounts.models import ApiToken, Membership
+from portal.accounts.models import ApiToken, Membership, Project
 from portal.config import config
 from portal.ledger.models import Payload, Request
 from tests.api.world import BODY, CHAT, ApiClient, World
@@ -129,8 +129,11 @@ def test_tokens_that_do_not_let_in_are_told_apart(world: World) -> None:
     refused(ask(minted.text), 401, "token_unknown")
     row, minted = issue_token(user, project, "n", ["read"])
     refused(ask(minted.text), 403, "scope_missing")
-    Membership.objects.filter(user=user).delete()
+    Project.objects.update(is_active=False)
     refused(ask(world.owner.token), 401, "token_disabled")
+    Project.objects.update(is_active=True)
+    Membership.objects.filter(user=user).delete()
+    refused(ask(world.owner.token), 401, "token_revoked")
 
 
 def test_a_401_says_how_to_authenticate(world: World) -> None:
