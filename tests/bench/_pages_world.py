@@ -130,9 +130,8 @@ def ask() -> list[dict[str, Any]]:
     found = []
     for page in pages():
         client = clients[page.caller]
-        with CaptureQueriesContext(connection) as seen:
-            answer = _got(client, page)
-        queries = list(seen.captured_queries)
+        # That a session is in use is written down once a minute, by whichever page: twice in a row it is not.
+        answer, queries = min((_counted(client, page) for _ in range(2)), key=lambda one: len(one[1]))
         took, ours = [], []
         for _ in range(ROUNDS):
             began, began_cpu = time.perf_counter(), time.process_time()
@@ -152,6 +151,12 @@ def ask() -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _counted(client: Client, page: Page) -> tuple[Any, list[dict[str, str]]]:
+    with CaptureQueriesContext(connection) as seen:
+        answer = _got(client, page)
+    return answer, list(seen.captured_queries)
 
 
 def door() -> dict[str, str]:
