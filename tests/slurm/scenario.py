@@ -90,6 +90,13 @@ class Scenario:
             if kind not in beside
         ]
 
+    def replaced(self, lost: str) -> None:
+        """One job ended, with `lost` in its reason, and another was started for those that wait. Which of the two rows
+        comes first is up to the moment of a tick: an agent gives back what it ran before its job is over."""
+        [over] = [reason for kind, reason in self.story() if kind == "ended"]
+        assert lost in over
+        self.told(("launch", "waiting for echo"), ("launch", "requests waiting for echo"), beside={"ended"})
+
     def told(self, *expected: tuple[str, str], beside: Collection[str] = ()) -> None:
         """The rows are these and no others: each of this kind, with these words in its reason."""
         story = self.story(beside)
