@@ -3,24 +3,23 @@
 What comes out is drawn by `dashboard/_chart.html` as SVG, with the table behind it (decisions/0015). Colours are
 classes, because the Content-Security-Policy allows no inline style. Shapes lie in a picture that is stretched to the
 page's width; texts stand beside it at places in per cent, so that they are never stretched. What there are hundreds of,
-shapes and cells, is written here: a template takes ten times as long.
+shapes and cells, is written here: a template takes more than ten times as long.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from datetime import datetime
 from typing import Literal
 
 from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
 
+from portal.dashboard import axes
+from portal.dashboard.axes import Of, Words, compact
+
 Kind = Literal["bars", "areas", "lines"]
-Of = Literal["numbers", "counts", "seconds"]
-Words = Callable[[float], str]
 
 WIDTH = 1000.0  # of what is stretched
 HEIGHT = 160.0  # of what is drawn: pixels
@@ -29,14 +28,6 @@ BELOW = 22.0  # room for the times
 COLOURS = 6  # classes c0 … c5; `REST` is for all that has none of its own
 REST = "rest"
 _BAR = 0.8  # of a bar's slot that is filled
-_GRID_LINES = 4
-_SIZES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-_TIMES = 6  # so many fit side by side on a phone
-_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
-# How far apart numbers of seconds may stand at an axis, and times below it, both as clocks have them.
-_CLOCK = (1, 2, 5, 10, 15, 30, *(_MINUTE * n for n in (1, 2, 5, 10, 15, 30)), *(_HOUR * n for n in (1, 2, 3, 4, 6, 12)),
-          _DAY, 2 * _DAY, 7 * _DAY)  # fmt: skip
-_MONDAY = datetime(1970, 1, 5, tzinfo=UTC)  # weeks are counted from one
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +115,8 @@ def draw(
     `words`: how a value is written; `clock`: how a moment is."""
     words = words or compact
     series = [_coloured(one, n) for n, one in enumerate(series)]
-    scale = _scale(_highest(kind, series, len(moments)), of)
-    axis = _span(scale[1]) if of == "seconds" else compact
+    scale = axes.scale(_highest(kind, series, len(moments)), of)
+    axis = axes.in_one_unit(scale[1]) if of == "seconds" else compact
     texts = [moment.strftime(clock) for moment in moments]
     if kind == "bars":
         shapes, xs = list(_bars(series, texts, scale[-1], words)), _slots(len(moments))
@@ -138,7 +129,7 @@ def draw(
         kind,
         shapes,
         [Mark(round(ABOVE + _y(value, scale[-1]), 1), axis(value)) for value in scale],
-        _times(xs, moments),
+        [_below(xs[i], text) for i, text in axes.times(moments)],
         [Key(one.colour, one.name, words(_sum(one)) if kind == "bars" else "") for one in series],
         [(text, [_cell(one.values[i], words) for one in series]) for i, text in enumerate(texts)],
     )
@@ -149,13 +140,6 @@ def _row(row: tuple[str, list[str]]) -> str:
     return f'<tr><th scope="row" class="num">{escape(row[0])}</th>{cells}</tr>'
 
 
-def compact(value: float) -> str:
-    """Three digits: 1234 → 1.23k."""
-    value = float(f"{value:.3g}")
-    size, letter = next(((s, x) for s, x in _SIZES if abs(value) >= s), (1.0, ""))
-    return f"{value / size:g}{letter}"
-
-
 def _coloured(one: Series, n: int) -> Series:
     return Series(one.name, one.values, one.colour or (f"c{n}" if n < COLOURS else REST))
 
@@ -163,30 +147,6 @@ def _coloured(one: Series, n: int) -> Series:
 def _highest(kind: Kind, series: Sequence[Series], moments: int) -> float:
     at = [[one.values[i] or 0.0 for one in series] for i in range(moments)]
     return max((max(values, default=0.0) if kind == "lines" else sum(values) for values in at), default=0.0)
-
-
-def _scale(highest: float, of: Of) -> list[float]:
-    """Round numbers from 0 to at least `highest`: whole ones of things that are counted, and of time such as clocks
-    have."""
-    if highest <= 0:
-        return [0.0, 1.0]
-    rough = highest / _GRID_LINES * 0.999
-    if of == "seconds":
-        step = float(next((step for step in _CLOCK if step >= rough), math.ceil(rough / _DAY) * _DAY))
-    else:
-        rough = max(rough, 1.0) if of == "counts" else rough
-        size = 10.0 ** math.floor(math.log10(rough))
-        round_ones = (size * n for n in (1, 2, 2.5, 5, 10))
-        step = next(n for n in round_ones if n >= rough and (of != "counts" or n.is_integer()))
-    return [step * n for n in range(math.ceil(highest / step * 0.999) + 1)]
-
-
-def _span(step: float) -> Words:
-    """Seconds at an axis of such steps: all of them in one unit."""
-    size, unit = next(
-        ((s, u) for s, u in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min")) if step % s == 0), (1, "s")
-    )
-    return lambda value: f"{value / size:g} {unit}" if value else "0"
 
 
 def _y(value: float, top: float) -> float:
@@ -258,24 +218,6 @@ def _runs(known: Sequence[bool]) -> Iterator[tuple[int, int]]:
 
 def _points(edge: Sequence[tuple[float, float]], top: float) -> str:
     return " ".join(f"{x:.1f},{_y(value, top):.1f}" for x, value in edge)
-
-
-def _times(xs: Sequence[float], moments: Sequence[datetime]) -> list[Mark]:
-    """Few, at the moments that a clock or a calendar would choose: whole hours, days, Mondays."""
-    apart = min((b - a for a, b in pairwise(moments)), default=timedelta(seconds=1)).total_seconds()
-    marks: list[Mark] = []
-    for step in _CLOCK:
-        if step < apart:
-            continue
-        clock = "%d %b" if step >= _DAY else "%H:%M"
-        marks = [
-            _below(x, at.strftime(clock))
-            for x, at in zip(xs, moments, strict=True)
-            if (at - _MONDAY).total_seconds() % step == 0
-        ]
-        if len(marks) <= _TIMES:
-            break
-    return marks
 
 
 def _below(x: float, text: str) -> Mark:

@@ -20,12 +20,11 @@ from portal.catalog.models import Model, Profile
 from portal.dashboard.fragments import unchanged_is_304
 from portal.errors import ApiError
 from portal.fleet.models import Command
-from portal.fleet.phase import Phase, Residency
+from portal.fleet.phase import Phase
 from portal.notices import wishes
-from portal.residency import residency
+from portal.residency import residency, soonest
 
 MOST_MODELS = 50
-LIKELIEST: tuple[Residency, ...] = ("ready", "starting", "not_loaded", "unavailable")  # to answer soon
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +42,11 @@ class Line:
 def page(request: HttpRequest) -> HttpResponse:
     told = shown(request)
     asked = request.GET.get("use", "")
-    use = (
-        asked
-        if asked and _usable(told["projects"]).filter(name=asked).exists()
-        else _shown_first(told["models"])
-    )
+    if asked and _usable(told["projects"]).filter(name=asked).exists():
+        use = asked
+    else:
+        first = soonest(told["models"])
+        use = first.model.name if first else ""
     told |= {"use": use, "asked": asked == use and bool(use), "base_url": request.build_absolute_uri("/v1")}
     told["may_register"] = registering.may_register(caller(request))
     return render(request, "dashboard/home.html", told)
@@ -99,12 +98,6 @@ def shown(request: HttpRequest) -> dict[str, Any]:
         "more": more.urlencode() if more["after"] else "",
         "query": request.GET.urlencode(),
     }
-
-
-def _shown_first(lines: list[Line]) -> str:
-    """The model of the example, while nobody chose one: one that answers at once, else one that can be started."""
-    names = {line.phase.residency: line.model.name for line in reversed(lines)}
-    return next((names[word] for word in LIKELIEST if word in names), "")
 
 
 def _usable(mine: list[Project]) -> QuerySet[Model]:

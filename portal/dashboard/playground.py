@@ -18,9 +18,8 @@ from portal.accounts.models import Project, User
 from portal.api import access
 from portal.api.access import caller
 from portal.catalog.models import Model
-from portal.dashboard.home import LIKELIEST
 from portal.dashboard.templatetags.berth import STATES
-from portal.residency import residency
+from portal.residency import residency, soonest
 
 NAME = "Playground"
 MOST_MODELS = 200  # to choose from; the models' page leads here with any of them
@@ -40,7 +39,8 @@ def page(request: HttpRequest) -> HttpResponse:
         offered += chats.filter(name=wanted)
     rows = residency(offered)
     if all(row.model.name != wanted for row in rows):
-        wanted = min(rows, key=lambda row: LIKELIEST.index(row.phase.residency)).model.name if rows else ""
+        first = soonest(rows)
+        wanted = first.model.name if first else ""
     context = {
         "projects": projects,
         "project": project,

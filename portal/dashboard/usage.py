@@ -25,7 +25,8 @@ from portal import taken
 from portal.accounts.models import ApiToken, Project, User
 from portal.api import finding
 from portal.api.access import caller, managed
-from portal.dashboard.charts import COLOURS, REST, Chart, Of, Series, draw
+from portal.dashboard.axes import Of
+from portal.dashboard.charts import COLOURS, REST, Chart, Series, draw
 from portal.dashboard.fragments import unchanged_is_304
 from portal.dashboard.requests import WHOSE
 from portal.gateway.policy.limits import WORDS

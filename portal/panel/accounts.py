@@ -147,7 +147,6 @@ class ApiTokenAdmin(ReadOnlyAdmin[ApiToken]):
     list_filter = ["expires_at", ("revoked_at", admin.EmptyFieldListFilter)]
     search_fields = ["prefix", "name", "user__username", "project__slug"]
     list_select_related = ["user", "project"]
-    show_full_result_count = False
     fields = [
         "prefix", "name", "user", "project", "scopes", "standing", "created_at", "expires_at", "revoked_at",
         "last_used_at",

@@ -94,15 +94,8 @@ def run(ctx: Bench) -> dict[str, float]:
 
 def seat(site: Site, seats: int) -> None:
     """Every pool gets so many."""
-    site.manage(
-        [
-            "shell",
-            "-v",
-            "0",
-            "-c",
-            f"from portal.catalog.models import Pool; Pool.objects.update(cap={seats})",
-        ]
-    )
+    code = f"from portal.catalog.models import Pool; Pool.objects.update(cap={seats})"
+    site.manage(["shell", "-v", "0", "-c", code])
 
 
 def write_lines(path: Path, count: int, model: str) -> Path:

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.template.loader import render_to_string
 
-from portal.dashboard.charts import HEIGHT, WIDTH, Series, compact, draw
+from portal.dashboard.axes import compact
+from portal.dashboard.charts import HEIGHT, WIDTH, Series, draw
 
 START = datetime(2026, 11, 20, 12, tzinfo=UTC)
 

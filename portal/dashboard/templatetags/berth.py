@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from functools import cache
 from html import escape
 from typing import Any
 
 from django import template
-from django.urls import get_script_prefix, reverse
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
@@ -104,18 +103,12 @@ def button(
     aim = f'<input type="hidden" name="{target}" value="{which}">' if target else ""
     ask = f' data-confirm="{escape(confirm)}"' if confirm else ""
     return mark_safe(
-        f'<form method="post" action="{_commands(get_script_prefix())}">'
+        f'<form method="post" action="{reverse("fleet-command")}">'
         f'<input type="hidden" name="csrfmiddlewaretoken" value="{context["csrf_token"]}">'
         f'<input type="hidden" name="kind" value="{kind}">{aim}'
         f'<input type="hidden" name="next" value="{escape(back)}">'
         f'<button id="{kind}-{target or "fleet"}-{which or "all"}"{ask}>{escape(text)}</button></form>'
     )
-
-
-@cache
-def _commands(prefix: str) -> str:
-    """Where commands are given, on a site below that prefix."""
-    return reverse("fleet-command")
 
 
 @register.filter
