@@ -62,7 +62,7 @@ from devstack.say import Progress
 from devstack.slurmconf import SlurmSpec
 from django.db import connections
 from django.test import TransactionTestCase
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from psycopg2.extensions import connection as Connection
 from whitenoise.middleware import WhiteNoiseMiddleware  # type: ignore[import-untyped]
 
@@ -71,8 +71,10 @@ from tests.sinks import Mailbox
 from tests.slurm.whole import PARTITIONS, QUICK, Whole
 
 # The same examples in every run, so that a change is judged by what it changes. Look for new ones with
-# `pytest --hypothesis-profile=default`, also before touching a policy.
-settings.register_profile("everyday", derandomize=True)
+# `pytest --hypothesis-profile=default`, also before touching a policy. How long one takes is the machine's affair.
+settings.register_profile(
+    "everyday", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("everyday")
 
 _OURS = (

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email import message_from_bytes
+from email.header import decode_header, make_header
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -26,6 +27,11 @@ class Mailbox:
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
         self.mails.append(message_from_bytes(envelope.content))
         return "250 OK"
+
+    def subjects(self, to: str) -> list[str]:
+        """Of all that this address got, oldest first."""
+        found = [mail["Subject"] for mail in self.mails if mail["To"] == to]
+        return [str(make_header(decode_header(subject))) for subject in found]
 
 
 @contextlib.contextmanager

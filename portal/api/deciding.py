@@ -10,11 +10,11 @@ from datetime import datetime
 from uuid import UUID
 
 from django.core.exceptions import ValidationError
-from django.db.models import QuerySet
+from django.db.models import OuterRef, QuerySet, Subquery
 
 from portal.api import targets
 from portal.api.moments import FORMS, moment
-from portal.fleet.models import Command, Decision
+from portal.fleet.models import Command, Decision, Pilot
 
 # What the policies decide; what is done about unknown jobs and bad nodes; what befell the fleet; and the commands
 # that move nothing by themselves.
@@ -50,6 +50,11 @@ def decisions(asked: Mapping[str, str], now: datetime) -> QuerySet[Decision]:
     if word := asked.get("until"):
         rows = rows.filter(at__lte=moment("until", word, now))
     return rows
+
+
+def with_jobs(rows: QuerySet[Decision]) -> QuerySet[Decision]:
+    """Each with `job`, the number of its pilot's Slurm job: what people know a pilot by. None before it has one."""
+    return rows.annotate(job=Subquery(Pilot.objects.filter(pk=OuterRef("pilot")).values("job_id")[:1]))
 
 
 def _pool(word: str) -> str:

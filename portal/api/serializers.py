@@ -12,6 +12,13 @@ from portal.fleet.models import Command, Decision, Pilot, Replica
 from portal.gateway.asked import APIS
 
 
+class Seconds(serializers.FloatField):
+    """In milliseconds' steps: more digits would be noise."""
+
+    def to_representation(self, value: Any) -> float:  # type: ignore[override]  # a number, whatever the stubs say
+        return round(float(value), 3)
+
+
 class Submission(serializers.Serializer[Any]):
     """A request that nobody waits for on a connection."""
 
@@ -47,10 +54,10 @@ class Timeline(serializers.Serializer[Any]):
     first_token = serializers.DateTimeField(allow_null=True)
     done = serializers.DateTimeField(allow_null=True)
     pilot = PilotOfRequest(allow_null=True)
-    queue_s = serializers.FloatField(allow_null=True)
-    slurm_s = serializers.FloatField(allow_null=True)
-    load_s = serializers.FloatField(allow_null=True)
-    engine_s = serializers.FloatField(allow_null=True)
+    queue_s = Seconds(allow_null=True)
+    slurm_s = Seconds(allow_null=True)
+    load_s = Seconds(allow_null=True)
+    engine_s = Seconds(allow_null=True)
 
 
 class Failure(serializers.Serializer[Any]):
@@ -80,7 +87,7 @@ class RequestBrief(serializers.Serializer[Any]):
 class PartOut(serializers.Serializer[Any]):
     name = serializers.ChoiceField(choices=["quota", "queue", "slurm", "load"])
     text = serializers.CharField()
-    seconds = serializers.FloatField(allow_null=True, help_text="What is left of it; null: unknown.")
+    seconds = Seconds(allow_null=True, help_text="What is left of it; null: unknown.")
 
 
 class Why(serializers.Serializer[Any]):
@@ -88,7 +95,7 @@ class Why(serializers.Serializer[Any]):
 
     reason = serializers.CharField()
     next_step = serializers.CharField(help_text="What to do about it; empty: nothing, it goes on by itself.")
-    eta_s = serializers.FloatField(allow_null=True, help_text="Null: unknown.")
+    eta_s = Seconds(allow_null=True, help_text="Null: unknown.")
     parts = PartOut(many=True)
 
 

@@ -12,7 +12,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import connection
-from django.db.models import Case, Exists, OuterRef, Q, When
+from django.db.models import Case, Exists, OuterRef, Q, QuerySet, When
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -98,7 +98,7 @@ def decided(request: HttpRequest) -> HttpResponse:
             rows = rows.filter(pk__lt=int(before))
     except ValidationError as refusal:
         rows, error = Decision.objects.none(), " ".join(refusal.messages)
-    found = list(rows[: MOST_DECISIONS + 1])
+    found = list(deciding.with_jobs(rows)[: MOST_DECISIONS + 1])
     older = request.GET.copy()
     if len(found) > MOST_DECISIONS:
         older["before"] = str(found[MOST_DECISIONS - 1].pk)
@@ -159,11 +159,15 @@ def shown(request: HttpRequest) -> dict[str, Any]:
         "find": find,
         "query": request.GET.urlencode(),
         "held_profiles": ProfileState.objects.filter(latched_at__isnull=False).select_related("profile"),
-        "decisions": Decision.objects.order_by("-id")[:LAST_DECISIONS],
+        "decisions": _last_decisions(Decision.objects.all()),
         "commands": Command.objects.select_related("created_by", "pilot", "replica").order_by("-id")[
             :LAST_COMMANDS
         ],
     }
+
+
+def _last_decisions(rows: QuerySet[Decision]) -> QuerySet[Decision]:
+    return deciding.with_jobs(rows).order_by("-id")[:LAST_DECISIONS]
 
 
 def _pools(find: str, now: datetime) -> list[Pool]:
@@ -192,6 +196,6 @@ def shown_pilot(id: UUID) -> dict[str, Any]:
         "pilot": row,
         "replicas": row.replicas.order_by("wanted_at"),
         "log": PilotLog.objects.filter(pilot=row).first(),
-        "decisions": Decision.objects.filter(pilot=row.id).order_by("-id")[:LAST_DECISIONS],
+        "decisions": _last_decisions(Decision.objects.filter(pilot=row.id)),
         "events": FleetEvent.objects.filter(pilot=row.id).order_by("-id")[:LAST_DECISIONS],
     }

@@ -186,14 +186,14 @@ def in_line(phase: Phase, position: int | None) -> Phase:
         queue = Part("queue", place, left_s)
         hold = f" {phase.reason}" if phase.reason else ""
         reason = f"The model is loaded, and its places are taken; {place}.{hold}"
-        return replace(phase, reason=reason, eta_s=left_s, parts=(queue,))
+        return replace(phase, reason=reason, eta_s=_sum((queue,)), parts=(queue,))
     # Once it is loaded, so many run at once.
     turns = max(0, position - phase.seats)
     after_s = 0.0 if turns == 0 else None
     if turns and phase.service_s is not None:
         after_s = phase.service_s * turns / phase.seats
     parts = (*phase.parts, Part("queue", place, after_s))
-    eta_s = None if phase.eta_s is None or after_s is None else phase.eta_s + after_s
+    eta_s = None if phase.eta_s is None or after_s is None else round(phase.eta_s + after_s, 1)
     return replace(phase, reason=f"{phase.reason} {_sentence(place)}", eta_s=eta_s, parts=parts)
 
 
@@ -204,7 +204,7 @@ def _starting(begin: str, parts: tuple[Part, ...]) -> Phase:
 
 def _sum(parts: tuple[Part, ...]) -> float | None:
     known = [part.seconds for part in parts if part.seconds is not None]
-    return sum(known) if len(known) == len(parts) else None
+    return round(sum(known), 1) if len(known) == len(parts) else None
 
 
 def _silence(facts: PoolFacts, now: float) -> str:

@@ -23,23 +23,22 @@ from portal.errors import ApiError
 from portal.gateway import asked as asking
 from portal.gateway.again import Again
 from portal.gateway.background import Background
-from portal.gateway.batches import PATH as BATCHES
 from portal.gateway.batches import Batches
 from portal.gateway.call import Call
-from portal.gateway.catalog import Caller, ModelEntry
+from portal.gateway.catalog import Caller
 from portal.gateway.directory import Directory
 from portal.gateway.exchange import Exchange, Gone, Scope
-from portal.gateway.files import PATH as FILES
 from portal.gateway.files import Files
 from portal.gateway.forward import Forward
 from portal.gateway.hold import Hold
 from portal.gateway.keeper import Keeper
 from portal.gateway.limits import Limits
+from portal.gateway.offered import Offered
 from portal.gateway.order import HEADER as PRIORITY
 from portal.gateway.order import priority
 from portal.gateway.replay import Replay
-from portal.gateway.responses import PREFIX as RESPONSE
 from portal.gateway.responses import Responses
+from portal.gateway.routes import LOOK, USE, Route, Routes
 from portal.gateway.serve import Serve
 from portal.gateway.slots import Slots
 from portal.gateway.wake import Wake
@@ -47,13 +46,7 @@ from portal.gateway.writer import HEARTBEAT_S, Writer
 
 log = logging.getLogger(__name__)
 
-_MODELS = "/v1/models"
 _READY_S = 10.0
-
-
-def _either(method: str) -> tuple[str, ...]:
-    """Scopes of which a token needs one: to look, or to change something."""
-    return ("inference", "read") if method == "GET" else ("inference",)
 
 
 class Gateway:
@@ -82,9 +75,6 @@ class Gateway:
         self._again = Again(self.id, self.directory, self.writer, replay, config)
         self._background = Background(self.slots, self.writer, self._waits)
         self._limits = Limits(self.slots, self.directory, config.limits)
-        self._responses = Responses(self._database)
-        self._files = Files(config, self._database)
-        self._batches = Batches(self._database)
         self._serve = Serve(
             self.id,
             self.slots,
@@ -96,6 +86,32 @@ class Gateway:
             config.poison_after,
             self._again.leave,
             self._limits,
+        )
+        self.routes = self._routes(
+            Responses(self._database),
+            Offered(self.directory),
+            Files(config, self._database),
+            Batches(self._database),
+        )
+
+    def _routes(self, responses: Responses, models: Offered, files: Files, batches: Batches) -> Routes:
+        return Routes(
+            [
+                *(Route("POST", api, USE, self._infer) for api in sorted(asking.APIS)),
+                Route("GET", "/v1/responses/{id}", LOOK, responses.show),
+                Route("POST", "/v1/responses/{id}/cancel", USE, responses.cancel),
+                Route("GET", "/v1/models", LOOK, models.listing),
+                Route("GET", "/v1/models/{model}", LOOK, models.show),
+                Route("GET", "/v1/files", LOOK, files.listing),
+                Route("POST", "/v1/files", USE, files.create),
+                Route("GET", "/v1/files/{file}", LOOK, files.show),
+                Route("DELETE", "/v1/files/{file}", USE, files.delete),
+                Route("GET", "/v1/files/{file}/content", LOOK, files.content),
+                Route("GET", "/v1/batches", LOOK, batches.listing),
+                Route("POST", "/v1/batches", USE, batches.create),
+                Route("GET", "/v1/batches/{batch}", LOOK, batches.show),
+                Route("POST", "/v1/batches/{batch}/cancel", USE, batches.cancel),
+            ]
         )
 
     async def start(self) -> None:
@@ -126,10 +142,12 @@ class Gateway:
         await self.slots.close()
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        id_ = uuid.uuid4()
-        ex = Exchange(scope, receive, send, str(id_))
+        ex = Exchange(scope, receive, send, str(uuid.uuid4()))
         try:
-            await self._route(ex, id_)
+            route, name = self.routes.find(scope["method"], scope["path"])
+            told = await route.serve(ex, await self._caller(ex, *route.scopes), name)
+            if told is not None:
+                await ex.answer(200, json.dumps(told).encode())
         except ApiError as error:
             await ex.fail(error)
         except Gone:
@@ -137,26 +155,6 @@ class Gateway:
         except Exception:
             log.exception("request %s", ex.request_id)  # the traceback shows code, not bodies
             await ex.fail(ApiError("internal"))
-
-    async def _route(self, ex: Exchange, id_: uuid.UUID) -> None:
-        path, method = ex.scope["path"], ex.scope["method"]
-        if path in asking.APIS:
-            if method != "POST":
-                raise ApiError("method_not_allowed", detail="POST")
-            await self._infer(ex, id_, await self._caller(ex, "inference"))
-        elif path.startswith(RESPONSE):
-            scopes = ("inference", "read") if method == "GET" else ("inference",)
-            await self._responses.serve(ex, await self._caller(ex, *scopes))
-        elif path == _MODELS or path.startswith(_MODELS + "/"):
-            if method != "GET":
-                raise ApiError("method_not_allowed", detail="GET")
-            await self._models(ex, path, await self._caller(ex, "inference", "read"))
-        elif path == FILES or path.startswith(FILES + "/"):
-            await self._files.handle(ex, path, await self._caller(ex, *_either(method)))
-        elif path == BATCHES or path.startswith(BATCHES + "/"):
-            await self._batches.handle(ex, path, await self._caller(ex, *_either(method)))
-        else:
-            raise ApiError("not_found")
 
     async def _caller(self, ex: Exchange, *scopes: str) -> Caller:
         """Whose token this is, if it has one of the scopes. Raises ApiError."""
@@ -181,7 +179,7 @@ class Gateway:
         self.writer.used(uuid.UUID(ex.request_id), caller.token_id)
         return caller
 
-    async def _infer(self, ex: Exchange, id_: uuid.UUID, caller: Caller) -> None:
+    async def _infer(self, ex: Exchange, caller: Caller, _: str) -> None:
         body = await ex.read(self._config.max_body_bytes)
         asked = asking.read(ex.scope["path"], body)
         model = await self.directory.model(asked.model, caller.project_id)
@@ -191,7 +189,7 @@ class Gateway:
         if phase.residency == "unavailable":
             raise ApiError("model_unavailable", detail=phase.named(asked.model).reason)
         call = Call(
-            id=id_,
+            id=uuid.UUID(ex.request_id),
             ex=ex,
             asked=asked,
             caller=caller,
@@ -209,30 +207,3 @@ class Gateway:
         finally:
             self._again.end(call)
             self._limits.leave(call)
-
-    async def _models(self, ex: Exchange, path: str, caller: Caller) -> None:
-        if path == _MODELS:
-            data = [self._describe(entry) for entry in self.directory.models(caller.project_id)]
-            answer: dict[str, Any] = {"object": "list", "data": data}
-        else:
-            name = path.removeprefix(_MODELS + "/")
-            entry = await self.directory.model(name, caller.project_id)
-            if entry is None:
-                raise ApiError("model_not_found", detail=name[:128], param="model")
-            answer = self._describe(entry)
-        await ex.answer(200, json.dumps(answer).encode())
-
-    def _describe(self, entry: ModelEntry) -> dict[str, Any]:
-        phase = self.directory.phase(entry.pool).named(entry.name)
-        return {
-            "id": entry.name,
-            "object": "model",
-            "created": entry.created,
-            "owned_by": "berth",
-            "berth": {
-                "residency": phase.residency,
-                "eta_s": phase.eta_s,
-                "reason": phase.reason,
-                "context_tokens": entry.context_tokens,
-            },
-        }

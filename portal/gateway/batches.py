@@ -21,10 +21,9 @@ from portal.gateway import owned
 from portal.gateway.catalog import Caller
 from portal.gateway.exchange import Exchange
 from portal.ledger.batches import intake, reading, transitions
-from portal.ledger.batches.reading import BatchRow, Owner
+from portal.ledger.batches.reading import BatchRow
 from portal.ledger.batches.values import NewBatch
 
-PATH = "/v1/batches"
 _PREFIX = "batch_"
 _BODY_BYTES = 64 * 1024
 
@@ -33,58 +32,49 @@ class Batches:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def handle(self, ex: Exchange, path: str, caller: Caller) -> None:
-        """Raises ApiError. The caller's token may do what the method does."""
-        method, owner = ex.scope["method"], owned.owner_of(caller)
-        if path == PATH:
-            if method not in ("GET", "POST"):
-                raise ApiError("method_not_allowed", detail="GET or POST")
-            answer = await (self._create(ex, caller) if method == "POST" else self._list(ex, owner))
-        else:
-            name, _, verb = path.removeprefix(PATH + "/").partition("/")
-            id_ = owned.read_id(_PREFIX, name, "batch_not_found")
-            if verb not in ("", "cancel"):
-                raise ApiError("not_found")
-            wanted = "POST" if verb else "GET"
-            if method != wanted:
-                raise ApiError("method_not_allowed", detail=wanted)
-            answer = await (self._cancel(id_, owner) if verb else self._find(id_, owner))
-        await ex.answer(200, json.dumps(answer).encode())
-
-    async def _create(self, ex: Exchange, caller: Caller) -> dict[str, Any]:
+    async def create(self, ex: Exchange, caller: Caller, _: str) -> dict[str, Any]:
         new = _new(await ex.read(_BODY_BYTES), caller)
         if not await owned.ask(self._database, partial(transitions.create, batch=new)):
             raise ApiError("file_not_found", param="input_file_id")
         await asyncio.to_thread(_wake)
-        return await self._find(new.id, owned.owner_of(caller))
+        return await self._find(new.id, caller)
 
-    async def _list(self, ex: Exchange, owner: Owner) -> dict[str, Any]:
+    async def listing(self, ex: Exchange, caller: Caller, _: str) -> dict[str, Any]:
         asked = owned.query(ex)
         most = owned.limit(asked, usual=20, most=100)
         after = asked.get("after")
-        from_id = None if after is None else owned.read_id(_PREFIX, after, "batch_not_found")
-        work = partial(reading.batches, owner=owner, after=from_id, most=most + 1)
+        from_id = None if after is None else _id(after)
+        work = partial(reading.batches, owner=owned.owner_of(caller), after=from_id, most=most + 1)
         rows = await owned.ask(self._database, work)
         return owned.page([describe(row) for row in rows], most)
 
-    async def _find(self, id_: UUID, owner: Owner) -> dict[str, Any]:
-        row = await owned.ask(self._database, partial(reading.batch, id_=id_, owner=owner))
+    async def show(self, ex: Exchange, caller: Caller, name: str) -> dict[str, Any]:
+        return await self._find(_id(name), caller)
+
+    async def cancel(self, ex: Exchange, caller: Caller, name: str) -> dict[str, Any]:
+        id_ = _id(name)
+
+        def work(cur: Cursor) -> bool:
+            return transitions.ask_cancel(cur, id_, datetime.now(UTC))
+
+        found = await self._find(id_, caller)
+        if await owned.ask(self._database, work):
+            await asyncio.to_thread(_wake)
+        elif found["status"] not in ("cancelling", "cancelled"):
+            status = (await self._find(id_, caller))["status"]
+            if status not in ("cancelling", "cancelled"):
+                raise ApiError("conflict", detail=f"The batch is {status} and cannot be cancelled any more.")
+        return await self._find(id_, caller)
+
+    async def _find(self, id_: UUID, caller: Caller) -> dict[str, Any]:
+        row = await owned.ask(self._database, partial(reading.batch, id_=id_, owner=owned.owner_of(caller)))
         if row is None:
             raise ApiError("batch_not_found")
         return describe(row)
 
-    async def _cancel(self, id_: UUID, owner: Owner) -> dict[str, Any]:
-        def work(cur: Cursor) -> bool:
-            return transitions.ask_cancel(cur, id_, datetime.now(UTC))
 
-        found = await self._find(id_, owner)
-        if await owned.ask(self._database, work):
-            await asyncio.to_thread(_wake)
-        elif found["status"] not in ("cancelling", "cancelled"):
-            status = (await self._find(id_, owner))["status"]
-            if status not in ("cancelling", "cancelled"):
-                raise ApiError("conflict", detail=f"The batch is {status} and cannot be cancelled any more.")
-        return await self._find(id_, owner)
+def _id(name: str) -> UUID:
+    return owned.read_id(_PREFIX, name, "batch_not_found")
 
 
 def _wake() -> None:

@@ -7,7 +7,6 @@ A batch's output may be downloaded while it grows: what is committed is complete
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -24,10 +23,9 @@ from portal.gateway.catalog import Caller
 from portal.gateway.exchange import Exchange
 from portal.ledger.batches import intake, reading, transitions
 from portal.ledger.batches.intake import Draft
-from portal.ledger.batches.reading import FileRow, Owner
+from portal.ledger.batches.reading import FileRow
 from portal.ledger.contents import Contents, parts
 
-PATH = "/v1/files"
 _PREFIX = "file-"
 _LEAST_KEPT_S = 3600
 
@@ -38,32 +36,8 @@ class Files:
         self._database = database
         self._contents = Contents(config.files_dir)
 
-    async def handle(self, ex: Exchange, path: str, caller: Caller) -> None:
-        """Raises ApiError. The caller's token may do what the method does."""
-        method, owner = ex.scope["method"], owned.owner_of(caller)
-        if path == PATH and method == "POST":
-            answer = await self._create(ex, owner)
-        elif path == PATH and method == "GET":
-            answer = await self._list(ex, owner)
-        elif path == PATH:
-            raise ApiError("method_not_allowed", detail="GET or POST")
-        else:
-            name, _, rest = path.removeprefix(PATH + "/").partition("/")
-            id_ = owned.read_id(_PREFIX, name, "file_not_found")
-            if rest == "content" and method == "GET":
-                await self._content(ex, id_, owner)
-                return
-            if rest not in ("", "content"):
-                raise ApiError("not_found")
-            if rest == "" and method == "GET":
-                answer = describe(await self._find(id_, owner))
-            elif rest == "" and method == "DELETE":
-                answer = await self._delete(id_, owner)
-            else:
-                raise ApiError("method_not_allowed", detail="GET" if rest else "GET or DELETE")
-        await ex.answer(200, json.dumps(answer).encode())
-
-    async def _create(self, ex: Exchange, owner: Owner) -> dict[str, Any]:
+    async def create(self, ex: Exchange, caller: Caller, _: str) -> dict[str, Any]:
+        owner = owned.owner_of(caller)
         id_, now = uuid4(), datetime.now(UTC)
         draft = Draft(self._contents, id_, self._config.max_file_bytes)
         try:
@@ -81,7 +55,7 @@ class Files:
             raise
         return describe(FileRow(id_, row.purpose, row.name, row.bytes, now, row.expires_at))
 
-    async def _list(self, ex: Exchange, owner: Owner) -> dict[str, Any]:
+    async def listing(self, ex: Exchange, caller: Caller, _: str) -> dict[str, Any]:
         asked = owned.query(ex)
         most = owned.limit(asked, usual=1000, most=10_000)
         order = asked.get("order", "desc")
@@ -94,7 +68,7 @@ class Files:
             self._database,
             partial(
                 reading.files,
-                owner=owner,
+                owner=owned.owner_of(caller),
                 purpose=purpose,
                 after=None if after is None else owned.read_id(_PREFIX, after, "file_not_found"),
                 most=most + 1,
@@ -103,16 +77,13 @@ class Files:
         )
         return owned.page([describe(row) for row in rows], most)
 
-    async def _find(self, id_: UUID, owner: Owner) -> FileRow:
-        row = await owned.ask(self._database, partial(reading.file, id_=id_, owner=owner))
-        if row is None:
-            raise ApiError("file_not_found")
-        return row
+    async def show(self, ex: Exchange, caller: Caller, name: str) -> dict[str, Any]:
+        return describe(await self._find(name, caller))
 
-    async def _content(self, ex: Exchange, id_: UUID, owner: Owner) -> None:
-        row = await self._find(id_, owner)
+    async def content(self, ex: Exchange, caller: Caller, name: str) -> None:
+        row = await self._find(name, caller)
         try:
-            handle = await asyncio.to_thread(os.open, self._contents.path(id_), os.O_RDONLY)
+            handle = await asyncio.to_thread(os.open, self._contents.path(row.id), os.O_RDONLY)
         except FileNotFoundError:
             raise ApiError("file_not_found") from None
         try:
@@ -120,11 +91,18 @@ class Files:
         finally:
             os.close(handle)
 
-    async def _delete(self, id_: UUID, owner: Owner) -> dict[str, Any]:
-        await self._find(id_, owner)
-        if not await owned.ask(self._database, partial(self._erase, id_=id_)):
+    async def delete(self, ex: Exchange, caller: Caller, name: str) -> dict[str, Any]:
+        row = await self._find(name, caller)
+        if not await owned.ask(self._database, partial(self._erase, id_=row.id)):
             raise ApiError("conflict", detail="A batch that is not over uses this file.")
-        return {"id": f"{_PREFIX}{id_}", "object": "file", "deleted": True}
+        return {"id": f"{_PREFIX}{row.id}", "object": "file", "deleted": True}
+
+    async def _find(self, name: str, caller: Caller) -> FileRow:
+        id_ = owned.read_id(_PREFIX, name, "file_not_found")
+        row = await owned.ask(self._database, partial(reading.file, id_=id_, owner=owned.owner_of(caller)))
+        if row is None:
+            raise ApiError("file_not_found")
+        return row
 
     def _erase(self, cur: Cursor, id_: UUID) -> bool:
         erased = transitions.erase_files(cur, [id_], datetime.now(UTC))

@@ -10,7 +10,6 @@ import json
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qs
 from uuid import UUID
 
 import psycopg2
@@ -18,13 +17,13 @@ from psycopg2.extensions import cursor as Cursor
 
 from portal.database import Database
 from portal.errors import ApiError
+from portal.gateway import owned
 from portal.gateway.asked import RESPONSES
 from portal.gateway.catalog import Caller
 from portal.gateway.exchange import Exchange
 from portal.gateway.found import Found, find
 from portal.ledger import transitions
 
-PREFIX = RESPONSES + "/"
 _MARK = "resp_"
 _STATUS = {
     "queued": "queued",
@@ -41,28 +40,24 @@ class Responses:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def serve(self, ex: Exchange, caller: Caller) -> None:
-        """GET /v1/responses/{id}, POST /v1/responses/{id}/cancel. Raises ApiError."""
-        name, _, verb = ex.scope["path"].removeprefix(PREFIX).partition("/")
-        wanted = {"": "GET", "cancel": "POST"}.get(verb)
-        if wanted is None:
-            raise ApiError("not_found")
-        if ex.scope["method"] != wanted:
-            raise ApiError("method_not_allowed", detail=wanted)
-        if (
-            parse_qs(ex.scope.get("query_string", b"").decode("latin-1")).get("stream", ["false"])[0]
-            == "true"
-        ):
+    async def show(self, ex: Exchange, caller: Caller, name: str) -> dict[str, Any]:
+        return await self._shown(ex, caller, name, cancels=False)
+
+    async def cancel(self, ex: Exchange, caller: Caller, name: str) -> dict[str, Any]:
+        return await self._shown(ex, caller, name, cancels=True)
+
+    async def _shown(self, ex: Exchange, caller: Caller, name: str, *, cancels: bool) -> dict[str, Any]:
+        """Raises ApiError."""
+        if owned.query(ex).get("stream") == "true":
             raise ApiError("invalid_parameter", detail="A kept response is not streamed.", param="stream")
-        id_ = _uuid(name)
-        look = partial(_look, id_=id_, caller=caller, cancels=verb == "cancel")
+        look = partial(_look, id_=_uuid(name), caller=caller, cancels=cancels)
         try:
             found = await self._database.run(look)
         except psycopg2.Error:
             raise ApiError("database_unavailable", retry_after_s=10) from None
         if found is None or (found.state == "done" and found.result is None):
             raise ApiError("response_not_found", detail=name[:80])
-        await ex.answer(200, json.dumps(shown(found)).encode())
+        return shown(found)
 
 
 def _look(cur: Cursor, id_: UUID, caller: Caller, *, cancels: bool) -> Found | None:

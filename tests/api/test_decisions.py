@@ -55,6 +55,14 @@ def test_they_are_found_by_model_pilot_kind_and_time(
         assert (row.reason in page) == (row.kind in kinds)
 
 
+def test_a_pilot_is_called_by_its_job(world: World, pilot: Pilot) -> None:
+    link = f'<a href="/fleet/pilots/{pilot.id}/">'
+    for page in ("/fleet/", "/fleet/decisions/", f"/fleet/pilots/{pilot.id}/"):
+        assert f"{link}job 4711</a>" in world.operator.browser.get(page).content.decode(), page
+    pilot.delete()  # as the history of ended ones is cut
+    assert f"{link}pilot " in world.operator.browser.get("/fleet/decisions/").content.decode()
+
+
 @pytest.mark.parametrize(
     ("query", "param", "part"),
     [

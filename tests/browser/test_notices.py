@@ -30,7 +30,7 @@ async def test_a_person_is_told_what_they_asked_to_be_told(
     whole.tune(load_s=1, tokens_per_s=200)
 
     def mails() -> list[str]:
-        return [str(mail["Subject"]) for mail in letters.mails if mail["To"] == ADDRESS]
+        return letters.subjects(ADDRESS)
 
     def slowly(handler: BaseHTTPRequestHandler) -> None:
         """Answers once the mail is there and the loop went on: a look that waits for it would wait in vain."""

@@ -53,7 +53,7 @@ def _requests(limit: int, subject: str = "1") -> Want:
     return Want("token", subject, "requests", limit, 1)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.integers(1, 3000),
     st.lists(st.tuples(st.floats(0, 30), st.integers(1, 2000), st.integers(-500, 500)), max_size=15),

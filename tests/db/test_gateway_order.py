@@ -63,7 +63,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps, st.floats(0, 2e9))
 def test_the_script_follows_the_pure_rule(
     link: redis_library.Redis, history: list[Any], vtime: float

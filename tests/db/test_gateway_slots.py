@@ -50,7 +50,7 @@ replicas = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(replicas)
 def test_admit_follows_the_pure_rule(link: redis_library.Redis, found: list[tuple[str, int, int]]) -> None:
     link.flushall()

@@ -86,7 +86,11 @@ batches.look(config(), time.time())
 
 async def test_an_import_that_is_killed_is_done_again_and_doubles_nothing(plane: Plane) -> None:
     batch = await create(plane, jsonl(*(line(str(i)) for i in range(300))))
-    env = os.environ | {"PYTHONPATH": str(ROOT), "BERTH_DATABASE_URL": plane.settings.database_url}
+    env = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "BERTH_DATABASE_URL": plane.settings.database_url,
+        "DJANGO_SETTINGS_MODULE": "portal.settings",
+    }
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", IMPORT_AND_DIE, env=env)
     assert await process.wait() == -signal.SIGKILL
     assert (requests_of(plane), (await state(plane, batch.id)).status) == ({}, "validating")
