@@ -28,6 +28,7 @@ async def test_a_person_is_told_what_they_asked_to_be_told(
     reader = await asyncio.to_thread(known, whole, READER)
     await asyncio.to_thread(whole.empty)
     whole.tune(load_s=1, tokens_per_s=200)
+    begun = whole.one("SELECT now()")
 
     def mails() -> list[str]:
         return letters.subjects(ADDRESS)
@@ -57,6 +58,8 @@ async def test_a_person_is_told_what_they_asked_to_be_told(
             await asyncio.to_thread(
                 whole.until, lambda: kinds(sink)["batch_ended"] == 2, 60, "the batches' notices"
             )
+            sent = "SELECT count(*) FROM notices_delivery WHERE state = 'sent' AND created_at >= %s"
+            await asyncio.to_thread(whole.until, lambda: whole.one(sent, begun) >= 4, 60, "all that is sent")
             await page.get_by_role("link", name="Notices").click()
             lately = page.get_by_role("region", name="Lately")
             await expect(lately.get_by_text("Sent")).to_have_count(4)

@@ -51,7 +51,9 @@ async def looked(browser: Browser, with_pages: Plane, session: str) -> AsyncIter
     context = await browser.new_context()
     await context.add_cookies([{"name": "sessionid", "value": session, "url": with_pages.url}])
     page = await context.new_page()
-    await page.clock.install()
+    # Stopped: time goes by when a test says so, however long the test takes.
+    await page.clock.install(time=0)
+    await page.clock.pause_at(1000)
     looked = Looked(page)
     await page.goto(with_pages.url + "/")
     yield looked

@@ -25,7 +25,6 @@ from gpuworker.engines.vllm import VllmEngine
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # the first run builds the environment and the model
 
 START_S = 240.0
-RUNNING = re.compile(r"^vllm:num_requests_running\{.*\} (\S+)$", re.MULTILINE)
 ARGS = {"device": "cpu", "dtype": "float32", "enforce_eager": True, "max_model_len": 2048, "kv_cache_gib": 1}
 
 
@@ -76,11 +75,15 @@ def _alive(pid: int) -> bool:
         return False
 
 
-async def running(client: aiohttp.ClientSession) -> float:
+async def metric(client: aiohttp.ClientSession, name: str) -> float:
     async with client.get("/metrics") as answer:
-        found = RUNNING.search(await answer.text())
+        found = re.search(rf"^vllm:{name}{{[^}}]*}} ([0-9.e+]+)$", await answer.text(), re.MULTILINE)
     assert found is not None
     return float(found.group(1))
+
+
+async def running(client: aiohttp.ClientSession) -> float:
+    return await metric(client, "num_requests_running")
 
 
 async def test_it_answers_aborts_and_dies_as_a_whole(folder: Path) -> None:
@@ -127,6 +130,7 @@ async def _answers(client: aiohttp.ClientSession, folder: Path) -> None:
 
 async def _aborts(client: aiohttp.ClientSession) -> None:
     """A closed connection ends the work in the engine, long before 1,900 tokens are made."""
+    before = await metric(client, "generation_tokens_total")
     body = {"model": "demo", "prompt": "a", "ignore_eos": True, "max_tokens": 1900}
     post = asyncio.create_task(_send(client, body))
     async with asyncio.timeout(20):
@@ -135,9 +139,10 @@ async def _aborts(client: aiohttp.ClientSession) -> None:
     post.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await post
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         while await running(client) > 0:
             await asyncio.sleep(0.02)
+    assert await metric(client, "generation_tokens_total") - before < 1500
 
 
 async def _send(client: aiohttp.ClientSession, body: dict[str, object]) -> None:

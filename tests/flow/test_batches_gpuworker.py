@@ -30,7 +30,7 @@ async def _over(plane: Plane, batch: str) -> Batch:
 
 
 async def test_held_requests_are_answered_while_a_batch_runs(plane: Plane, tmp_path: Path) -> None:
-    pilot, _ = planned(plane, '{"load_s": 0.2, "tokens_per_s": 20}')
+    pilot, _ = planned(plane, '{"load_s": 0.2, "tokens_per_s": 5}')
     batch = await create(plane, jsonl(*(line(f"{i:02}", "one two three") for i in range(40))))
     await look(plane)
     with job(plane, pilot, tmp_path):

@@ -29,7 +29,7 @@ async def test_leased_rows_run_and_their_results_are_posted(tmp_path: Path) -> N
 
 
 async def test_pulled_work_leaves_seats_to_held_work_and_never_exceeds_the_cap(tmp_path: Path) -> None:
-    async with serving(tmp_path, echo(cap=2, args={"tokens_per_s": 50.0})) as (portal, job, client):
+    async with serving(tmp_path, echo(cap=2, args={"tokens_per_s": 10.0})) as (portal, job, client):
         await portal.put(*(row(f"q{n}", "a b c d e f g h i j") for n in range(6)))
         await until(lambda: (s := portal.seen()) and s.filler == 2, "both seats filled")
         # Held work still gets in: the spare seats are above the cap, for it alone.

@@ -62,10 +62,10 @@ async def test_sigterm_is_heard_while_there_is_no_portal(tmp_path: Path) -> None
     async with fake_portal() as portal:
         portal.register_status = 503
         with worker(portal, tmp_path) as job:
-            # By the fourth try the pauses have grown to two seconds: told to end, it asks once more at once.
-            await until(lambda: len(portal.registers) >= 4, "a fourth try")
+            # By the fifth try the pauses have grown to five seconds: told to end, it asks once more at once.
+            await until(lambda: len(portal.registers) >= 5, "a fifth try")
             job.send(signal.SIGTERM)
-            await until(lambda: len(portal.registers) >= 5, "a last try", 1.5)
+            await until(lambda: len(portal.registers) >= 6, "a last try", 4)
             assert await job.exit_code() == exits.DONE
 
 
@@ -154,9 +154,7 @@ async def test_the_log_is_sent_when_asked_for_and_names_no_secret(tmp_path: Path
 
 async def test_the_portals_drain_lets_work_end_and_then_ends_the_job(tmp_path: Path) -> None:
     async with serving(tmp_path, echo(args={"tokens_per_s": 10.0})) as (portal, job, client):
-        async with client.post(
-            CHAT, data=chat_body("a b c d e f g h", stream=True), headers=fence()
-        ) as answer:
+        async with client.post(CHAT, data=chat_body("w " * 40, stream=True), headers=fence()) as answer:
             portal.set(drain=True)
             await until(lambda: portal.syncs[-1].draining, "a sync that says draining")
             async with client.post(CHAT, data=chat_body("x"), headers=fence("q2")) as refused:
@@ -212,9 +210,7 @@ async def test_preemption_gives_rows_back_first_and_lets_held_work_end(tmp_path:
     ):
         await portal.put(row("q1", "hang"))
         await until(lambda: (s := portal.seen()) and s.filler == 1, "the row runs")
-        async with client.post(
-            CHAT, data=chat_body("a b c d e f g h i j", stream=True), headers=fence("h")
-        ) as answer:
+        async with client.post(CHAT, data=chat_body("w " * 40, stream=True), headers=fence("h")) as answer:
             await answer.content.readuntil(b"\n\n")
             job.send(signal.SIGTERM)
             result = await portal.result("q1")
@@ -245,16 +241,14 @@ async def test_a_pilot_that_the_portal_holds_for_ended_exits(tmp_path: Path) -> 
 
 
 async def test_a_silent_portal_ends_an_idle_job_but_not_a_busy_one(tmp_path: Path) -> None:
-    async with serving(
-        tmp_path, echo(args={"tokens_per_s": 10.0}), env={"BERTH_PORTAL_SILENCE_S": "0.6"}
-    ) as (
+    async with serving(tmp_path, echo(args={"tokens_per_s": 10.0}), env={"BERTH_PORTAL_SILENCE_S": "3"}) as (
         portal,
         job,
         client,
     ):
-        async with client.post(CHAT, data=chat_body("w " * 15, stream=True), headers=fence()) as answer:
+        async with client.post(CHAT, data=chat_body("w " * 45, stream=True), headers=fence()) as answer:
             portal.sync_status = 503
-            # 1.5 s of answer outlast the silence.
+            # 4.5 s of answer outlast the silence.
             assert (await answer.read()).endswith(b"data: [DONE]\n\n")
         assert await job.exit_code() == exits.DONE
         assert portal.syncs[-1].ending == "portal silent"

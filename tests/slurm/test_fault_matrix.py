@@ -39,7 +39,8 @@ def bring_to(whole: Whole, step: str) -> None:
     elif step == "loading":
         whole.until(lambda: whole.replica_is("starting"))
     else:
-        running = "SELECT count(*) FROM ledger_request WHERE state = 'running'"
+        # And their first words said: a request is running from its grant on, before an engine has seen it.
+        running = "SELECT count(*) FROM ledger_request WHERE state = 'running' AND granted_at < now() - interval '0.3 s'"
         whole.until(lambda: whole.one(running) == 2, what="both requests running")
 
 

@@ -53,7 +53,7 @@ def test_a_job_that_an_administrator_holds_is_withdrawn_and_everybody_told_why(w
         whole.slurm.run("scontrol", "hold", str(job))
         whole.until(lambda: whole.pilot(job)["state"] == "ended", what="the held job's withdrawal")
         assert "held by an administrator" in whole.pilot(job)["end_reason"]
-        assert "held by an administrator" in held_profile(whole)
+        whole.until(lambda: "held by an administrator" in held_profile(whole), what="the profile's hold")
         whole.ticks(3)
         assert not whole.live_jobs(), "a second one would be held, too"
         scenario.queued()

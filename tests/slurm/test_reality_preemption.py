@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
 
 def preempted(whole: Whole, partition: str) -> tuple[Scenario, int, list[str]]:
     """Four requests run and two wait when it happens. The scenario, the victim's job, the requests."""
-    scenario = Scenario(whole, cap=4, tokens_per_s=2)
+    scenario = Scenario(whole, cap=4, tokens_per_s=0.5)
     with whole.profile(partition=partition):
         requests = scenario.post(6)
         victim = scenario.running(4)

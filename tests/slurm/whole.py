@@ -189,21 +189,19 @@ class Whole:
         )  # fmt: skip
 
     def empty(self) -> None:
-        """No job, no live pilot, no live request, no model that somebody wants awake: where each scenario begins."""
+        """No job, no live pilot, no live request, no model wanted awake, no node left out: where each scenario begins."""
         self.rows("UPDATE fleet_poolstate SET interest_until = NULL")
         live = "SELECT count(*) FROM ledger_request WHERE state IN ('queued', 'running')"
         self.until(lambda: self.one(live) == 0, what="an empty queue")
         self.slurm.cancel_jobs()
         self.until(lambda: self.one("SELECT count(*) FROM fleet_pilot WHERE state <> 'ended'") == 0)
+        # What failed on a node is forgiven, without a row that says so.
+        self.rows("UPDATE fleet_badnode SET excluded_until = now(), failures = 0")
         self.until(lambda: self.site.get("/readyz") == 200)
 
     def relaunch(self) -> None:
         """The command that an operator gives once what failed has been mended."""
-        self.rows(
-            """INSERT INTO fleet_command (kind, pool_id, args, state, result, created_at)
-               VALUES ('relaunch', %s, '{}', 'pending', '', now())""",
-            POOL,
-        )
+        self.command("relaunch", POOL)
 
     @contextlib.contextmanager
     def profile(self, name: str = "demo", **columns: Any) -> Iterator[None]:
