@@ -1,9 +1,8 @@
 """Turns a bare machine into a finished test run: packages, environments, lint, services, pytest.
 
-One test after the other; `bin/test -n 2 --dist loadfile --tb=native` runs several files beside each other, each process
-with a database, a Redis and a whole Berth of its own. (Not loadgroup: pytest-xdist 3.8 writes the groups where pytest 9.2
-does not look. And in such a process pytest's own way to print a failure may itself fail with a SystemError of CPython
-3.11's ast; Python's own way does not.)
+Without arguments all tests run, in two processes beside each other, each with a database, a Redis and a whole Berth of
+its own: half of the time passes in waiting for Slurm. With arguments pytest gets these, and runs one test after the
+other.
 
 Separate from pytest's own fixtures because those may only assume the portal's environment; what lies below
 it, and the one PostgreSQL and Redis that all layers share, is made here.
@@ -22,6 +21,10 @@ from devstack.procs import foreground
 from devstack.rundir import RunDir
 from devstack.say import Progress, StepFailed
 from devstack.stack import Stack, interrupt_on_terminate
+
+# Whole files, not loadgroup's groups: pytest-xdist 3.8 writes them where pytest 9.2 does not look. And Python's own way
+# to print a failure: in such a process pytest's may itself fail, with a SystemError of CPython 3.11's ast.
+_ALL = ["-n", "2", "--dist", "loadfile", "--tb=native"]
 
 
 def packages() -> tuple[apt.Need, ...]:
@@ -60,7 +63,7 @@ def environment(stack: Stack) -> dict[str, str]:
 
 
 def main() -> int:
-    arguments = sys.argv[1:]
+    arguments = sys.argv[1:] or _ALL
     interrupt_on_terminate()
     progress = Progress()
     apt.install(packages(), progress, cache_dir() / "apt.log")
