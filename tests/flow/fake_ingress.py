@@ -50,7 +50,7 @@ class FakeIngress:
         try:
             behaviour = self.next.pop(0) if self.next else answer_well
             return await behaviour(self, request, seen)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ConnectionError):  # heard of by reading, or by writing
             seen.cut = True
             raise
         finally:

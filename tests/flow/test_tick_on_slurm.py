@@ -36,7 +36,7 @@ class DiesAfterSubmit(CliClient):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    spec = SlurmSpec(nodes=1, sched_interval_s=1, extra=("MessageTimeout=5",))
+    spec = SlurmSpec(nodes=1, sched_interval_s=1, extra=("MessageTimeout=3",))
     with Slurm(tmp_path_factory.mktemp("slurm"), spec) as slurm:
         yield slurm
 

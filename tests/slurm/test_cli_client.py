@@ -23,7 +23,7 @@ __all__ = ["spec"]
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     with Slurm(
-        tmp_path_factory.mktemp("slurm"), SlurmSpec(nodes=2, sched_interval_s=1, extra=("MessageTimeout=5",))
+        tmp_path_factory.mktemp("slurm"), SlurmSpec(nodes=2, sched_interval_s=1, extra=("MessageTimeout=3",))
     ) as slurm:
         yield slurm
 
