@@ -77,6 +77,9 @@ settings.register_profile(
 )
 settings.load_profile("everyday")
 
+# What is cheap and says most comes first; the whole Berths, which take the machine's time as long as they live, last.
+_ROOMS = ("unit", "db", "api", "flow", "e2e", "browser", "slurm")
+
 _OURS = (
     "accounts_",
     "audit_",
@@ -147,6 +150,10 @@ def pg(test_dsn: str) -> Iterator[Connection]:
     link = psycopg2.connect(test_dsn)
     yield link
     link.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _ROOMS.index(item.path.relative_to(Path(__file__).parent).parts[0]))
 
 
 @pytest.fixture(scope="session")

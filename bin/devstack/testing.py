@@ -24,7 +24,7 @@ from devstack.stack import Stack, interrupt_on_terminate
 
 # Whole files, not loadgroup's groups: pytest-xdist 3.8 writes them where pytest 9.2 does not look. And Python's own way
 # to print a failure: in such a process pytest's may itself fail, with a SystemError of CPython 3.11's ast.
-_ALL = ["-n", "2", "--dist", "loadfile", "--tb=native"]
+_ALL = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--tb=native"]
 
 
 def packages() -> tuple[apt.Need, ...]:
