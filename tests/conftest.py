@@ -8,6 +8,7 @@ before Django is configured, hence at import.
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -58,6 +59,7 @@ import psycopg2
 import pytest
 import redis as redis_library
 from devstack import berth, demomodel
+from devstack.procs import wait_until
 from devstack.say import Progress
 from devstack.slurmconf import SlurmSpec
 from django.db import connections
@@ -132,12 +134,38 @@ def redis() -> Iterator[redis_library.Redis]:
     client.close()
 
 
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> Iterator[None]:
+    """Whoever still has a connection at the end is named: the database cannot be dropped under it."""
+    yield
+    connections.close_all()
+    gc.collect()  # e.g. of threads that have ended
+    link = psycopg2.connect(_dsn(connections["default"].settings_dict))
+    link.autocommit = True
+    left: list[tuple[str, str]] = []
+
+    def nobody() -> bool:
+        with link.cursor() as cur:
+            cur.execute(
+                "SELECT application_name, query FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            left[:] = cur.fetchall()
+        return not left
+
+    try:
+        assert wait_until(nobody, 10), f"connections that nobody closed: {left}"
+    finally:
+        link.close()
+
+
 @pytest.fixture
 def test_dsn(transactional_db: None) -> str:
     """Address of the test database, for code that has its own connection (gateway, worker API)."""
-    from django.db import connection
+    return _dsn(connections["default"].settings_dict)
 
-    settings = connection.settings_dict
+
+def _dsn(settings: dict[str, Any]) -> str:
     return (
         f"postgresql://{settings['USER']}:{settings['PASSWORD']}@{settings['HOST']}:{settings['PORT']}"
         f"/{settings['NAME']}"
