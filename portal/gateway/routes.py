@@ -15,7 +15,7 @@ from portal.gateway.catalog import Caller
 from portal.gateway.exchange import Exchange
 
 # What it returns is answered as JSON; None: it has answered by itself. The text is what stands for the path's name.
-Serve = Callable[[Exchange, Caller, str], Awaitable[dict[str, Any] | None]]
+Handler = Callable[[Exchange, Caller, str], Awaitable[dict[str, Any] | None]]
 
 USE = ("inference",)
 LOOK = ("inference", "read")
@@ -28,7 +28,7 @@ class Route:
     method: str
     path: str
     scopes: tuple[str, ...]
-    serve: Serve
+    serve: Handler
 
 
 class Routes:
