@@ -92,10 +92,13 @@ class Scenario:
 
     def replaced(self, lost: str) -> None:
         """One job ended, with `lost` in its reason, and another was started for those that wait. Which of the two rows
-        comes first is up to the moment of a tick: an agent gives back what it ran before its job is over."""
+        comes first is up to the moment of a tick: an agent says that it leaves, gives back the four that it ran, and only
+        then is its job over."""
         [over] = [reason for kind, reason in self.story() if kind == "ended"]
         assert lost in over
-        self.told(("launch", "waiting for echo"), ("launch", "requests waiting for echo"), beside={"ended"})
+        new = ("launch", "waiting for echo, and no job of ours has room: a new one is submitted")
+        self.told(new, new, beside={"ended"})
+        assert self.story({"ended"})[1][1].startswith(("2 requests", "6 requests"))
 
     def told(self, *expected: tuple[str, str], beside: Collection[str] = ()) -> None:
         """The rows are these and no others: each of this kind, with these words in its reason."""
