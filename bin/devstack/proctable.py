@@ -111,17 +111,24 @@ def end(pid: int, ticks: int, number: int = signal.SIGTERM, grace_s: float = 10.
 
 
 def sweep(find: Callable[[], set[int]]) -> None:
-    """Kills every process found, and everything below those.
+    """Kills every process found, and everything below those, as one: none of them sees another die.
 
-    Until none is found, because a process may fork between the look and the kill.
+    They are stopped before the first is killed: a keeper that outlives its child by a moment may tell somebody
+    (slurmstepd tells the controller "failed" of a job that was lost with its node). And looked for until no new
+    one is found, because a process may fork between the look and the signal.
     """
-    for _ in range(5):
-        roots = find()
-        doomed = {pid: start_ticks(pid) for pid in roots | descendants(roots) if pid != os.getpid()}
-        alive = {pid: ticks for pid, ticks in doomed.items() if ticks is not None}
-        if not alive:
+    frozen: dict[int, int] = {}
+    for _ in range(10):
+        roots = find() | set(frozen)
+        alive = {pid: start_ticks(pid) for pid in roots | descendants(roots) if pid != os.getpid()}
+        new = {pid: ticks for pid, ticks in alive.items() if ticks is not None and frozen.get(pid) != ticks}
+        if not new:
             break
-        for pid in alive:
+        for pid in new:
+            send(pid, signal.SIGSTOP)
+        frozen |= new
+    for pid, ticks in frozen.items():
+        if start_ticks(pid) == ticks:
             send(pid, signal.SIGKILL)
-        for pid, ticks in alive.items():
-            wait_gone(pid, ticks, 5.0)
+    for pid, ticks in frozen.items():
+        wait_gone(pid, ticks, 5.0)

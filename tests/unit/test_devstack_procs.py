@@ -90,6 +90,29 @@ def test_what_a_crashed_run_left_is_ended_before_the_next_start(tmp_path: Path) 
     child.kill()
 
 
+def test_what_is_swept_does_not_see_its_own_die_first(tmp_path: Path) -> None:
+    """A keeper found a look later than its child has no moment in which it could tell of the child's end."""
+    told = tmp_path / "told"
+    keeper = subprocess.Popen(["sh", "-c", f"sleep 600; touch {told}"])
+    assert wait_until(lambda: len(proctable.descendants({keeper.pid})) == 1, 10)
+    looks = 0
+
+    def find() -> set[int]:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            return proctable.descendants({keeper.pid})
+        wait_until(told.exists, 0.5)
+        return {keeper.pid} if looks == 2 else set()
+
+    try:
+        proctable.sweep(find)
+        assert keeper.wait(10) == -signal.SIGKILL
+        assert not told.exists()
+    finally:
+        keeper.kill()
+
+
 def test_a_recorded_pid_that_now_belongs_to_another_process_is_left_alone(tmp_path: Path) -> None:
     bystander = subprocess.Popen(["sleep", "100"])
     try:
