@@ -156,7 +156,7 @@ def _results(config: Config, now: datetime) -> Iterator[Event]:
         payload__result__isnull=False,
     )  # fmt: skip
     for user, number in rows.values_list("user_id").annotate(number=Count("pk")):
-        yield _going("results", "results of requests", user, number, now)
+        yield _going("results", user, number, "result of a request", "results of requests", now)
 
 
 def _files(now: datetime) -> Iterator[Event]:
@@ -164,13 +164,14 @@ def _files(now: datetime) -> Iterator[Event]:
         erased_at=None, purpose="batch_output", expires_at__gt=now, expires_at__lt=now + timedelta(days=1)
     )
     for user, number in rows.values_list("user_id").annotate(number=Count("pk")):
-        yield _going("files", "files with batches' answers", user, number, now)
+        yield _going("files", user, number, "file with a batch's answers", "files with batches' answers", now)
 
 
-def _going(what: str, words: str, user: int, number: int, now: datetime) -> Event:
+def _going(what: str, user: int, number: int, one: str, many: str, now: datetime) -> Event:
     day = now.astimezone(UTC).date()
+    amount, goes, them = (f"1 {one}", "is", "it") if number == 1 else (f"{number} {many}", "are", "them")
     return Event(
-        f"{what}:{user}:{day}", Kind.RESULT_EXPIRING, f"{number} {words} are deleted within a day",
-        f"{number} {words} of yours are deleted within a day. Fetch them if you still need them.",
+        f"{what}:{user}:{day}", Kind.RESULT_EXPIRING, f"{amount} {goes} deleted within a day",
+        f"{amount} of yours {goes} deleted within a day. Fetch {them} if you still need {them}.",
         user=user, data={"what": what, "number": number},
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """What nobody asked to be told, told by the worker and the beat of a whole Berth: an operator hears of a model that does
-not start, whoever owns a token that it soon ends. What people ask for is in tests/browser/test_notices.py.
+not start, of a Slurm that does not answer and of requests that wait for long; whoever owns a token that it soon ends, and
+whoever has results that they soon go. What people ask for is in tests/browser/test_notices.py.
 """
 
 from __future__ import annotations
@@ -12,9 +13,15 @@ from tests.slurm.whole import POOL, Whole
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
 ADDRESS = "otto@example.org"
 # The hour's look at tokens and files has been: without its mark the next look is the hour's again.
-_MAKE = f"""
+_LOOK = """
 from datetime import timedelta
 from django.core.cache import cache
+from django.utils import timezone
+now = timezone.now()
+cache.delete_many([f"notices:hour:{at:%Y%m%d%H}" for at in (now, now + timedelta(hours=1))])
+"""
+_MAKE = f"""
+from datetime import timedelta
 from django.utils import timezone
 from portal.accounts.issue import issue_token
 from portal.accounts.models import ApiToken, Membership, Project, User
@@ -24,7 +31,11 @@ demo = Project.objects.get(slug="demo")
 Membership.objects.create(user=otto, project=demo, role="member")
 token, _ = issue_token(otto, demo, "night run", ["read"])
 ApiToken.objects.filter(pk=token.pk).update(created_at=now - timedelta(days=84), expires_at=now + timedelta(days=6))
-cache.delete_many([f"notices:hour:{{at:%Y%m%d%H}}" for at in (now, now + timedelta(hours=1))])
+"""
+OLGA = "olga@example.org"
+_OLGA = f"""
+from portal.accounts.models import User
+User.objects.create(username="olga", email={OLGA!r}, is_operator=True)
 """
 
 
@@ -32,7 +43,7 @@ def test_an_operator_hears_of_a_model_that_does_not_start_and_of_a_token_that_en
     whole: Whole, letters: Mailbox
 ) -> None:
     whole.empty()
-    whole.site.manage(["shell", "-v", "0", "-c", _MAKE])
+    whole.site.manage(["shell", "-v", "0", "-c", _MAKE + _LOOK])
     whole.tune(fail_on_start=True)
     try:
         whole.ask().result()
@@ -45,3 +56,47 @@ def test_an_operator_hears_of_a_model_that_does_not_start_and_of_a_token_that_en
         "Your token “night run” expires soon",
         f"{POOL} does not start",
     ], "once each"
+
+
+@pytest.mark.nightly
+def test_people_hear_of_a_silent_slurm_of_a_long_wait_and_of_results_that_go(
+    whole: Whole, letters: Mailbox
+) -> None:
+    """What takes minutes and days is put back in the tables by as much; all else happens."""
+    whole.empty()
+    whole.site.manage(["shell", "-v", "0", "-c", _OLGA])
+
+    def told(subject: str) -> None:
+        whole.until(lambda: any(s.startswith(subject) for s in letters.subjects(OLGA)), 60, subject)
+
+    answered = whole.post()
+    whole.until(lambda: whole.detail(answered)["state"] == "done", what="an answer")
+    whole.rows(
+        """UPDATE ledger_request SET ended_at = now() - interval '6 days 12 hours',
+             user_id = (SELECT id FROM accounts_user WHERE username = 'olga') WHERE id = %s""",
+        answered,
+    )
+    whole.site.manage(["shell", "-v", "0", "-c", _LOOK])
+    told("1 result of a request is deleted within a day")
+
+    whole.empty()
+    whole.hold_nodes(held=True)
+    try:
+        waiting = whole.post()
+        whole.rows(
+            "UPDATE ledger_request SET accepted_at = now() - interval '31 minutes' WHERE id = %s", waiting
+        )
+        told(f"Requests for {POOL} wait for ")
+    finally:
+        whole.hold_nodes(held=False)
+    whole.until(lambda: whole.detail(waiting)["state"] == "done", what="an answer")
+
+    whole.slurm.stop_controller()
+    try:
+        whole.until(lambda: whole.one("SELECT error FROM fleet_cluster"), what="silence")
+        whole.rows("UPDATE fleet_cluster SET answered_at = now() - interval '6 minutes'")
+        told("Slurm of main does not answer")
+    finally:
+        whole.slurm.start_controller()
+    whole.until(lambda: not whole.one("SELECT error FROM fleet_cluster"), what="an answer of Slurm's")
+    assert len(letters.subjects(OLGA)) == 3, "once each"
