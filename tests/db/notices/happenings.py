@@ -63,6 +63,16 @@ def later(seconds: float) -> Any:
     return lambda: time.time() + seconds
 
 
+HOUR_S, DAY_S = 3600.0, 24 * 3600.0
+
+
+def back_s(lasts_s: float, within_s: float) -> float:
+    """So far from now begin so many seconds of one hour, or one day, of UTC, with a minute to spare: what is told once in
+    each is told once in them, whenever a test runs."""
+    left_s = within_s - time.time() % within_s
+    return 0.0 if left_s > lasts_s + 60 else -(lasts_s + 60)
+
+
 def text(mail: Message) -> str:
     said = mail.get_payload(decode=True)
     assert isinstance(said, bytes)

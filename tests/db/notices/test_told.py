@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import timedelta
 from uuid import uuid4
 
@@ -19,7 +20,18 @@ from portal.notices.models import FOR_OPERATORS, Delivery, Kind, OptOut, Webhook
 from tests import sinks
 from tests.api import world as make
 from tests.api.world import CANARY_BODY, CANARY_RESULT, World
-from tests.db.notices.happenings import batch_row, ending_token, going_results, later, text, to, trouble
+from tests.db.notices.happenings import (
+    DAY_S,
+    HOUR_S,
+    back_s,
+    batch_row,
+    ending_token,
+    going_results,
+    later,
+    text,
+    to,
+    trouble,
+)
 from tests.sinks import Mailbox, Receiver, is_ours
 
 
@@ -35,8 +47,9 @@ def test_every_kind_is_told_once_by_mail_and_by_webhook(
     trouble(world)
     with sinks.receiver() as operators:
         theirs = Webhook.objects.create(user=world.operator.user, url=operators.url)
+        begun = back_s(60, HOUR_S)  # a line that waits is told once an hour
         for seconds in (0, 1, 60):
-            look(here, later(seconds))
+            look(here, later(begun + seconds))
     told = [
         (receiver, json.loads(got.body)["kind"]) for receiver in (sink, operators) for got in receiver.got
     ]
@@ -149,9 +162,9 @@ def test_results_that_go_are_told_once_a_day(world: World, here: Config, box: Ma
     make.request_row(world, "done")
     batch_row(world, "cancelled")
     File.objects.update(purpose="batch_output", expires_at=timezone.now() + timedelta(hours=5))
-    first = -3700 if timezone.now().hour >= 22 else 0  # two hours of one day
-    look(here, later(first))
-    look(here, later(first + 3700))
+    begun = back_s(3700, DAY_S)
+    look(here, later(begun))
+    look(here, later(begun + 3700))
     assert [subject for _, subject in to(box)] == [
         "1 file with a batch's answers is deleted within a day",
         "3 results of requests are deleted within a day",
@@ -161,8 +174,9 @@ def test_results_that_go_are_told_once_a_day(world: World, here: Config, box: Ma
 
 def test_operators_hear_of_what_waits_for_them(world: World, here: Config, box: Mailbox) -> None:
     trouble(world)
+    at = time.time()
     for _ in range(2):
-        look(here)
+        look(here, lambda: at)
     subjects = [subject for whom, subject in to(box)]
     assert {whom for whom, _ in to(box)} == {"operator@example.org"}
     assert sorted(subjects) == [
