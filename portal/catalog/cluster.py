@@ -10,15 +10,27 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from django.apps import apps
 from django.core.exceptions import ValidationError
 
-if TYPE_CHECKING:
-    from portal.catalog.models import Profile
-
 _GPUS = re.compile(r"gpu(?::(?P<type>[A-Za-z][\w.+-]*))?:(?P<count>\d+)")
+
+
+class Asked(Protocol):
+    """What of a profile Slurm has a say in. Minutes."""
+
+    name: str
+    enabled: bool
+    cluster: str
+    partition: str
+    account: str
+    qos: str
+    gpu_type: str
+    gpus: int
+    walltime_min: int
+    walltime_least_min: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +60,7 @@ def known(cluster: str) -> Known | None:
     return Known({name: _partition(name, said) for name, said in row.partitions.items()}, dict(row.accounts))
 
 
-def check(profile: Profile) -> None:
+def check(profile: Asked) -> None:
     """Raises ValidationError with the fields that Slurm would refuse."""
     facts = known(profile.cluster) if profile.enabled else None
     if facts is None:
@@ -69,7 +81,7 @@ def check(profile: Profile) -> None:
         raise ValidationError(wrong)
 
 
-def doubts(profile: Profile) -> str:
+def doubts(profile: Asked) -> str:
     """What could not be checked, or will be cut, in words; "" when there is nothing to say."""
     facts = known(profile.cluster)
     if facts is None:
@@ -84,7 +96,7 @@ def doubts(profile: Profile) -> str:
     return ""
 
 
-def _gpus(profile: Profile, partition: Partition) -> dict[str, str]:
+def _gpus(profile: Asked, partition: Partition) -> dict[str, str]:
     there = ", ".join(
         f"{kind or 'any type'} ({most} on a node)" for kind, most in sorted(partition.gpus.items())
     )
@@ -98,7 +110,7 @@ def _gpus(profile: Profile, partition: Partition) -> dict[str, str]:
     return {}
 
 
-def _accounts(profile: Profile, accounts: dict[str, list[str]]) -> dict[str, str]:
+def _accounts(profile: Asked, accounts: dict[str, list[str]]) -> dict[str, str]:
     if not accounts:
         return {}
     if profile.account and profile.account not in accounts:
