@@ -117,6 +117,7 @@ def admin_pages() -> list[str]:
     return found
 
 
+@pytest.mark.timeout(900)  # minutes of work, on a busy machine three times as many
 async def test_no_page_has_a_serious_finding(
     browser: Browser, site: Plane, looks: dict[str, tuple[str, list[str]]]
 ) -> None:

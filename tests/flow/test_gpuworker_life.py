@@ -258,9 +258,10 @@ async def test_an_agent_killed_hard_starts_again_without_the_old_engines(tmp_pat
     async with serving(tmp_path, echo(args={"hang_on_text": "hang"})) as (portal, job, _):
         old_engines = job.pids(ENGINE)
         (agent,) = job.pids(AGENT)
-        seq, registered = portal.syncs[-1].seq, len(portal.syncs)
+        seq = portal.syncs[-1].seq
         os.kill(agent, signal.SIGKILL)
         await until(lambda: len(portal.registers) == 2, "a second registration")
+        registered = len(portal.syncs)  # the old agent's last words, sent as it was killed, are among them
         assert not any(alive(pid) for pid in old_engines)
         assert (portal.registers[1].pilot, portal.registers[1].job_id) == ("pilot-1", 77)
         assert portal.registers[1].agent_at > portal.registers[0].agent_at
