@@ -1,4 +1,5 @@
-"""Refreshes in a real browser: how often a page asks, seen and hidden, and that nothing moves when nothing changed."""
+"""Refreshes in a real browser: how often a page asks, seen and hidden; that nothing moves when nothing changed, or for
+whom nothing shall; and that who reads, types or listens is not disturbed."""
 
 from __future__ import annotations
 
@@ -82,3 +83,64 @@ async def test_nothing_is_swapped_until_something_changed(looked: Looked, with_p
     await asyncio.to_thread(with_pages.sql, "UPDATE catalog_model SET description = 'A new one'")
     await looked.pass_s(3, asks=1)
     await expect(page.get_by_text("A new one").first).to_be_visible()
+
+
+async def test_a_refresh_takes_neither_the_focus_nor_what_is_marked(
+    looked: Looked, with_pages: Plane
+) -> None:
+    page = looked.page
+    await page.get_by_role("link", name="Example for demo").focus()
+    await asyncio.to_thread(with_pages.sql, "UPDATE catalog_model SET description = 'A new one'")
+    await looked.pass_s(3, asks=1)
+    await expect(page.get_by_text("A new one").first).to_be_visible()
+    await expect(page.get_by_role("link", name="Example for demo")).to_be_focused()
+    await page.evaluate(
+        """() => new Promise(done => {
+          document.addEventListener("selectionchange", done, {once: true});
+          getSelection().selectAllChildren(document.querySelector("[data-polled] th[scope=row]"));
+        })"""
+    )
+    await asyncio.to_thread(with_pages.sql, "UPDATE catalog_model SET description = 'A newer one'")
+    await looked.pass_s(57, asks=19)
+    assert "A new one" in await page.evaluate("getSelection().toString()")
+    await looked.pass_s(6, asks=2)  # it was forgotten
+    await expect(page.get_by_text("A newer one").first).to_be_visible()
+
+
+async def test_who_listens_hears_of_changes_and_not_of_each_at_once(
+    looked: Looked, with_pages: Plane
+) -> None:
+    page, chip = looked.page, looked.page.locator("tr[data-tells=demo] .chip")
+    news = page.locator("#news[aria-live=polite]")
+    await expect(news).to_be_empty()
+    latch = "INSERT INTO fleet_poolstate (pool_id, failures, reason, latched_at) VALUES ('demo', 3, 'It failed.', now())"
+    await asyncio.to_thread(with_pages.sql, latch)
+    await looked.pass_s(3, asks=1)
+    await expect(chip).to_have_text("✕ Unavailable")
+    await looked.pass_s(1, asks=0)
+    await expect(news).to_have_text("demo: Unavailable.")
+    await asyncio.to_thread(with_pages.sql, "DELETE FROM fleet_poolstate")
+    await looked.pass_s(2, asks=1)
+    await expect(chip).to_have_text("○ Not loaded")
+    await looked.pass_s(6, asks=2)
+    assert await news.text_content() == "demo: Unavailable."
+    await looked.pass_s(3, asks=1)
+    await expect(news).to_have_text("demo: Not loaded.")
+
+
+async def test_nothing_moves_for_whom_wants_that(browser: Browser, with_pages: Plane) -> None:
+    """Neither on pages nor in the admin, whatever Django's style sheets and the browser's would do."""
+    page = await browser.new_page(reduced_motion="reduce")
+    moves = """[...document.querySelectorAll("*")].filter((it) => {
+      const look = getComputedStyle(it);
+      return parseFloat(look.transitionDuration) || look.animationName !== "none" || look.scrollBehavior !== "auto";
+    }).map((it) => it.outerHTML.slice(0, 80))"""
+    await page.goto(with_pages.url + "/healthz")
+    for sheet in ("berth", "admin"):
+        await page.set_content(
+            "<html lang=en><style>p { transition: color 1s; animation: a 1s; } html { scroll-behavior: smooth; }"
+            f"</style><link rel=stylesheet href='{with_pages.url}/static/css/{sheet}.css'><p>x</p>"
+        )
+        await expect(page.locator("p")).to_have_css("transition-duration", "0s")
+        assert await page.evaluate(moves) == []
+    await page.close()
