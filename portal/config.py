@@ -155,6 +155,11 @@ class Config:
     """Whether a model that a project's manager registers waits for an operator's approval."""
 
     @property
+    def site(self) -> str:
+        """Where people find the pages, without a slash at its end: the first trusted origin, else `portal_url`."""
+        return (self.trusted_origins or (self.portal_url,))[0].rstrip("/")
+
+    @property
     def instance(self) -> str:
         """Names this installation in Slurm job names; two installations of one user leave each other alone."""
         return kept(self.state_dir / "instance", lambda: secrets.token_hex(4))

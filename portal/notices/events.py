@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 from django.db import connection
 from django.db.models import Count
@@ -34,10 +35,11 @@ TOKEN_DAYS = ((7, timedelta(days=14)), (1, timedelta(days=2)))
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`user`, `project`: whose it is. Neither: the operators'. `data` is for programs."""
+    """`user`, `project`: whose it is. Neither: the operators'. `data` is for programs; `page` is where one sees more."""
 
     name: str
     kind: Kind
+    page: str
     subject: str
     text: str
     user: int | None = None
@@ -68,7 +70,7 @@ def _ready(now: datetime) -> Iterator[Event]:
     for wish in wishes:
         if wish.model in ready:
             yield Event(
-                f"ready:{wish.pk}", Kind.MODEL_READY, f"{wish.model} is ready",
+                f"ready:{wish.pk}", Kind.MODEL_READY, f"/?use={quote(wish.model, safe='')}#use", f"{wish.model} is ready",
                 f"You asked to be told: {wish.model} is ready and answers at once. It stays loaded while it is used.",
                 user=wish.user_id, data={"model": wish.model},
             )  # fmt: skip
@@ -76,7 +78,7 @@ def _ready(now: datetime) -> Iterator[Event]:
 
 def _batches(now: datetime) -> Iterator[Event]:
     for batch in Batch.objects.filter(ended_at__gt=now - TOLD_WITHIN, state__in=list(WORDS)):
-        name = f"batch_{batch.pk.hex}"
+        name = f"batch_{batch.pk}"  # as the API writes it
         counts = f"{batch.completed} of {batch.total} requests were answered"
         why = (
             f"{counts}, {batch.failed} failed."
@@ -84,7 +86,7 @@ def _batches(now: datetime) -> Iterator[Event]:
             else "Its page says what is wrong with its file."
         )
         yield Event(
-            f"batch:{batch.pk}", Kind.BATCH_ENDED, f"Batch {name} {WORDS[batch.state]}",
+            f"batch:{batch.pk}", Kind.BATCH_ENDED, f"/batches/{batch.pk}/", f"Batch {name} {WORDS[batch.state]}",
             f"Your batch {name} {WORDS[batch.state]}: {why}" if batch.total else
             f"Your batch {name} {WORDS[batch.state]}. {why}",
             user=batch.user_id, project=batch.project_id,
@@ -97,7 +99,8 @@ def _latched() -> Iterator[Event]:
     for row in PoolState.objects.filter(latched_at__isnull=False):
         assert row.latched_at is not None
         yield Event(
-            f"latched:{row.pk}:{row.latched_at.timestamp():.0f}", Kind.MODEL_LATCHED, f"{row.pk} does not start",
+            f"latched:{row.pk}:{row.latched_at.timestamp():.0f}", Kind.MODEL_LATCHED, _fleet(row.pk),
+            f"{row.pk} does not start",
             f"{row.pk} failed to start several times and is not tried again until somebody relaunches it. The reason "
             f"stands on the page Fleet.",
             data={"pool": row.pk},
@@ -108,7 +111,8 @@ def _silent(now: datetime) -> Iterator[Event]:
     for row in Cluster.objects.exclude(error="").filter(answered_at__lt=now - SILENT_FOR):
         assert row.answered_at is not None
         yield Event(
-            f"silent:{row.pk}:{row.answered_at.timestamp():.0f}", Kind.SLURM_SILENT, f"Slurm of {row.pk} does not answer",
+            f"silent:{row.pk}:{row.answered_at.timestamp():.0f}", Kind.SLURM_SILENT, "/fleet/",
+            f"Slurm of {row.pk} does not answer",
             f"Slurm of {row.pk} last answered at {row.answered_at:%H:%M} UTC. What runs goes on; nothing is started.",
             data={"cluster": row.pk},
         )  # fmt: skip
@@ -124,7 +128,8 @@ def _old(config: Config, now: datetime) -> Iterator[Event]:
         waits_s = (now - oldest).total_seconds()
         if waits_s > config.queue_old_min * 60:
             yield Event(
-                f"queue:{pool}:{now:%Y%m%d%H}", Kind.QUEUE_OLD, f"Requests for {pool} wait for {span(waits_s)}",
+                f"queue:{pool}:{now:%Y%m%d%H}", Kind.QUEUE_OLD, _fleet(pool),
+                f"Requests for {pool} wait for {span(waits_s)}",
                 f"The oldest request for {pool} has waited for {span(waits_s)}. The page Fleet says why.",
                 data={"pool": pool, "oldest_s": round(waits_s)},
             )  # fmt: skip
@@ -140,7 +145,7 @@ def _tokens(now: datetime) -> Iterator[Event]:
             if closer or token.expires_at - token.created_at < least_life:
                 continue
             yield Event(
-                f"token:{token.pk}:{days}", Kind.TOKEN_EXPIRING, f"Your token “{token.name}” expires soon",
+                f"token:{token.pk}:{days}", Kind.TOKEN_EXPIRING, "/tokens/", f"Your token “{token.name}” expires soon",
                 f"Your token “{token.name}” (berth_{token.prefix}_…) for {token.project} expires on "
                 f"{token.expires_at:%Y-%m-%d %H:%M} UTC. Make another one on the page Tokens.",
                 user=token.user_id, project=token.project_id,
@@ -156,7 +161,8 @@ def _results(config: Config, now: datetime) -> Iterator[Event]:
         payload__result__isnull=False,
     )  # fmt: skip
     for user, number in rows.values_list("user_id").annotate(number=Count("pk")):
-        yield _going("results", user, number, "result of a request", "results of requests", now)
+        page = "/requests/?lane=async&state=done"
+        yield _going("results", page, user, number, "result of a request", "results of requests", now)
 
 
 def _files(now: datetime) -> Iterator[Event]:
@@ -164,14 +170,19 @@ def _files(now: datetime) -> Iterator[Event]:
         erased_at=None, purpose="batch_output", expires_at__gt=now, expires_at__lt=now + timedelta(days=1)
     )
     for user, number in rows.values_list("user_id").annotate(number=Count("pk")):
-        yield _going("files", user, number, "file with a batch's answers", "files with batches' answers", now)
+        words = "file with a batch's answers", "files with batches' answers"
+        yield _going("files", "/batches/", user, number, *words, now)
 
 
-def _going(what: str, user: int, number: int, one: str, many: str, now: datetime) -> Event:
+def _fleet(pool: str) -> str:
+    return f"/fleet/?find={quote(pool, safe='')}"
+
+
+def _going(what: str, page: str, user: int, number: int, one: str, many: str, now: datetime) -> Event:
     day = now.astimezone(UTC).date()
     amount, goes, them = (f"1 {one}", "is", "it") if number == 1 else (f"{number} {many}", "are", "them")
     return Event(
-        f"{what}:{user}:{day}", Kind.RESULT_EXPIRING, f"{amount} {goes} deleted within a day",
+        f"{what}:{user}:{day}", Kind.RESULT_EXPIRING, page, f"{amount} {goes} deleted within a day",
         f"{amount} of yours {goes} deleted within a day. Fetch {them} if you still need {them}.",
         user=user, data={"what": what, "number": number},
     )  # fmt: skip

@@ -38,12 +38,12 @@ def plan(events: Iterable[Event], config: Config, now: datetime) -> int:
             whose = [user for user in people.values() if user.operates]
         for user in whose:
             if config.mail.host and user.email and (user.pk, event.kind) not in silent:
-                rows.append(_delivery(event, f"mail:{user.pk}", now, user=user))
+                rows.append(_delivery(event, f"mail:{user.pk}", config, now, user=user))
         keys = {user.pk for user in whose}
         for hook in hooks:
             of_project = event.project is not None and hook.project_id == event.project
             if hook.user_id in keys or of_project:
-                rows.append(_delivery(event, f"webhook:{hook.pk}", now, webhook=hook))
+                rows.append(_delivery(event, f"webhook:{hook.pk}", config, now, webhook=hook))
     known = set(Delivery.objects.filter(key__in=[row.key for row in rows]).values_list("key", flat=True))
     new = [row for row in rows if row.key not in known]
     Delivery.objects.bulk_create(new, ignore_conflicts=True)
@@ -54,9 +54,14 @@ def plan(events: Iterable[Event], config: Config, now: datetime) -> int:
 
 
 def _delivery(
-    event: Event, way: str, now: datetime, user: User | None = None, webhook: Webhook | None = None
+    event: Event,
+    way: str,
+    config: Config,
+    now: datetime,
+    user: User | None = None,
+    webhook: Webhook | None = None,
 ) -> Delivery:
     return Delivery(
         key=f"{event.name}:{way}", kind=event.kind, user=user, webhook=webhook, subject=event.subject[:200],
-        text=event.text, data=event.data, next_at=now, created_at=now,
+        text=event.text, data=event.data | {"page": config.site + event.page}, next_at=now, created_at=now,
     )  # fmt: skip

@@ -131,14 +131,13 @@ def _mail(delivery: Delivery, config: Config) -> None:
     user = delivery.user
     if user is None or not user.email or not user.is_active or not config.mail.host:
         raise NotSent("There is no address to send it to.", is_final=True)
-    text = f"{delivery.text}\n\n-- \nBerth. Which mails you get you say here: {_site(config)}/notices/\n"
+    more = (
+        f"\n\n{delivery.data['page']}" if "page" in delivery.data else ""
+    )  # not in what stood before an update
+    text = f"{delivery.text}{more}\n\n-- \nBerth. Which mails you get you say here: {config.site}/notices/\n"
     try:
         EmailMessage(" ".join(delivery.subject.split()), text, to=[user.email]).send()
     except OSError as error:
         raise NotSent(
             f"The mail server: {type(error).__name__}", is_silent=not isinstance(error, _OF_ONE)
         ) from None
-
-
-def _site(config: Config) -> str:
-    return (config.trusted_origins or (config.portal_url,))[0].rstrip("/")

@@ -64,6 +64,12 @@ def test_every_kind_is_told_once_by_mail_and_by_webhook(
         FOR_OPERATORS
     )
     assert len(whom) == len(told), "and nobody else"
+    for person, got in [(world.owner, got) for got in sink.got] + [
+        (world.operator, got) for got in operators.got
+    ]:
+        page = json.loads(got.body)["data"]["page"]
+        assert page in "".join(map(text, box.mails)), "the mail names it, too"
+        assert person.browser.get(page.removeprefix(here.site).partition("#")[0]).status_code == 200, page
     whole = "".join(mail.as_string() for mail in box.mails) + "".join(
         got.body.decode() for got in sink.got + operators.got
     )
@@ -77,13 +83,14 @@ def test_a_batch_that_ended_is_told_once_however_often_one_looks(
     batch = batch_row(world)
     for seconds in (0, 1, 4000):
         look(here, later(seconds))
-    assert to(box) == [("owner@example.org", f"Batch batch_{batch.pk.hex} is finished")]
+    assert to(box) == [("owner@example.org", f"Batch batch_{batch.pk} is finished")]
     (got,) = sink.got
     said = json.loads(got.body)
     assert (said["kind"], said["data"]) == (
         "batch_ended",
-        {"batch": f"batch_{batch.pk.hex}", "state": "completed", "total": 3, "completed": 2, "failed": 1},
-    )
+        {"batch": f"batch_{batch.pk}", "state": "completed", "total": 3, "completed": 2, "failed": 1,
+         "page": f"{here.site}/batches/{batch.pk}/"},
+    )  # fmt: skip
     whole = got.body.decode() + box.mails[0].as_string()
     assert CANARY_BODY not in whole and CANARY_RESULT not in whole and hook.secret not in whole
     assert "/notices/" in box.mails[0].as_string()
