@@ -26,38 +26,41 @@ LAST = 10
 @never_cache
 @login_required
 def page(request: HttpRequest) -> HttpResponse:
-    user = caller(request)
+    return render(request, "dashboard/notices.html", shown(caller(request)))
+
+
+def shown(user: User) -> dict[str, Any]:
     silent = set(OptOut.objects.filter(user=user).values_list("kind", flat=True))
-    kinds = [(kind, kind not in silent) for kind in Kind if user.operates or kind not in FOR_OPERATORS]
+    kinds = [(kind, kind not in silent) for kind in _offered(user)]
     projects = list(_managed(user))
     hooks = {hook.project_id: hook for hook in Webhook.objects.filter(project__in=projects)}
     mine = Webhook.objects.filter(user=user).first()
-    shown = [("", "Me", mine), *((p.slug, p.name, hooks.get(p.pk)) for p in projects)]
-    known = [hook for _, _, hook in shown if hook is not None]
+    named = [("", "Me", mine), *((p.slug, p.name, hooks.get(p.pk)) for p in projects)]
+    known = [hook for _, _, hook in named if hook is not None]
     lost = _given_up(known)
     last = Delivery.objects.filter(Q(user=user) | Q(webhook__in=known)).select_related("webhook__project")
-    context = {
+    return {
         "kinds": kinds,
         "mails": bool(config().mail.host),
-        "hooks": [(slug, name, hook, lost.get(hook.pk) if hook else None) for slug, name, hook in shown],
+        "hooks": [(slug, name, hook, lost.get(hook.pk) if hook else None) for slug, name, hook in named],
         "last": last.order_by("-pk")[:LAST],
     }
-    return render(request, "dashboard/notices.html", context)
 
 
 @login_required
 @require_POST
 def mail(request: HttpRequest) -> HttpResponse:
-    """Which kinds come by mail: those that are ticked."""
+    """Which kinds come by mail: those that are ticked. Of what was not offered nothing was said."""
     user = caller(request)
-    wanted = set(request.POST.getlist("kind"))
+    offered, wanted = _offered(user), set(request.POST.getlist("kind"))
     with transaction.atomic():
-        OptOut.objects.filter(user=user).delete()
-        OptOut.objects.bulk_create(OptOut(user=user, kind=kind) for kind in Kind if kind not in wanted)
+        OptOut.objects.filter(user=user, kind__in=offered).delete()
+        OptOut.objects.bulk_create(OptOut(user=user, kind=kind) for kind in offered if kind not in wanted)
     messages.success(request, "Noted: you get mail of what is ticked.")
     return redirect("notices")
 
 
+@never_cache
 @login_required
 @require_POST
 def webhook(request: HttpRequest) -> HttpResponse:
@@ -75,14 +78,20 @@ def webhook(request: HttpRequest) -> HttpResponse:
         try:
             checked(url, config().webhook_private)
         except Refused as refusal:
-            messages.error(request, str(refusal))
-            return redirect("notices")
+            # Shown where it was typed, to be mended; it is kept nowhere, since it may be a secret.
+            typed = {"slug": request.POST.get("project", ""), "url": url[:500], "why": str(refusal)}
+            told = shown(caller(request)) | {"refused": typed}
+            return render(request, "dashboard/notices.html", told, status=422)
         # Another address has another secret: who knew the old one can sign nothing for the new.
         with transaction.atomic():
             Webhook.objects.filter(**whose).delete()
             Webhook.objects.create(url=url[:500], **whose)
         messages.success(request, "Set. Everything that is yours to know is sent there from now on.")
     return redirect("notices")
+
+
+def _offered(user: User) -> list[Kind]:
+    return [kind for kind in Kind if user.operates or kind not in FOR_OPERATORS]
 
 
 def _given_up(hooks: list[Webhook]) -> dict[int, dict[str, Any]]:

@@ -13,6 +13,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
+from portal.accounts.models import User
 from portal.notices.models import Delivery, OptOut, Webhook
 from portal.notices.post import signature
 from tests.api.world import Person, World
@@ -34,6 +35,17 @@ def test_who_ticks_gets_and_who_does_not_gets_none(world: World) -> None:
     assert not OptOut.objects.exclude(user=world.owner.user).exists()
     world.owner.browser.post("/notices/mail", {"kind": ["model_ready", "batch_ended"]})
     assert not OptOut.objects.filter(kind="batch_ended").exists()
+
+
+def test_who_becomes_an_operator_declined_nothing_of_theirs(world: World) -> None:
+    world.owner.browser.post("/notices/mail", {"kind": ["model_ready"]})
+    User.objects.filter(pk=world.owner.user.pk).update(is_operator=True)
+    page = world.owner.browser.get("/notices/").content.decode()
+    assert re.search(r'value="model_latched" checked', page) and not re.search(
+        r'value="batch_ended" checked', page
+    )
+    world.owner.browser.post("/notices/mail", {"kind": ["model_ready"]})
+    assert OptOut.objects.filter(user=world.owner.user, kind="model_latched").exists()
 
 
 def test_a_webhook_is_set_changed_and_removed(world: World) -> None:
@@ -84,7 +96,16 @@ def test_a_projects_webhook_is_its_managers(world: World) -> None:
 @pytest.mark.parametrize("url", ["http://hooks.example.org/", "https://me:pw@hooks.example.org/", "nonsense"])
 def test_what_cannot_be_called_is_said_at_once(world: World, url: str) -> None:
     answer = set_hook(world.owner, url)
-    assert not Webhook.objects.exists() and 'class="error"' in answer.content.decode()
+    page = unescape(answer.content.decode())
+    assert answer.status_code == 422 and not Webhook.objects.exists()
+    assert f'value="{url}" aria-invalid="true"' in page and 'class="wrong"' in page, (
+        "to be mended, not typed anew"
+    )
+
+
+def test_what_was_typed_wrongly_stands_at_its_project(world: World) -> None:
+    page = set_hook(world.manager, "nonsense", project="waves").content.decode()
+    assert page.count("nonsense") == 1 and 'aria-describedby="url-waves_error"' in page
 
 
 def test_a_test_is_sent_once_a_minute(world: World) -> None:

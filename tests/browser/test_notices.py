@@ -86,7 +86,7 @@ async def set_up(page: Page, sink: Receiver) -> str:
     mine = page.get_by_role("region", name="By webhook: mine")
     await mine.get_by_label("Address").fill("http://me:pw@127.0.0.1/")
     await mine.get_by_role("button", name="Save").click()
-    await expect(page.get_by_role("status")).to_contain_text("without user, password")
+    await expect(mine.get_by_role("alert")).to_contain_text("without user, password")
     await mine.get_by_label("Address").fill(sink.url)
     await mine.get_by_role("button", name="Save").click()
     await expect(page.get_by_role("status")).to_contain_text("Set.")
