@@ -10,6 +10,9 @@ from portal.fleet.slurm_words import meaning
 from portal.fleet.times import ago
 
 TICK_LATE_S = 30.0
+JUST_NOW_S = (
+    20.0  # longer than two passes are apart: while all is well the words stay, and pages send nothing
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ def standing(cluster: Cluster, now: datetime) -> Standing:
     if cluster.ticked_at is None:
         loop = "The control loop has not completed a tick yet. Are the Celery worker and beat running?"
     elif loop_runs:
-        loop = f"The control loop's last tick was {ago(cluster.ticked_at, now)}."
+        loop = f"The control loop's last tick was {_ago(cluster.ticked_at, now)}."
     else:
         loop = (
             f"The control loop's last tick was {ago(cluster.ticked_at, now)}: nothing is launched or let go. "
@@ -62,7 +65,11 @@ def _slurm(cluster: Cluster, now: datetime) -> str:
             f"Nothing is launched and nothing is ended until it answers. {cluster.error}"
         )
     jobs = "1 job" if len(cluster.jobs) == 1 else f"{len(cluster.jobs)} jobs"
-    return f"Slurm answered {ago(cluster.answered_at, now)}; {jobs} of ours in its last listing."
+    return f"Slurm answered {_ago(cluster.answered_at, now)}; {jobs} of ours in its last listing."
+
+
+def _ago(then: datetime, now: datetime) -> str:
+    return "just now" if (now - then).total_seconds() < JUST_NOW_S else ago(then, now)
 
 
 def unknown_jobs(cluster: Cluster) -> list[UnknownJob]:

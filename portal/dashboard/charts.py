@@ -27,6 +27,7 @@ ABOVE = 8.0  # room for half of the topmost number
 BELOW = 22.0  # room for the times
 COLOURS = 6  # classes c0 … c5; `REST` is for all that has none of its own
 REST = "rest"
+LETTER = 2.5  # of a time below: per cent of the plot's width on a phone
 _BAR = 0.8  # of a bar's slot that is filled
 
 
@@ -129,7 +130,7 @@ def draw(
         kind,
         shapes,
         [Mark(round(ABOVE + _y(value, scale[-1]), 1), axis(value)) for value in scale],
-        [_below(xs[i], text) for i, text in axes.times(moments)],
+        _apart([_below(xs[i], text) for i, text in axes.times(moments)]),
         [Key(one.colour, one.name, words(_sum(one)) if kind == "bars" else "") for one in series],
         [(text, [_cell(one.values[i], words) for one in series]) for i, text in enumerate(texts)],
     )
@@ -223,6 +224,25 @@ def _points(edge: Sequence[tuple[float, float]], top: float) -> str:
 def _below(x: float, text: str) -> Mark:
     at = 100 * x / WIDTH
     return Mark(round(at, 2), text, "end" if at > 95 else "start" if at < 1 else "middle")
+
+
+def _apart(marks: Sequence[Mark]) -> list[Mark]:
+    """Without those that would stand in another on a phone: the ones at an edge, which are pushed inwards, give way."""
+    found = list(marks)
+    if len(found) > 1 and _left(found[1]) < _left(found[0]) + _wide(found[0]):
+        del found[0]
+    if len(found) > 1 and _left(found[-1]) < _left(found[-2]) + _wide(found[-2]):
+        del found[-1]
+    return found
+
+
+def _wide(mark: Mark) -> float:
+    """Per cent of a plot on a phone."""
+    return LETTER * (len(mark.text) + 0.5)
+
+
+def _left(mark: Mark) -> float:
+    return mark.at - {"start": 0.0, "middle": 0.5, "end": 1.0}[mark.anchor] * _wide(mark)
 
 
 def _says(title: str, series: Sequence[Series], texts: Sequence[str], words: Words, kind: Kind) -> str:

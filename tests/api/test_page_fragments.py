@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from django.test import Client
+from django.utils import timezone
 
+from portal.fleet.models import Cluster
 from tests.api.world import World, request_row
 
 
@@ -16,6 +20,16 @@ def test_nothing_is_sent_when_nothing_changed(world: World, path: str) -> None:
     assert first.content and "private" in first["Cache-Control"]
     again = browser.get(path, headers={"If-None-Match": etag})
     assert (again.status_code, again.content) == (304, b"")
+
+
+def test_a_fleet_in_which_all_is_well_is_sent_once(world: World) -> None:
+    """Though Slurm answers and the loop runs all the time."""
+    browser, now = world.operator.browser, timezone.now()
+    Cluster.objects.create(name="main", tried_at=now, answered_at=now, ticked_at=now)
+    etag = browser.get("/fleet/fragments/fleet")["ETag"]
+    before = now - timedelta(seconds=9)
+    Cluster.objects.update(tried_at=before, answered_at=before, ticked_at=before)
+    assert browser.get("/fleet/fragments/fleet", headers={"If-None-Match": etag}).status_code == 304
 
 
 def test_a_change_is_sent(world: World) -> None:

@@ -61,6 +61,12 @@ def test_it_shows_what_ones_own_requests_used(world: World) -> None:
         assert Client().get(path)["Location"] == f"/login/?next={path}"
 
 
+def test_less_than_a_gpu_second_is_not_nothing(world: World) -> None:
+    replica, now = replica_row(world, pilot_row(world), gpu_indices=[0]), timezone.now()
+    ended(world, replica=replica.pk, granted_at=now - timedelta(milliseconds=400), ended_at=now)
+    assert facts(text(world.owner.browser, "/usage/"))["GPU-seconds"] == "0.4"
+
+
 def test_a_manager_sees_the_projects_and_nobody_else_does(world: World) -> None:
     ended(world)
     ended(world, user_id=world.mate.user.pk)

@@ -46,7 +46,7 @@ def test_status_shows_clusters_models_and_pilots(world: World) -> None:
     )
     PoolState.objects.create(pool=world.pool, pinned_until=FOR_EVER)
     said = run("status")
-    assert "Slurm answered 0 s ago" in said and "`fleet resume` ends it" in said
+    assert "Slurm answered just now" in said and "`fleet resume` ends it" in said
     assert "`fleet adopt 98` or `fleet reject 98`" in said
     assert "Profile gpu is held: Its account is not valid. `fleet relaunch --profile gpu`" in said
     assert "surf   ready  now       Pinned for ever." in said

@@ -89,6 +89,15 @@ def test_times_are_round_and_no_more_than_a_phone_has_room_for(
     assert found == texts
 
 
+def test_no_time_stands_in_another_on_a_phone() -> None:
+    """That at the edge is pushed inwards, where it would meet its neighbour."""
+    begin = datetime(2026, 11, 21, 18, 6, tzinfo=UTC)
+    moments = [begin + timedelta(minutes=2) * i for i in range(90)]
+    chart = draw("x", "lines", moments, [Series("a", [1.0] * 90)])
+    assert [mark.text for mark in chart.times] == ["18:30", "19:00", "19:30", "20:00", "20:30"]
+    assert [mark.anchor for mark in chart.times] == ["middle"] * 5
+
+
 def test_no_time_stands_beyond_the_edge() -> None:
     two = draw("x", "lines", _hours(2), [Series("a", [1.0, 2.0])])
     assert [mark.anchor for mark in two.times] == ["start", "end"]
