@@ -90,6 +90,7 @@ class Chart:
     width: float = WIDTH
     height: float = HEIGHT
     top: float = ABOVE
+    bottom: float = ABOVE + HEIGHT
     whole_height: float = ABOVE + HEIGHT + BELOW
     times_at: float = ABOVE + HEIGHT + BELOW - 6
 
