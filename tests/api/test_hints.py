@@ -27,7 +27,7 @@ def test_redis_away_holds_nobody_up_and_fails_nothing() -> None:
     env = os.environ | {"BERTH_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 4
+    assert float(done.stdout) < 10
     for whom in ("gateways of a changed directory", "pilots of surf", "the control loop", "gateway gw-1"):
         assert f"could not tell {whom}" in done.stderr
 

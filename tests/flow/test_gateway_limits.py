@@ -46,26 +46,27 @@ async def test_over_the_requests_of_a_minute_is_refused_and_told_when_to_come_ba
         "rate_limit_error",
     )
     assert "2 requests per minute of this project" in said["error"]["message"]
-    assert 25 <= int(headers["retry-after"]) <= 30
+    assert 15 <= int(headers["retry-after"]) <= 30
     assert (headers["x-ratelimit-limit-requests"], headers["x-ratelimit-remaining-requests"]) == ("2", "0")
     assert headers["x-ratelimit-reset-requests"]
     assert len(plane.ingress.seen) == 2
 
 
 async def test_tokens_are_reserved_by_estimate_and_settled_with_what_was_used(plane: Plane) -> None:
-    """The estimate is 500 tokens for the answer alone; the engine reports 9. Two estimates would not fit at once."""
+    """The estimate is 800 tokens for the answer alone; the engine reports 9. Two estimates would not fit at once, nor
+    what refills in half a minute beside one."""
     plane.route()
     await _quota(plane, "user", plane.seeded.user, tokens_per_min=900)
     key = f"berth:limit:user:{plane.seeded.user}:tokens"
     for _ in range(4):
-        status, headers, _ = await _ask(plane, max_tokens=500)
+        status, headers, _ = await _ask(plane, max_tokens=800)
         assert status == 200
-        assert int(headers["x-ratelimit-remaining-tokens"]) < 400
+        assert int(headers["x-ratelimit-remaining-tokens"]) < 100
         await until(lambda: not plane.redis.exists(key) or plane.redis.ttl(key) < 5, "the settlement")
     plane.ingress.gate.clear()
-    first = asyncio.create_task(_ask(plane, max_tokens=500))
+    first = asyncio.create_task(_ask(plane, max_tokens=800))
     await until(lambda: plane.ingress.running == 1, "the first one to run")
-    status, _, said = await _ask(plane, max_tokens=500)
+    status, _, said = await _ask(plane, max_tokens=800)
     assert status == 429 and "900 tokens per minute of this user" in said["error"]["message"]
     plane.ingress.gate.set()
     assert (await first)[0] == 200
@@ -153,10 +154,11 @@ async def test_rows_that_pilots_ran_are_settled_with_what_they_used(plane: Plane
     status, headers, _ = await _ask(plane, {"Prefer": "respond-async"}, max_tokens=600)
     assert status == 202 and int(headers["x-ratelimit-remaining-tokens"]) < 400
     (row,) = await _lease(pilot, replica)
-    await _send(pilot, _result(row, prompt_tokens=40, completion_tokens=10))
+    await _send(pilot, _result(row, prompt_tokens=40, completion_tokens=260))
     status, headers, said = await _ask(plane, {"Prefer": "respond-async"}, max_tokens=600)
     assert (status, said["state"]) == (202, "queued")
-    assert 300 <= int(headers["x-ratelimit-remaining-tokens"]) < 350, "50 used, 600 and the prompt reserved"
+    # 300 used, 600 and the prompt reserved; 17 come back each second, and there would be 380 if none had been used.
+    assert 50 <= int(headers["x-ratelimit-remaining-tokens"]) < 350
 
 
 async def test_a_row_that_the_engine_refused_used_nothing(plane: Plane) -> None:

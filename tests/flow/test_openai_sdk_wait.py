@@ -64,7 +64,7 @@ async def test_a_plain_loop_gets_its_answer_as_soon_as_the_model_is_there(impati
     opened = time.monotonic()
     answer, request, calls = await asking
     assert (answer, request) == ("hello world", first) and calls >= 2
-    assert time.monotonic() - opened < 3.0
+    assert time.monotonic() - opened < 10
     assert plane.sql("SELECT count(*), min(attempt) FROM ledger_request") == [(1, 1)]
     assert (await plane.ended(first))["state"] == "done"
 
