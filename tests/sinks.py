@@ -37,7 +37,7 @@ class Mailbox:
 @contextlib.contextmanager
 def mailbox() -> Iterator[Mailbox]:
     box = Mailbox(free_port())
-    server = Controller(box, hostname="127.0.0.1", port=box.port)
+    server = Controller(box, hostname="127.0.0.1", port=box.port, ready_timeout=60)
     server.start()
     try:
         yield box

@@ -123,11 +123,12 @@ def drips(sink: Receiver) -> Callable[[BaseHTTPRequestHandler], None]:
 def test_who_is_slow_is_cut_off_and_not_asked_for_each(
     world: World, here: Config, sink: Receiver, hook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(post, "LIMIT_S", 0.3)
     batch_row(world)
     batch_row(world)
     sink.next = [drips(sink)]
-    look(here)
+    with monkeypatch.context() as patch:  # whoever answers at once has the usual time for it
+        patch.setattr(post, "LIMIT_S", 1.0)
+        look(here)
     rows = Delivery.objects.filter(webhook=hook)
     assert len(sink.got) == 1 and [row.attempts for row in rows] == [1, 1], (
         "what is behind it waits as it does"
@@ -164,7 +165,7 @@ def test_nobody_waits_for_who_is_slow(
         batch_row(world, user_id=world.mate.user.pk)
 
         def last(handler: BaseHTTPRequestHandler) -> None:
-            if wait_until(lambda: bool(other.got and box.mails), 5):
+            if wait_until(lambda: bool(other.got and box.mails), 9):
                 says(200)(handler)
 
         sink.next = [last]
@@ -192,13 +193,14 @@ def test_a_look_ends_though_a_name_server_hangs(
     answered = threading.Event()
 
     def hangs(*args: Any) -> tuple[str, int]:
-        answered.wait(20)
+        answered.wait(60)
         return addresses.resolved(*args)
 
     monkeypatch.setattr(post, "resolved", hangs)
-    monkeypatch.setattr(post, "LIMIT_S", 0.2)
-    monkeypatch.setattr(send, "BUDGET_S", 0.2)
-    monkeypatch.setattr(send, "GRACE_S", 0.2)
+    # Together long enough for the mail beside it, also on a busy machine.
+    monkeypatch.setattr(post, "LIMIT_S", 0.5)
+    monkeypatch.setattr(send, "BUDGET_S", 2.0)
+    monkeypatch.setattr(send, "GRACE_S", 0.5)
     batch_row(world)
     look(here)
     assert not answered.is_set()
@@ -206,7 +208,7 @@ def test_a_look_ends_though_a_name_server_hangs(
     assert (row.state, row.attempts, row.error) == ("pending", 1, "There was no answer in time.")
     assert len(box.mails) == 1
     answered.set()
-    assert wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith("notices")], 5)
+    assert wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith("notices")], 30)
     assert sink.got == [], "too late is not at all: it is told in its next attempt"
 
 
