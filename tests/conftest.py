@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from devstack import ports
+
 _scratch = Path(tempfile.mkdtemp(prefix="berth-test-"))
 atexit.register(shutil.rmtree, _scratch, ignore_errors=True)
 
@@ -36,6 +38,8 @@ def _start_own_redis() -> str:
     return redis.url
 
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    ports.share(int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
 if "PYTEST_XDIST_WORKER" in os.environ and "BERTH_TEST_REDIS_URL" in os.environ:
     # Beside another process of the same run: pytest-django gives each a database of its own, and tests empty Redis.
     os.environ["BERTH_TEST_REDIS_URL"] = _start_own_redis()
@@ -154,7 +158,7 @@ def django_db_setup(django_db_setup: None) -> Iterator[None]:
         return not left
 
     try:
-        assert wait_until(nobody, 10), f"connections that nobody closed: {left}"
+        assert wait_until(nobody, 60), f"connections that nobody closed: {left}"
     finally:
         link.close()
 

@@ -38,7 +38,7 @@ def gone(pid: int) -> bool:
 
 def test_a_child_that_ignores_the_request_is_killed_with_its_group(run_dir: RunDir) -> None:
     child = shell(STUBBORN, run_dir, grace_s=0.3)
-    child.wait_ready(lambda: "ready" in child.log.read_text(), 5)
+    child.wait_ready(lambda: "ready" in child.log.read_text(), 30)
     below = proctable.descendants({child.pid})
     child.stop()
     assert gone(child.pid)
@@ -51,7 +51,7 @@ def test_a_child_that_ignores_the_request_is_killed_with_its_group(run_dir: RunD
 def test_a_child_that_ends_while_starting_is_a_failed_step_with_its_log(run_dir: RunDir) -> None:
     child = shell("echo cannot bind; exit 3", run_dir)
     with pytest.raises(StepFailed, match="shell ended with status 3") as failed:
-        child.wait_ready(lambda: False, 5)
+        child.wait_ready(lambda: False, 30)
     assert "cannot bind" in failed.value.text()
 
 
@@ -94,7 +94,7 @@ def test_what_is_swept_does_not_see_its_own_die_first(tmp_path: Path) -> None:
     """A keeper found a look later than its child has no moment in which it could tell of the child's end."""
     told = tmp_path / "told"
     keeper = subprocess.Popen(["sh", "-c", f"sleep 600; touch {told}"])
-    assert wait_until(lambda: len(proctable.descendants({keeper.pid})) == 1, 10)
+    assert wait_until(lambda: len(proctable.descendants({keeper.pid})) == 1, 30)
     looks = 0
 
     def find() -> set[int]:
@@ -107,7 +107,7 @@ def test_what_is_swept_does_not_see_its_own_die_first(tmp_path: Path) -> None:
 
     try:
         proctable.sweep(find)
-        assert keeper.wait(10) == -signal.SIGKILL
+        assert keeper.wait(30) == -signal.SIGKILL
         assert not told.exists()
     finally:
         keeper.kill()
@@ -146,7 +146,7 @@ run_dir.open()
 run_dir.watch(remove=[Path(sys.argv[2])])
 script = "setsid sleep 100 & echo $!; wait"
 child = Child(Command("shell", ["sh", "-c", script], {"PATH": "/usr/bin:/bin"}, grace_s=1), run_dir)
-child.wait_ready(lambda: child.log.read_text().strip().isdigit(), 5)
+child.wait_ready(lambda: child.log.read_text().strip().isdigit(), 30)
 print(child.pid, child.log.read_text().strip(), flush=True)
 sys.stdin.read()
 """
@@ -177,6 +177,15 @@ def test_ports_are_free_and_never_given_twice() -> None:
     given = [ports.free_port() for _ in range(50)]
     assert len(set(given)) == 50
     assert all(ports.LOWEST <= port < ports.HIGHEST for port in given)
+
+
+def test_who_runs_beside_us_is_given_other_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "_mine", ports._mine)  # put back
+    given: list[set[int]] = []
+    for number in range(2):
+        ports.share(number, 2)
+        given.append({ports.free_port() for _ in range(50)})
+    assert max(given[0]) < min(given[1])
 
 
 def test_a_private_home_is_not_reachable_for_another_user(tmp_path: Path) -> None:
