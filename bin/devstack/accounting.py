@@ -87,7 +87,7 @@ class Accounting:
     def _child(self, name: str, argv: list[str], ready: Callable[[], bool]) -> None:
         child = Child(Command(name, [apt.program(argv[0]), *argv[1:]], self._env), self._run_dir)
         self._children.append(child)
-        child.wait_ready(ready, 30)
+        child.wait_ready(ready, 90)
 
     def _run(self, *argv: str, say: str = "") -> None:
         done = subprocess.run(

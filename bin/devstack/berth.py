@@ -20,7 +20,7 @@ from devstack.site import Site
 from devstack.slurmconf import SlurmSpec
 from devstack.stack import Stack, held_interrupts
 
-READY_S = 60.0
+READY_S = 120.0
 
 
 @dataclass(frozen=True)

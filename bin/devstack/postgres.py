@@ -94,7 +94,7 @@ class Postgres:
 
     def start_server(self) -> None:
         self._child = Child(self._command(), self._run_dir)
-        self._child.wait_ready(self._answers, 60, REMEDY)
+        self._child.wait_ready(self._answers, 120, REMEDY)
 
     def kill(self) -> None:
         """As a power cut: server and sessions end at once and write nothing. (kill -9 of the server alone would

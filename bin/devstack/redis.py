@@ -49,7 +49,7 @@ class Redis:
         config = self._run_dir.path / "redis.conf"
         argv = [apt.program("redis-server"), str(config)]
         self._child = Child(Command("redis", argv, {"PATH": apt.SERVER_PATH}, grace_s=5), self._run_dir)
-        self._child.wait_ready(self._answers, 15)
+        self._child.wait_ready(self._answers, 60)
 
     def kill(self) -> None:
         """kill -9 of the server alone; everything it held is gone."""

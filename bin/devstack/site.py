@@ -121,7 +121,7 @@ class Site:
             if command.name not in names:
                 continue
             self._children[command.name] = Supervised(command, Child(command, self._home))
-        self._children["web"].child.wait_ready(lambda: self.get("/healthz") == 200, 60)
+        self._children["web"].child.wait_ready(lambda: self.get("/healthz") == 200, 120)
         self._watcher = threading.Thread(target=self._watch, name="site-watcher", daemon=True)
         self._watcher.start()
 

@@ -26,6 +26,7 @@ from devstack.slurmconf import Site, SlurmSpec, cgroup_conf, gres_conf, slurm_co
 JOB_IDS_PER_START = (
     1000  # each start begins a new thousand, so that no job id is used twice in one run folder
 )
+NODES_S = 120.0
 POLITE_S = 10.0  # at stop, jobs have this long to end by themselves, whatever KillWait says
 
 
@@ -214,12 +215,12 @@ class Slurm:
         def answers() -> bool:
             return subprocess.run(check, capture_output=True, check=False).returncode == 0
 
-        self._munged.wait_ready(answers, 15)
+        self._munged.wait_ready(answers, 60)
 
     def _start_controller(self, *options: str) -> None:
         argv = [apt.program("slurmctld"), "-D", "-i", *options]
         self._controller = Child(Command("slurmctld", argv, self._env()), self._run_dir)
-        self._controller.wait_ready(lambda: "UP" in self._try("scontrol", "ping").stdout, 30)
+        self._controller.wait_ready(lambda: "UP" in self._try("scontrol", "ping").stdout, 90)
 
     def _start_node(self, name: str) -> None:
         argv = [apt.program("slurmd"), "-D", "-N", name]
@@ -236,12 +237,14 @@ class Slurm:
                 state in ("idle", "mix", "alloc") for state in states.values()
             )
 
-        if not wait_until(ready, 45):
+        if not wait_until(ready, NODES_S):
             ended = [name for name in names if not self._nodes[name].alive]
             log = self.log_dir / f"{(ended or sorted(names))[0]}.log"
             listing = self._try("sinfo", "-N", "-o", "%N %T %E").stdout
             raise StepFailed(
-                f"nodes did not become idle in 45 s:\n{listing}", f"read the logs in {log.parent}", log
+                f"nodes did not become idle in {NODES_S:.0f} s:\n{listing}",
+                f"read the logs in {log.parent}",
+                log,
             )
 
     # How it stops.

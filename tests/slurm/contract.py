@@ -22,7 +22,7 @@ from scheduler.slurm.render import render
 from scheduler.slurm.spec import JobSpec, SecretFile
 
 
-def until(check: Callable[[], object], limit_s: float = 60.0) -> None:
+def until(check: Callable[[], object], limit_s: float = 180.0) -> None:
     """Waits until check() is true; fails after limit_s."""
     deadline = time.monotonic() + limit_s
     pause = threading.Event()
@@ -77,7 +77,7 @@ class Contract:
         running = self.job(client, spec)
         assert running.nodes.startswith("gpu")
         assert running.started_at is not None
-        assert abs(running.started_at - time.time()) < 30  # UTC, whatever this machine's zone is
+        assert abs(running.started_at - time.time()) < 300  # UTC, whatever this machine's zone is
         assert running.ends_at is not None
         assert 100 <= running.ends_at - running.started_at <= 300  # between --time-min and --time
         client.cancel([job_id])
@@ -106,7 +106,7 @@ class Contract:
         ):
             assert line in log.splitlines()
         started = next(line for line in log.splitlines() if line.startswith("BERTH_STARTED_AT="))
-        assert abs(float(started.partition("=")[2]) - time.time()) < 30
+        assert abs(float(started.partition("=")[2]) - time.time()) < 300
         assert Path(told.secret.path).stat().st_mode & 0o777 == 0o600
         assert "s3cret-key" not in cluster.run("scontrol", "show", "job", str(job_id), "-dd")
         assert "s3cret-key" not in cluster.run("scontrol", "write", "batch_script", str(job_id), "-")

@@ -61,7 +61,7 @@ class Scenario:
         [job] = self.whole.live_jobs()
         return job
 
-    def answered(self, timeout_s: float = 60) -> None:
+    def answered(self, timeout_s: float = 180) -> None:
         """Everything that was accepted since the beginning has ended, once, with its own answer."""
         for text, held in self._held:
             said = held.result(timeout_s)

@@ -109,9 +109,9 @@ def test_a_hanging_command_ends_with_all_it_started(commands: Path, tmp_path: Pa
     pids = tmp_path / "pids"
     fake(commands, "squeue", f"sleep 1000 & echo $! $$ > {pids}; wait")
     before = time.monotonic()
-    with pytest.raises(NoAnswer, match="no answer within 1 s"):
-        CliClient(limit_s=1).jobs()
-    assert time.monotonic() - before < 10
+    with pytest.raises(NoAnswer, match="no answer within 3 s"):
+        CliClient(limit_s=3).jobs()
+    assert time.monotonic() - before < 60
     for pid in pids.read_text().split():
         status = Path(f"/proc/{pid}/stat")
         assert not status.exists() or status.read_text().split()[2] == "Z"

@@ -19,7 +19,7 @@ from scheduler.moves import LOOP_LOCK
 from tests.slurm.scenario import Scenario, rival
 from tests.slurm.whole import POOL, WORDS, Whole
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slurm
 
 LIVE = "SELECT id::text FROM fleet_pilot WHERE state <> 'ended'"
 

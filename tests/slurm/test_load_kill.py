@@ -16,7 +16,7 @@ import pytest
 from tests.slurm.load import LINES, PROGRAMS, Batch, Programs, Said, hurt, until
 from tests.slurm.whole import WORDS, Whole
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(280)]
+pytestmark = pytest.mark.slurm
 
 COUNT_THE_ENDS = """
 CREATE TABLE end_of_request (id uuid NOT NULL);

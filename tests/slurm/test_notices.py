@@ -10,7 +10,7 @@ import pytest
 from tests.sinks import Mailbox
 from tests.slurm.whole import POOL, Whole
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slurm
 ADDRESS = "otto@example.org"
 # The hour's look at tokens and files has been: without its mark the next look is the hour's again.
 _LOOK = """

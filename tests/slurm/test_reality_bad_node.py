@@ -7,7 +7,7 @@ import pytest
 from tests.slurm.scenario import Scenario
 from tests.slurm.whole import POOL, Whole
 
-pytestmark = [pytest.mark.slurm, pytest.mark.nightly, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slurm, pytest.mark.nightly]
 
 # Slurm fills its nodes in this order, and a node that fails at once is always the emptiest.
 FIRST = "gpu01"

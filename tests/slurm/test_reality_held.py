@@ -7,7 +7,7 @@ import pytest
 from tests.slurm.scenario import Scenario
 from tests.slurm.whole import POOL, Whole
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slurm
 
 
 def held_profile(whole: Whole) -> str:

@@ -9,7 +9,7 @@ import pytest
 from tests.slurm.scenario import Scenario
 from tests.slurm.whole import Whole
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slurm
 
 PENDING = "SELECT count(*) FROM fleet_pilot WHERE state = 'pending'"
 

@@ -7,7 +7,7 @@ import pytest
 from tests.slurm.scenario import Scenario, rival
 from tests.slurm.whole import Whole
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slurm
 
 
 def preempted(whole: Whole, partition: str) -> tuple[Scenario, int, list[str]]:

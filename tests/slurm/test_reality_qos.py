@@ -16,7 +16,7 @@ from tests.slurm.scenario import Scenario
 from tests.slurm.test_handover import Load, end_soon, ended
 from tests.slurm.whole import PARTITIONS, QUICK, Whole
 
-pytestmark = [pytest.mark.slurm, pytest.mark.nightly, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.slurm, pytest.mark.nightly]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from tests.slurm.scenario import Scenario
 from tests.slurm.whole import Whole
 
-pytestmark = [pytest.mark.slurm, pytest.mark.nightly, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slurm, pytest.mark.nightly]
 
 
 def restore(whole: Whole) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.slurm.scenario import Scenario
 from tests.slurm.whole import Whole
 
-pytestmark = [pytest.mark.slurm, pytest.mark.nightly, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slurm, pytest.mark.nightly]
 
 
 def test_a_silent_agents_work_is_served_elsewhere_and_its_job_given_up(whole: Whole) -> None:

@@ -22,7 +22,7 @@ from tests.slurm import real_world
 from tests.slurm.contract import until
 from tests.slurm.real_world import RealWorld
 
-pytestmark = [pytest.mark.slurm, pytest.mark.django_db(transaction=True), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slurm, pytest.mark.django_db(transaction=True)]
 
 
 def story() -> list[tuple[str, str]]:

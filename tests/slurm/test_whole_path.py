@@ -8,7 +8,7 @@ import pytest
 
 from tests.slurm.whole import WORDS, Whole
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slurm
 
 
 def test_a_cold_model_answers_the_job_is_reused_and_let_go_when_idle(whole: Whole) -> None:

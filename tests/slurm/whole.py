@@ -61,7 +61,7 @@ class Held:
     heard: list[str] = field(default_factory=list)
     thread: threading.Thread | None = None
 
-    def result(self, timeout_s: float = 120) -> str:
+    def result(self, timeout_s: float = 240) -> str:
         assert self.thread is not None
         self.thread.join(timeout_s)
         assert not self.thread.is_alive(), "the held request has no end"
@@ -133,7 +133,7 @@ class Whole:
         found = self.rows(sql, *values)
         return found[0][0] if found else None
 
-    def until(self, probe: Callable[[], Any], timeout_s: float = 90, what: str = "") -> None:
+    def until(self, probe: Callable[[], Any], timeout_s: float = 180, what: str = "") -> None:
         def tried() -> bool:
             try:
                 return bool(probe())
@@ -281,14 +281,22 @@ class Whole:
             os.killpg(self.site.pid(victim), signal.SIGKILL)
 
     def _pid_of(self, words: str) -> int:
-        """The one process of our spool whose command line has `words`."""
-        found = []
+        """The one process of our spool whose command line has `words`. One that starts another bears its own words
+        twice for a moment, until the other is what it shall be."""
+        found: list[int] = []
+
+        def only_one() -> bool:
+            found[:] = self._pids_of(words)
+            return len(found) == 1
+
+        assert wait_until(only_one, 10), f"{words!r} runs {len(found)} times"
+        return found[0]
+
+    def _pids_of(self, words: str) -> Iterator[int]:
         for entry in Path("/proc").iterdir():
             try:
                 line = (entry / "cmdline").read_text()
             except OSError:
                 continue
             if words in line and str(self.site.run_dir) in line:
-                found.append(int(entry.name))
-        assert len(found) == 1, f"{words!r} runs {len(found)} times"
-        return found[0]
+                yield int(entry.name)
