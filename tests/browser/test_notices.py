@@ -17,7 +17,7 @@ from tests.browser.people import ADDRESS, READER, hand_in, known, lines, logged_
 from tests.sinks import Mailbox, Receiver, is_ours, says
 from tests.slurm.whole import POOL, Whole
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.slurm
 COLD_MS = 60_000
 BATCH = "a batch of mine is finished or has failed"
 
@@ -35,7 +35,7 @@ async def test_a_person_is_told_what_they_asked_to_be_told(
 
     def slowly(handler: BaseHTTPRequestHandler) -> None:
         """Answers once the mail is there and the loop went on: a look that waits for it would wait in vain."""
-        whole.until(mails, 5, "the mail, beside a receiver that does not answer yet")
+        whole.until(mails, 8, "the mail, beside a receiver that does not answer yet")
         whole.ticks(1)
         says(200)(handler)
 
@@ -51,15 +51,15 @@ async def test_a_person_is_told_what_they_asked_to_be_told(
                 .click()
             )
             await expect(page.get_by_role("status").filter(has_text="You are told")).to_be_visible()
-            await asyncio.to_thread(whole.until, lambda: sink.got and mails(), 60, "the model's notice")
+            await asyncio.to_thread(whole.until, lambda: sink.got and mails(), 120, "the model's notice")
 
             await hand_in(page, "bad.jsonl", lines("one") + b"{no json}\n")
             await hand_in(page, "good.jsonl", lines("ebb", "flood"))
             await asyncio.to_thread(
-                whole.until, lambda: kinds(sink)["batch_ended"] == 2, 60, "the batches' notices"
+                whole.until, lambda: kinds(sink)["batch_ended"] == 2, 120, "the batches' notices"
             )
             sent = "SELECT count(*) FROM notices_delivery WHERE state = 'sent' AND created_at >= %s"
-            await asyncio.to_thread(whole.until, lambda: whole.one(sent, begun) >= 4, 60, "all that is sent")
+            await asyncio.to_thread(whole.until, lambda: whole.one(sent, begun) >= 4, 120, "all that is sent")
             await page.get_by_role("link", name="Notices").click()
             lately = page.get_by_role("region", name="Lately")
             await expect(lately.get_by_text("Sent")).to_have_count(4)

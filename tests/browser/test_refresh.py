@@ -38,6 +38,9 @@ class Looked:
         for _ in range(seconds):
             await self.page.clock.run_for(1000)
             await until(lambda: len(self.statuses) == self.asked, "every question is answered")
+        await until(
+            lambda: len(self.statuses) == self.asked and self.asked - before >= asks, "the last of them"
+        )
         assert self.asked - before == asks, self.statuses
 
     async def hide(self, hidden: bool) -> None:

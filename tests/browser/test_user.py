@@ -13,7 +13,7 @@ from playwright.async_api import Browser, Page, expect
 from tests.browser.people import STRANGER, hand_in, known, lines, logged_in, new_token
 from tests.slurm.whole import POOL, Whole
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.slurm
 
 COLD_MS = 60_000
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "screenshots"

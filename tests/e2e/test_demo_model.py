@@ -45,6 +45,9 @@ async def post(served: Served, path: str, bodies: list[dict[str, Any]]) -> list[
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=CONCURRENCY),
         headers={"Authorization": f"Bearer {served.token}"},
+        timeout=aiohttp.ClientTimeout(
+            total=None
+        ),  # those at the end wait for all before them, and for the start
         raise_for_status=True,
     ) as session:
 
