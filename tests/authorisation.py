@@ -83,6 +83,7 @@ GET    queue/fragments/queue                        login     403     403    403
 GET    fleet/                                       login     403     403    403     200        200        login
 GET    fleet/fragments/fleet                        login     403     403    403     200        200        login
 GET    fleet/decisions/                             login     403     403    403     200        200        login
+GET    fleet/fragments/decisions                    login     403     403    403     200        200        login
 POST   fleet/commands/                              login     403     403    403     302        302        login
 GET    fleet/pilots/<uuid:id>/                      login     403     403    403     200        200        login
 GET    fleet/pilots/<uuid:id>/fragments/pilot       login     403     403    403     200        200        login

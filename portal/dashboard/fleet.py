@@ -91,6 +91,16 @@ def pilot_fragment(request: HttpRequest, id: UUID) -> HttpResponse:
 @operators_only
 def decided(request: HttpRequest) -> HttpResponse:
     """The story of the fleet, by model, pilot, kind and time."""
+    return render(request, "dashboard/decisions.html", shown_decided(request))
+
+
+@unchanged_is_304
+@operators_only
+def decided_fragment(request: HttpRequest) -> HttpResponse:
+    return render(request, "dashboard/_decided.html", shown_decided(request))
+
+
+def shown_decided(request: HttpRequest) -> dict[str, Any]:
     asked = {name: request.GET.get(name, "").strip() for name in deciding.FILTERS}
     try:
         rows, error = deciding.decisions(asked, timezone.now()), ""
@@ -102,15 +112,16 @@ def decided(request: HttpRequest) -> HttpResponse:
     older = request.GET.copy()
     if len(found) > MOST_DECISIONS:
         older["before"] = str(found[MOST_DECISIONS - 1].pk)
-    context = {
+    return {
         "asked": asked,
         "kinds": deciding.KINDS,
         "pools": Pool.objects.order_by("name").values_list("name", flat=True),
         "error": error,
         "decisions": found[:MOST_DECISIONS],
         "older": older.urlencode() if len(found) > MOST_DECISIONS else "",
+        "first": "before" not in request.GET,
+        "query": request.GET.urlencode(),
     }
-    return render(request, "dashboard/decisions.html", context)
 
 
 @operators_only

@@ -75,6 +75,7 @@ urlpatterns = [
     path("fleet/", fleet.page, name="fleet"),
     path("fleet/fragments/fleet", fleet.fragment, name="fleet-fragment"),
     path("fleet/decisions/", fleet.decided, name="fleet-decisions"),
+    path("fleet/fragments/decisions", fleet.decided_fragment, name="fleet-decisions-fragment"),
     path("fleet/commands/", fleet.command, name="fleet-command"),
     path("fleet/pilots/<uuid:id>/", fleet.pilot, name="fleet-pilot"),
     path("fleet/pilots/<uuid:id>/fragments/pilot", fleet.pilot_fragment, name="fleet-pilot-fragment"),

@@ -101,3 +101,25 @@ def test_only_operators_see_the_page(world: World, pilot: Pilot) -> None:
 
 def test_every_kind_that_a_policy_decides_can_be_asked_for() -> None:
     assert {kind.kind for kind in Decided.__subclasses__()} <= set(deciding.KINDS)
+
+
+def test_the_newest_page_is_asked_for_again_and_others_stay(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("portal.dashboard.fleet.MOST_DECISIONS", 2)
+    browser = world.operator.browser
+
+    def decide(n: int) -> int:
+        row = Decision.objects.create(at=timezone.now(), kind="launch", pool="surf", reason=f"Reason {n}.")
+        return int(row.pk)
+
+    keys = [decide(n) for n in range(3)]
+    page = browser.get("/fleet/decisions/?model=surf").content.decode()
+    assert 'hx-get="/fleet/fragments/decisions?model=surf" hx-trigger="every 3s" data-polled' in page
+    decide(3)
+    fragment = browser.get("/fleet/fragments/decisions?model=surf").content.decode()
+    assert "Reason 3." in fragment and "Reason 1." not in fragment
+    assert f"before={keys[2]}" in fragment, "what was pushed off the page is found behind it"
+    older = browser.get(f"/fleet/decisions/?before={keys[2]}").content.decode()
+    assert "Reason 1." in older and "hx-get" not in older and ">Newest</a>" in older
+    assert "None that fits." in browser.get("/fleet/decisions/?model=turf").content.decode()

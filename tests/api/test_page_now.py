@@ -74,6 +74,9 @@ def test_samples_are_drawn_and_listed(world: World) -> None:
     sample(at, busy=3, asked=4, wait_p95_s=181)
     page = text(world)
     assert "GPUs by what they do" in page and "3 min" in page and f"{at:%H:%M}" in page
+    assert f'as of</dt><dd class="num">{at:%H:%M} UTC<' in page, (
+        "its figures are older than the picture below them"
+    )
 
 
 def step(window: str, back: int) -> datetime:
