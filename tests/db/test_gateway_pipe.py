@@ -13,7 +13,7 @@ from portal.gateway import pipe as piping
 from portal.gateway.pipe import Pipe, QueueDown
 from portal.gateway.scripts import spelt
 
-WITHIN_S = 10.0
+WITHIN_S = 60.0
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 

@@ -58,7 +58,7 @@ def _row(pg: Connection, id_: uuid.UUID) -> dict[str, Any] | None:
 
 
 async def _state(pg: Connection, id_: uuid.UUID, state: str) -> dict[str, Any]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (row := _row(pg, id_)) is None or row["state"] != state:
             await asyncio.sleep(0.01)
     return row
@@ -225,7 +225,7 @@ async def test_an_expired_wait_leaves_no_payload(writer: Writer, pg: Connection)
 
 
 async def test_a_gateway_says_that_it_is_alive_from_the_start(writer: Writer, pg: Connection) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         found = None
         while not found:
             with pg.cursor() as cur:

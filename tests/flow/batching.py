@@ -47,7 +47,7 @@ async def create(plane: Plane, content: bytes, window: str = "24h") -> Batch:
 
 async def look(plane: Plane, after_s: float = 0.0) -> None:
     """What the Celery task does, some time from now. One that was killed holds its lock for a moment longer."""
-    end = time.monotonic() + 15
+    end = time.monotonic() + 60
     while not await in_thread(batches.look, plane.settings, time.time() + after_s):
         assert time.monotonic() < end, "somebody else looks after the batches"
         await asyncio.sleep(0.05)

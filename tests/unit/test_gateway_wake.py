@@ -29,7 +29,7 @@ def test_it_is_told_at_once_and_ever_more_slowly_while_asked_without_end(
     wake._stopping = Stopping()
     wake.start()
     wake.soon()
-    wake._thread.join(10)
+    wake._thread.join(60)
     assert not wake._thread.is_alive() and told.is_set()
     assert pauses == [LEAST_S, 2 * LEAST_S, 4 * LEAST_S, MOST_S, MOST_S]
 
@@ -42,7 +42,7 @@ def test_each_tells_its_own(make: Callable[[], Wake], whom: str, monkeypatch: py
     wake = make()
     wake.start()
     wake.soon()
-    assert told.pop(whom).wait(10)
+    assert told.pop(whom).wait(60)
     wake.stop()
-    wake._thread.join(10)
+    wake._thread.join(60)
     assert not any(event.is_set() for event in told.values())
