@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from devstack import ports
-
 _scratch = Path(tempfile.mkdtemp(prefix="berth-test-"))
 atexit.register(shutil.rmtree, _scratch, ignore_errors=True)
 
@@ -38,8 +36,6 @@ def _start_own_redis() -> str:
     return redis.url
 
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    ports.share(int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
 if "PYTEST_XDIST_WORKER" in os.environ and "BERTH_TEST_REDIS_URL" in os.environ:
     # Beside another process of the same run: pytest-django gives each a database of its own, and tests empty Redis.
     os.environ["BERTH_TEST_REDIS_URL"] = _start_own_redis()

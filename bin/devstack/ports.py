@@ -6,20 +6,29 @@ any outgoing connection of any program may take it before the server that it was
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
 import socket
+import tempfile
+from pathlib import Path
 
 LOWEST, HIGHEST = 20_000, 32_000
-_mine = range(LOWEST, HIGHEST)
 _given: set[int] = set()
+_held: list[int] = []
 
 
-def share(number: int, of: int) -> None:
-    """From here on ports come from one of so many equal parts: a port is chosen seconds before it is bound, and who runs
-    beside us, in another part, cannot choose it meanwhile."""
-    global _mine
-    each = (HIGHEST - LOWEST) // of
-    _mine = range(LOWEST + number * each, LOWEST + (number + 1) * each)
+def _ours(port: int) -> bool:
+    """Keeps everybody else of this user who asks here from the port, until this process ends: a port is chosen seconds
+    before it is bound. One byte of a file for each; the kernel lets go of them."""
+    if not _held:
+        path = Path(tempfile.gettempdir()) / f"berth-ports-{os.getuid()}"
+        _held.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    try:
+        fcntl.lockf(_held[0], fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    return True
 
 
 def is_free(port: int) -> bool:
@@ -37,11 +46,11 @@ def free_port() -> int:
     """A free port, never the same one twice in this process."""
     choice = random.SystemRandom()
     for _ in range(1000):
-        port = choice.choice(_mine)
-        if port not in _given and is_free(port):
+        port = choice.randrange(LOWEST, HIGHEST)
+        if port not in _given and _ours(port) and is_free(port):
             _given.add(port)
             return port
-    raise OSError(f"no free port found between {_mine.start} and {_mine.stop}")
+    raise OSError(f"no free port found between {LOWEST} and {HIGHEST}")
 
 
 def accepts(port: int, timeout_s: float = 0.5) -> bool:

@@ -179,13 +179,15 @@ def test_ports_are_free_and_never_given_twice() -> None:
     assert all(ports.LOWEST <= port < ports.HIGHEST for port in given)
 
 
-def test_who_runs_beside_us_is_given_other_ports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ports, "_mine", ports._mine)  # put back
-    given: list[set[int]] = []
-    for number in range(2):
-        ports.share(number, 2)
-        given.append({ports.free_port() for _ in range(50)})
-    assert max(given[0]) < min(given[1])
+def test_a_port_that_somebody_else_was_given_and_has_not_bound_yet_is_not_given_again() -> None:
+    asked = "import sys; from devstack import ports; print(ports.free_port(), flush=True); sys.stdin.read()"
+    env = {**ENV, "PYTHONPATH": str(checkout.ROOT / "bin")}
+    argv = [sys.executable, "-c", asked]
+    with subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        theirs = int(other.stdout.readline())
+        assert ports.is_free(theirs) and not ports._ours(theirs)
+    assert ports._ours(theirs), "it has ended"
 
 
 def test_a_private_home_is_not_reachable_for_another_user(tmp_path: Path) -> None:
