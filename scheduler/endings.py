@@ -16,7 +16,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from portal.config import Config
 from portal.fleet import transitions as fleet
-from portal.fleet.models import Pilot, PilotLog, Replica
+from portal.fleet.models import Pilot, PilotLog, PilotState, Replica
 from portal.ledger import transitions as ledger
 from scheduler.jobspec import log_path, prefix_of, secret_path
 from scheduler.listing import ClientFor, Prefix
@@ -40,6 +40,18 @@ def end(
         for pilot in ended if unasked else ():
             _tell(cur, pilot, reason, now)
         return ended
+
+
+def make_room(cluster: str, job_id: int, taker: UUID, now: float) -> list[UUID]:
+    """Ends the other pilot that has this job's number, if there is one; `clean_up` is the caller's.
+
+    A controller that died before it had saved its last moments forgets jobs and gives their numbers again. Whoever had
+    the number has no job any more, and while its row said otherwise the newer job could have no row."""
+    holders = (
+        Pilot.objects.filter(cluster=cluster, job_id=job_id).exclude(state=PilotState.ENDED).exclude(pk=taker)
+    )
+    reason = f"Slurm has forgotten job {job_id}: it gave the number to another one."
+    return end(holders.values_list("pk", flat=True), reason, now, failed=False, unasked=True)
 
 
 def _tell(cur: Cursor, pilot: UUID, reason: str, now: float) -> None:

@@ -69,10 +69,10 @@ def observe(
         )
         for pilot in pilots
     }
-    _adopt(verdicts, now)
+    forgotten = _adopt(cluster.name, verdicts, now)
     _write_facts(verdicts, listing, now)
     _register(pilots, now)
-    ended = _end(pilots, verdicts, client_for, now)
+    ended = forgotten + _end(pilots, verdicts, client_for, now)
     endings.clean_up(ended, client_for, config, now)
     silent = silence.look(redis, pilots, _running(verdicts), reports, config, now)
     if listing.taken_now:
@@ -111,13 +111,17 @@ def _facts(pilot: Pilot) -> PilotFacts:
     )
 
 
-def _adopt(verdicts: dict[UUID, Verdict], now: float) -> None:
+def _adopt(cluster: str, verdicts: dict[UUID, Verdict], now: float) -> list[UUID]:
+    """Answers the pilots that ended for it."""
+    forgotten = []
     for pilot, verdict in verdicts.items():
         if verdict.adopt is not None:
+            forgotten += endings.make_room(cluster, verdict.adopt, pilot, now)
             with moving() as cur:
                 if fleet.submitted(cur, pilot, verdict.adopt, datetime.fromtimestamp(now, UTC)):
                     said = f"Job {verdict.adopt} bears its name: sbatch did not say so, but this is what it asked for."
                     tell("adopt", said, now, pilot=pilot, inputs={"job": verdict.adopt})
+    return forgotten
 
 
 def _write_facts(verdicts: dict[UUID, Verdict], listing: Listing, now: float) -> None:

@@ -61,8 +61,10 @@ def submit(actor: Actor, pilot_id: UUID) -> bool:
         held = _hold_profile(actor, pilot, said)
         end(actor, pilot_id, said, failed=not held)
         return False
+    forgotten = endings.make_room(pilot.cluster, job_id, pilot_id, actor.clock())
     with moving() as cur:
         taken = fleet.submitted(cur, pilot_id, job_id, actor.now())
+    endings.clean_up(forgotten, actor.client_for, actor.config, actor.clock())
     if not taken:
         logger.warning("job %d: pilot %s has moved on; the orphan rule deals with it", job_id, pilot_id)
     return taken

@@ -95,6 +95,11 @@ def adopt(cluster: Cluster, config: Config, job_id: int, profile_name: str, who:
         raise Impossible(f"The name of job {job_id} holds no pilot's id.") from None
     if Pilot.objects.filter(pk=pilot_id).exists():
         raise Impossible(f"The pilot of job {job_id} has ended here: cancel the job instead.")
+    live = Pilot.objects.exclude(state=PilotState.ENDED)
+    if live.filter(cluster=cluster.name, job_id=job_id).exists():
+        raise Impossible(
+            f"Slurm gave the number {job_id} twice: try again once the pilot that had it before has ended."
+        )
     profile = _profile(cluster, job, profile_name)
     pilot = fleet.NewPilot(
         id=pilot_id,

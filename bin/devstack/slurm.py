@@ -116,13 +116,15 @@ class Slurm:
 
     # What tests do to a cluster.
 
-    def stop_controller(self, kill: bool = False) -> None:
-        """slurmctld alone goes away; jobs and nodes go on. With `kill` (-9) it forgets its last few seconds."""
+    def stop_controller(self) -> None:
+        """slurmctld alone goes away, its state saved; jobs and nodes go on."""
         if self._controller is not None:
-            self._controller.kill() if kill else self._controller.stop()
+            self._controller.stop()
 
-    def start_controller(self) -> None:
-        """slurmctld returns with the state that it saved."""
+    def start_controller(self, *, forget: bool = False) -> None:
+        """slurmctld returns with the state that it saved; with `forget` it knows no job and numbers from the start."""
+        for saved in (self._home / "state").glob("job_state*") if forget else ():
+            saved.unlink()
         self._start_controller()
         self._await_nodes(set(self._nodes))
 

@@ -149,6 +149,44 @@ def test_a_loop_killed_after_the_submission_adopts_and_one_killed_before_it_subm
     assert world.slurm.submitted[0].name == world.slurm.submitted[1].name
 
 
+def test_a_number_that_slurm_gives_twice_is_the_newer_jobs(world: World) -> None:
+    """And the tick goes on: one row that refuses the other would stop every tick."""
+    world.ask()
+    world.tick()
+    older = world.pilot()
+    world.add_pool("mistral", gpus=2)
+    world.ask("mistral")
+    world.slurm.lose_its_memory()
+    world.tick()
+    older.refresh_from_db()
+    assert (older.state, older.job_id) == ("ended", 101)
+    assert older.end_reason == "Slurm has forgotten job 101: it gave the number to another one."
+    assert any(str(older.pk) in secret for secret in world.slurm.forgotten)
+    newer = Pilot.objects.exclude(state="ended").get(job_id=101)
+    assert newer.state == "submitted"
+    assert PoolState.objects.filter(failures__gt=0).count() == 0
+
+
+def test_a_number_that_slurm_gives_twice_while_its_answer_is_lost_is_the_newer_jobs(world: World) -> None:
+    def lose_the_answer() -> None:
+        raise NoAnswer("sbatch: no answer within 20 s")
+
+    world.ask()
+    world.tick()
+    older = world.pilot()
+    world.add_pool("mistral", gpus=2)
+    world.ask("mistral")
+    world.slurm.lose_its_memory()
+    world.slurm.on_submit = lose_the_answer
+    world.tick()
+    world.slurm.on_submit = lambda: None
+    world.tick()
+    older.refresh_from_db()
+    assert older.state == "ended"
+    assert any(str(older.pk) in secret for secret in world.slurm.forgotten)
+    assert Pilot.objects.exclude(state="ended").get(job_id=101).state == "pending"
+
+
 def test_an_agent_that_registers_names_its_job_even_while_slurm_is_silent(world: World) -> None:
     world.ask()
     world.tick()

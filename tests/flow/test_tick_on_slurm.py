@@ -91,7 +91,7 @@ def test_a_controller_that_is_gone_launches_and_kills_nothing(world: RealWorld, 
     until(lambda: cluster.has_saved(pilot.job_name))
     world.add_pool("mistral", gpus=2)
     world.ask("mistral")
-    cluster.stop_controller(kill=True)
+    cluster.stop_controller()
     try:
         world.tick()
         assert "squeue" in world.cluster().error
@@ -102,6 +102,34 @@ def test_a_controller_that_is_gone_launches_and_kills_nothing(world: RealWorld, 
     world.tick()
     assert world.cluster().error == ""
     assert Pilot.objects.exclude(state="ended").count() == 2
+
+
+def test_a_controller_that_forgot_a_job_and_gives_its_number_again_ends_that_pilot_only(
+    world: RealWorld, cluster: Slurm
+) -> None:
+    world.ask()
+    world.tick()
+    until(lambda: seen(world, "RUNNING"))
+    older = world.pilot()
+    assert older.job_id is not None
+    cluster.stop_controller()
+    cluster.start_controller(forget=True)
+    for number in range(1, older.job_id):
+        argv = ["sbatch", "--parsable", "--export=SLURM_CONF", "--output=/dev/null", "--wrap=true"]
+        assert int(cluster.run(*argv)) == number
+    world.add_pool("mistral", gpus=2)
+    world.ask("mistral")
+    world.tick()
+    older.refresh_from_db()
+    assert (older.state, "gave the number to another" in older.end_reason) == ("ended", True)
+    newer = Pilot.objects.exclude(state="ended").get(job_id=older.job_id)
+
+    def runs() -> bool:
+        world.tick()
+        newer.refresh_from_db()
+        return newer.slurm_state == "RUNNING"
+
+    until(runs)
 
 
 def test_a_job_that_fails_ends_its_pilot_and_keeps_its_log_and_not_its_secret(world: RealWorld) -> None:

@@ -115,3 +115,14 @@ def test_an_unknown_job_is_adopted_once_and_only_under_a_profile_that_fits(world
     assert (pilot.state, pilot.job_id, pilot.profile.name) == ("submitted", cluster_job, "gpu")
     with pytest.raises(unknown.Impossible, match="no unknown job"):
         unknown.adopt(world.cluster(), world.config, cluster_job, "", "root", world.now)
+
+
+def test_an_unknown_job_with_the_number_of_a_live_pilot_is_not_adopted_yet(world: World) -> None:
+    world.ask()
+    world.tick()
+    world.slurm.lose_its_memory()
+    again = world.slurm.add(f"berth-{world.config.instance}-{uuid.uuid4()}", "RUNNING")
+    assert again == world.pilot().job_id
+    world.tick()
+    with pytest.raises(unknown.Impossible, match=f"gave the number {again} twice"):
+        unknown.adopt(world.cluster(), world.config, again, "", "root", world.now)

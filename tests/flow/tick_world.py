@@ -97,6 +97,11 @@ class FakeSlurm:
             raise Rejected(self.refuse or "Requested node configuration is not available")
         return self.starts_at
 
+    def lose_its_memory(self) -> None:
+        """What a controller does that died before it saved its last moments: jobs are gone, numbers come again."""
+        self.listed.clear()
+        self._next_id = 100
+
     def usage(self, job_ids: list[int]) -> dict[int, UsageInfo]:
         raise NoAnswer("not asked here")
 
