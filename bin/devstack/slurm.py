@@ -128,13 +128,6 @@ class Slurm:
         self._start_controller()
         self._await_nodes(set(self._nodes))
 
-    def has_saved(self, name: str) -> bool:
-        """Whether the state on disk has a job of this name: that is all that slurmctld knows after a kill."""
-        try:
-            return name.encode() in (self._home / "state" / "job_state").read_bytes()
-        except FileNotFoundError:  # just being replaced
-            return False
-
     def node_down(self, name: str) -> None:
         """The node is lost with everything on it; Slurm is told, as its own time-out would take minutes."""
         self._nodes.pop(name).kill()
