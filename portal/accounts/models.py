@@ -94,15 +94,31 @@ class Membership(models.Model):
         MEMBER = "member"
         MANAGER = "manager"
 
+    class Priority(models.IntegerChoices):
+        """Among what one project has waiting; between projects the weights decide."""
+
+        LATER = -1, "after the others'"
+        USUAL = 0, "usual"
+        FIRST = 1, "before the others'"
+
     user = models.ForeignKey(User, on_delete=models.CASCADE)
     project = models.ForeignKey(Project, on_delete=models.CASCADE)
     role = models.CharField(max_length=10, choices=Role, default=Role.MEMBER)
+    priority = models.SmallIntegerField(
+        choices=Priority,
+        default=Priority.USUAL,
+        db_default=Priority.USUAL,
+        help_text="Where their requests stand among what the project has waiting, unless a request says otherwise.",
+    )
     by_claim = models.BooleanField(
         default=False, help_text="Given by a claim rule, which also takes it back when the claim is gone."
     )
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["user", "project"], name="membership_once")]
+        constraints = [
+            models.UniqueConstraint(fields=["user", "project"], name="membership_once"),
+            models.CheckConstraint(condition=Q(priority__in=[-1, 0, 1]), name="membership_priority_known"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.user} in {self.project}"

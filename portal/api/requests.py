@@ -20,6 +20,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from portal import hints, places, quotas
+from portal.accounts import members
 from portal.accounts.models import ApiToken, Project
 from portal.api import access, telling
 from portal.api.access import INFERENCE, READ, HasScope, caller
@@ -50,9 +51,10 @@ class Requests(APIView):
         project = access.project_to_charge(request, said.validated_data["project"])
         model = access.model_for(said.validated_data["model"], [project])
         body = engine_body(said.validated_data["api"], said.validated_data["body"], model)
-        row = self._accept(
-            request, project, model, said.validated_data["api"], body, said.validated_data["priority"]
-        )
+        priority = said.validated_data["priority"]
+        if priority is None:
+            priority = members.priority(caller(request), project)
+        row = self._accept(request, project, model, said.validated_data["api"], body, priority)
         return Response(
             RequestDetail(telling.detail(row, with_result=True)).data,
             status.HTTP_202_ACCEPTED,

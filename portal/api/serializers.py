@@ -31,8 +31,8 @@ class Submission(serializers.Serializer[Any]):
     priority = serializers.IntegerField(
         min_value=-1,
         max_value=1,
-        default=0,
-        help_text="Passes what your project has waiting with a lower one.",
+        default=None,
+        help_text="Passes what your project has waiting with a lower one. Without it: your usual one in the project.",
     )
 
 

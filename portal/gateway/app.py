@@ -197,7 +197,7 @@ class Gateway:
             accepted_at=datetime.now(UTC),
             since=time.monotonic(),
             task=asyncio.current_task(),
-            priority=priority(ex.header(PRIORITY)),
+            priority=priority(ex.header(PRIORITY), caller.priority),
         )
         if not await self._again.begin(call):
             return

@@ -31,6 +31,7 @@ class Caller:
     expires_at: float  # UNIX seconds
     standing: Standing
     weight: float  # of the project, under contention
+    priority: int  # of the user's requests in the project, where they name none
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +55,19 @@ def read_callers(cur: Cursor, digests: Iterable[str]) -> dict[str, Caller]:
     cur.execute(
         """SELECT t.digest, t.id, t.user_id, t.project_id, t.scopes::text, extract(epoch FROM t.expires_at),
              t.revoked_at IS NOT NULL,
-             u.is_active AND p.is_active AND EXISTS (SELECT 1 FROM accounts_membership m
-               WHERE m.user_id = t.user_id AND m.project_id = t.project_id), p.weight
+             u.is_active AND p.is_active AND m.id IS NOT NULL, p.weight, coalesce(m.priority, 0)
            FROM accounts_apitoken t JOIN accounts_user u ON u.id = t.user_id
              JOIN accounts_project p ON p.id = t.project_id
+             LEFT JOIN accounts_membership m ON m.user_id = t.user_id AND m.project_id = t.project_id
            WHERE t.digest = ANY(%s)""",
         (wanted,),
     )
     callers = {}
-    for digest, id_, user, project, scopes, expires_at, revoked, active, weight in cur.fetchall():
+    for digest, id_, user, project, scopes, expires_at, revoked, active, weight, priority in cur.fetchall():
         standing: Standing = "revoked" if revoked else "active" if active else "disabled"
-        callers[digest] = Caller(id_, user, project, _scopes(scopes), float(expires_at), standing, weight)
+        callers[digest] = Caller(
+            id_, user, project, _scopes(scopes), float(expires_at), standing, weight, priority
+        )
     return callers
 
 

@@ -12,12 +12,14 @@ from portal.gateway.policy.fairshare import PRIORITIES
 from portal.gateway.slots import Slots
 from portal.gateway.writer import Writer
 
-_PRIORITIES = {"": 0} | {str(level): level for level in PRIORITIES}
+_PRIORITIES = {str(level): level for level in PRIORITIES}
 HEADER = b"x-berth-priority"
 
 
-def priority(text: str) -> int:
-    """From the header; '' = 0. Raises ApiError."""
+def priority(text: str, usual: int) -> int:
+    """From the header; '' = the caller's usual one. Raises ApiError."""
+    if not text:
+        return usual
     if text not in _PRIORITIES:
         raise ApiError(
             "invalid_parameter", detail=f"'{HEADER.decode()}' is one of -1, 0, 1.", param=HEADER.decode()

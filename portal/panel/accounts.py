@@ -108,8 +108,8 @@ class ProjectAdmin(EditableAdmin[Project]):
 
 @admin.register(Membership)
 class MembershipAdmin(EditableAdmin[Membership]):
-    list_display = ["user", "project", "role"]
-    list_filter = ["role"]
+    list_display = ["user", "project", "role", "priority"]
+    list_filter = ["role", "priority"]
     search_fields = ["user__username", "project__slug"]
     autocomplete_fields = ["user", "project"]
     list_select_related = ["user", "project"]

@@ -177,3 +177,12 @@ def test_priority_passes_what_its_own_project_has_waiting(
     assert keys[high] < keys[low] + 1 < Request.objects.get(id=second).order_key
     answer = world.owner.api.send("POST", "requests", ASK | {"priority": 2})
     assert answer.status_code == 400
+
+
+def test_without_a_priority_the_members_usual_one_counts(world: World, sent: list[tuple[str, str]]) -> None:
+    Membership.objects.filter(user=world.owner.user, project=world.project).update(priority=1)
+    usual, said, mates = (
+        Request.objects.get(id=asker.api.send("POST", "requests", asked).json()["id"]).priority
+        for asker, asked in ((world.owner, ASK), (world.owner, ASK | {"priority": 0}), (world.mate, ASK))
+    )
+    assert (usual, said, mates) == (1, 0, 0)

@@ -52,7 +52,7 @@ def by_the_projects_form(row: Membership, root: ApiClient) -> None:
         "membership_set-TOTAL_FORMS": len(rows), "membership_set-INITIAL_FORMS": len(rows),
     }  # fmt: skip
     for n, one in enumerate(rows):
-        facts = {"id": one.pk, "project": project.pk, "user": one.user.pk, "role": one.role}
+        facts = {"id": one.pk, "project": project.pk, "user": one.user.pk, "role": one.role, "priority": 0}
         form |= {f"membership_set-{n}-{name}": value for name, value in facts.items()}
         if one == row:
             form[f"membership_set-{n}-DELETE"] = "on"
@@ -61,7 +61,7 @@ def by_the_projects_form(row: Membership, root: ApiClient) -> None:
 
 def by_being_moved(row: Membership, root: ApiClient) -> None:
     third = Project.objects.create(slug="tides", name="Tides")
-    form = {"user": row.user.pk, "project": third.pk, "role": "member"}
+    form = {"user": row.user.pk, "project": third.pk, "role": "member", "priority": "0"}
     assert root.post(reverse("admin:accounts_membership_change", args=[row.pk]), form).status_code == 302
 
 
@@ -93,3 +93,15 @@ def test_another_role_ends_no_token(world: World) -> None:
     members.set_role(Membership.objects.get(user=world.owner.user), "manager")
     theirs.refresh_from_db()
     assert theirs.revoked_at is None
+
+
+def test_an_administrator_sets_a_members_usual_priority(world: World) -> None:
+    root = Person(User.objects.create_superuser("root", password=None), "").browser
+    row = Membership.objects.get(user=world.owner.user, project=world.project)
+    form = {"user": row.user.pk, "project": row.project.pk, "role": row.role}
+    page = reverse("admin:accounts_membership_change", args=[row.pk])
+    assert root.post(page, form | {"priority": "-1"}).status_code == 302
+    assert members.priority(row.user, row.project) == -1
+    assert "not one of the available choices" in root.post(page, form | {"priority": "5"}).content.decode()
+    assert members.priority(row.user, row.project) == -1
+    assert members.priority(world.operator.user, world.project) == 0

@@ -150,6 +150,24 @@ async def test_priority_passes_what_its_own_project_has_waiting(plane: Plane) ->
     assert await ask("d", "urgent") == 400
 
 
+async def test_a_members_usual_priority_counts_where_a_request_names_none(plane: Plane) -> None:
+    plane.sql("UPDATE accounts_membership SET priority = 1 RETURNING id")
+
+    async def ask(name: str, headers: dict[str, str]) -> int:
+        async with plane.post(chat(user=name), headers=headers) as answer:
+            return int(answer.status)
+
+    asking = []
+    for i, (name, priority) in enumerate([("a", "0"), ("b", "0"), ("usual", "")]):
+        headers = {"x-berth-priority": priority} if priority else {}
+        asking.append(asyncio.create_task(ask(name, headers)))
+        await plane.waiting(i + 1)
+    await plane.open(cap=1)
+    assert await asyncio.gather(*asking) == [200] * 3
+    order = [seen.body["user"] for seen in plane.ingress.seen]
+    assert order.index("usual") < order.index("b"), order
+
+
 async def test_a_gateway_that_dies_half_way_overruns_nothing_and_loses_nothing(plane: Plane) -> None:
     """100 through each; one dies with some running and the rest in line. The other's are answered, the dead one's
     leases run out, and its rows are detached: pilots pull them."""

@@ -33,7 +33,8 @@ _HEADERS = [
     said_in("Prefer", "header", text(
         "`respond-async`: answered at once with 202 and the address of the result.", enum=["respond-async"])),
     said_in("x-berth-priority", "header", whole(
-        "Passes what your project has waiting with a lower one.", enum=list(PRIORITIES))),
+        "Passes what your project has waiting with a lower one. Without it: your usual one in the project.",
+        enum=list(PRIORITIES))),
 ]  # fmt: skip
 _RATES = {
     f"x_ratelimit_{what}_{kind}": header(schema)
