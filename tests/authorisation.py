@@ -63,6 +63,8 @@ GET    login/waiting/                               302       302     302    302
 POST   login/with/<str:provider_id>/                404       404     404    404     404        404        404
 GET    login/with/<str:provider_id>/callback/       404       404     404    404     404        404        404
 POST   logout/                                      302       302     302    302     302        302        302
+GET    password/                                    login     200     200    200     200        200        login
+POST   password/                                    login     403     403    403     403        403        login
 GET    tokens/                                      login     200     200    200     200        200        login
 POST   tokens/                                      login     422     200    200     422        422        login
 POST   tokens/<int:id>/revoke                       login     404     302    404     404        404        login

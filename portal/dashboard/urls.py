@@ -22,6 +22,7 @@ from portal.dashboard import (
     usage,
 )
 from portal.dashboard.login import LogIn
+from portal.dashboard.password import ChangePassword
 
 urlpatterns = [
     path("", home.page, name="home"),
@@ -57,6 +58,7 @@ urlpatterns = [
     # Under allauth's name: it is what it gives the identity provider.
     path("login/with/<str:provider_id>/callback/", sso.callback, name="openid_connect_callback"),
     path("logout/", LogoutView.as_view(), name="logout"),
+    path("password/", ChangePassword.as_view(), name="password"),
     path("tokens/", tokens.page, name="tokens"),
     path("tokens/<int:id>/revoke", tokens.end, name="token-revoke"),
     path("notices/", notices.page, name="notices"),

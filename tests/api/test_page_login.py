@@ -16,6 +16,7 @@ from portal.accounts.models import User
 from tests.api.world import PASSWORD, World
 
 HERE, ELSEWHERE = "192.0.2.7", "192.0.2.8"
+NEW = "a harbour at low tide"
 
 
 @pytest.fixture(autouse=True)
@@ -124,3 +125,43 @@ def test_behind_https_cookies_are_bound_to_the_host() -> None:
         check=True,
     )
     assert done.stdout.split() == ["__Host-sessionid", "True", "__Host-csrftoken"]
+
+
+def change(browser: Any, old: str, new: str, again: str | None = None) -> Any:
+    asked = {"old_password": old, "new_password1": new, "new_password2": new if again is None else again}
+    return browser.post("/password/", asked)
+
+
+def test_a_password_is_changed_by_whoever_knows_the_old_one(people: World) -> None:
+    here, there = Client(REMOTE_ADDR=HERE), Client(REMOTE_ADDR=ELSEWHERE)
+    for browser in (here, there):
+        assert browser.post("/login/", {"username": "owner", "password": PASSWORD}).status_code == 302
+    for old, new, again, said in (
+        ("wrong", NEW, NEW, "old password was entered incorrectly"),
+        (PASSWORD, "short", "short", "at least 12 characters"),
+        (PASSWORD, NEW, NEW + "x", "match"),
+    ):
+        answer = change(here, old, new, again)
+        assert answer.status_code == 422 and said in answer.content.decode()
+    assert attempt("owner", PASSWORD, ELSEWHERE).status_code == 302
+    assert change(here, PASSWORD, NEW).status_code == 302
+    assert "Your password is changed" in here.get("/").content.decode()
+    assert there.get("/").headers["Location"].startswith("/login/")
+    assert attempt("owner", PASSWORD).status_code == 200 and attempt("owner", NEW).status_code == 302
+
+
+def test_who_guesses_at_the_old_password_waits(people: World) -> None:
+    browser = Client(REMOTE_ADDR=HERE)
+    browser.force_login(people.owner.user)
+    for _ in range(throttle.MOST_ATTEMPTS):
+        assert change(browser, "wrong", NEW).status_code == 422
+    answer = change(browser, PASSWORD, NEW)
+    assert answer.status_code == 429 and int(answer.headers["Retry-After"]) > 0
+    assert "Too many wrong passwords" in answer.content.decode()
+    assert attempt("owner", PASSWORD, ELSEWHERE).status_code == 302
+
+
+def test_whom_an_identity_provider_knows_has_no_password_to_change(world: World) -> None:
+    assert "kept there, and changed there" in world.owner.browser.get("/password/").content.decode()
+    assert change(world.owner.browser, "", NEW).status_code == 403
+    assert not User.objects.get(username="owner").has_usable_password()

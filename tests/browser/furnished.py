@@ -57,6 +57,8 @@ class Furnished:
 def furnish(now: datetime | None = None) -> Furnished:
     now = now or timezone.now()
     world = build()
+    world.owner.user.set_password("a berth at the long quay")  # so that there is one to change
+    world.owner.user.save()
     admin = User.objects.create_superuser("root", password=None)
     fresh = now + timedelta(hours=1)  # however long somebody looks at the pages
     Cluster.objects.create(
