@@ -134,7 +134,7 @@ def _story(world: World, pilot: Pilot, now: datetime) -> None:
 
 
 def _samples(now: datetime) -> None:
-    """Three hours, with a gap in which the loop did not run."""
+    """An hour and a half, with a gap in which the loop did not run."""
     minute = now.replace(second=0, microsecond=0)
     Sample.objects.bulk_create(
         Sample(
@@ -143,7 +143,7 @@ def _samples(now: datetime) -> None:
             queued_held=max(0, round(9 * math.sin(n / 15))), queued_async=n // 8, queued_batch=max(0, 60 - n), parked=3,
             wait_p50_s=0.4 + n % 7 / 10, wait_p95_s=3 + 2 * math.sin(n / 10), oldest_s=n % 50,
         )
-        for n in range(180)
+        for n in range(90)
         if not 60 < n < 75
     )  # fmt: skip
 

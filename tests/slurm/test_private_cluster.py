@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from devstack import checkout, ports, proctable
+from devstack import slurm as slurm_module
 from devstack.procs import wait_until
 from devstack.slurm import Slurm, loopback_address
 from devstack.slurmconf import SlurmSpec
@@ -126,7 +127,10 @@ def test_the_spare_partition_gives_way(tmp_path: Path) -> None:
         assert reaches(slurm, filler, "PREEMPTED", "CANCELLED")  # COMPLETING before that
 
 
-def test_stopping_leaves_no_process_even_of_a_job_that_refuses(tmp_path: Path) -> None:
+def test_stopping_leaves_no_process_even_of_a_job_that_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_module, "POLITE_S", 2.0)
     slurm = Slurm(tmp_path / "stopping", SlurmSpec(nodes=1, sched_interval_s=1, kill_wait_s=60)).start()
     job = submit(slurm, "trap '' TERM; sleep 600 & setsid sleep 601 & while :; do wait; done")
     assert reaches(slurm, job, "RUNNING")
