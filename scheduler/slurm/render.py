@@ -32,7 +32,7 @@ _PATTERNS = {
     "qos": _WORD,
     "gres": r"[A-Za-z0-9_]+(:[A-Za-z0-9_.-]+)?(:[0-9]+)?(,[A-Za-z0-9_]+(:[A-Za-z0-9_.-]+)?(:[0-9]+)?)*",
     "exclude": _WORDS,
-    "door_address": r"[A-Za-z0-9.:%_-]{1,100}",
+    "door_address": r"[A-Za-z0-9:][A-Za-z0-9.:_-]{0,63}(/[0-9]{1,3})?",
     "door_ports": r"[0-9]{1,5}(-[0-9]{1,5})?",
     "scratch": _PATH,
 }
