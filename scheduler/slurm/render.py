@@ -27,7 +27,7 @@ _WORDS = {
     "pilot": (r"[A-Za-z0-9_-]{1,64}", False),
     "agent_python": (rf"{allowed.WORD}|{PATH}", False),
     "agent_home": (PATH, False),
-    "door_address": (r"[A-Za-z0-9.:%_-]{1,100}", True),
+    "door_address": (r"[A-Za-z0-9:][A-Za-z0-9.:_-]{0,63}(/[0-9]{1,3})?", True),
     "door_ports": (r"[0-9]{1,5}(-[0-9]{1,5})?", True),
     "scratch": (PATH, True),
 }
