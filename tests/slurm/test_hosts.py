@@ -44,7 +44,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 def on_node(slurm: Slurm, node: str, script: str, folder: Path) -> list[str]:
     """Runs a shell script as a job on that node; its lines, once it has ended."""
     out = folder / f"{node}.out"
-    argv = ["sbatch", "--parsable", "--export=SLURM_CONF", "--chdir=/", f"--nodelist={node}", f"--output={out}"]
+    argv = [
+        "sbatch",
+        "--parsable",
+        "--export=SLURM_CONF",
+        "--chdir=/",
+        f"--nodelist={node}",
+        f"--output={out}",
+    ]
     job = slurm.run(*argv, "--gres=gpu:a100:2", f"--wrap=PATH={apt.SERVER_PATH}\n{script}").strip()
     listing = ("squeue", "-h", "-t", "all", "-j", job, "-o", "%T")
     assert wait_until(lambda: slurm.run(*listing).strip() == "COMPLETED", 90)
