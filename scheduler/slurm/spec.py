@@ -35,6 +35,7 @@ class JobSpec:
     account: str = ""
     qos: str = ""
     gres: str = ""
+    gpus: int = 0  # on each node, for the agent to compare with what it finds; 0 = not said
     signal_s: int = 60  # USR2 to the agent this long before the end
     door_address: str = ""  # what the ingress binds to; "" = the agent's own choice
     door_ports: str = ""  # "40000-40099"; "" = any
