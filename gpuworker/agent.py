@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from gpuworker import door, exits, lifetime, logtail, registration, settings, wire
+from gpuworker import door, exits, holding, lifetime, logtail, registration, settings, wire
 from gpuworker.exits import JobOver
 from gpuworker.ingress import Ingress
 from gpuworker.inspector import Inspector
@@ -44,13 +44,14 @@ CLEAN_UP_LIMIT_S = 5.0
 
 
 class Agent:
-    def __init__(self, given: settings.Settings, secret: wire.Secret) -> None:
+    def __init__(self, given: settings.Settings, secret: wire.Secret, holds: holding.Holding) -> None:
         self._settings = given
+        self._holds = holds
         self._secret = secret
         self._agent_at = time.time()
         self._portal = PortalClient(secret)
         fence = Fence()
-        self._replicas = Replicas(given.gpus, given.pilot_dir, self._changed)
+        self._replicas = Replicas(holds.gpus, given.pilot_dir, self._changed)
         self._outbox = Outbox(secret.pilot, self._portal)
         self._leaser = Leaser(
             secret.pilot, self._portal, self._replicas, self._outbox, fence, self._idle_news
@@ -159,7 +160,7 @@ class Agent:
         )
 
     async def _register(self, urls: list[str]) -> None:
-        message = registration.of(self._settings, self._secret.pilot, urls, self._agent_at)
+        message = registration.of(self._settings, self._holds, self._secret.pilot, urls, self._agent_at)
         # From now: the job may be old when an adopted pilot registers again.
         limit_s = self._settings.register_limit_s + time.time() - self._agent_at
         self._apply(
@@ -290,11 +291,12 @@ def main() -> int:
 
 
 async def _run(given: settings.Settings, secret: wire.Secret) -> NoReturn:
-    code = exits.CONFIG
     try:
-        code = await Agent(given, secret).run()
+        holds = await asyncio.to_thread(holding.look, os.environ, given)
+        code = await Agent(given, secret, holds).run()
     except settings.SettingsError as error:
         log.error("%s", error)
+        code = await registration.refuse(given, secret, str(error))
     # Not by returning: a closing event loop gives signals their deadly defaults back, and Slurm's warning would
     # then turn a clean end into a crash that the supervisor answers with a new agent.
     logging.shutdown()

@@ -40,6 +40,8 @@ def check(spec: JobSpec) -> None:
         value = getattr(spec, field)
         if value != "" or not may_be_empty:
             check_text(field, pattern, value)
+    if type(spec.gpus) is not int or not 0 <= spec.gpus <= 4096:
+        raise BadDirective("gpus", spec.gpus)
     check_text("secret.path", PATH, spec.secret.path)
     if "\n" in spec.secret.text or "\0" in spec.secret.text:
         raise BadDirective("secret.text", "<secret>")
