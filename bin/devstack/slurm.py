@@ -159,6 +159,13 @@ class Slurm:
         self._start_node(name)
         self._await_nodes({name})
 
+    def node_back(self, name: str) -> None:
+        """The network of a host that was cut off is whole again, and its slurmd, started anew, registers: a node that
+        Slurm took DOWN would not be asked for many minutes. What ran there meanwhile goes on."""
+        self.hosts.mend(name)
+        self._nodes.pop(name).stop()
+        self.node_up(name)
+
     # How it starts.
 
     def _start(self) -> None:
