@@ -71,6 +71,9 @@ class Register:
     agent_version: str
     gpus: list[str]
     host_mem_mb: int
+    others: list[str] = field(
+        default_factory=list
+    )  # more addresses of the ingress, for when that one is not reached
 
 
 @dataclass(frozen=True, slots=True)
