@@ -8,8 +8,9 @@ LOST = 79  # another job, or another agent, is this pilot: the compare-and-set o
 REFUSED = 80  # the portal does not accept our token
 SILENT = 81  # the portal could not be reached to register
 RESTARTED_JOB = 82  # Slurm ran the script a second time; Berth never wants that
+UNLINKED = 84  # link: reverse, and the portal takes no link though it answers: nothing could be served here
 
-FINAL = frozenset({DONE, CONFIG, LOST, REFUSED, SILENT, RESTARTED_JOB})
+FINAL = frozenset({DONE, CONFIG, LOST, REFUSED, SILENT, RESTARTED_JOB, UNLINKED})
 
 
 class JobOver(Exception):

@@ -42,7 +42,7 @@ class Ingress:
     async def start(self, address: str, ports: tuple[int, int] | None) -> int:
         """Binds the first free port of the range, or any; returns it. Raises SettingsError when none is free."""
         # Cancellation of the handler is how a gateway's disconnect reaches the engine.
-        server = web.Server(self._handle, access_log=None, handler_cancellation=True, keepalive_timeout=3600)
+        server = web.Server(self.answer, access_log=None, handler_cancellation=True, keepalive_timeout=3600)
         self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await self._runner.setup()
         error: OSError | None = None
@@ -61,7 +61,8 @@ class Ingress:
         if self._runner:
             await self._runner.cleanup()
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Return the engine's answer, or a refusal: whichever way the request has come (a port, a reverse link)."""
         if request.method == "GET" and request.path == "/healthz":
             return web.json_response({"ok": True})
         headers = request.headers

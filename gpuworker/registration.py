@@ -18,13 +18,13 @@ VERSION = "0.1.0"
 RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
-def of(given: settings.Settings, pilot: str, port: int, agent_at: float) -> wire.Register:
+def of(given: settings.Settings, pilot: str, address: str, agent_at: float) -> wire.Register:
     return wire.Register(
         pilot=pilot,
         job_id=given.job_id,
         restart_count=given.restart_count,
         node=given.node,
-        address=f"http://{given.door_address}:{port}",
+        address=address,
         started_at=given.started_at or agent_at,
         agent_at=agent_at,
         agent_version=VERSION,

@@ -5,6 +5,8 @@ ingress key are in a file only its owner can read.
 
     BERTH_DOOR_ADDRESS      address gateways can dial and the ingress binds         127.0.0.1
     BERTH_DOOR_PORTS        ports the ingress may bind, "20000-20100"               any free port
+    BERTH_LINK              direct: gateways dial the ingress; reverse: the agent
+                            opens links to the portal and binds no port             direct
     BERTH_SCRATCH           node-local folder for sockets and engine logs           the system's temporary folder
     BERTH_PILOT_DIR         this pilot's folder in it; made by the supervisor       -
     BERTH_JOB_LOG           the job's own stdout and stderr, for `want_log`         none
@@ -28,6 +30,7 @@ KNOWN = frozenset(
     {
         "BERTH_DOOR_ADDRESS",
         "BERTH_DOOR_PORTS",
+        "BERTH_LINK",
         "BERTH_SCRATCH",
         "BERTH_PILOT",  # said by the job script for people; the secret file is what counts
         "BERTH_PILOT_DIR",
@@ -47,6 +50,7 @@ class SettingsError(ValueError):
 class Settings:
     door_address: str
     door_ports: tuple[int, int] | None  # first and last; None = any free port
+    reverse: bool  # gateways cannot dial this node: the agent opens the links
     pilot_dir: Path
     job_log: Path | None
     started_at: float | None
@@ -67,6 +71,7 @@ def read(env: Mapping[str, str]) -> Settings:
     return Settings(
         door_address=env.get("BERTH_DOOR_ADDRESS") or "127.0.0.1",
         door_ports=_ports(env.get("BERTH_DOOR_PORTS") or ""),
+        reverse=_reverse(env.get("BERTH_LINK") or "direct"),
         pilot_dir=Path(folder),
         job_log=Path(job_log) if job_log else None,
         started_at=_number(env, "BERTH_STARTED_AT", None),
@@ -109,6 +114,12 @@ def _ports(text: str) -> tuple[int, int] | None:
     if not 0 < span[0] <= span[1] < 65536:
         raise SettingsError(f'BERTH_DOOR_PORTS={text!r} is not a range of ports like "20000-20100"')
     return span
+
+
+def _reverse(link: str) -> bool:
+    if link not in ("direct", "reverse"):
+        raise SettingsError(f"BERTH_LINK={link!r} is neither direct nor reverse")
+    return link == "reverse"
 
 
 def visible_gpus(env: Mapping[str, str]) -> list[str]:

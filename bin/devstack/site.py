@@ -138,7 +138,17 @@ class Site:
             "--port",
             str(self.port),
         ]
-        web += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--lifespan", "on"]
+        web += [
+            "--loop",
+            "uvloop",
+            "--http",
+            "httptools",
+            "--ws",
+            "portal.workerapi.link:Upgrade",
+            "--no-access-log",
+            "--lifespan",
+            "on",
+        ]
         web += ["--timeout-graceful-shutdown", "5"]
         # The loop, batches and notices hold one each at most, so none of them waits for another.
         worker = [*celery, "worker", "-l", "INFO", "-c", "3", "--without-gossip", "--without-mingle"]

@@ -34,9 +34,10 @@ _PATTERNS = {
     "exclude": _WORDS,
     "door_address": r"[A-Za-z0-9.:%_-]{1,100}",
     "door_ports": r"[0-9]{1,5}(-[0-9]{1,5})?",
+    "link": r"direct|reverse",
     "scratch": _PATH,
 }
-_REQUIRED = frozenset({"name", "pilot", "log_path", "agent_python", "agent_home"})
+_REQUIRED = frozenset({"link", "name", "pilot", "log_path", "agent_python", "agent_home"})
 _RANGES = {
     "limit_min": (1, 60 * 24 * 365),
     "least_limit_min": (0, 60 * 24 * 365),
