@@ -58,6 +58,7 @@ def spec_of(pilot: Pilot, config: Config, exclude: tuple[str, ...] = ()) -> JobS
         signal_s=SIGNAL_S,
         door_address=profile.door_address,
         door_ports=profile.door_ports,
+        link=profile.link,
         scratch=profile.scratch,
         prologue=profile.prologue.replace("\r\n", "\n").strip(),
     )

@@ -30,7 +30,9 @@ USER = "nobody"
 
 def refusal() -> str:
     """Why this user cannot have a slurmrestd; empty where nothing speaks against it."""
-    return "" if os.getuid() == 0 else "slurmrestd runs as another user than slurmctld: only root can start both"
+    return (
+        "" if os.getuid() == 0 else "slurmrestd runs as another user than slurmctld: only root can start both"
+    )
 
 
 def conf_lines(home: Path) -> list[str]:

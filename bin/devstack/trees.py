@@ -27,9 +27,7 @@ from devstack.checkout import cache_dir
 from devstack.say import Progress, StepFailed
 
 # What a tree shares with the machine below /etc: names of hosts and users, and how to reach package indexes.
-_SHARED = (
-    "hosts hostname resolv.conf passwd group nsswitch.conf localtime pip.conf ssl/certs xdg/pip".split()
-)
+_SHARED = "hosts hostname resolv.conf passwd group nsswitch.conf localtime pip.conf ssl/certs xdg/pip".split()
 _COMMON = "slurm-wlm slurmrestd slurm-wlm-jwt-plugin slurmdbd munge python3 iproute2 procps ca-certificates"
 
 
@@ -153,7 +151,9 @@ def _interpreter() -> list[str]:
 
 def refusal() -> str:
     """Why this user cannot have a tree; empty where nothing speaks against it."""
-    return "" if os.getuid() == 0 else "Slurm of another Debian release runs in mounts that only root can make"
+    return (
+        "" if os.getuid() == 0 else "Slurm of another Debian release runs in mounts that only root can make"
+    )
 
 
 def ensure(tree: Tree, progress: Progress) -> Tree:
