@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from gpuworker import door, exits, lifetime, logtail, registration, settings, wire
-from gpuworker.exits import JobOver
+from gpuworker import door, exits, lastword, lifetime, logtail, registration, settings, wire
+from gpuworker.exits import CannotServe, JobOver
 from gpuworker.ingress import Ingress
 from gpuworker.inspector import Inspector
 from gpuworker.interfaces import Address
@@ -86,6 +86,12 @@ class Agent:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             done.pop().result()
             return exits.DONE
+        except CannotServe as over:
+            await self._last_word(over)
+            return over.code
+        except settings.SettingsError as error:
+            await self._last_word(error)
+            return exits.CANNOT_SERVE
         except JobOver as over:
             log.info("%s", over)
             return over.code
@@ -93,6 +99,13 @@ class Agent:
             for task in tasks:
                 task.cancel()
             await self._clean_up()
+
+    async def _last_word(self, why: Exception) -> None:
+        log.error("this job ends, because it cannot serve: %s", why)
+        given = self._settings
+        await lastword.tell(
+            self._portal, wire.CannotServe(self._secret.pilot, given.job_id, given.node, str(why))
+        )
 
     async def _clean_up(self) -> None:
         """Bounded: whatever hangs here, the supervisor ends what is left and the job must end."""
@@ -163,7 +176,15 @@ class Agent:
         # From now: the job may be old when an adopted pilot registers again.
         limit_s = self._settings.register_limit_s + time.time() - self._agent_at
         self._apply(
-            await registration.register(self._portal, message, limit_s, self._wake_step, self._told_to_end)
+            await registration.register(
+                self._portal,
+                message,
+                limit_s,
+                self._wake_step,
+                self._told_to_end,
+                served=self._answer is not None,
+                ports=self._settings.door_ports,
+            )
         )
 
     async def _syncs(self, urls: list[str]) -> None:
@@ -278,10 +299,11 @@ def main() -> int:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     try:
-        read = settings.read(os.environ)
         secret = settings.read_secret(Path(given.secret))
+        read = settings.read(os.environ)
     except settings.SettingsError as error:
         log.error("%s", error)
+        lastword.tell_now(given.secret, str(error))
         return exits.CONFIG
     if names := settings.unknown(os.environ):
         log.warning("environment variables that nothing reads, misspelt? %s", ", ".join(names))
@@ -290,11 +312,7 @@ def main() -> int:
 
 
 async def _run(given: settings.Settings, secret: wire.Secret) -> NoReturn:
-    code = exits.CONFIG
-    try:
-        code = await Agent(given, secret).run()
-    except settings.SettingsError as error:
-        log.error("%s", error)
+    code = await Agent(given, secret).run()
     # Not by returning: a closing event loop gives signals their deadly defaults back, and Slurm's warning would
     # then turn a clean end into a crash that the supervisor answers with a new agent.
     logging.shutdown()

@@ -32,6 +32,11 @@ HEADER_ALONE = "x-berth-alone"
 HEADER_REFUSED = "x-berth-refused"
 HEADER_LOST = "x-berth-lost"
 
+# Where an ingress proves, without a key, that it is the one that was advertised (`ingress_proof`).
+PROOF_PATH = "/berth/proof"
+# Instead of an address: the agent keeps connections to the portal, and nobody dials it.
+REVERSE = "reverse:"
+
 # The only engine paths an ingress forwards to. Engines' development and administration endpoints stay inside.
 FORWARDED_PATHS = frozenset(
     {
@@ -74,6 +79,39 @@ class Register:
     others: list[str] = field(
         default_factory=list
     )  # more addresses of the ingress, for when that one is not reached
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One address of an ingress, and why the portal did not reach it."""
+
+    address: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreached:
+    """The answer to `register` (status 424) where the portal reached none of the addresses: nothing was registered."""
+
+    tried: list[Tried]
+    known: bool  # this job is registered already, and may serve through others
+
+
+@dataclass(frozen=True, slots=True)
+class CannotServe:
+    """An agent's last word before it ends a job in which it cannot serve. Counts as a failed launch."""
+
+    pilot: str
+    job_id: int
+    node: str
+    why: str  # a sentence without its end, for operators: what is wrong, and what to do
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The answer to CannotServe."""
+
+    taken: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +314,15 @@ class ResultsAnswer:
 
     taken: list[str]
     late: list[str]
+
+
+def ingress_proof(ingress_key: str, nonce: str, address: str) -> str:
+    """Return what the ingress that listens on `address` answers to a nonce, in hex.
+
+    Whoever else has that port does not know the key, and the key is never sent. The address is part of it, so that
+    nobody passes the question on to an ingress elsewhere.
+    """
+    return hmac.new(ingress_key.encode(), f"proof:{nonce}:{address}".encode(), "sha256").hexdigest()
 
 
 def derive_key(site_key: bytes, purpose: Literal["ingress", "portal"], pilot: str) -> str:

@@ -36,6 +36,7 @@ class PilotFacts:
     agent_job_id: int | None
     slurm_seen_at: float | None
     said_ending: str
+    cannot_serve: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +69,14 @@ def judge(
 ) -> Verdict:
     """`jobs`: those of the pilot's name in the last listing, which was asked for at `answered_at`.
 
-    1. The agent said why it ends → ended. 2. Never heard of Slurm → nothing, but an agent that registered
-    names its job itself. 3. The pilot's job is the one
-    its row or its agent names, else the lowest live id; other live ones are surplus. 4. Listed as ended, and
-    no report since → ended. 5. Not listed: a planned pilot is resubmitted if the listing is newer than the
-    intent; another has ended if neither Slurm nor its agent was heard of it for alive_s. Redis' silence keeps
-    it, too.
+    1. The agent said why it ends, or why it cannot serve → ended. 2. Never heard of Slurm → nothing, but an agent
+    that spoke names its job itself. 3. The pilot's job is the one its row or its agent names, else the lowest live
+    id; other live ones are surplus. 4. Listed as ended, and no report since → ended. 5. Not listed: a planned pilot
+    is resubmitted if the listing is newer than the intent; another has ended if neither Slurm nor its agent was heard
+    of it for alive_s. Redis' silence keeps it, too.
     """
+    if pilot.cannot_serve and pilot.state != "planned":
+        return Verdict(ended=f"Its agent could not serve: {pilot.cannot_serve}.", failed=True)
     if pilot.said_ending and pilot.state != "planned":
         return Verdict(ended=_last_words(pilot, jobs))
     registered = pilot.agent_job_id if pilot.state == "planned" else None

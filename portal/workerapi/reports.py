@@ -51,6 +51,43 @@ class Heard:
     requeued: list[UUID]
 
 
+def known(cur: Cursor, said: wire.Register) -> bool:
+    """Return whether this job is registered as this pilot already. Raises Ended, NotYours, Unknown.
+
+    A look ahead, before the ingress is asked; what counts is the compare-and-set of `register`."""
+    row = _row(cur, UUID(said.pilot))
+    if row.agent_job_id not in (None, said.job_id):
+        raise NotYours
+    return row.agent_job_id is not None
+
+
+def heard(cur: Cursor, pilot: str) -> None:
+    """Its agent speaks, though it is not registered."""
+    ledger.heartbeat(cur, pilot, "pilot", datetime.now(UTC))
+
+
+def cannot_serve(cur: Cursor, said: wire.CannotServe) -> bool:
+    """Keep an agent's words on why it ends its job; the control loop ends the pilot by them.
+
+    Return whether they are new. Raises Ended, NotYours, Unknown: a job that is not the pilot's says nothing of it."""
+    pilot = UUID(said.pilot)
+    _row(cur, pilot)
+    words = " ".join(_clean(said.why).split()).rstrip(".")
+    if not fleet.cannot_serve(cur, pilot, said.job_id, _clean(said.node)[:200], words):
+        raise NotYours
+    return True
+
+
+def _row(cur: Cursor, pilot: UUID) -> PilotRow:
+    """Raises Ended, Unknown."""
+    row = wishes.pilot_row(cur, pilot)
+    if row is None:
+        raise Unknown
+    if row.state == "ended":
+        raise Ended
+    return row
+
+
 def register(cur: Cursor, said: wire.Register, interval_s: float) -> wire.SyncAnswer:
     """Raises Ended, NotYours, Unknown."""
     pilot = UUID(said.pilot)

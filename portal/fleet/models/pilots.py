@@ -80,6 +80,9 @@ class Pilot(models.Model):
     gpu_ids = models.JSONField(default=list)
     agent_version = models.CharField(max_length=50, blank=True)
     said_ending = models.CharField(max_length=200, blank=True)
+    cannot_serve = models.CharField(
+        max_length=1000, blank=True, db_default="", help_text="Why it ends its job without having served."
+    )
     staged = models.JSONField(db_default=[], help_text="Pools whose weights lie on its node-local scratch.")
     stage_wish = models.CharField(
         max_length=128,

@@ -63,13 +63,13 @@ def slurm_said(cur: Cursor, facts: Sequence[SlurmFact], now: datetime) -> None:
 
 def register(cur: Cursor, said: Registration, now: datetime) -> bool:
     """Takes an agent's registration if no other job holds this pilot: of two jobs of one name one wins, the
-    other's agent exits. The same job may register again (its agent was restarted)."""
+    other's agent exits. The same job may register again (its agent was restarted). Slurm's name of the node stands."""
     cur.execute(
-        """UPDATE fleet_pilot SET agent_job_id = %s, registered_at = %s, node = %s, address = %s,
-             job_started_at = %s, gpu_ids = %s, agent_version = %s
+        """UPDATE fleet_pilot SET agent_job_id = %s, registered_at = %s, address = %s,
+             node = CASE WHEN node <> '' THEN node ELSE %s END, job_started_at = %s, gpu_ids = %s, agent_version = %s
            WHERE id = %s AND state <> 'ended' AND (agent_job_id IS NULL OR agent_job_id = %s)
              AND (job_id IS NULL OR job_id = %s)""",
-        (said.job_id, now, said.node, said.address, said.job_started_at, json.dumps(list(said.gpu_ids)),
+        (said.job_id, now, said.address, said.node, said.job_started_at, json.dumps(list(said.gpu_ids)),
          said.agent_version, str(said.pilot), said.job_id, said.job_id),
     )  # fmt: skip
     return bool(cur.rowcount == 1)
@@ -137,6 +137,18 @@ def staged(cur: Cursor, pilot: UUID, pools: Sequence[str]) -> None:
         "UPDATE fleet_pilot SET staged = %s WHERE id = %s AND state <> 'ended'",
         (json.dumps(list(pools)), str(pilot)),
     )
+
+
+def cannot_serve(cur: Cursor, pilot: UUID, job_id: int, node: str, why: str) -> bool:
+    """Keeps an agent's word that it cannot serve, if no other job holds this pilot; the loop ends the pilot by it."""
+    cur.execute(
+        """UPDATE fleet_pilot SET cannot_serve = %s, agent_job_id = %s,
+             node = CASE WHEN node <> '' THEN node ELSE %s END
+           WHERE id = %s AND state <> 'ended' AND (agent_job_id IS NULL OR agent_job_id = %s)
+             AND (job_id IS NULL OR job_id = %s)""",
+        (why[:1000] or "its agent did not say why", job_id, node, str(pilot), job_id, job_id),
+    )
+    return bool(cur.rowcount == 1)
 
 
 def said_ending(cur: Cursor, pilot: UUID, reason: str) -> None:
