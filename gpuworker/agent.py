@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from gpuworker import door, exits, lastword, lifetime, logtail, registration, settings, wire
+from gpuworker import door, exits, holding, lastword, lifetime, logtail, registration, settings, wire
 from gpuworker.exits import CannotServe, JobOver
 from gpuworker.ingress import Ingress
 from gpuworker.inspector import Inspector
@@ -44,13 +44,14 @@ CLEAN_UP_LIMIT_S = 5.0
 
 
 class Agent:
-    def __init__(self, given: settings.Settings, secret: wire.Secret) -> None:
+    def __init__(self, given: settings.Settings, secret: wire.Secret, holds: holding.Holding) -> None:
         self._settings = given
+        self._holds = holds
         self._secret = secret
         self._agent_at = time.time()
         self._portal = PortalClient(secret)
         fence = Fence()
-        self._replicas = Replicas(given.gpus, given.pilot_dir, self._changed)
+        self._replicas = Replicas(holds.gpus, given.pilot_dir, self._changed)
         self._outbox = Outbox(secret.pilot, self._portal)
         self._leaser = Leaser(
             secret.pilot, self._portal, self._replicas, self._outbox, fence, self._idle_news
@@ -86,12 +87,6 @@ class Agent:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             done.pop().result()
             return exits.DONE
-        except CannotServe as over:
-            await self._last_word(over)
-            return over.code
-        except settings.SettingsError as error:
-            await self._last_word(error)
-            return exits.CANNOT_SERVE
         except JobOver as over:
             log.info("%s", over)
             return over.code
@@ -99,13 +94,6 @@ class Agent:
             for task in tasks:
                 task.cancel()
             await self._clean_up()
-
-    async def _last_word(self, why: Exception) -> None:
-        log.error("this job ends, because it cannot serve: %s", why)
-        given = self._settings
-        await lastword.tell(
-            self._portal, wire.CannotServe(self._secret.pilot, given.job_id, given.node, str(why))
-        )
 
     async def _clean_up(self) -> None:
         """Bounded: whatever hangs here, the supervisor ends what is left and the job must end."""
@@ -172,7 +160,7 @@ class Agent:
         )
 
     async def _register(self, urls: list[str]) -> None:
-        message = registration.of(self._settings, self._secret.pilot, urls, self._agent_at)
+        message = registration.of(self._settings, self._holds, self._secret.pilot, urls, self._agent_at)
         # From now: the job may be old when an adopted pilot registers again.
         limit_s = self._settings.register_limit_s + time.time() - self._agent_at
         self._apply(
@@ -312,7 +300,13 @@ def main() -> int:
 
 
 async def _run(given: settings.Settings, secret: wire.Secret) -> NoReturn:
-    code = await Agent(given, secret).run()
+    try:
+        holds = await asyncio.to_thread(holding.look, os.environ, given)
+        code = await Agent(given, secret, holds).run()
+    except (settings.SettingsError, CannotServe) as error:
+        log.error("this job ends, because it cannot serve: %s", error)
+        code = error.code if isinstance(error, CannotServe) else exits.UNFIT
+        await lastword.tell(secret, str(error))
     # Not by returning: a closing event loop gives signals their deadly defaults back, and Slurm's warning would
     # then turn a clean end into a crash that the supervisor answers with a new agent.
     logging.shutdown()

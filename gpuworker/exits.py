@@ -7,11 +7,11 @@ CONFIG = 78  # settings or secret file unusable: starting again would not help
 LOST = 79  # another job, or another agent, is this pilot: the compare-and-set of `register` said so
 REFUSED = 80  # the portal does not accept our token
 SILENT = 81  # the portal could not be reached to register
+UNFIT = 83  # the job has not what it asked for, so it cannot serve; the portal has heard why
 RESTARTED_JOB = 82  # Slurm ran the script a second time; Berth never wants that
-UNREACHED = 83  # the portal cannot reach the ingress
-CANNOT_SERVE = 84  # the job is not what was asked for, or the node lacks what the profile says
+UNREACHED = 84  # the portal does not reach the ingress; it has heard so, too
 
-FINAL = frozenset({DONE, CONFIG, LOST, REFUSED, SILENT, RESTARTED_JOB, UNREACHED, CANNOT_SERVE})
+FINAL = frozenset({DONE, CONFIG, LOST, REFUSED, SILENT, RESTARTED_JOB, UNFIT, UNREACHED})
 
 
 class JobOver(Exception):
@@ -22,11 +22,9 @@ class JobOver(Exception):
         self.code = code
 
 
-class CannotServe(JobOver):
-    """The agent cannot serve in this job, now or later; the portal is told why before the job ends.
+class CannotServe(Exception):
+    """The agent cannot serve in this job, now or later; the portal is told why before the job ends with this code."""
 
-    `why` is a sentence without its end: what is wrong, and what to do. It stands in the pilot's row and on pages.
-    """
-
-    def __init__(self, why: str, code: int = CANNOT_SERVE) -> None:
-        super().__init__(code, why)
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(why)
+        self.code = code

@@ -1,7 +1,8 @@
-"""Why this job ends without having served → the portal, where it stands in the pilot's row for people to read.
+"""Why this job ends without serving → the portal, where it stands in the pilot's row for people to read.
 
-For whatever part of the gpuworker finds that it cannot serve: the settings, the supervisor's folder, the agent. Bounded,
-because the job holds GPUs meanwhile; a portal that is not there finds the same words in the job's log.
+For whatever part of the gpuworker finds that it cannot serve: the settings, the supervisor's folder, the agent. It
+registers only to say so. Bounded, because the job holds GPUs meanwhile; where no portal hears it, the same words are in
+the job's log.
 """
 
 from __future__ import annotations
@@ -13,45 +14,43 @@ import os
 import time
 from pathlib import Path
 
-from gpuworker import settings, wire
-from gpuworker.portal_client import PortalClient, PortalError, Unavailable
+from gpuworker import registration, settings, wire
+from gpuworker.exits import JobOver
+from gpuworker.portal_client import PortalClient
 
 log = logging.getLogger("berth.lastword")
 
-LIMIT_S = 60.0
-RETRY_S = (0.2, 1.0, 3.0, 10.0)
+LIMIT_S = 120.0
 
 
-async def tell(portal: PortalClient, message: wire.CannotServe) -> bool:
-    """Return whether the portal took it."""
-    until = time.monotonic() + LIMIT_S
-    tries = 0
-    while True:
-        try:
-            return (await portal.cannot_serve(message)).taken
-        except Unavailable as error:
-            log.warning("the portal has not heard why this job ends: %s", error)
-        except PortalError as error:
-            log.warning("the portal does not take why this job ends: %s", error)
-            return False
-        pause_s = RETRY_S[min(tries, len(RETRY_S) - 1)]
-        if time.monotonic() + pause_s > until:
-            return False
-        await asyncio.sleep(pause_s)
-        tries += 1
+async def tell(secret: wire.Secret, why: str) -> None:
+    """Tell the portal; what hinders it is logged."""
+    now = time.time()
+    job_id, node = settings.job_of(os.environ)
+    message = wire.Register(
+        pilot=secret.pilot,
+        job_id=job_id,
+        restart_count=0,
+        node=node,
+        address="",
+        started_at=now,
+        agent_at=now,
+        agent_version=registration.VERSION,
+        gpus=[],
+        host_mem_mb=0,
+        refusal=why,
+    )
+    portal = PortalClient(secret)
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            await registration.register(portal, message, LIMIT_S, asyncio.Event(), lambda: False)
+    except (JobOver, TimeoutError) as error:
+        log.warning("the portal did not hear why: %s", error)
+    finally:
+        await portal.close()
 
 
 def tell_now(secret_file: str, why: str) -> None:
-    """The same, for a process that has no event loop and perhaps no settings."""
+    """The same, for a process that has no event loop and perhaps no settings; no secret, no word."""
     with contextlib.suppress(settings.SettingsError):
-        secret = settings.read_secret(Path(secret_file))
-        job_id, node = settings.job_of(os.environ)
-        asyncio.run(_once(secret, wire.CannotServe(secret.pilot, job_id, node, why)))
-
-
-async def _once(secret: wire.Secret, message: wire.CannotServe) -> None:
-    portal = PortalClient(secret)
-    try:
-        await tell(portal, message)
-    finally:
-        await portal.close()
+        asyncio.run(tell(settings.read_secret(Path(secret_file)), why))

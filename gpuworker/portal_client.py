@@ -67,9 +67,6 @@ class PortalClient:
     async def register(self, message: wire.Register) -> wire.SyncAnswer:
         return await self._call("register", message, wire.SyncAnswer, CALL_LIMIT_S)
 
-    async def cannot_serve(self, message: wire.CannotServe) -> wire.Taken:
-        return await self._call("cannot-serve", message, wire.Taken, CALL_LIMIT_S)
-
     async def sync(self, message: wire.Sync) -> wire.SyncAnswer:
         return await self._call("sync", message, wire.SyncAnswer, CALL_LIMIT_S)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from gpuworker import exits, settings, wire
 from gpuworker.exits import CannotServe, JobOver
+from gpuworker.holding import Holding
 from gpuworker.portal_client import Ended, Lost, PortalClient, Refused, Unavailable, Unreached
 from gpuworker.wakeup import woken
 
@@ -22,7 +23,9 @@ REACH_RETRY_S = (2.0, 6.0)
 KNOWN_RETRY_S = (2.0, 6.0, *(15.0,) * 20)
 
 
-def of(given: settings.Settings, pilot: str, urls: Sequence[str], agent_at: float) -> wire.Register:
+def of(
+    given: settings.Settings, holds: Holding, pilot: str, urls: Sequence[str], agent_at: float
+) -> wire.Register:
     return wire.Register(
         pilot=pilot,
         job_id=given.job_id,
@@ -33,8 +36,8 @@ def of(given: settings.Settings, pilot: str, urls: Sequence[str], agent_at: floa
         started_at=given.started_at or agent_at,
         agent_at=agent_at,
         agent_version=VERSION,
-        gpus=given.gpus,
-        host_mem_mb=given.host_mem_mb,
+        gpus=list(holds.gpus.ids),
+        host_mem_mb=holds.mem_mb,
     )
 
 
@@ -63,12 +66,14 @@ async def register(
             log.warning("the portal does not reach this ingress: %s", error)
             pauses = KNOWN_RETRY_S if served or error.said.known else REACH_RETRY_S
             if unreached >= len(pauses):
-                raise CannotServe(_unreached(error.said, message.node, ports), exits.UNREACHED) from None
+                raise CannotServe(exits.UNREACHED, _unreached(error.said, message.node, ports)) from None
             pause_s = pauses[unreached]
             unreached += 1
         except Unavailable as error:
             log.warning("not registered yet: %s", error)
         else:
+            if message.refusal:
+                return answer
             urls = ", ".join([message.address, *message.others])
             log.info("registered as pilot %s, job %d, ingress %s", message.pilot, message.job_id, urls)
             return answer
@@ -87,6 +92,6 @@ def _unreached(said: wire.Unreached, node: str, ports: tuple[int, int] | None) -
         f"ports {ports[0]}-{ports[1]}" if ports else "all ports (or those of a range that door_ports names)"
     )
     return (
-        f"the portal does not reach its ingress on {node} ({where}). Open {these} from the portal to the nodes, set "
-        "door_address to a network of the nodes that the portal can reach, or use link: reverse"
+        f"The portal does not reach its ingress on {node} ({where}). Open {these} from the portal to the nodes, set "
+        "door_address to a network of the nodes that the portal can reach, or use link: reverse."
     )

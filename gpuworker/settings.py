@@ -12,6 +12,8 @@ ingress key are in a file only its owner can read.
     BERTH_STARTED_AT        UNIX seconds at the job script's first line             the agent's start
     BERTH_PORTAL_SILENCE_S  no word from the portal and nothing running: end        1800
     BERTH_REGISTER_LIMIT_S  how long to try to register                             1800
+    BERTH_GPUS              GPUs that the job asked for on each of its nodes        nothing to compare with
+    BERTH_MEM_MB            host memory that it asked for on each, MiB              nothing to compare with
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ KNOWN = frozenset(
         "BERTH_STARTED_AT",
         "BERTH_PORTAL_SILENCE_S",
         "BERTH_REGISTER_LIMIT_S",
+        "BERTH_GPUS",
+        "BERTH_MEM_MB",
     }
 )
 
@@ -56,8 +60,8 @@ class Settings:
     job_id: int
     restart_count: int
     node: str
-    gpus: list[str]  # what CUDA_VISIBLE_DEVICES calls them
-    host_mem_mb: int
+    asked_gpus: int | None  # on each node; None: nobody said
+    asked_mem_mb: int  # on each node; 0: nobody said
 
 
 def read(env: Mapping[str, str]) -> Settings:
@@ -77,8 +81,8 @@ def read(env: Mapping[str, str]) -> Settings:
         job_id=job_id,
         restart_count=int(_number(env, "SLURM_RESTART_COUNT", 0.0) or 0),
         node=node,
-        gpus=visible_gpus(env),
-        host_mem_mb=_host_memory_mb(env),
+        asked_gpus=_whole(env, "BERTH_GPUS"),
+        asked_mem_mb=_whole(env, "BERTH_MEM_MB") or 0,
     )
 
 
@@ -100,6 +104,11 @@ def _number(env: Mapping[str, str], name: str, default: float | None) -> float |
     return value
 
 
+def _whole(env: Mapping[str, str], name: str) -> int | None:
+    value = _number(env, name, None)
+    return None if value is None else int(value)
+
+
 def _ports(text: str) -> tuple[int, int] | None:
     if not text:
         return None
@@ -119,23 +128,6 @@ def job_of(env: Mapping[str, str]) -> tuple[int, str]:
     one = listed if listed and not set(listed) & set("[],") else ""
     node = env.get("SLURMD_NODENAME") or one or socket.gethostname().partition(".")[0]
     return int(_number(env, "SLURM_JOB_ID", 0.0) or 0), node
-
-
-def visible_gpus(env: Mapping[str, str]) -> list[str]:
-    """The job's GPUs by the names CUDA understands. Slurm sets CUDA_VISIBLE_DEVICES where GRES are devices."""
-    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", "SLURM_STEP_GPUS"):
-        text = env.get(name)
-        if text and text != "NoDevFiles":
-            return [part.strip() for part in text.split(",") if part.strip()]
-    return []
-
-
-def _host_memory_mb(env: Mapping[str, str]) -> int:
-    """What Slurm gave the job on this node, else all the node has."""
-    given = _number(env, "SLURM_MEM_PER_NODE", None)
-    if given:
-        return int(given)
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
 
 
 def read_secret(path: Path) -> wire.Secret:

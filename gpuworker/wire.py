@@ -47,6 +47,9 @@ FORWARDED_PATHS = frozenset(
     }
 )
 
+# Before an agent's last words where these are why its job could not serve at all: a failed launch, not an end.
+REFUSED = "refused: "
+
 DesiredState = Literal["hot", "draining", "asleep", "stopped"]
 ObservedState = Literal["starting", "hot", "draining", "asleep", "stopped", "failed"]
 Outcome = Literal["done", "failed", "back"]
@@ -74,11 +77,11 @@ class Register:
     started_at: float  # first line of the job script
     agent_at: float  # the agent process is up
     agent_version: str
-    gpus: list[str]
-    host_mem_mb: int
-    others: list[str] = field(
-        default_factory=list
-    )  # more addresses of the ingress, for when that one is not reached
+    gpus: list[str]  # for people: UUIDs where the device side was asked; of several nodes in order of rank
+    host_mem_mb: int  # on each node
+    refusal: str = ""  # why this job cannot serve, in words: it ends, and nothing is desired of it
+    # More addresses of the ingress, for when the first is not reached.
+    others: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,23 +98,6 @@ class Unreached:
 
     tried: list[Tried]
     known: bool  # this job is registered already, and may serve through others
-
-
-@dataclass(frozen=True, slots=True)
-class CannotServe:
-    """An agent's last word before it ends a job in which it cannot serve. Counts as a failed launch."""
-
-    pilot: str
-    job_id: int
-    node: str
-    why: str  # a sentence without its end, for operators: what is wrong, and what to do
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """The answer to CannotServe."""
-
-    taken: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,6 @@ def _facts(pilot: Pilot) -> PilotFacts:
         agent_job_id=pilot.agent_job_id,
         slurm_seen_at=seconds(pilot.slurm_seen_at),
         said_ending=pilot.said_ending,
-        cannot_serve=pilot.cannot_serve,
     )
 
 

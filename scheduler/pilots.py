@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gpuworker.wire import REFUSED
 from portal.fleet.slurm_words import meaning
 from scheduler.hearing import Heard
 from scheduler.listing import OurJob
@@ -36,7 +37,6 @@ class PilotFacts:
     agent_job_id: int | None
     slurm_seen_at: float | None
     said_ending: str
-    cannot_serve: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +75,9 @@ def judge(
     is resubmitted if the listing is newer than the intent; another has ended if neither Slurm nor its agent was heard
     of it for alive_s. Redis' silence keeps it, too.
     """
-    if pilot.cannot_serve and pilot.state != "planned":
-        return Verdict(ended=f"Its agent could not serve: {pilot.cannot_serve}.", failed=True)
     if pilot.said_ending and pilot.state != "planned":
-        return Verdict(ended=_last_words(pilot, jobs))
+        refused = pilot.said_ending.startswith(REFUSED)
+        return Verdict(ended=_last_words(pilot, jobs), failed=refused)
     registered = pilot.agent_job_id if pilot.state == "planned" else None
     if answered_at is None:
         return Verdict(adopt=registered)
@@ -103,6 +102,8 @@ def _last_words(pilot: PilotFacts, jobs: Sequence[OurJob]) -> str:
     own = _own(pilot, jobs, ())
     if pilot.said_ending == "preempted" and own is not None and is_over(own):
         return f"Job {own.info.job_id}: {meaning(own.info.state, own.info.reason).text}."
+    if pilot.said_ending.startswith(REFUSED):
+        return f"Job {pilot.job_id} could not serve: {pilot.said_ending.removeprefix(REFUSED)}"
     return f"Its agent ended it: {_ENDINGS.get(pilot.said_ending, pilot.said_ending)}."
 
 

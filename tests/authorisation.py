@@ -116,7 +116,6 @@ POST   /worker/v1/register                          401       401     401    401
 POST   /worker/v1/sync                              401       401     401    401     401        401        200
 POST   /worker/v1/lease                             401       401     401    401     401        401        200
 POST   /worker/v1/results                           401       401     401    401     401        401        200
-POST   /worker/v1/cannot-serve                      401       401     401    401     401        401        200
 GET    /healthz                                     200       200     200    200     200        200        200
 GET    /readyz                                      503       503     503    503     503        503        503
 """

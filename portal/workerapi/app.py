@@ -66,7 +66,6 @@ class WorkerApi:
         self._beaten: dict[str, float] = {}
         self._verbs: dict[str, Callable[[Exchange, bytes], Awaitable[bytes]]] = {
             "register": self._register,
-            "cannot-serve": self._cannot_serve,
             "sync": self._sync,
             "lease": self._lease,
             "results": self._results,
@@ -149,7 +148,7 @@ class WorkerApi:
     async def _reached(self, said: wire.Register) -> wire.Register:
         """With the address at which its ingress was reached. Raises NotReached, Busy, and what `reports.known` raises."""
         known = await self._database.run(partial(reports.known, said=said))
-        if said.address.startswith(wire.REVERSE):
+        if said.refusal or said.address.startswith(wire.REVERSE):
             return said
         key = wire.derive_key(self._site_key, "ingress", said.pilot)
         found = await probe.first([said.address, *said.others], key)
@@ -158,13 +157,6 @@ class WorkerApi:
         log.warning("pilot %s on %s: %s", said.pilot, said.node, found.tried)
         await self._database.run(partial(reports.heard, pilot=said.pilot))
         raise NotReached(wire.Unreached(list(found.tried), known))
-
-    async def _cannot_serve(self, ex: Exchange, body: bytes) -> bytes:
-        said = self._read(ex, wire.CannotServe, body)
-        taken = await self._database.run(partial(reports.cannot_serve, said=said))
-        log.warning("pilot %s, job %d on %s cannot serve: %s", said.pilot, said.job_id, said.node, said.why)
-        self._wake.soon()
-        return wire.dumps(wire.Taken(taken))
 
     async def _sync(self, ex: Exchange, body: bytes) -> bytes:
         said = self._read(ex, wire.Sync, body)

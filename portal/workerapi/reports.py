@@ -66,18 +66,6 @@ def heard(cur: Cursor, pilot: str) -> None:
     ledger.heartbeat(cur, pilot, "pilot", datetime.now(UTC))
 
 
-def cannot_serve(cur: Cursor, said: wire.CannotServe) -> bool:
-    """Keep an agent's words on why it ends its job; the control loop ends the pilot by them.
-
-    Return whether they are new. Raises Ended, NotYours, Unknown: a job that is not the pilot's says nothing of it."""
-    pilot = UUID(said.pilot)
-    _row(cur, pilot)
-    words = " ".join(_clean(said.why).split()).rstrip(".")
-    if not fleet.cannot_serve(cur, pilot, said.job_id, _clean(said.node)[:200], words):
-        raise NotYours
-    return True
-
-
 def _row(cur: Cursor, pilot: UUID) -> PilotRow:
     """Raises Ended, Unknown."""
     row = wishes.pilot_row(cur, pilot)
@@ -112,6 +100,8 @@ def register(cur: Cursor, said: wire.Register, interval_s: float) -> wire.SyncAn
         raise Ended
     if not took:
         raise NotYours
+    if said.refusal:
+        fleet.said_ending(cur, pilot, wire.REFUSED + " ".join(_clean(said.refusal).split()))
     ledger.heartbeat(cur, said.pilot, "pilot", now)
     # A fresh agent holds nothing: what an earlier one had pulled died with it.
     ledger.release(cur, pilot, now, "its agent was started again")

@@ -83,8 +83,6 @@ class FakePortal:
         self.results_status = 200
         self.registers: list[wire.Register] = []
         self.unreached: wire.Unreached | None = None  # the answer to `register`, while it stands here
-        self.failures: list[wire.CannotServe] = []
-        self.failed_status = 200
         self.syncs: list[wire.Sync] = []
         self.asks: list[wire.LeaseAsk] = []
         self.results: list[wire.RowResult] = []
@@ -126,17 +124,13 @@ class FakePortal:
         if request.headers.get("Authorization") != f"Bearer {TOKEN}":
             self.bad_tokens += 1
             return web.Response(status=401)
-        return await getattr(self, "_" + request.match_info["verb"].replace("-", "_"))(await request.read())  # type: ignore[no-any-return]
+        return await getattr(self, f"_{request.match_info['verb']}")(await request.read())  # type: ignore[no-any-return]
 
     async def _register(self, body: bytes) -> web.Response:
         self.registers.append(wire.loads(wire.Register, body))
-        if self.unreached is not None:
+        if self.unreached is not None and not self.registers[-1].refusal:
             return web.Response(status=424, body=wire.dumps(self.unreached))
         return self._say(self.answer, self.register_status)
-
-    async def _cannot_serve(self, body: bytes) -> web.Response:
-        self.failures.append(wire.loads(wire.CannotServe, body))
-        return self._say(wire.Taken(True), self.failed_status)
 
     async def _sync(self, body: bytes) -> web.Response:
         self.syncs.append(wire.loads(wire.Sync, body))

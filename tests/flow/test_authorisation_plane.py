@@ -151,8 +151,6 @@ def _said(verb: str, pilot: Pilot) -> bytes:
         said = pilot.sync_of()
     elif verb == "lease":
         said = wire.LeaseAsk(pilot=pilot.id, room={}, wait_s=0.0)
-    elif verb == "cannot-serve":
-        said = wire.CannotServe(pilot.id, 77, "gpu01", "no reason")
     else:
         said = wire.Results(pilot.id, [])
     return wire.dumps(said)

@@ -139,21 +139,9 @@ def staged(cur: Cursor, pilot: UUID, pools: Sequence[str]) -> None:
     )
 
 
-def cannot_serve(cur: Cursor, pilot: UUID, job_id: int, node: str, why: str) -> bool:
-    """Keeps an agent's word that it cannot serve, if no other job holds this pilot; the loop ends the pilot by it."""
-    cur.execute(
-        """UPDATE fleet_pilot SET cannot_serve = %s, agent_job_id = %s,
-             node = CASE WHEN node <> '' THEN node ELSE %s END
-           WHERE id = %s AND state <> 'ended' AND (agent_job_id IS NULL OR agent_job_id = %s)
-             AND (job_id IS NULL OR job_id = %s)""",
-        (why[:1000] or "its agent did not say why", job_id, node, str(pilot), job_id, job_id),
-    )
-    return bool(cur.rowcount == 1)
-
-
 def said_ending(cur: Cursor, pilot: UUID, reason: str) -> None:
     """The agent's last words; the loop ends the pilot once they are here or Slurm says so."""
     cur.execute(
         "UPDATE fleet_pilot SET said_ending = %s WHERE id = %s AND state <> 'ended'",
-        (reason[:200], str(pilot)),
+        (reason[:2000], str(pilot)),
     )
