@@ -65,7 +65,7 @@ def partitions(data: Data, nodes: Data) -> dict[str, PartitionInfo]:
     groups: dict[str, dict[tuple[str, str, str, str], int]] = {}
     for node in _rows(nodes, "nodes"):
         kind = (
-            _node_state(_words(node.get("state"))),
+            node_state(_words(node.get("state"))),
             _text(node.get("gres")),
             str(number(node.get("cpus")) or 0),
             str(number(node.get("real_memory")) or 0),
@@ -157,7 +157,7 @@ def _job(row: Data) -> JobInfo:
     )
 
 
-def _node_state(words: list[str]) -> str:
+def node_state(words: list[str]) -> str:
     """Return a node's state as sinfo spells it."""
     base = words[0].lower() if words else "unknown"
     if "DRAIN" in words:
