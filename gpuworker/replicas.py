@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gpuworker import plan
+from gpuworker.gpus import Gpus
 from gpuworker.replica import STOP_GRACE_S, Replica
 from gpuworker.staging import Staging
 from gpuworker.wire import DesiredReplica, ObservedReplica
@@ -20,7 +21,7 @@ MEASURE_S = 5.0
 class Replicas:
     """`changed` is called on every move; `cut` before an engine is stopped, to take back what runs on it."""
 
-    def __init__(self, gpus: list[str], folder: Path, changed: Callable[[], None]) -> None:
+    def __init__(self, gpus: Gpus, folder: Path, changed: Callable[[], None]) -> None:
         self._gpus = gpus
         self._folder = folder
         self._changed = changed

@@ -42,6 +42,9 @@ FORWARDED_PATHS = frozenset(
     }
 )
 
+# Before an agent's last words where these are why its job could not serve at all: a failed launch, not an end.
+REFUSED = "refused: "
+
 DesiredState = Literal["hot", "draining", "asleep", "stopped"]
 ObservedState = Literal["starting", "hot", "draining", "asleep", "stopped", "failed"]
 Outcome = Literal["done", "failed", "back"]
@@ -69,8 +72,11 @@ class Register:
     started_at: float  # first line of the job script
     agent_at: float  # the agent process is up
     agent_version: str
-    gpus: list[str]
-    host_mem_mb: int
+    gpus: list[str]  # for people: UUIDs where the device side was asked; of several nodes in order of rank
+    host_mem_mb: int  # on each node
+    refusal: str = ""  # why this job cannot serve, in words: it ends, and nothing is desired of it
+    # More addresses of the ingress, for when the first is not reached.
+    others: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

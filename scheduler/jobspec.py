@@ -53,6 +53,7 @@ def spec_of(pilot: Pilot, config: Config, exclude: tuple[str, ...] = ()) -> JobS
         account=profile.account,
         qos=profile.qos,
         gres=gpus,
+        gpus=pilot.gpus,
         exclude=",".join(exclude),
         signal_s=SIGNAL_S,
         door_address=profile.door_address,

@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from gpuworker import devicemem, logtail
+from gpuworker import devicemem, gpus, logtail
 from gpuworker.engines.process import EngineProcess, engine_environment
 from gpuworker.engines.protocol import (
     WARM_UP,
@@ -67,7 +67,8 @@ class ServedEngine:
         self.socket_path.unlink(missing_ok=True)
         if self.spec.log_path.exists():  # of an engine that this one replaces
             self._log_read = self.spec.log_path.stat().st_size
-        env = engine_environment(os.environ, self.spec.gpus, self.environment())
+        visible = gpus.environment(self.spec.gpus, self.spec.gpu_maker)
+        env = engine_environment(os.environ, visible, self.environment())
         try:
             self._process = await EngineProcess.start(self.command(), env, self.spec.log_path)
         except OSError as error:
