@@ -129,6 +129,10 @@ class DesiredReplica:
     may_sleep: int = 0  # how deep the pool lets it sleep: tried before it is hot
     sleep_level: int = 0  # state "asleep": drain, then sleep so deep
     roots: list[str] = field(default_factory=list)  # its folder must lie below one of them; none: anywhere
+    prologue: str = ""  # the environment's shell lines, run before its engine
+    image: str = ""  # the environment's Apptainer image; "" = none
+    image_gpu: Literal["", "nv", "rocm"] = ""
+    binds: list[str] = field(default_factory=list)  # further folders inside the image
 
 
 @dataclass(frozen=True, slots=True)
