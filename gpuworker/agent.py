@@ -17,10 +17,11 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from gpuworker import exits, holding, lifetime, logtail, registration, settings, wire
+from gpuworker import door, exits, holding, lifetime, logtail, registration, settings, wire
 from gpuworker.exits import JobOver
 from gpuworker.ingress import Ingress
 from gpuworker.inspector import Inspector
+from gpuworker.interfaces import Address
 from gpuworker.leaser import Leaser
 from gpuworker.outbox import Outbox
 from gpuworker.portal_client import Ended, Lost, PortalClient, Refused, Unavailable, Unregistered
@@ -76,11 +77,11 @@ class Agent:
         loop.add_signal_handler(signal.SIGUSR2, self._on_hint)
         tasks: list[asyncio.Task[None]] = []
         try:
-            port = await self._ingress.start(self._settings.door_address, self._settings.door_ports)
-            await self._register(port)
+            urls = await self._ingress.start(await self._addresses(), self._settings.door_ports)
+            await self._register(urls)
             tasks = [
                 asyncio.create_task(work)
-                for work in (self._steps(), self._syncs(port), self._leaser.run(), self._outbox.run())
+                for work in (self._steps(), self._syncs(urls), self._leaser.run(), self._outbox.run())
             ]
             # Each runs for ever: the first to return or raise decides. A bug in one is a crash of the agent.
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -152,15 +153,21 @@ class Agent:
             self._leaser.cancel(cancel.request, cancel.attempt)
         self._wake_step.set()
 
-    async def _register(self, port: int) -> None:
-        message = registration.of(self._settings, self._holds, self._secret.pilot, port, self._agent_at)
+    async def _addresses(self) -> list[Address]:
+        until = self._agent_at + self._settings.register_limit_s
+        return await door.find(
+            self._settings.door_address, self._secret.portal_url, until, self._wake_step, self._told_to_end
+        )
+
+    async def _register(self, urls: list[str]) -> None:
+        message = registration.of(self._settings, self._holds, self._secret.pilot, urls, self._agent_at)
         # From now: the job may be old when an adopted pilot registers again.
         limit_s = self._settings.register_limit_s + time.time() - self._agent_at
         self._apply(
             await registration.register(self._portal, message, limit_s, self._wake_step, self._told_to_end)
         )
 
-    async def _syncs(self, port: int) -> None:
+    async def _syncs(self, urls: list[str]) -> None:
         while True:
             try:
                 self._apply(await self._sync())
@@ -168,7 +175,7 @@ class Agent:
                 raise JobOver(exits.DONE, f"the portal holds this pilot for ended: {error}") from None
             except Unregistered:
                 log.warning("the portal has lost our registration: registering again")
-                await self._register(port)
+                await self._register(urls)
             except (Refused, Unavailable) as error:
                 # A portal that refuses our token may be one that is being repaired; silence ends us in time.
                 log.warning("no sync: %s", error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from gpuworker import exits, settings, wire
 from gpuworker.exits import JobOver
@@ -22,13 +22,16 @@ RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 REFUSAL_LIMIT_S = 120.0
 
 
-def of(given: settings.Settings, holds: Holding, pilot: str, port: int, agent_at: float) -> wire.Register:
+def of(
+    given: settings.Settings, holds: Holding, pilot: str, urls: Sequence[str], agent_at: float
+) -> wire.Register:
     return wire.Register(
         pilot=pilot,
         job_id=given.job_id,
         restart_count=given.restart_count,
         node=given.node,
-        address=f"http://{given.door_address}:{port}",
+        address=urls[0],
+        others=list(urls[1:]),
         started_at=given.started_at or agent_at,
         agent_at=agent_at,
         agent_version=VERSION,

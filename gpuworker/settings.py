@@ -3,7 +3,8 @@
 The job script sets the BERTH_* variables; Slurm the others. Nothing secret travels this way: the token and the
 ingress key are in a file only its owner can read.
 
-    BERTH_DOOR_ADDRESS      address gateways can dial and the ingress binds         127.0.0.1
+    BERTH_DOOR_ADDRESS      an interface, a network or an address of this node that the
+                            ingress is to serve on                                  from where the portal is reached
     BERTH_DOOR_PORTS        ports the ingress may bind, "20000-20100"               any free port
     BERTH_SCRATCH           node-local folder for sockets and engine logs           the system's temporary folder
     BERTH_PILOT_DIR         this pilot's folder in it; made by the supervisor       -
@@ -49,7 +50,7 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    door_address: str
+    door_address: str  # see gpuworker.addresses
     door_ports: tuple[int, int] | None  # first and last; None = any free port
     pilot_dir: Path
     job_log: Path | None
@@ -69,7 +70,7 @@ def read(env: Mapping[str, str]) -> Settings:
         raise SettingsError("BERTH_PILOT_DIR is not set: start the gpuworker with `python -m gpuworker`")
     job_log = env.get("BERTH_JOB_LOG")
     return Settings(
-        door_address=env.get("BERTH_DOOR_ADDRESS") or "127.0.0.1",
+        door_address=(env.get("BERTH_DOOR_ADDRESS") or "").strip(),
         door_ports=_ports(env.get("BERTH_DOOR_PORTS") or ""),
         pilot_dir=Path(folder),
         job_log=Path(job_log) if job_log else None,
@@ -78,7 +79,7 @@ def read(env: Mapping[str, str]) -> Settings:
         register_limit_s=_number(env, "BERTH_REGISTER_LIMIT_S", 1800.0) or 0.0,
         job_id=int(_number(env, "SLURM_JOB_ID", 0.0) or 0),
         restart_count=int(_number(env, "SLURM_RESTART_COUNT", 0.0) or 0),
-        node=env.get("SLURMD_NODENAME") or socket.gethostname(),
+        node=_node(env),
         asked_gpus=_whole(env, "BERTH_GPUS"),
         asked_mem_mb=_whole(env, "BERTH_MEM_MB") or 0,
     )
@@ -118,6 +119,13 @@ def _ports(text: str) -> tuple[int, int] | None:
     if not 0 < span[0] <= span[1] < 65536:
         raise SettingsError(f'BERTH_DOOR_PORTS={text!r} is not a range of ports like "20000-20100"')
     return span
+
+
+def _node(env: Mapping[str, str]) -> str:
+    """What Slurm calls this node; its own name may be another one, or a longer one."""
+    listed = env.get("SLURM_JOB_NODELIST") or env.get("SLURM_NODELIST") or ""
+    one = listed if listed and not set(listed) & set("[],") else ""
+    return env.get("SLURMD_NODENAME") or one or socket.gethostname().partition(".")[0]
 
 
 def read_secret(path: Path) -> wire.Secret:

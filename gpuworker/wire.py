@@ -75,6 +75,8 @@ class Register:
     gpus: list[str]  # for people: UUIDs where the device side was asked; of several nodes in order of rank
     host_mem_mb: int  # on each node
     refusal: str = ""  # why this job cannot serve, in words: it ends, and nothing is desired of it
+    # More addresses of the ingress, for when that one is not reached.
+    others: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,21 +12,27 @@ import os
 import pwd
 import secrets
 import socket
+import stat
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from devstack import apt, proctable
 from devstack.accounting import Accounting
+from devstack.checkout import ROOT, cache_dir
+from devstack.hosts import Hosts, why_not
 from devstack.ports import free_port
 from devstack.procs import Child, Command, wait_until
 from devstack.rundir import RunDir
 from devstack.say import StepFailed
-from devstack.slurmconf import Site, SlurmSpec, cgroup_conf, gres_conf, slurm_conf
+from devstack.slurmconf import Place, Site, SlurmSpec, cgroup_conf, gres_conf, slurm_conf
 
 JOB_IDS_PER_START = (
     1000  # each start begins a new thousand, so that no job id is used twice in one run folder
 )
 NODES_S = 120.0
+NODE_PORT = 6818  # of a slurmd that has a host of its own
+NVIDIA = 195  # the major number of NVIDIA's devices
 POLITE_S = 10.0  # at stop, jobs have this long to end by themselves, whatever KillWait says
 
 
@@ -37,6 +43,22 @@ def loopback_address(host: str) -> str | None:
     except OSError:
         return None
     return address if address.startswith("127.") else None
+
+
+def make_gpu(path: Path, number: int) -> None:
+    """Make what stands for a GPU: a character device, as on a real node, where we may; else a plain file.
+
+    Only with a device does Slurm give a job CUDA_VISIBLE_DEVICES and SLURM_JOB_GPUS. Nobody opens it: no driver is
+    behind the number, and where even the number is not permitted, it is that of /dev/null.
+    """
+    path.unlink(missing_ok=True)
+    for device in (os.makedev(NVIDIA, number), os.makedev(1, 3)):
+        try:
+            os.mknod(path, stat.S_IFCHR | 0o666, device)
+        except OSError:
+            continue
+        return
+    path.touch()
 
 
 class Slurm:
@@ -50,6 +72,36 @@ class Slurm:
         self._controller: Child | None = None
         self._nodes: dict[str, Child] = {}
         self._accounting: Accounting | None = None
+        self._controller_port = free_port()
+        self._why_one_host = "asked for" if self.spec.one_host else why_not()
+        self._hosts: Hosts | None = None
+        self._home_as(self._home)
+
+    def _home_as(self, home: Path) -> None:
+        """Take this folder for the cluster's files. What every node sees of it, and of what jobs run, is shared."""
+        self._home = home
+        if not self._why_one_host:
+            shared = (ROOT, cache_dir(), self._run_dir.path.parent, home)
+            self._hosts = Hosts(self._run_dir, home, self.spec.node_names, shared)
+
+    @property
+    def why_one_host(self) -> str:
+        """Why the nodes are no hosts of their own, in words; "" where they are."""
+        return self._why_one_host
+
+    @property
+    def hosts(self) -> Hosts:
+        """The nodes' hosts. Raises StepFailed where all nodes are on the machine itself."""
+        if self._hosts is None:
+            raise StepFailed(f"the nodes are no hosts of their own: {self._why_one_host}")
+        return self._hosts
+
+    @property
+    def portal_addresses(self) -> tuple[str, ...]:
+        """Where nodes reach the machine that the portal runs on: IPv4, and IPv6 where there is any."""
+        if self._hosts is None:
+            return ("127.0.0.1",)
+        return tuple(address for address in (self._hosts.portal, self._hosts.portal6) if address)
 
     @property
     def conf(self) -> Path:
@@ -74,7 +126,7 @@ class Slurm:
         return done.stdout
 
     def start(self) -> Slurm:
-        self._home = self._run_dir.short()
+        self._home_as(self._run_dir.short())
         self._run_dir.slurm_conf = str(self.conf)
         self._run_dir.open()
         try:
@@ -98,6 +150,8 @@ class Slurm:
                 last.stop()
         self._nodes.clear()
         self._controller = self._munged = self._accounting = None
+        if self._hosts is not None:
+            self._hosts.stop()
         self._run_dir.close(remove=[] if self._home == self._run_dir.path else [self._home])
 
     def __enter__(self) -> Slurm:
@@ -143,8 +197,14 @@ class Slurm:
 
     def _start(self) -> None:
         self._run_dir.watch(remove=[] if self._home == self._run_dir.path else [self._home])
+        if self._hosts is not None:
+            self._hosts.start()
         if self.spec.accounting:
-            self._accounting = Accounting(self._home, self._run_dir, self._env())
+            at = self._controller_place()
+            host = at.host if self._hosts is not None else "localhost"
+            self._accounting = Accounting(
+                self._home, self._env(), self._child_of_controller, host, at.address
+            )
         self._write_files()
         self._start_munged()
         if self._accounting is not None:
@@ -167,22 +227,37 @@ class Slurm:
         for name in self.spec.node_names:
             (home / name).mkdir(exist_ok=True)
         for number in range(self.spec.gpus):
-            (home / f"nvidia{number}").touch()
-        host = socket.gethostname()
+            make_gpu(home / f"nvidia{number}", number)
         site = Site(
             home=home,
-            host=host.split(".")[0],
-            loopback=loopback_address(host),
             user=pwd.getpwuid(os.getuid()).pw_name,
             munge_socket=home / "munge" / "socket",
-            controller_port=free_port(),
-            node_ports=tuple(free_port() for _ in self.spec.node_names),
+            controller=self._controller_place(),
+            nodes=self._node_places(),
+            bind=self._hosts is None and loopback_address(socket.gethostname()) is not None,
             first_job_id=self._next_job_id(),
             accounting_port=self._accounting.port if self._accounting is not None else 0,
         )
         self.conf.write_text(slurm_conf(self.spec, site))
         (home / "gres.conf").write_text(gres_conf(self.spec, home))
         (home / "cgroup.conf").write_text(cgroup_conf(self._version()))
+
+    def _controller_place(self) -> Place:
+        if self._hosts is not None:
+            return Place(self._hosts.controller.name, self._hosts.controller.address, self._controller_port)
+        return self._on_this_machine(self._controller_port)
+
+    def _node_places(self) -> tuple[Place, ...]:
+        """On hosts of their own all listen on the same port, as nodes do."""
+        if self._hosts is None:
+            return tuple(self._on_this_machine(free_port()) for _ in self.spec.node_names)
+        hosts = [self._hosts[name] for name in self.spec.node_names]
+        return tuple(Place(host.name, host.address, NODE_PORT) for host in hosts)
+
+    @staticmethod
+    def _on_this_machine(port: int) -> Place:
+        host = socket.gethostname()
+        return Place(host.split(".")[0], loopback_address(host) or "127.0.0.1", port)
 
     def _version(self) -> tuple[int, int]:
         """Slurm's release, e.g. (22, 5)."""
@@ -205,13 +280,24 @@ class Slurm:
     def _node_mark(self, name: str) -> str:
         return f"{self._run_dir.mark}/{name}"
 
+    def _child(
+        self, name: str, argv: Sequence[str], *, host: str = "", node: str = "", grace_s: float = 10
+    ) -> Child:
+        """Start a process of this cluster: every one begins here. `host`: where it runs, "" is the machine itself."""
+        prefix = self._hosts.enter(host) if self._hosts is not None and host else []
+        argv = [*prefix, apt.program(argv[0]), *argv[1:]]
+        return Child(Command(name, argv, self._env(node), grace_s=grace_s), self._run_dir)
+
+    def _child_of_controller(self, name: str, argv: list[str]) -> Child:
+        return self._child(name, argv, host=self._controller_place().host)
+
     def _start_munged(self) -> None:
         home = self._home
         # --force: a group-writable home or checkout is a warning here, not an end; the key itself is 0600.
-        argv = [apt.program("munged"), "--foreground", "--force", f"--key-file={home}/munge.key"]
+        argv = ["munged", "--foreground", "--force", f"--key-file={home}/munge.key"]
         argv += [f"--socket={home}/munge/socket", f"--pid-file={home}/munge/pid"]
         argv += [f"--log-file={home}/munged.log", f"--seed-file={home}/munge.seed"]
-        self._munged = Child(Command("munged", argv, self._env()), self._run_dir)
+        self._munged = self._child("munged", argv)
         check = [apt.program("munge"), "-n", "-S", str(home / "munge" / "socket")]
 
         def answers() -> bool:
@@ -220,13 +306,11 @@ class Slurm:
         self._munged.wait_ready(answers, 60)
 
     def _start_controller(self, *options: str) -> None:
-        argv = [apt.program("slurmctld"), "-D", "-i", *options]
-        self._controller = Child(Command("slurmctld", argv, self._env()), self._run_dir)
+        self._controller = self._child_of_controller("slurmctld", ["slurmctld", "-D", "-i", *options])
         self._controller.wait_ready(lambda: "UP" in self._try("scontrol", "ping").stdout, 90)
 
     def _start_node(self, name: str) -> None:
-        argv = [apt.program("slurmd"), "-D", "-N", name]
-        self._nodes[name] = Child(Command(name, argv, self._env(name), grace_s=3), self._run_dir)
+        self._nodes[name] = self._child(name, ["slurmd", "-D", "-N", name], host=name, node=name, grace_s=3)
 
     def _await_nodes(self, names: set[str]) -> None:
         if not names:
