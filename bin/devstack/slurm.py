@@ -15,9 +15,10 @@ import socket
 import stat
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from devstack import apt, proctable
+from devstack import apt, proctable, slurmrestd, trees
 from devstack.accounting import Accounting
 from devstack.checkout import ROOT, cache_dir
 from devstack.hosts import Hosts, why_not
@@ -25,7 +26,9 @@ from devstack.ports import free_port
 from devstack.procs import Child, Command, wait_until
 from devstack.rundir import RunDir
 from devstack.say import StepFailed
-from devstack.slurmconf import Place, Site, SlurmSpec, cgroup_conf, gres_conf, slurm_conf
+from devstack.slurmconf import Place, Site, SlurmSpec, cgroup_conf, gres_conf, rest_lines, slurm_conf
+from devstack.slurmrestd import Slurmrestd, write_key
+from devstack.trees import Tree
 
 JOB_IDS_PER_START = (
     1000  # each start begins a new thousand, so that no job id is used twice in one run folder
@@ -62,16 +65,21 @@ def make_gpu(path: Path, number: int) -> None:
 
 
 class Slurm:
-    """`start()`, then give `env()` to whatever talks to it. `stop()` leaves no job, step or daemon behind."""
+    """`start()`, then give `env()` to whatever talks to it. `stop()` leaves no job, step or daemon behind.
 
-    def __init__(self, run_dir: Path, spec: SlurmSpec | None = None) -> None:
+    `tree`: where its programs come from, see `trees`. Commands of such a cluster are found with `prefix`.
+    """
+
+    def __init__(self, run_dir: Path, spec: SlurmSpec | None = None, tree: Tree | None = None) -> None:
         self.spec = spec or SlurmSpec()
+        self.tree = tree or trees.chosen()
         self._run_dir = RunDir(run_dir)
         self._home = self._run_dir.path
         self._munged: Child | None = None
         self._controller: Child | None = None
         self._nodes: dict[str, Child] = {}
         self._accounting: Accounting | None = None
+        self._rest: Slurmrestd | None = None
         self._controller_port = free_port()
         self._why_one_host = "asked for" if self.spec.one_host else why_not()
         self._hosts: Hosts | None = None
@@ -118,6 +126,28 @@ class Slurm:
     def env(self) -> dict[str, str]:
         return {"SLURM_CONF": str(self.conf)}
 
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """What to put before a shell, so that sbatch and the others that it starts are this cluster's."""
+        words = self.tree.words if self.tree else ()
+        return (*words, "env", f"SLURM_CONF={self.conf}", f"PATH={apt.SERVER_PATH}")
+
+    @property
+    def rest(self) -> Slurmrestd:
+        """The slurmrestd of SlurmSpec(rest=True). Raises StepFailed where none was asked for."""
+        if self._rest is None:
+            raise StepFailed("this cluster has no slurmrestd", "SlurmSpec(rest=True), then start()")
+        return self._rest
+
+    @property
+    def rest_url(self) -> str:
+        """Where slurmrestd answers, e.g. http://10.231.7.2:20123."""
+        return self.rest.url
+
+    def token(self, lifespan_s: int = 1800) -> str:
+        """Return a token of this user for slurmrestd, which is taken for so long."""
+        return self.run("scontrol", "token", f"lifespan={lifespan_s}").strip().removeprefix("SLURM_JWT=")
+
     def run(self, *argv: str, timeout_s: float = 30) -> str:
         """A Slurm command against this cluster; its output, or StepFailed with what it said."""
         done = self._try(*argv, timeout_s=timeout_s)
@@ -126,6 +156,8 @@ class Slurm:
         return done.stdout
 
     def start(self) -> Slurm:
+        if self.spec.rest and (why := slurmrestd.refusal()):
+            raise StepFailed(why, "run it as root, or without rest=True")
         self._home_as(self._run_dir.short())
         self._run_dir.slurm_conf = str(self.conf)
         self._run_dir.open()
@@ -145,14 +177,14 @@ class Slurm:
         for child in [*self._nodes.values(), self._controller]:
             if child is not None:
                 child.stop()
-        for last in (self._accounting, self._munged):
+        for last in (self._rest, self._accounting, self._munged):
             if last is not None:
                 last.stop()
         self._nodes.clear()
-        self._controller = self._munged = self._accounting = None
+        self._controller = self._munged = self._accounting = self._rest = None
         if self._hosts is not None:
             self._hosts.stop()
-        self._run_dir.close(remove=[] if self._home == self._run_dir.path else [self._home])
+        self._run_dir.close(remove=self._disposable())
 
     def __enter__(self) -> Slurm:
         return self.start()
@@ -167,6 +199,11 @@ class Slurm:
             self._try("scancel", *sorted(set(jobs)))
             limit_s = min(self.spec.kill_wait_s + 2, POLITE_S)
             wait_until(lambda: not self._try("squeue", "-h", "-a", "-o", "%A").stdout.split(), limit_s)
+
+    def _disposable(self) -> list[Path]:
+        """Return the folders outside the run folder, which go with the cluster."""
+        home = [] if self._home == self._run_dir.path else [self._home]
+        return [*home, Slurmrestd.folder_of(self._home)] if self.spec.rest else home
 
     # What tests do to a cluster.
 
@@ -196,20 +233,28 @@ class Slurm:
     # How it starts.
 
     def _start(self) -> None:
-        self._run_dir.watch(remove=[] if self._home == self._run_dir.path else [self._home])
+        self._run_dir.watch(remove=self._disposable())
         if self._hosts is not None:
             self._hosts.start()
         if self.spec.accounting:
             at = self._controller_place()
-            host = at.host if self._hosts is not None else "localhost"
+            at = at if self._hosts is not None else replace(at, host="localhost")
+            more = rest_lines(self._home) if self.spec.rest else []
             self._accounting = Accounting(
-                self._home, self._env(), self._child_of_controller, host, at.address
+                self._home, self._env(), self._child_of_controller, self._program, at, more
+            )
+        if self.spec.rest:
+            at = self._controller_place()
+            self._rest = Slurmrestd(
+                self._home, at.address, free_port(), self._child_of_controller, self.spec.accounting
             )
         self._write_files()
         self._start_munged()
         if self._accounting is not None:
             self._accounting.start()
         self._start_controller("-c")  # nothing of an earlier start is recovered
+        if self._rest is not None:
+            self._rest.start()
         for name in self.spec.node_names:
             self._start_node(name)
         self._await_nodes(set(self.spec.node_names))
@@ -226,6 +271,8 @@ class Slurm:
         key.write_bytes(secrets.token_bytes(128))
         for name in self.spec.node_names:
             (home / name).mkdir(exist_ok=True)
+        if self._rest is not None:
+            write_key(home)
         for number in range(self.spec.gpus):
             make_gpu(home / f"nvidia{number}", number)
         site = Site(
@@ -262,7 +309,7 @@ class Slurm:
     def _version(self) -> tuple[int, int]:
         """Slurm's release, e.g. (22, 5)."""
         said = subprocess.run(
-            [apt.program("slurmd"), "-V"], capture_output=True, text=True, check=True
+            self._program("slurmd", "-V"), capture_output=True, text=True, check=True
         ).stdout
         major, minor = said.split()[-1].split(".")[:2]
         return int(major), int(minor)
@@ -280,12 +327,18 @@ class Slurm:
     def _node_mark(self, name: str) -> str:
         return f"{self._run_dir.mark}/{name}"
 
+    def _program(self, name: str, *words: str) -> list[str]:
+        """Return the command line of a program of this cluster's release. MariaDB's are always the machine's."""
+        if self.tree is None or name.startswith("mariadb"):
+            return [apt.program(name), *words]
+        return [*self.tree.words, name, *words]
+
     def _child(
         self, name: str, argv: Sequence[str], *, host: str = "", node: str = "", grace_s: float = 10
     ) -> Child:
         """Start a process of this cluster: every one begins here. `host`: where it runs, "" is the machine itself."""
         prefix = self._hosts.enter(host) if self._hosts is not None and host else []
-        argv = [*prefix, apt.program(argv[0]), *argv[1:]]
+        argv = [*prefix, *self._program(*argv)]
         return Child(Command(name, argv, self._env(node), grace_s=grace_s), self._run_dir)
 
     def _child_of_controller(self, name: str, argv: list[str]) -> Child:
@@ -298,7 +351,7 @@ class Slurm:
         argv += [f"--socket={home}/munge/socket", f"--pid-file={home}/munge/pid"]
         argv += [f"--log-file={home}/munged.log", f"--seed-file={home}/munge.seed"]
         self._munged = self._child("munged", argv)
-        check = [apt.program("munge"), "-n", "-S", str(home / "munge" / "socket")]
+        check = self._program("munge", "-n", "-S", str(home / "munge" / "socket"))
 
         def answers() -> bool:
             return subprocess.run(check, capture_output=True, check=False).returncode == 0
@@ -337,7 +390,7 @@ class Slurm:
 
     def _try(self, *argv: str, timeout_s: float = 10) -> subprocess.CompletedProcess[str]:
         """A Slurm command; one that hangs or is missing counts as failed."""
-        command = [apt.program(argv[0]), *argv[1:]]
+        command = self._program(*argv)
         try:
             return subprocess.run(
                 command, env=self._env(), capture_output=True, text=True, timeout=timeout_s, check=False
