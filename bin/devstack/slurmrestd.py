@@ -32,6 +32,14 @@ def refusal() -> str:
     return (
         "" if os.getuid() == 0 else "slurmrestd runs as another user than slurmctld: only root can start both"
     )
+<<<<<<< HEAD
+=======
+
+
+def conf_lines(home: Path) -> list[str]:
+    """Return what slurm.conf and slurmdbd.conf need, so that tokens are made and taken."""
+    return ["AuthAltTypes=auth/jwt", f"AuthAltParameters=jwt_key={home}/jwt.key"]
+>>>>>>> main
 
 
 def write_key(home: Path) -> None:
