@@ -137,6 +137,7 @@ class Slurm:
     def stop(self) -> None:
         if self._controller is not None and self._controller.alive:
             self.cancel_jobs()
+        self._run_dir.closing()
         for child in [*self._nodes.values(), self._controller]:
             if child is not None and child.alive:
                 proctable.send(child.pid, child.command.stop_signal)  # all at once, then wait for each
@@ -187,8 +188,19 @@ class Slurm:
 
     def node_down(self, name: str) -> None:
         """The node is lost with everything on it; Slurm is told, as its own time-out would take minutes."""
-        self._nodes.pop(name).kill()
-        proctable.sweep(lambda: proctable.with_environment(proctable.NODE_MARK, self._node_mark(name)))
+        slurmd = self._nodes.pop(name)
+        # In a tree slurmd's mounts are its own; else they are its host's, with all that is to stay there.
+        mounts = proctable.Mounts([slurmd.pid] if self.tree else [])
+
+        def of_node() -> set[int]:
+            marked = proctable.with_environment(proctable.NODE_MARK, self._node_mark(name))
+            return marked | proctable.keepers(str(self._home / name)) | mounts.processes()
+
+        try:
+            slurmd.kill()
+            proctable.sweep(of_node)
+        finally:
+            mounts.close()
         self.run("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=lost")
 
     def node_up(self, name: str) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import signal
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from devstack import pyslurm
+from devstack import checkout, proctable, pyslurm
+from devstack import slurm as slurm_module
 from devstack.procs import wait_until
 from devstack.say import Progress, StepFailed
 from devstack.slurm import Slurm
 from devstack.slurmconf import SlurmSpec
+from devstack.slurmrestd import Slurmrestd
 
 from tests.slurm import releases
 
@@ -123,3 +128,85 @@ def test_pyslurm_is_there_or_says_why_not(cluster: Slurm) -> None:
     python = pyslurm.ensure(cluster.tree, Progress())
     said = inside(cluster, f"{python} -c 'import pyslurm; print(*pyslurm.Partitions.load())'")
     assert said.strip() == "gpu"
+
+
+STUBBORN = "trap '' TERM; env -i sleep 600 & env -i setsid sleep 601 & while :; do wait; done"
+
+
+def keeper_and_below(folder: Path) -> dict[int, int]:
+    """The one keeper of a job that runs STUBBORN, and all below it, with when each started."""
+    found: set[int] = set()
+
+    def complete() -> bool:
+        keepers = proctable.keepers(str(folder))
+        found.clear()
+        found.update(keepers | proctable.descendants(keepers))
+        return [proctable.name(pid) for pid in found].count("sleep") == 2
+
+    assert wait_until(complete, 60)
+    return {pid: proctable.start_ticks(pid) or 0 for pid in found}
+
+
+def left(found: dict[int, int]) -> set[int]:
+    return {pid for pid, ticks in found.items() if proctable.start_ticks(pid) == ticks}
+
+
+@pytest.fixture(params=releases.SUITES)
+def stubborn(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Slurm]:
+    """A cluster with a job that does not end when it is told to, and whose processes bear no mark of ours."""
+    monkeypatch.setattr(slurm_module, "POLITE_S", 1.0)
+    spec = dataclasses.replace(QUICK, kill_wait_s=60)
+    with Slurm(tmp_path / "slurm", spec, releases.tree(request.param)) as slurm:
+        submit(slurm, STUBBORN, "--no-requeue")
+        yield slurm
+
+
+def test_stopping_leaves_nothing_of_a_job_whose_keeper_bears_no_mark(stubborn: Slurm) -> None:
+    found = keeper_and_below(stubborn.conf.parent)
+    assert not proctable.with_environment(proctable.MARK, "", prefix=True) & set(found), "nothing new here"
+    rest = Slurmrestd.folder_of(stubborn.conf.parent)
+    stubborn.stop()
+    assert left(found) == set()
+    assert not rest.exists()
+
+
+def test_a_lost_node_takes_the_keeper_along(stubborn: Slurm) -> None:
+    found = keeper_and_below(stubborn.conf.parent)
+    stubborn.node_down("gpu01")
+    assert left(found) == set()
+    stubborn.node_up("gpu01")
+
+
+OWNER = """
+import sys
+from pathlib import Path
+from devstack import trees
+from devstack.slurm import Slurm
+from devstack.slurmconf import SlurmSpec
+spec = SlurmSpec(nodes=1, sched_interval_s=1, kill_wait_s=60)
+slurm = Slurm(Path(sys.argv[1]), spec, trees.TREES[sys.argv[2]]).start()
+slurm.run("sbatch", "--export=NIL", "--chdir=/tmp", "--output=/dev/null", f"--wrap={sys.argv[3]}")
+print(slurm.conf, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("suite", releases.SUITES)
+def test_kill_9_of_the_program_that_started_it_leaves_no_keeper(suite: str, tmp_path: Path) -> None:
+    releases.tree(suite)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(tmp_path / "orphaned"), suite, STUBBORN],
+        env={**os.environ, "PYTHONPATH": str(checkout.ROOT / "bin")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert owner.stdin is not None and owner.stdout is not None
+    with owner.stdin, owner.stdout:
+        folder = Path(owner.stdout.readline().strip()).parent
+        found = keeper_and_below(folder)
+        owner.send_signal(signal.SIGKILL)
+        owner.wait()
+    assert wait_until(lambda: left(found) == set() and not proctable.keepers(str(folder)), 60), left(found)
