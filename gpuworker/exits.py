@@ -9,9 +9,10 @@ REFUSED = 80  # the portal does not accept our token
 SILENT = 81  # the portal could not be reached to register
 UNFIT = 83  # the job has not what it asked for, so it cannot serve; the portal has heard why
 RESTARTED_JOB = 82  # Slurm ran the script a second time; Berth never wants that
-UNREACHED = 84  # the portal does not reach the ingress; it has heard so, too
+UNLINKED = 84  # link: reverse, and the portal takes no link though it answers: nothing could be served here
+UNREACHED = 85  # the portal does not reach the ingress; it has heard so, too
 
-FINAL = frozenset({DONE, CONFIG, LOST, REFUSED, SILENT, RESTARTED_JOB, UNFIT, UNREACHED})
+FINAL = frozenset({DONE, CONFIG, LOST, REFUSED, SILENT, RESTARTED_JOB, UNFIT, UNLINKED, UNREACHED})
 
 
 class JobOver(Exception):

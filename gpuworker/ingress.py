@@ -51,7 +51,7 @@ class Ingress:
         Return the URLs by which gateways dial them. Raises SettingsError when a port or an address cannot be had.
         """
         # Cancellation of the handler is how a gateway's disconnect reaches the engine.
-        server = web.Server(self._handle, access_log=None, handler_cancellation=True, keepalive_timeout=3600)
+        server = web.Server(self.answer, access_log=None, handler_cancellation=True, keepalive_timeout=3600)
         self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await self._runner.setup()
         return [url(address, await self._bind(self._runner, address, ports)) for address in addresses]
@@ -76,7 +76,8 @@ class Ingress:
         if self._runner:
             await self._runner.cleanup()
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Return the engine's answer, or a refusal: whichever way the request has come (a port, a reverse link)."""
         if request.method == "GET" and request.path == "/healthz":
             return web.json_response({"ok": True})
         if request.method == "GET" and request.path == wire.PROOF_PATH:

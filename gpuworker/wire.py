@@ -14,6 +14,9 @@ import hmac
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from gpuworker.frames import accept_of as accept_of
+from gpuworker.tunnel import Tunnel as Tunnel
+from gpuworker.tunnel import watch as watch
 from gpuworker.wireformat import WireError as WireError
 from gpuworker.wireformat import dumps as dumps
 from gpuworker.wireformat import loads as loads
@@ -34,8 +37,15 @@ HEADER_LOST = "x-berth-lost"
 
 # Where an ingress proves, without a key, that it is the one that was advertised (`ingress_proof`).
 PROOF_PATH = "/berth/proof"
-# Instead of an address: the agent keeps connections to the portal, and nobody dials it.
+# Links that the agent opens where its node cannot be dialled (decisions/0023): a WebSocket to the portal, carrying the
+# bytes of HTTP/1.1, the portal asking. The pilot's portal token proves it, these say whose it is. A route over them is
+# REVERSE and the pilot's id, and nobody dials it. The agent pings; an end that has heard nothing for SILENT_S is alone.
+LINK_PATH = "/worker/v1/link"
+HEADER_PILOT = "x-berth-pilot"
+HEADER_JOB = "x-berth-job"
 REVERSE = "reverse:"
+PING_S = 15.0
+SILENT_S = 45.0
 
 # The only engine paths an ingress forwards to. Engines' development and administration endpoints stay inside.
 FORWARDED_PATHS = frozenset(
@@ -119,6 +129,10 @@ class DesiredReplica:
     may_sleep: int = 0  # how deep the pool lets it sleep: tried before it is hot
     sleep_level: int = 0  # state "asleep": drain, then sleep so deep
     roots: list[str] = field(default_factory=list)  # its folder must lie below one of them; none: anywhere
+    prologue: str = ""  # the environment's shell lines, run before its engine
+    image: str = ""  # the environment's Apptainer image; "" = none
+    image_gpu: Literal["", "nv", "rocm"] = ""
+    binds: list[str] = field(default_factory=list)  # further folders inside the image
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +325,6 @@ def ingress_proof(ingress_key: str, nonce: str, address: str) -> str:
     return hmac.new(ingress_key.encode(), f"proof:{nonce}:{address}".encode(), "sha256").hexdigest()
 
 
-def derive_key(site_key: bytes, purpose: Literal["ingress", "portal"], pilot: str) -> str:
+def derive_key(site_key: bytes, purpose: Literal["ingress", "portal", "relay"], pilot: str) -> str:
     """HMAC-SHA256(site key, purpose:pilot) in hex: derived on demand, stored nowhere but in the pilot's file."""
     return hmac.new(site_key, f"{purpose}:{pilot}".encode(), "sha256").hexdigest()

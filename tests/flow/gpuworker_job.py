@@ -101,11 +101,12 @@ def started(
     folder: Path,
     env: Mapping[str, str] | None = None,
     secret_mode: int = 0o600,
+    carried: bool = False,
     there: Sequence[str] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The supervisor as a job script starts it; whatever it leaves is ended. Its log is `job.log` in the folder.
-
-    `there`: what comes before its command, so that it runs on another host."""
+    `carried`: the secret comes on standard input, as where no shell wrote a file. `there`: what comes before its
+    command, so that it runs on another host."""
     scratch = scratch_of(folder)
     scratch.mkdir(exist_ok=True)
     path = folder / "secret.json"
@@ -122,9 +123,11 @@ def started(
         "BERTH_JOB_LOG": str(log),
         **(env or {}),
     }
-    argv = [*there, sys.executable, "-m", "gpuworker", "--secret", str(path)]
-    with log.open("wb") as out:
-        process = subprocess.Popen(argv, env=given, stdout=out, stderr=out, cwd="/")
+    argv = [*there, sys.executable, "-m", "gpuworker", "--secret", "-" if carried else str(path)]
+    with log.open("wb") as out, path.open("rb") as text:
+        if carried:
+            path.unlink()
+        process = subprocess.Popen(argv, env=given, stdin=text, stdout=out, stderr=out, cwd="/")
     try:
         yield process
     finally:
@@ -142,11 +145,12 @@ def worker(
     folder: Path,
     env: Mapping[str, str] | None = None,
     secret_mode: int = 0o600,
+    carried: bool = False,
     there: Sequence[str] = (),
 ) -> Iterator[Worker]:
     """Below the fake portal."""
     secret = wire.Secret(PILOT, portal.url, TOKEN, KEY)
-    with started(secret, folder, env, secret_mode, there) as process:
+    with started(secret, folder, env, secret_mode, carried, there) as process:
         yield Worker(process, portal, scratch_of(folder), folder / "job.log")
 
 
@@ -155,12 +159,14 @@ def job(
     plane: Plane,
     pilot: str,
     folder: Path,
+    link: str = "direct",
     env: Mapping[str, str] | None = None,
     there: Sequence[str] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Below the real data plane."""
     token, key = (wire.derive_key(plane.settings.site_key, use, pilot) for use in ("portal", "ingress"))
-    with started(wire.Secret(pilot, plane.url, token, key), folder, env, there=there) as process:
+    secret = wire.Secret(pilot, plane.url, token, key)
+    with started(secret, folder, {"BERTH_LINK": link, **(env or {})}, there=there) as process:
         yield process
 
 

@@ -162,7 +162,9 @@ async def test_a_firewall_before_the_node_ends_the_job_with_words_in_the_pilots_
     plane = plane_there
     net.close_to_portal(NODE, refuse=True)
     pilot, _ = planned(plane)
-    with job(plane, pilot, tmp_path, {"BERTH_DOOR_PORTS": "20000-20003"}, there=net.enter(NODE)) as process:
+    with job(
+        plane, pilot, tmp_path, env={"BERTH_DOOR_PORTS": "20000-20003"}, there=net.enter(NODE)
+    ) as process:
         await until(lambda: process.poll() is not None, "the end of the job")
         assert process.returncode == exits.UNREACHED
     said = str(plane.sql("SELECT said_ending FROM fleet_pilot")[0][0])
@@ -196,7 +198,7 @@ async def test_a_firewall_that_lets_the_range_through_is_enough(
     plane = plane_there
     net.close_to_portal(NODE, allow=(20000, 20003))
     pilot, _ = planned(plane)
-    with job(plane, pilot, tmp_path, {"BERTH_DOOR_PORTS": "20000-20003"}, there=net.enter(NODE)):
+    with job(plane, pilot, tmp_path, env={"BERTH_DOOR_PORTS": "20000-20003"}, there=net.enter(NODE)):
         await until(lambda: plane.sql("SELECT registered_at FROM fleet_pilot")[0][0], "a registration")
         async with asyncio.timeout(60):
             status, text, _ = await dataplane.answered(plane)
@@ -210,7 +212,7 @@ async def test_somebody_elses_network_is_told_from_ours(
     plane = plane_there
     pilot, _ = planned(plane)
     env = {"BERTH_DOOR_ADDRESS": "ib0"}
-    with job(plane, pilot, tmp_path, env, there=net.enter(NODE)) as process:
+    with job(plane, pilot, tmp_path, env=env, there=net.enter(NODE)) as process:
         await until(lambda: process.poll() is not None, "the end of the job", 90)
         assert process.returncode == exits.UNREACHED
     assert "http://10.232." in str(plane.sql("SELECT said_ending FROM fleet_pilot")[0][0])
