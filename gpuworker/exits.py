@@ -7,9 +7,11 @@ CONFIG = 78  # settings or secret file unusable: starting again would not help
 LOST = 79  # another job, or another agent, is this pilot: the compare-and-set of `register` said so
 REFUSED = 80  # the portal does not accept our token
 SILENT = 81  # the portal could not be reached to register
+UNFIT = 83  # the job has not what it asked for, so it cannot serve; the portal has heard why
 RESTARTED_JOB = 82  # Slurm ran the script a second time; Berth never wants that
+UNLINKED = 84  # link: reverse, and the portal takes no link though it answers: nothing could be served here
 
-FINAL = frozenset({DONE, CONFIG, LOST, REFUSED, SILENT, RESTARTED_JOB})
+FINAL = frozenset({DONE, CONFIG, LOST, REFUSED, SILENT, RESTARTED_JOB, UNFIT, UNLINKED})
 
 
 class JobOver(Exception):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from gpuworker import exits, settings, wire
 from gpuworker.exits import JobOver
+from gpuworker.holding import Holding
 from gpuworker.portal_client import Ended, Lost, PortalClient, Refused, Unavailable
 from gpuworker.wakeup import woken
 
@@ -18,18 +19,24 @@ VERSION = "0.1.0"
 RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
-def of(given: settings.Settings, pilot: str, port: int, agent_at: float) -> wire.Register:
+REFUSAL_LIMIT_S = 120.0
+
+
+def of(
+    given: settings.Settings, holds: Holding, pilot: str, urls: Sequence[str], agent_at: float
+) -> wire.Register:
     return wire.Register(
         pilot=pilot,
         job_id=given.job_id,
         restart_count=given.restart_count,
         node=given.node,
-        address=f"http://{given.door_address}:{port}",
+        address=urls[0],
+        others=list(urls[1:]),
         started_at=given.started_at or agent_at,
         agent_at=agent_at,
         agent_version=VERSION,
-        gpus=given.gpus,
-        host_mem_mb=given.host_mem_mb,
+        gpus=list(holds.gpus.ids),
+        host_mem_mb=holds.mem_mb,
     )
 
 
@@ -52,6 +59,8 @@ async def register(
         except Unavailable as error:
             log.warning("not registered yet: %s", error)
         else:
+            if message.refusal:
+                return answer
             log.info(
                 "registered as pilot %s, job %d, ingress %s", message.pilot, message.job_id, message.address
             )
@@ -63,3 +72,32 @@ async def register(
         wake.clear()
         await woken(wake, RETRY_S[min(tries, len(RETRY_S) - 1)])
         tries += 1
+
+
+async def refuse(given: settings.Settings, secret: wire.Secret, why: str) -> int:
+    """Registers only to say why this job cannot serve, so that people read it where they look; the exit code.
+
+    Where no portal hears it within REFUSAL_LIMIT_S it stands in the job's log, and Slurm tells of the exit."""
+    now = time.time()
+    portal = PortalClient(secret)
+    message = wire.Register(
+        pilot=secret.pilot,
+        job_id=given.job_id,
+        restart_count=given.restart_count,
+        node=given.node,
+        address="",
+        started_at=given.started_at or now,
+        agent_at=now,
+        agent_version=VERSION,
+        gpus=[],
+        host_mem_mb=0,
+        refusal=why,
+    )
+    try:
+        async with asyncio.timeout(REFUSAL_LIMIT_S):
+            await register(portal, message, REFUSAL_LIMIT_S, asyncio.Event(), lambda: False)
+    except (JobOver, TimeoutError) as error:
+        log.warning("the portal did not hear why: %s", error)
+    finally:
+        await portal.close()
+    return exits.UNFIT

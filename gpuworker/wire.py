@@ -14,6 +14,9 @@ import hmac
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from gpuworker.frames import accept_of as accept_of
+from gpuworker.tunnel import Tunnel as Tunnel
+from gpuworker.tunnel import watch as watch
 from gpuworker.wireformat import WireError as WireError
 from gpuworker.wireformat import dumps as dumps
 from gpuworker.wireformat import loads as loads
@@ -32,6 +35,16 @@ HEADER_ALONE = "x-berth-alone"
 HEADER_REFUSED = "x-berth-refused"
 HEADER_LOST = "x-berth-lost"
 
+# Links that the agent opens where its node cannot be dialled (decisions/0023): a WebSocket to the portal, carrying the
+# bytes of HTTP/1.1, the portal asking. The pilot's portal token proves it, these say whose it is. A route over them is
+# REVERSE and the pilot's id. The agent pings; an end that has heard nothing for SILENT_S is alone.
+LINK_PATH = "/worker/v1/link"
+HEADER_PILOT = "x-berth-pilot"
+HEADER_JOB = "x-berth-job"
+REVERSE = "reverse:"
+PING_S = 15.0
+SILENT_S = 45.0
+
 # The only engine paths an ingress forwards to. Engines' development and administration endpoints stay inside.
 FORWARDED_PATHS = frozenset(
     {
@@ -41,6 +54,9 @@ FORWARDED_PATHS = frozenset(
         "/v1/responses",
     }
 )
+
+# Before an agent's last words where these are why its job could not serve at all: a failed launch, not an end.
+REFUSED = "refused: "
 
 DesiredState = Literal["hot", "draining", "asleep", "stopped"]
 ObservedState = Literal["starting", "hot", "draining", "asleep", "stopped", "failed"]
@@ -69,8 +85,11 @@ class Register:
     started_at: float  # first line of the job script
     agent_at: float  # the agent process is up
     agent_version: str
-    gpus: list[str]
-    host_mem_mb: int
+    gpus: list[str]  # for people: UUIDs where the device side was asked; of several nodes in order of rank
+    host_mem_mb: int  # on each node
+    refusal: str = ""  # why this job cannot serve, in words: it ends, and nothing is desired of it
+    # More addresses of the ingress, for when the first is not reached.
+    others: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +298,6 @@ class ResultsAnswer:
     late: list[str]
 
 
-def derive_key(site_key: bytes, purpose: Literal["ingress", "portal"], pilot: str) -> str:
+def derive_key(site_key: bytes, purpose: Literal["ingress", "portal", "relay"], pilot: str) -> str:
     """HMAC-SHA256(site key, purpose:pilot) in hex: derived on demand, stored nowhere but in the pilot's file."""
     return hmac.new(site_key, f"{purpose}:{pilot}".encode(), "sha256").hexdigest()

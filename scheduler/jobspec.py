@@ -66,10 +66,12 @@ def spec_of(pilot: Pilot, config: Config, exclude: tuple[str, ...] = ()) -> JobS
         nice=profile.nice,
         wckey=profile.wckey,
         extra=allowed.extra_pairs(profile.extra),
+        gpus=pilot.gpus,
         exclude=",".join(exclude),
         signal_s=SIGNAL_S,
         door_address=profile.door_address,
         door_ports=profile.door_ports,
+        link=profile.link,
         scratch=profile.scratch,
         prologue=profile.prologue.replace("\r\n", "\n").strip(),
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from gpuworker import devicemem, logtail
+from gpuworker import devicemem, gpus, logtail
 from gpuworker.engines import wrapping
 from gpuworker.engines.process import EngineProcess, engine_environment
 from gpuworker.engines.protocol import (
@@ -66,8 +66,8 @@ class ServedEngine:
     def _wrapped(self, env: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
         """In a thread: it looks where links in the model's folder lead."""
         spec, own = self.spec, self.environment()
-        home, gpus = spec.log_path.parent, bool(spec.gpus)
-        return wrapping.wrapped(self.command(), env, own, spec.wrapping, self.folders(), home, gpus)
+        home, with_gpus = spec.log_path.parent, bool(spec.gpus)
+        return wrapping.wrapped(self.command(), env, own, spec.wrapping, self.folders(), home, with_gpus)
 
     @property
     def pid(self) -> int | None:
@@ -78,7 +78,8 @@ class ServedEngine:
         self.socket_path.unlink(missing_ok=True)
         if self.spec.log_path.exists():  # of an engine that this one replaces
             self._log_read = self.spec.log_path.stat().st_size
-        env = engine_environment(os.environ, self.spec.gpus, self.environment())
+        visible = gpus.environment(self.spec.gpus, self.spec.gpu_maker)
+        env = engine_environment(os.environ, visible, self.environment())
         argv, env = await asyncio.to_thread(self._wrapped, env)
         try:
             self._process = await EngineProcess.start(argv, env, self.spec.log_path)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gpuworker.engines.protocol import BadArgument, Wrapping
+from gpuworker.gpus import VARIABLES
 
 FAILED = "berth: the prologue of the engine's environment failed"
 NO_TOOL = "berth: neither apptainer nor singularity is on this node's PATH"
@@ -38,10 +39,7 @@ exec "$tool" exec "$@"
 """
 # Apptainer puts these into the image whatever that one sets itself; SingularityCE knows them by its own name.
 _INSIDE = ("APPTAINERENV_", "SINGULARITYENV_")
-_OURS = (
-    *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"),
-    "PYTHONUNBUFFERED",
-)
+_OURS = (*VARIABLES, "CUDA_DEVICE_ORDER", "PYTHONUNBUFFERED")
 _GPU_FLAGS = {"nv": "--nv", "rocm": "--rocm"}
 
 

@@ -163,12 +163,19 @@ class Profile(models.Model):
     )
     prologue = models.TextField(blank=True, help_text="Shell lines run in the job before the agent starts.")
     door_address = models.CharField(
-        max_length=200, blank=True, help_text="Address pilots listen on; empty: the node's own name."
+        max_length=200,
+        blank=True,
+        help_text="Where pilots listen: an interface (ib0) or a network (10.1.0.0/16, fd00::/8) of the nodes; "
+        "empty: the address from which a node reaches the portal.",
     )
     door_ports = models.CharField(
-        max_length=20, blank=True, help_text="Port range, e.g. 20000-20100; empty: any."
+        max_length=20,
+        blank=True,
+        help_text="Ports pilots listen on, e.g. 20000-20100, at least one for each job on a node; empty: any.",
     )
-    portal_url_from_nodes = models.CharField(max_length=200, blank=True, help_text="Empty: BERTH_PORTAL_URL.")
+    portal_url_from_nodes = models.CharField(
+        max_length=200, blank=True, help_text="Where the nodes reach the portal; empty: BERTH_PORTAL_URL."
+    )
     scratch = models.CharField(max_length=300, blank=True, help_text="Node-local folder; empty: /tmp.")
 
     class Meta:
@@ -210,7 +217,7 @@ class Profile(models.Model):
         rules.memory(self.mem_request, self.mem_mb, self.gpus)
         rules.extra("extra", self.extra)
         rules.command("submit_prefix", self.submit_prefix)
-        rules.host("door_address", self.door_address)
+        rules.door("door_address", self.door_address)
         rules.ports("door_ports", self.door_ports)
         rules.url("portal_url_from_nodes", self.portal_url_from_nodes)
         rules.absolute("scratch", self.scratch)

@@ -6,6 +6,7 @@ rendering of job scripts checks again whatever becomes a directive (invariant 13
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import PurePosixPath
 from typing import Any, Protocol
@@ -14,9 +15,10 @@ from django.core.exceptions import ValidationError
 
 from portal.catalog import allowed
 
-_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]*")
+# Linux' longest name of an interface has 15 bytes.
+_INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")
 _PORTS = re.compile(r"(\d{1,5})-(\d{1,5})")
-_URL = re.compile(r"https?://[A-Za-z0-9][A-Za-z0-9.:/_-]*")
+_URL = re.compile(r"https?://([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[A-Za-z0-9./_-]*)?")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
@@ -41,9 +43,29 @@ def command(field: str, value: Any) -> None:
         raise ValidationError({field: 'Write a JSON list of arguments, e.g. ["ssh", "login01"].'})
 
 
-def host(field: str, value: str) -> None:
-    if value and not _HOST.fullmatch(value):
-        raise ValidationError({field: "Write a host name or an IP address."})
+def door(field: str, value: str) -> None:
+    """Where a pilot listens: empty, an interface, a network, or an address that every node of the profile has."""
+    if not value:
+        return
+    try:
+        found = ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        if not _INTERFACE.fullmatch(value):
+            raise ValidationError(
+                {
+                    field: "Write an interface of the nodes (ib0), a network that they have an address in (10.1.0.0/16, "
+                    "fd00::/8) or an IP address; or leave it empty: the address from which a node reaches the portal."
+                }
+            ) from None
+        return
+    if "/" not in value and (found.network_address.is_unspecified or found.is_multicast):
+        raise ValidationError(
+            {field: f"Nobody can dial {value}. Leave it empty, or name an interface or network."}
+        )
+    if found.is_link_local:
+        raise ValidationError(
+            {field: f"{value} is link-local: the portal cannot dial it. Name another network."}
+        )
 
 
 def ports(field: str, value: str) -> None:

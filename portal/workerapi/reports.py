@@ -75,6 +75,8 @@ def register(cur: Cursor, said: wire.Register, interval_s: float) -> wire.SyncAn
         raise Ended
     if not took:
         raise NotYours
+    if said.refusal:
+        fleet.said_ending(cur, pilot, wire.REFUSED + _clean(said.refusal))
     ledger.heartbeat(cur, said.pilot, "pilot", now)
     # A fresh agent holds nothing: what an earlier one had pulled died with it.
     ledger.release(cur, pilot, now, "its agent was started again")

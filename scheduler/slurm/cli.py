@@ -34,10 +34,11 @@ _REFUSAL = re.compile(r"submission failed: (?P<reason>.+)|allocation failure: (?
 
 
 class CliClient:
-    """See SlurmClient. `prefix` is the profile's submit_prefix, e.g. ("ssh", "login01")."""
+    """See SlurmClient. `prefix` and `conf` as in Way, e.g. ("ssh", "login01") and "/etc/slurm/slurm.conf"."""
 
-    def __init__(self, prefix: tuple[str, ...] = (), *, limit_s: float = 20.0) -> None:
+    def __init__(self, prefix: tuple[str, ...] = (), *, conf: str = "", limit_s: float = 20.0) -> None:
         self._prefix = prefix
+        self._conf = f"SLURM_CONF={quote(conf)}\nexport SLURM_CONF\n" if conf else ""
         self._limit_s = limit_s
         self._export = ""
 
@@ -114,7 +115,7 @@ class CliClient:
         return answer.out
 
     def _run(self, program: str, what: str) -> Answer:
-        return shell.run(self._prefix, program, limit_s=self._limit_s, what=what)
+        return shell.run(self._prefix, self._conf + program, limit_s=self._limit_s, what=what)
 
     def _export_word(self) -> str:
         """NIL from 23.02 on. Before, every value but ALL runs the user's log-in shell on the node first, which

@@ -13,8 +13,10 @@ from devstack.slurm import Slurm
 from devstack.slurmconf import SlurmSpec
 
 from scheduler.slurm.cli import CliClient
+from scheduler.slurm.clients import client_for
 from scheduler.slurm.protocol import NoAnswer, Rejected
 from scheduler.slurm.render import BadDirective, render
+from scheduler.slurm.way import Way
 from tests.slurm.contract import Contract, make_spec, spec
 
 __all__ = ["spec"]
@@ -175,6 +177,47 @@ def test_a_prefix_runs_everything_elsewhere(commands: Path, tmp_path: Path) -> N
     fake(commands, "squeue", "exit 0")
     assert CliClient(("ssh", "login01"), limit_s=5).jobs() == {}
     assert (tmp_path / "ssh").read_text() == "login01 sh\n"
+
+
+@pytest.mark.parametrize(
+    "shell",
+    [
+        pytest.param('echo "Welcome to login01"; exec "$@"', id="greets"),
+        pytest.param("printf 'no newline at its end: '; exec \"$@\"", id="half a line"),
+        pytest.param("printf '\\036a record?\\037\\036\\n'; exec \"$@\"", id="in our own marks"),
+        pytest.param('"$@"; code=$?; echo "Good bye"; exit $code', id="takes its leave"),
+        pytest.param('echo hello; "$@"; printf bye', id="both"),
+    ],
+)
+def test_what_a_shell_says_before_and_after_is_no_part_of_the_answer(
+    commands: Path, tmp_path: Path, shell: str
+) -> None:
+    fake(commands, "ssh", f"shift; {shell}")
+    fake(commands, "squeue", "exit 0")
+    fake(commands, "sbatch", '[ "$1" = --version ] && echo "slurm-wlm 22.05.8" || echo 78')
+    fake(commands, "scancel", "exit 0")
+    job = make_spec(tmp_path)
+    client = CliClient(("ssh", "login01"), limit_s=5)
+    assert client.jobs() == {}
+    assert client.submit(render(job), job) == 78
+    client.cancel([78])
+    (tmp_path / "job.out").write_text("last words\n")
+    assert client.log_tail(str(tmp_path / "job.out"), 100) == "last words\n"
+
+
+def test_a_greeting_and_then_nothing_is_no_answer(commands: Path) -> None:
+    fake(commands, "ssh", 'echo "Welcome to login01"; exit 0')
+    with pytest.raises(NoAnswer, match="Welcome to login01"):
+        CliClient(("ssh", "login01"), limit_s=5).jobs()
+
+
+def test_the_configuration_of_a_way_outdoes_the_environments(
+    commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(commands, "squeue", f'echo "$SLURM_CONF" > {tmp_path}/conf')
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm/x.conf")
+    client_for(Way(conf="/etc/slurm/it's.conf"), 5).jobs()
+    assert (tmp_path / "conf").read_text() == "/etc/slurm/it's.conf\n"
 
 
 def test_a_prefix_that_does_not_exist_is_no_answer() -> None:

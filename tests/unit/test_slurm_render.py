@@ -83,6 +83,8 @@ def test_an_empty_value_leaves_its_directive_out() -> None:
         ("agent_python", ""),
         ("agent_home", "/opt/$HOME"),
         ("door_address", "0.0.0.0; id"),
+        ("door_address", "fe80::1%eth0"),
+        ("door_address", "10.0.0.0/8/../etc"),
         ("door_ports", "1-2-3"),
         ("scratch", "/tmp/`id`"),
         ("limit_min", 0),

@@ -143,5 +143,5 @@ def said_ending(cur: Cursor, pilot: UUID, reason: str) -> None:
     """The agent's last words; the loop ends the pilot once they are here or Slurm says so."""
     cur.execute(
         "UPDATE fleet_pilot SET said_ending = %s WHERE id = %s AND state <> 'ended'",
-        (reason[:200], str(pilot)),
+        (reason[:2000], str(pilot)),
     )
