@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from gpuworker import door, exits, holding, lifetime, logtail, registration, settings, wire
-from gpuworker.exits import JobOver
+from gpuworker import door, exits, holding, lastword, lifetime, logtail, registration, settings, wire
+from gpuworker.exits import CannotServe, JobOver
 from gpuworker.ingress import Ingress
 from gpuworker.inspector import Inspector
 from gpuworker.leaser import Leaser
@@ -179,7 +179,15 @@ class Agent:
         # From now: the job may be old when an adopted pilot registers again.
         limit_s = self._settings.register_limit_s + time.time() - self._agent_at
         self._apply(
-            await registration.register(self._portal, message, limit_s, self._wake_step, self._told_to_end)
+            await registration.register(
+                self._portal,
+                message,
+                limit_s,
+                self._wake_step,
+                self._told_to_end,
+                served=self._answer is not None,
+                ports=self._settings.door_ports,
+            )
         )
 
     async def _syncs(self, urls: list[str]) -> None:
@@ -310,10 +318,11 @@ def main() -> int:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     try:
-        read = settings.read(os.environ)
         secret = settings.read_secret(Path(given.secret))
+        read = settings.read(os.environ)
     except settings.SettingsError as error:
         log.error("%s", error)
+        lastword.tell_now(given.secret, str(error))
         return exits.CONFIG
     if names := settings.unknown(os.environ):
         log.warning("environment variables that nothing reads, misspelt? %s", ", ".join(names))
@@ -325,9 +334,10 @@ async def _run(given: settings.Settings, secret: wire.Secret) -> NoReturn:
     try:
         holds = await asyncio.to_thread(holding.look, os.environ, given)
         code = await Agent(given, secret, holds).run()
-    except settings.SettingsError as error:
-        log.error("%s", error)
-        code = await registration.refuse(given, secret, str(error))
+    except (settings.SettingsError, CannotServe) as error:
+        log.error("this job ends, because it cannot serve: %s", error)
+        code = error.code if isinstance(error, CannotServe) else exits.UNFIT
+        await lastword.tell(secret, str(error))
     # Not by returning: a closing event loop gives signals their deadly defaults back, and Slurm's warning would
     # then turn a clean end into a crash that the supervisor answers with a new agent.
     logging.shutdown()

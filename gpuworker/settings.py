@@ -73,6 +73,7 @@ def read(env: Mapping[str, str]) -> Settings:
     if not folder:
         raise SettingsError("BERTH_PILOT_DIR is not set: start the gpuworker with `python -m gpuworker`")
     job_log = env.get("BERTH_JOB_LOG")
+    job_id, node = job_of(env)
     return Settings(
         door_address=(env.get("BERTH_DOOR_ADDRESS") or "").strip(),
         door_ports=_ports(env.get("BERTH_DOOR_PORTS") or ""),
@@ -82,9 +83,9 @@ def read(env: Mapping[str, str]) -> Settings:
         started_at=_number(env, "BERTH_STARTED_AT", None),
         portal_silence_s=_number(env, "BERTH_PORTAL_SILENCE_S", 1800.0) or 0.0,
         register_limit_s=_number(env, "BERTH_REGISTER_LIMIT_S", 1800.0) or 0.0,
-        job_id=int(_number(env, "SLURM_JOB_ID", 0.0) or 0),
+        job_id=job_id,
         restart_count=int(_number(env, "SLURM_RESTART_COUNT", 0.0) or 0),
-        node=_node(env),
+        node=node,
         asked_gpus=_whole(env, "BERTH_GPUS"),
         asked_mem_mb=_whole(env, "BERTH_MEM_MB") or 0,
     )
@@ -126,11 +127,12 @@ def _ports(text: str) -> tuple[int, int] | None:
     return span
 
 
-def _node(env: Mapping[str, str]) -> str:
-    """What Slurm calls this node; its own name may be another one, or a longer one."""
+def job_of(env: Mapping[str, str]) -> tuple[int, str]:
+    """The job's number, and what Slurm calls this node; the node's own name may be another one, or a longer one."""
     listed = env.get("SLURM_JOB_NODELIST") or env.get("SLURM_NODELIST") or ""
     one = listed if listed and not set(listed) & set("[],") else ""
-    return env.get("SLURMD_NODENAME") or one or socket.gethostname().partition(".")[0]
+    node = env.get("SLURMD_NODENAME") or one or socket.gethostname().partition(".")[0]
+    return int(_number(env, "SLURM_JOB_ID", 0.0) or 0), node
 
 
 def _reverse(link: str) -> bool:

@@ -115,14 +115,20 @@ _UNHEARD = (
     (7000, "ESLURM_DB_CONNECTION", "Unable to connect to database"),
 )
 
+_BY_MEANING: tuple[tuple[Meaning, tuple[tuple[int, str, str], ...]], ...] = (
+    ("for_good", _FOR_GOOD),
+    ("for_now", _FOR_NOW),
+    ("unheard", _UNHEARD),
+)
 TABLE: dict[int, Errno] = {
     number: Errno(number, name, meaning, words)
-    for meaning, rows in (("for_good", _FOR_GOOD), ("for_now", _FOR_NOW), ("unheard", _UNHEARD))
+    for meaning, rows in _BY_MEANING
     for number, name, words in rows
-}  # type: ignore[misc]
+}
 
 # A job that has ended, or that Slurm has forgotten: for somebody who wants it ended, both are success.
 GONE = frozenset({2017, 2021})
+NOTHING_FOUND = 9003
 # What a token that is wrong or has ended brings; 511 is slurmrestd's HTTP status for it.
 TOKEN = frozenset({401, 511, 1007, 6000, 9008})
 # Of numbers without a row: what slurmctld says of a job, how topology plugins refuse one (from 26.05), and what
