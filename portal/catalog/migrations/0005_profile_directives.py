@@ -5,7 +5,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('catalog', '0003_registered_for'),
+        ('catalog', '0004_door_words'),
     ]
 
     operations = [
