@@ -19,12 +19,13 @@ NO_TOOL = "berth: neither apptainer nor singularity is on this node's PATH"
 # $1 is the prologue. A line of it that fails ends it; one inside a file that it sources, or in a function, does not:
 # /etc/profile.d is full of those. BASH_SOURCE is empty here and not there.
 _BASH = f"""
-failed() {{ trap - EXIT ERR; echo "{FAILED} with exit code $1${{2:+: $2}}" >&2; exit "$(( $1 ? $1 : 1 ))"; }}
-trap 'failed $?' EXIT
-trap 'code=$?; [ ${{#BASH_SOURCE[@]}} -gt 0 ] || failed $code "$BASH_COMMAND"' ERR
-prologue=$1
+berth_code=0
+berth_failed() {{ trap - EXIT ERR; echo "{FAILED} with exit code $1${{2:+: $2}}" >&2; exit "$(( $1 ? $1 : 1 ))"; }}
+trap 'berth_failed $?' EXIT
+trap 'berth_code=$?; [ ${{#BASH_SOURCE[@]}} -gt 0 ] || berth_failed $berth_code "$BASH_COMMAND"' ERR
+berth_prologue=$1
 shift
-eval "$prologue"
+eval "$berth_prologue"
 trap - EXIT ERR
 set +eu
 """
