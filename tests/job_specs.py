@@ -93,5 +93,5 @@ SPECS: dict[str, JobSpec] = {
 }
 # What the private cluster has to have for them: further lines of slurm.conf, and a reservation of this name.
 EXTRA_CONF = ("Licenses=ansys:4,matlab:2",)
-FEATURES = "a100,nvlink,rack1"
+NODE = "Feature=a100,nvlink,rack1,rack2 TmpDisk=1000"
 RESERVATION = "ours"
