@@ -27,7 +27,18 @@ from devstack.checkout import cache_dir
 from devstack.say import Progress, StepFailed
 
 # What a tree shares with the machine below /etc: names of hosts and users, and how to reach package indexes.
-_SHARED = "hosts hostname resolv.conf passwd group nsswitch.conf localtime pip.conf ssl/certs xdg/pip".split()
+_SHARED = [
+    "hosts",
+    "hostname",
+    "resolv.conf",
+    "passwd",
+    "group",
+    "nsswitch.conf",
+    "localtime",
+    "pip.conf",
+    "ssl/certs",
+    "xdg/pip",
+]
 _COMMON = "slurm-wlm slurmrestd slurm-wlm-jwt-plugin slurmdbd munge python3 iproute2 procps ca-certificates"
 
 
