@@ -54,6 +54,11 @@ def test_sbatch_would_take_it(client: CliClient, name: str) -> None:
     assert client.estimate_start(SPECS[name]) > 0
 
 
+def test_the_features_of_its_nodes_are_known(client: CliClient) -> None:
+    (group,) = client.partitions()["gpu"].groups
+    assert group.features == ("a100", "nvlink", "rack1", "rack2")
+
+
 def test_what_is_asked_for_is_what_the_job_has(client: CliClient, cluster: Slurm, tmp_path: Path) -> None:
     spec = here(SPECS["gpus_per_node"], tmp_path)
     job_id = client.submit(render(spec), spec)
