@@ -91,16 +91,16 @@ class RestClient:
         return rest_shapes.reservations(self._read("reservations/"))
 
     def accounts(self) -> dict[str, list[str]]:
-        self._want_accounting("accounts")
+        self._want_accounting()
         return rest_shapes.accounts(
             self._read(f"associations/?user={quote(self._link.user)}", room="slurmdb")
         )
 
     def estimate_start(self, spec: JobSpec) -> float:
-        raise NotOffered("estimate_start", f"{self._way.said}: slurmrestd has no dry run")
+        raise NotOffered(f"{self._way.said}: slurmrestd has no dry run")
 
     def usage(self, job_ids: list[int]) -> dict[int, UsageInfo]:
-        self._want_accounting("usage")
+        self._want_accounting()
         found: dict[int, UsageInfo] = {}
         for job_id in job_ids:
             try:
@@ -114,7 +114,7 @@ class RestClient:
         return local_tail(path, max_bytes, self._way)
 
     def forget(self, secret_path: str) -> None:
-        raise NotOffered("forget", f"{self._way.said}: the secret was never in a file of ours")
+        raise NotOffered(f"{self._way.said}: the secret was never in a file of ours")
 
     def _check_cancelled(self, job_id: int, answer: Data) -> None:
         """Its HTTP status and its list of errors say little: what became of the job stands in a list of its own."""
@@ -160,7 +160,7 @@ class RestClient:
             self._version, self._accounting = spoken[0], ("slurmdb", spoken[0]) in listed
         return self._version
 
-    def _want_accounting(self, verb: str) -> None:
+    def _want_accounting(self) -> None:
         self._chosen()
         if not self._accounting:
-            raise NotOffered(verb, f"{self._way.said}: slurmrestd serves no accounting here")
+            raise NotOffered(f"{self._way.said}: slurmrestd serves no accounting here")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -228,8 +230,30 @@ def test_a_server_that_is_gone_is_no_answer(token: Path) -> None:
 
 @pytest.mark.parametrize("address", ["", "slurm:6820", "ftp://slurm", "http://", "http://slurm:port"])
 def test_an_address_that_is_none_is_no_answer(token: Path, address: str) -> None:
-    with pytest.raises(NoAnswer, match="no http"):
+    with pytest.raises(NoAnswer, match="neither an http"):
         RestClient(Way(kind="rest", address=address, token_file=str(token)), limit_s=5).jobs()
+
+
+def test_a_unix_socket_will_do(tmp_path: Path, token: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        thread = threading.Thread(target=answer_twice, args=(listening,))
+        thread.start()
+        for address in (f"unix:{path}", f"unix://{path}"):
+            client = RestClient(Way(kind="rest", address=address, token_file=str(token)), limit_s=5)
+            with pytest.raises(NoAnswer, match="it serves none"):
+                client.jobs()
+        thread.join()
+
+
+def answer_twice(listening: socket.socket) -> None:
+    for _ in range(2):
+        link, _ = listening.accept()
+        with link:
+            assert link.recv(65536).startswith(b"GET /openapi/v3 HTTP/1.1\r\n")
+            link.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{"paths":{}}')
 
 
 def test_cancelling_is_judged_by_what_became_of_the_job(server: Restd, client: RestClient) -> None:
