@@ -155,7 +155,7 @@ def test_the_listing_holds_our_jobs_by_name_the_lower_id_first(server: Restd, cl
 
 
 def test_a_job_that_may_be_ours_and_names_no_user_is_no_answer(server: Restd, client: RestClient) -> None:
-    server.answers[f"GET {V}/jobs/"] = fine(jobs=[job(7, "berth-x-1", user="")])
+    server.answers[f"GET {V}/jobs/"] = fine(jobs=[job(7, "berth-x-1", user="")], last_update=number(5))
     with pytest.raises(NoAnswer, match="does not name the user of job 7"):
         client.jobs()
 
@@ -179,7 +179,7 @@ def test_nothing_has_changed_means_the_same_jobs_and_an_empty_cluster_means_none
         jobs=[], last_update=unset(), warnings=[{"description": "No job changes"}]
     )
     assert client.jobs() == first
-    assert "update_time=1000" in server.asked[-1].query
+    assert "update_time=uts1000" in server.asked[-1].query
     server.answers[f"GET {V}/jobs/"] = fine(jobs=[], last_update=number(1001))
     assert client.jobs() == {}
 
@@ -204,7 +204,7 @@ def test_a_listing_that_is_refused_is_no_answer(server: Restd, client: RestClien
 
 def test_an_answer_that_is_too_large_is_not_read(server: Restd, token: Path) -> None:
     way = Way(kind="rest", address=server.url, token_file=str(token))
-    server.answers[f"GET {V}/jobs/"] = fine(jobs=[job(n, "x" * 100) for n in range(100)])
+    server.answers[f"GET {V}/jobs/"] = fine(jobs=[job(n, "x" * 100) for n in range(100)], last_update=number(5))
     with pytest.raises(NoAnswer, match="larger than"):
         RestClient(way, limit_s=5, max_bytes=10_000).jobs()
 
@@ -380,7 +380,7 @@ def test_the_higher_version_that_both_speak_is_chosen_once(
     server: Restd, client: RestClient, served: tuple[str, ...], spoken: str
 ) -> None:
     server.serve(served)
-    server.answers[f"GET /slurm/{spoken}/jobs/"] = fine(jobs=[])
+    server.answers[f"GET /slurm/{spoken}/jobs/"] = fine(jobs=[], last_update=number(5))
     client.jobs()
     client.jobs()
     assert server.paths() == ["GET /openapi/v3", *[f"GET /slurm/{spoken}/jobs/"] * 2]
@@ -395,10 +395,10 @@ def test_a_server_that_speaks_neither_is_no_answer_and_says_what_to_do(
 
 
 def test_a_server_that_was_replaced_is_asked_anew_what_it_speaks(server: Restd, client: RestClient) -> None:
-    server.answers[f"GET {V}/jobs/"] = fine(jobs=[])
+    server.answers[f"GET {V}/jobs/"] = fine(jobs=[], last_update=number(5))
     client.jobs()
     server.serve(("v0.0.40",))
-    server.answers["GET /slurm/v0.0.40/jobs/"] = fine(jobs=[])
+    server.answers["GET /slurm/v0.0.40/jobs/"] = fine(jobs=[], last_update=number(5))
     del server.answers[f"GET {V}/jobs/"]
     assert client.jobs() == {}
     assert server.paths()[-1] == "GET /slurm/v0.0.40/jobs/"
