@@ -163,8 +163,8 @@ def test_a_job_that_may_be_ours_and_names_no_user_is_no_answer(server: Restd, cl
 def test_no_jobs_is_an_answer_and_a_list_that_is_missing_is_none(server: Restd, client: RestClient) -> None:
     server.answers[f"GET {V}/jobs/"] = fine(jobs=[], last_update=number(5))
     assert client.jobs() == {}
-    for broken in (fine(), fine(jobs={}), fine(jobs=[1]), fine(jobs=[{"user_name": "berth"}])):
-        server.answers[f"GET {V}/jobs/"] = broken
+    for broken in ({}, {"jobs": {}}, {"jobs": [1]}, {"jobs": [{"user_name": "berth"}]}, {"jobs": None}):
+        server.answers[f"GET {V}/jobs/"] = fine(**broken, last_update=number(6))
         with pytest.raises(NoAnswer):
             client.jobs()
 
@@ -176,7 +176,7 @@ def test_nothing_has_changed_means_the_same_jobs_and_an_empty_cluster_means_none
     first = client.jobs()
     # What slurmrestd says where slurmctld says SLURM_NO_CHANGE_IN_DATA.
     server.answers[f"GET {V}/jobs/"] = fine(
-        jobs=[], last_update=unset(), warnings=[{"description": "No job changes"}]
+        jobs=[], last_update=unset(), warnings=[{"description": "No job changes since"}]
     )
     assert client.jobs() == first
     assert "update_time=uts1000" in server.asked[-1].query
@@ -191,9 +191,30 @@ def test_after_a_minute_the_whole_listing_is_asked_for_again(
     client.jobs()
     later = time.monotonic() + 61
     monkeypatch.setattr("scheduler.slurm.rest.time.monotonic", lambda: later)
-    server.answers[f"GET {V}/jobs/"] = fine(jobs=[], last_update=unset())
+    server.answers[f"GET {V}/jobs/"] = fine(jobs=[], last_update=number(1000))
     assert client.jobs() == {}
     assert "update_time" not in server.asked[-1].query
+
+
+def test_an_empty_listing_that_bears_no_time_is_not_believed(server: Restd, client: RestClient) -> None:
+    server.answers[f"GET {V}/jobs/"] = fine(jobs=[], last_update=unset())
+    with pytest.raises(NoAnswer, match="does not say of when"):
+        client.jobs()
+    server.answers[f"GET {V}/jobs/"] = fine(jobs=[job(7, "berth-x-1")], last_update=number(1000))
+    client.jobs()
+    server.answers[f"GET {V}/jobs/"] = fine(jobs=[], last_update=unset(), warnings=[{"description": "hm"}])
+    with pytest.raises(NoAnswer):
+        client.jobs()
+
+
+def test_a_server_that_does_not_take_a_time_is_asked_for_everything(
+    server: Restd, client: RestClient
+) -> None:
+    server.answers[f"GET {V}/jobs/"] = fine(jobs=[job(7, "berth-x-1")], last_update=number(1000))
+    client.jobs()
+    server.answers[f"GET {V}/jobs/?update"] = refused(9202, "Unable to convert Data type", 422)
+    assert len(client.jobs()) == 1
+    assert ["update_time" in one.query for one in server.asked[-2:]] == [True, False]
 
 
 def test_a_listing_that_is_refused_is_no_answer(server: Restd, client: RestClient) -> None:
@@ -204,7 +225,9 @@ def test_a_listing_that_is_refused_is_no_answer(server: Restd, client: RestClien
 
 def test_an_answer_that_is_too_large_is_not_read(server: Restd, token: Path) -> None:
     way = Way(kind="rest", address=server.url, token_file=str(token))
-    server.answers[f"GET {V}/jobs/"] = fine(jobs=[job(n, "x" * 100) for n in range(100)], last_update=number(5))
+    server.answers[f"GET {V}/jobs/"] = fine(
+        jobs=[job(n, "x" * 100) for n in range(100)], last_update=number(5)
+    )
     with pytest.raises(NoAnswer, match="larger than"):
         RestClient(way, limit_s=5, max_bytes=10_000).jobs()
 
