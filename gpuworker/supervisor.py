@@ -66,7 +66,12 @@ def run(secret: str) -> int:
             say(f"removed {left}, which a pilot that was killed had left behind")
         folder = leftovers.marked_folder(scratch)
     except OSError as error:
-        say(f"no scratch folder under BERTH_SCRATCH={scratch}: {error}")
+        why = f"no scratch folder under {scratch} (scratch): {error}"
+        say(why)
+        # Only here: this process lives as long as the job and has no other use for an HTTP client.
+        from gpuworker import lastword
+
+        lastword.tell_now(secret, why)
         return exits.CONFIG
     try:
         if secret == "-":

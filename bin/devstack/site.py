@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from devstack import apt, envs
+from devstack import envs, trees
 from devstack.checkout import ROOT
 from devstack.ports import free_port
 from devstack.procs import Child, Command
@@ -41,7 +41,7 @@ families = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in
 sockets = [socket.create_server(at, family=family) for at, family in zip([(a, port) for a in addresses], families)]
 config = uvicorn.Config(
     "portal.asgi:application", loop="uvloop", http="httptools", access_log=False, lifespan="on",
-    timeout_graceful_shutdown=5,
+    ws="portal.workerapi.link:Upgrade", timeout_graceful_shutdown=5,
 )
 server = uvicorn.Server(config)
 server.run(sockets)
@@ -107,7 +107,7 @@ class Site:
     def env(self) -> dict[str, str]:
         """Every variable that Berth's processes read; those of the caller's own shell are not passed on."""
         return {
-            "PATH": f"{envs.PORTAL.folder() / 'bin'}:{apt.SERVER_PATH}",
+            "PATH": f"{envs.PORTAL.folder() / 'bin'}:{trees.search_path()}",
             "HOME": str(Path.home()),
             "LANG": "C.UTF-8",
             "PYTHONUNBUFFERED": "1",

@@ -8,16 +8,12 @@ only way in.
 
 from __future__ import annotations
 
-import os
-import pwd
-import secrets
-import socket
-import stat
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from devstack import apt, proctable
+from devstack import apt, proctable, slurmrestd, trees
 from devstack.accounting import Accounting
 from devstack.checkout import ROOT, cache_dir
 from devstack.hosts import Hosts, why_not
@@ -25,54 +21,40 @@ from devstack.ports import free_port
 from devstack.procs import Child, Command, wait_until
 from devstack.rundir import RunDir
 from devstack.say import StepFailed
-from devstack.slurmconf import Place, Site, SlurmSpec, cgroup_conf, gres_conf, slurm_conf
+<<<<<<< HEAD
+from devstack.slurmconf import Place, Site, SlurmSpec, cgroup_conf, gres_conf, rest_lines, slurm_conf
+from devstack.slurmrestd import Slurmrestd, write_key
+from devstack.trees import Tree
+=======
+from devstack.slurmconf import SlurmSpec
+from devstack.slurmfolder import lay_out, next_job_id, places
+>>>>>>> main
 
-JOB_IDS_PER_START = (
-    1000  # each start begins a new thousand, so that no job id is used twice in one run folder
-)
 NODES_S = 120.0
-NODE_PORT = 6818  # of a slurmd that has a host of its own
-NVIDIA = 195  # the major number of NVIDIA's devices
 POLITE_S = 10.0  # at stop, jobs have this long to end by themselves, whatever KillWait says
 
 
-def loopback_address(host: str) -> str | None:
-    """The loopback address that a name means first, as Slurm will ask for it; None for any other."""
-    try:
-        address = str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
-    except OSError:
-        return None
-    return address if address.startswith("127.") else None
-
-
-def make_gpu(path: Path, number: int) -> None:
-    """Make what stands for a GPU: a character device, as on a real node, where we may; else a plain file.
-
-    Only with a device does Slurm give a job CUDA_VISIBLE_DEVICES and SLURM_JOB_GPUS. Nobody opens it: no driver is
-    behind the number, and where even the number is not permitted, it is that of /dev/null.
-    """
-    path.unlink(missing_ok=True)
-    for device in (os.makedev(NVIDIA, number), os.makedev(1, 3)):
-        try:
-            os.mknod(path, stat.S_IFCHR | 0o666, device)
-        except OSError:
-            continue
-        return
-    path.touch()
-
-
 class Slurm:
-    """`start()`, then give `env()` to whatever talks to it. `stop()` leaves no job, step or daemon behind."""
+    """`start()`, then give `env()` to whatever talks to it. `stop()` leaves no job, step or daemon behind.
 
-    def __init__(self, run_dir: Path, spec: SlurmSpec | None = None) -> None:
+    `tree`: where its programs come from, see `trees`. Commands of such a cluster are found with `prefix`.
+    """
+
+    def __init__(self, run_dir: Path, spec: SlurmSpec | None = None, tree: Tree | None = None) -> None:
         self.spec = spec or SlurmSpec()
+        self.tree = tree or trees.chosen()
         self._run_dir = RunDir(run_dir)
         self._home = self._run_dir.path
         self._munged: Child | None = None
         self._controller: Child | None = None
         self._nodes: dict[str, Child] = {}
         self._accounting: Accounting | None = None
+<<<<<<< HEAD
+        self._rest: Slurmrestd | None = None
         self._controller_port = free_port()
+=======
+        self._controller_host = ""
+>>>>>>> main
         self._why_one_host = "asked for" if self.spec.one_host else why_not()
         self._hosts: Hosts | None = None
         self._home_as(self._home)
@@ -118,6 +100,28 @@ class Slurm:
     def env(self) -> dict[str, str]:
         return {"SLURM_CONF": str(self.conf)}
 
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """What to put before a shell, so that sbatch and the others that it starts are this cluster's."""
+        words = self.tree.words if self.tree else ()
+        return (*words, "env", f"SLURM_CONF={self.conf}", f"PATH={apt.SERVER_PATH}")
+
+    @property
+    def rest(self) -> Slurmrestd:
+        """The slurmrestd of SlurmSpec(rest=True). Raises StepFailed where none was asked for."""
+        if self._rest is None:
+            raise StepFailed("this cluster has no slurmrestd", "SlurmSpec(rest=True), then start()")
+        return self._rest
+
+    @property
+    def rest_url(self) -> str:
+        """Where slurmrestd answers, e.g. http://10.231.7.2:20123."""
+        return self.rest.url
+
+    def token(self, lifespan_s: int = 1800) -> str:
+        """Return a token of this user for slurmrestd, which is taken for so long."""
+        return self.run("scontrol", "token", f"lifespan={lifespan_s}").strip().removeprefix("SLURM_JWT=")
+
     def run(self, *argv: str, timeout_s: float = 30) -> str:
         """A Slurm command against this cluster; its output, or StepFailed with what it said."""
         done = self._try(*argv, timeout_s=timeout_s)
@@ -126,6 +130,8 @@ class Slurm:
         return done.stdout
 
     def start(self) -> Slurm:
+        if self.spec.rest and (why := slurmrestd.refusal()):
+            raise StepFailed(why, "run it as root, or without rest=True")
         self._home_as(self._run_dir.short())
         self._run_dir.slurm_conf = str(self.conf)
         self._run_dir.open()
@@ -145,14 +151,14 @@ class Slurm:
         for child in [*self._nodes.values(), self._controller]:
             if child is not None:
                 child.stop()
-        for last in (self._accounting, self._munged):
+        for last in (self._rest, self._accounting, self._munged):
             if last is not None:
                 last.stop()
         self._nodes.clear()
-        self._controller = self._munged = self._accounting = None
+        self._controller = self._munged = self._accounting = self._rest = None
         if self._hosts is not None:
             self._hosts.stop()
-        self._run_dir.close(remove=[] if self._home == self._run_dir.path else [self._home])
+        self._run_dir.close(remove=self._disposable())
 
     def __enter__(self) -> Slurm:
         return self.start()
@@ -167,6 +173,11 @@ class Slurm:
             self._try("scancel", *sorted(set(jobs)))
             limit_s = min(self.spec.kill_wait_s + 2, POLITE_S)
             wait_until(lambda: not self._try("squeue", "-h", "-a", "-o", "%A").stdout.split(), limit_s)
+
+    def _disposable(self) -> list[Path]:
+        """Return the folders outside the run folder, which go with the cluster."""
+        home = [] if self._home == self._run_dir.path else [self._home]
+        return [*home, Slurmrestd.folder_of(self._home)] if self.spec.rest else home
 
     # What tests do to a cluster.
 
@@ -196,24 +207,48 @@ class Slurm:
     # How it starts.
 
     def _start(self) -> None:
-        self._run_dir.watch(remove=[] if self._home == self._run_dir.path else [self._home])
+        self._run_dir.watch(remove=self._disposable())
         if self._hosts is not None:
             self._hosts.start()
+        at = places(self._hosts, self.spec.node_names, free_port())
+        self._controller_host = at.controller.host
         if self.spec.accounting:
+<<<<<<< HEAD
             at = self._controller_place()
-            host = at.host if self._hosts is not None else "localhost"
+            at = at if self._hosts is not None else replace(at, host="localhost")
+            more = rest_lines(self._home) if self.spec.rest else []
             self._accounting = Accounting(
-                self._home, self._env(), self._child_of_controller, host, at.address
+                self._home, self._env(), self._child_of_controller, self._program, at, more
             )
-        self._write_files()
+        if self.spec.rest:
+            at = self._controller_place()
+            self._rest = Slurmrestd(
+                self._home, at.address, free_port(), self._child_of_controller, self.spec.accounting
+=======
+            host = at.controller.host if self._hosts is not None else "localhost"
+            self._accounting = Accounting(
+                self._home, self._env(), self._child_of_controller, host, at.controller.address
+>>>>>>> main
+            )
+        lay_out(
+            self._home,
+            self.spec,
+            at,
+            version=self._version(),
+            first_job_id=next_job_id(self._run_dir.path),
+            accounting_port=self._accounting.port if self._accounting is not None else 0,
+        )
         self._start_munged()
         if self._accounting is not None:
             self._accounting.start()
         self._start_controller("-c")  # nothing of an earlier start is recovered
+        if self._rest is not None:
+            self._rest.start()
         for name in self.spec.node_names:
             self._start_node(name)
         self._await_nodes(set(self.spec.node_names))
 
+<<<<<<< HEAD
     def _write_files(self) -> None:
         home = self._home
         (home / "state").mkdir(exist_ok=True)
@@ -226,6 +261,8 @@ class Slurm:
         key.write_bytes(secrets.token_bytes(128))
         for name in self.spec.node_names:
             (home / name).mkdir(exist_ok=True)
+        if self._rest is not None:
+            write_key(home)
         for number in range(self.spec.gpus):
             make_gpu(home / f"nvidia{number}", number)
         site = Site(
@@ -259,19 +296,15 @@ class Slurm:
         host = socket.gethostname()
         return Place(host.split(".")[0], loopback_address(host) or "127.0.0.1", port)
 
+=======
+>>>>>>> main
     def _version(self) -> tuple[int, int]:
         """Slurm's release, e.g. (22, 5)."""
         said = subprocess.run(
-            [apt.program("slurmd"), "-V"], capture_output=True, text=True, check=True
+            self._program("slurmd", "-V"), capture_output=True, text=True, check=True
         ).stdout
         major, minor = said.split()[-1].split(".")[:2]
         return int(major), int(minor)
-
-    def _next_job_id(self) -> int:
-        counter = self._run_dir.path / "starts"
-        starts = int(counter.read_text()) if counter.exists() else 0
-        counter.write_text(str(starts + 1))
-        return starts % 10_000 * JOB_IDS_PER_START + 1
 
     def _env(self, node: str = "") -> dict[str, str]:
         env = {"PATH": apt.SERVER_PATH, "TZ": "UTC", **self.env()}
@@ -280,16 +313,22 @@ class Slurm:
     def _node_mark(self, name: str) -> str:
         return f"{self._run_dir.mark}/{name}"
 
+    def _program(self, name: str, *words: str) -> list[str]:
+        """Return the command line of a program of this cluster's release. MariaDB's are always the machine's."""
+        if self.tree is None or name.startswith("mariadb"):
+            return [apt.program(name), *words]
+        return [*self.tree.words, name, *words]
+
     def _child(
         self, name: str, argv: Sequence[str], *, host: str = "", node: str = "", grace_s: float = 10
     ) -> Child:
         """Start a process of this cluster: every one begins here. `host`: where it runs, "" is the machine itself."""
         prefix = self._hosts.enter(host) if self._hosts is not None and host else []
-        argv = [*prefix, apt.program(argv[0]), *argv[1:]]
+        argv = [*prefix, *self._program(*argv)]
         return Child(Command(name, argv, self._env(node), grace_s=grace_s), self._run_dir)
 
     def _child_of_controller(self, name: str, argv: list[str]) -> Child:
-        return self._child(name, argv, host=self._controller_place().host)
+        return self._child(name, argv, host=self._controller_host)
 
     def _start_munged(self) -> None:
         home = self._home
@@ -298,7 +337,7 @@ class Slurm:
         argv += [f"--socket={home}/munge/socket", f"--pid-file={home}/munge/pid"]
         argv += [f"--log-file={home}/munged.log", f"--seed-file={home}/munge.seed"]
         self._munged = self._child("munged", argv)
-        check = [apt.program("munge"), "-n", "-S", str(home / "munge" / "socket")]
+        check = self._program("munge", "-n", "-S", str(home / "munge" / "socket"))
 
         def answers() -> bool:
             return subprocess.run(check, capture_output=True, check=False).returncode == 0
@@ -337,7 +376,7 @@ class Slurm:
 
     def _try(self, *argv: str, timeout_s: float = 10) -> subprocess.CompletedProcess[str]:
         """A Slurm command; one that hangs or is missing counts as failed."""
-        command = [apt.program(argv[0]), *argv[1:]]
+        command = self._program(*argv)
         try:
             return subprocess.run(
                 command, env=self._env(), capture_output=True, text=True, timeout=timeout_s, check=False

@@ -28,6 +28,7 @@ class SlurmSpec:
     max_walltime_min: int = 240
     one_host: bool = False  # all nodes on the machine itself, also where each could be a host of its own
     accounting: bool = False  # slurmdbd, and limits of QOS and associations; wants apt.ACCOUNTING
+    rest: bool = False  # slurmrestd, see there
     extra: tuple[str, ...] = ()  # further lines of slurm.conf
 
     @property
@@ -87,6 +88,11 @@ def accounting(spec: SlurmSpec, site: Site) -> list[str]:
     ]
 
 
+def rest_lines(home: Path) -> list[str]:
+    """Return what slurm.conf and slurmdbd.conf need, so that the tokens that slurmrestd passes on are taken."""
+    return ["AuthAltTypes=auth/jwt", f"AuthAltParameters=jwt_key={home}/jwt.key"]
+
+
 def slurm_conf(spec: SlurmSpec, site: Site) -> str:
     home = site.home
     # Slurm can bind to one address only, that of the machine's own name. Where this will not do, its daemons listen
@@ -116,6 +122,7 @@ def slurm_conf(spec: SlurmSpec, site: Site) -> str:
         "TaskPlugin=task/none",
         "JobAcctGatherType=jobacct_gather/none",
         *accounting(spec, site),
+        *(rest_lines(home) if spec.rest else []),
         "SelectType=select/cons_tres",
         "SelectTypeParameters=CR_Core_Memory",
         # Without it a job that names no memory takes its node's whole memory, and no second job fits.

@@ -35,6 +35,16 @@ class NotOffered(EngineError):
 
 
 @dataclass(frozen=True, slots=True)
+class Wrapping:
+    """What an engine's command is started in. `binds`: folders besides those that it needs, as Apptainer writes them."""
+
+    prologue: str = ""  # bash, before the command
+    image: str = ""  # Apptainer image on the node
+    image_gpu: str = ""  # "nv" or "rocm": what of the node's GPU drivers the image gets
+    binds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSpec:
     """Everything an engine needs to start, as values of this node."""
 
@@ -49,6 +59,7 @@ class EngineSpec:
     log_path: Path
     may_sleep: int = 0  # how deep the catalog lets it sleep
     gpu_maker: str = "nvidia"
+    wrapping: Wrapping = Wrapping()
 
 
 @dataclass(frozen=True, slots=True)

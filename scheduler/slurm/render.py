@@ -29,6 +29,7 @@ _WORDS = {
     "agent_home": (PATH, False),
     "door_address": (r"[A-Za-z0-9:][A-Za-z0-9.:_-]{0,63}(/[0-9]{1,3})?", True),
     "door_ports": (r"[0-9]{1,5}(-[0-9]{1,5})?", True),
+    "link": (r"direct|reverse", False),
     "scratch": (PATH, True),
 }
 

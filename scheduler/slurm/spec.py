@@ -51,5 +51,6 @@ class JobSpec:
     door_address: str = ""  # what the ingress binds to; "" = the agent's own choice
     door_ports: str = ""  # "40000-40099"; "" = any
     exclude: str = ""  # nodes not to run on, "gpu01,gpu02"
+    link: str = "direct"  # or "reverse": the agent opens the connections to the portal
     scratch: str = ""  # node-local folder; "" = the agent's own choice
     prologue: str = ""  # the administrator's shell lines from the profile, run before the agent

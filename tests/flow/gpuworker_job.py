@@ -152,10 +152,10 @@ def worker(
 
 
 @contextlib.contextmanager
-def job(plane: Plane, pilot: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def job(plane: Plane, pilot: str, folder: Path, link: str = "direct") -> Iterator[subprocess.Popen[bytes]]:
     """Below the real data plane."""
     token, key = (wire.derive_key(plane.settings.site_key, use, pilot) for use in ("portal", "ingress"))
-    with started(wire.Secret(pilot, plane.url, token, key), folder) as process:
+    with started(wire.Secret(pilot, plane.url, token, key), folder, {"BERTH_LINK": link}) as process:
         yield process
 
 
