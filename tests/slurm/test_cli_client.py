@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,31 +17,42 @@ from scheduler.slurm.clients import client_for
 from scheduler.slurm.protocol import NoAnswer, NotOffered, Rejected
 from scheduler.slurm.render import BadDirective, render
 from scheduler.slurm.way import Way
-from tests.slurm.contract import Contract, make_spec, spec
+from tests.slurm.contract import PARTITIONS, QUICK, Contract, make_spec, spec
 
 __all__ = ["spec"]
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    with Slurm(
-        tmp_path_factory.mktemp("slurm"), SlurmSpec(nodes=2, sched_interval_s=1, extra=("MessageTimeout=3",))
-    ) as slurm:
+    spec = SlurmSpec(nodes=2, sched_interval_s=1, partitions=PARTITIONS, extra=(QUICK,))
+    with Slurm(tmp_path_factory.mktemp("slurm"), spec) as slurm:
         yield slurm
 
 
 @pytest.mark.slurm
 class TestCliClient(Contract):
+    kind = "cli"
+
     @pytest.fixture
     def client(self, cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> CliClient:
-        monkeypatch.setenv("SLURM_CONF", cluster.env()["SLURM_CONF"])
         # What a user's shell may hold; the listing must not care.
         monkeypatch.setenv("SQUEUE_STATES", "FAILED")
         monkeypatch.setenv("SQUEUE_FORMAT", "%i")
         monkeypatch.setenv("SQUEUE_PARTITION", "nowhere")
         monkeypatch.setenv("SLURM_TIME_FORMAT", "relative")
         monkeypatch.setenv("TZ", "Asia/Tokyo")
-        return CliClient(("env",), limit_s=15)
+        return CliClient(cluster.prefix, limit_s=15)
+
+    @pytest.fixture
+    def broken(self, cluster: Slurm, tmp_path: Path) -> Callable[[str], CliClient]:
+        """Commands that say something else than Slurm's, and are content with it."""
+
+        def one(_situation: str) -> CliClient:
+            for name in ("sbatch", "squeue", "scancel", "sinfo", "scontrol", "sacct", "sacctmgr"):
+                fake(tmp_path, name, "echo 'Have a nice day'")
+            return CliClient((*cluster.prefix, "env", f"PATH={tmp_path}:/usr/bin:/bin"), limit_s=15)
+
+        return one
 
     def test_the_name_of_a_strangers_job_may_hold_anything(self, client: CliClient, cluster: Slurm) -> None:
         name = "odd | name,\nsecond line"
