@@ -21,14 +21,10 @@ from devstack.ports import free_port
 from devstack.procs import Child, Command, wait_until
 from devstack.rundir import RunDir
 from devstack.say import StepFailed
-<<<<<<< HEAD
-from devstack.slurmconf import Place, Site, SlurmSpec, cgroup_conf, gres_conf, rest_lines, slurm_conf
-from devstack.slurmrestd import Slurmrestd, write_key
-from devstack.trees import Tree
-=======
-from devstack.slurmconf import SlurmSpec
+from devstack.slurmconf import SlurmSpec, rest_lines
 from devstack.slurmfolder import lay_out, next_job_id, places
->>>>>>> main
+from devstack.slurmrestd import Slurmrestd
+from devstack.trees import Tree
 
 NODES_S = 120.0
 POLITE_S = 10.0  # at stop, jobs have this long to end by themselves, whatever KillWait says
@@ -49,12 +45,8 @@ class Slurm:
         self._controller: Child | None = None
         self._nodes: dict[str, Child] = {}
         self._accounting: Accounting | None = None
-<<<<<<< HEAD
         self._rest: Slurmrestd | None = None
-        self._controller_port = free_port()
-=======
         self._controller_host = ""
->>>>>>> main
         self._why_one_host = "asked for" if self.spec.one_host else why_not()
         self._hosts: Hosts | None = None
         self._home_as(self._home)
@@ -213,23 +205,18 @@ class Slurm:
         at = places(self._hosts, self.spec.node_names, free_port())
         self._controller_host = at.controller.host
         if self.spec.accounting:
-<<<<<<< HEAD
-            at = self._controller_place()
-            at = at if self._hosts is not None else replace(at, host="localhost")
-            more = rest_lines(self._home) if self.spec.rest else []
             self._accounting = Accounting(
-                self._home, self._env(), self._child_of_controller, self._program, at, more
+                self._home,
+                self._env(),
+                self._child_of_controller,
+                self._program,
+                at.controller if self._hosts is not None else replace(at.controller, host="localhost"),
+                rest_lines(self._home) if self.spec.rest else [],
             )
         if self.spec.rest:
-            at = self._controller_place()
-            self._rest = Slurmrestd(
-                self._home, at.address, free_port(), self._child_of_controller, self.spec.accounting
-=======
-            host = at.controller.host if self._hosts is not None else "localhost"
-            self._accounting = Accounting(
-                self._home, self._env(), self._child_of_controller, host, at.controller.address
->>>>>>> main
-            )
+            address, with_accounts = at.controller.address, self.spec.accounting
+            beside = self._child_of_controller
+            self._rest = Slurmrestd(self._home, address, free_port(), beside, with_accounts)
         lay_out(
             self._home,
             self.spec,
@@ -248,56 +235,6 @@ class Slurm:
             self._start_node(name)
         self._await_nodes(set(self.spec.node_names))
 
-<<<<<<< HEAD
-    def _write_files(self) -> None:
-        home = self._home
-        (home / "state").mkdir(exist_ok=True)
-        # munged wants its socket's folder open to all; everything else may stay private.
-        (home / "munge").mkdir(exist_ok=True)
-        (home / "munge").chmod(0o755)
-        key = home / "munge.key"
-        key.unlink(missing_ok=True)
-        key.touch(mode=0o600)
-        key.write_bytes(secrets.token_bytes(128))
-        for name in self.spec.node_names:
-            (home / name).mkdir(exist_ok=True)
-        if self._rest is not None:
-            write_key(home)
-        for number in range(self.spec.gpus):
-            make_gpu(home / f"nvidia{number}", number)
-        site = Site(
-            home=home,
-            user=pwd.getpwuid(os.getuid()).pw_name,
-            munge_socket=home / "munge" / "socket",
-            controller=self._controller_place(),
-            nodes=self._node_places(),
-            bind=self._hosts is None and loopback_address(socket.gethostname()) is not None,
-            first_job_id=self._next_job_id(),
-            accounting_port=self._accounting.port if self._accounting is not None else 0,
-        )
-        self.conf.write_text(slurm_conf(self.spec, site))
-        (home / "gres.conf").write_text(gres_conf(self.spec, home))
-        (home / "cgroup.conf").write_text(cgroup_conf(self._version()))
-
-    def _controller_place(self) -> Place:
-        if self._hosts is not None:
-            return Place(self._hosts.controller.name, self._hosts.controller.address, self._controller_port)
-        return self._on_this_machine(self._controller_port)
-
-    def _node_places(self) -> tuple[Place, ...]:
-        """On hosts of their own all listen on the same port, as nodes do."""
-        if self._hosts is None:
-            return tuple(self._on_this_machine(free_port()) for _ in self.spec.node_names)
-        hosts = [self._hosts[name] for name in self.spec.node_names]
-        return tuple(Place(host.name, host.address, NODE_PORT) for host in hosts)
-
-    @staticmethod
-    def _on_this_machine(port: int) -> Place:
-        host = socket.gethostname()
-        return Place(host.split(".")[0], loopback_address(host) or "127.0.0.1", port)
-
-=======
->>>>>>> main
     def _version(self) -> tuple[int, int]:
         """Slurm's release, e.g. (22, 5)."""
         said = subprocess.run(

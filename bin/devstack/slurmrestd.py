@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,22 +31,6 @@ def refusal() -> str:
     return (
         "" if os.getuid() == 0 else "slurmrestd runs as another user than slurmctld: only root can start both"
     )
-<<<<<<< HEAD
-=======
-
-
-def conf_lines(home: Path) -> list[str]:
-    """Return what slurm.conf and slurmdbd.conf need, so that tokens are made and taken."""
-    return ["AuthAltTypes=auth/jwt", f"AuthAltParameters=jwt_key={home}/jwt.key"]
->>>>>>> main
-
-
-def write_key(home: Path) -> None:
-    """Make the key that tokens of this start are signed with."""
-    key = home / "jwt.key"
-    key.unlink(missing_ok=True)
-    key.touch(mode=0o600)
-    key.write_bytes(secrets.token_bytes(32))
 
 
 @dataclass
