@@ -89,6 +89,10 @@ class Slurm:
     def controller_pid(self) -> int:
         return self._controller.pid if self._controller else 0
 
+    @property
+    def munge_pid(self) -> int:
+        return self._munged.pid if self._munged else 0
+
     def env(self) -> dict[str, str]:
         return {"SLURM_CONF": str(self.conf)}
 

@@ -85,14 +85,19 @@ def reservations(text: str) -> dict[str, ReservationInfo]:
 
 
 def usage(text: str) -> dict[int, UsageInfo]:
-    """`sacct -n -P -X -o JobIDRaw,State,ExitCode,ElapsedRaw,NodeList`."""
+    """`sacct -n -P -X -o JobIDRaw,State,ExitCode,ElapsedRaw,NodeList`. A row that is odd (a job that was refused, one of
+    an array) tells nothing of its own job and spoils nobody else's; text without one row is no answer."""
     found = {}
-    for line in text.splitlines():
+    lines = [line for line in text.splitlines() if line.strip()]
+    for line in lines:
         fields = line.split("|")
-        if len(fields) != 5 or not fields[0].isdigit() or not fields[3].isdigit():
-            raise NoAnswer(f"sacct: not a job: {line[:200]!r}")
-        state = fields[1].split()[0] if fields[1] else ""  # "CANCELLED by 1000"
-        found[int(fields[0])] = UsageInfo(int(fields[0]), state, fields[2], int(fields[3]), fields[4])
+        if len(fields) != 5 or not fields[0].isdigit() or not fields[1]:
+            continue
+        job_id, elapsed_s = int(fields[0]), int(fields[3]) if fields[3].isdigit() else 0
+        state = fields[1].split()[0]  # "CANCELLED by 1000"
+        found[job_id] = UsageInfo(job_id, state, fields[2], elapsed_s, _known(fields[4]))
+    if lines and not any(line.count("|") == 4 for line in lines):
+        raise NoAnswer(f"sacct: not a job: {lines[0][:200]!r}")
     return found
 
 
@@ -136,4 +141,4 @@ def _minutes(text: str) -> int | None:
 
 
 def _known(text: str) -> str:
-    return "" if text in ("(null)", "None") else text
+    return "" if text in ("(null)", "None", "None assigned") else text

@@ -67,6 +67,22 @@ def test_accounting_lines() -> None:
         listing.usage("Slurm accounting storage is disabled\n")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "13|FAILED|1:0|0|None assigned",
+        "14_[3-4]|PENDING|0:0|0|None assigned",
+        "15|||",
+        "16|FAILED|1:0||",
+        "a warning",
+    ],
+)
+def test_one_odd_row_of_accounting_does_not_spoil_the_others(odd: str) -> None:
+    found = listing.usage(f"{odd}\n12|COMPLETED|0:0|61|gpu01\n")
+    assert (found[12].state, found[12].nodes) == ("COMPLETED", "gpu01")
+    assert all(row.nodes == "" for job_id, row in found.items() if job_id != 12)
+
+
 def test_accounts_are_gathered_over_clusters_and_partitions() -> None:
     assert listing.accounts("sea|normal,quick\nland|\nsea|long\n") == {
         "land": [],
