@@ -16,7 +16,7 @@ from django.db import models
 from django.db.models import QuerySet
 
 from portal.accounts.models import ApiToken, Project, Quota, User
-from portal.catalog.models import Environment, Model, Pool, Profile
+from portal.catalog.models import Access, Environment, Model, Pool, Profile
 from portal.fleet.models import Fit
 
 ANY = "any"  # how the file writes the GPU type that profiles leave empty
@@ -128,11 +128,17 @@ SECTIONS = (
         ("environments",), "environment", Environment, "name", ("engine", "python", "engine_version", "gpu_types")
     ),
     Section(
+        ("accesses",), "access", Access, "name",
+        (
+            "kind", "cluster", "submit_prefix", "address", "conf", "user", "token_file", "token_command", "python",
+        ),
+    ),
+    Section(
         ("profiles",), "profile", Profile, "name",
         (
-            "enabled", "cluster", "partition", "account", "qos", "gpu_type", "gpus", "cpus", "mem_mb",
+            "enabled", "access", "cluster", "partition", "account", "qos", "gpu_type", "gpus", "cpus", "mem_mb",
             "walltime_min", "walltime_least_min", "max_pilots", "preemptible", "cost", "charge", "project", "link",
-            "submit_prefix", "prologue", "door_address", "door_ports", "portal_url_from_nodes", "scratch",
+            "prologue", "door_address", "door_ports", "portal_url_from_nodes", "scratch",
         ),
     ),
     Section(

@@ -30,6 +30,10 @@ class Rejected(SlurmError):
         self.reason = reason
 
 
+class NotOffered(SlurmError):
+    """This way to Slurm has no such verb: neither an answer nor silence, and asking again changes nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobInfo:
     """One job of ours as the listing shows it. Times are UNIX seconds; None = Slurm does not know yet."""

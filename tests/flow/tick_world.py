@@ -20,7 +20,7 @@ from gpuworker.wire import ObservedReplica, Sync
 from portal.catalog.models import Engine, Environment, Model, Pool, Profile
 from portal.config import Config, config
 from portal.fleet import transitions as fleet
-from portal.fleet.models import Cluster, Command, Pilot, Replica
+from portal.fleet.models import Cluster, Command, Pilot, Replica, WayState
 from portal.ledger import transitions as ledger
 from scheduler.moves import moving
 from scheduler.reconcile import run_once
@@ -34,6 +34,8 @@ from scheduler.slurm.protocol import (
     UsageInfo,
 )
 from scheduler.slurm.spec import JobSpec
+from scheduler.slurm.way import Way
+from scheduler.ways import Site, site
 
 
 class FakeSlurm:
@@ -184,8 +186,14 @@ class World:
     def replica(self, pilot: Pilot) -> Replica:
         return Replica.objects.get(pilot=pilot)
 
-    def cluster(self) -> Cluster:
-        return Cluster.objects.get()
+    def cluster(self, name: str = "main") -> Cluster:
+        return Cluster.objects.get(pk=name)
+
+    def way(self, cluster: str = "main", name: str = "") -> WayState:
+        return WayState.objects.get(cluster=cluster, name=name)
+
+    def site(self) -> Site:
+        return site(self.config)
 
     def start(self, pilot: Pilot) -> None:
         """Slurm runs the job and its agent registers."""
