@@ -155,7 +155,8 @@ def _find(site: Site, cluster: str, job_id: int, now: float) -> UnknownJob:
     for found in of(site, cluster, now):
         if found.job.info.job_id == job_id:
             return found
-    raise Impossible(f"Slurm's last listing of {cluster} shows no unknown job {job_id} of ours.")
+    which = f" of {cluster}" if len(site.clusters) > 1 else ""
+    raise Impossible(f"Slurm's last listing{which} shows no unknown job {job_id} of ours.")
 
 
 def _profile(site: Site, job: OurJob, name: str) -> Profile:

@@ -12,7 +12,7 @@ from django.urls import reverse
 
 from portal import hints
 from portal.accounts.models import Project, Quota, User
-from portal.catalog.models import Model, Pool, Profile
+from portal.catalog.models import Access, Model, Pool, Profile
 from portal.fleet.models import Cluster
 from tests.api.world import ApiClient, World
 from tests.db.admin_site import admin_url, management, save
@@ -36,7 +36,10 @@ def test_a_pool_is_edited_by_a_person(root: ApiClient, world: World) -> None:
         (Pool, {"min_replicas": 3, "max_replicas": 1}, "__all__"),
         (Profile, {"partition": "gpu; rm -rf /"}, "partition"),
         (Profile, {"door_ports": "9-5"}, "door_ports"),
-        (Profile, {"submit_prefix": '"ssh"'}, "submit_prefix"),
+        (Access, {"submit_prefix": '"ssh"'}, "submit_prefix"),
+        (Access, {"kind": "rest"}, "address"),
+        (Access, {"kind": "native"}, "python"),
+        (Access, {"user": "berth"}, "user"),
         (Profile, {"scratch": "tmp"}, "scratch"),
         (Profile, {"walltime_least_min": 999}, "__all__"),
         (Project, {"model_roots": '["models"]'}, "model_roots"),

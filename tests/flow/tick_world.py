@@ -140,6 +140,7 @@ class World:
     slurm: FakeSlurm = field(default_factory=FakeSlurm)
     now: float = field(default_factory=lambda: float(int(time.time())))  # whole: a datetime holds it exactly
     seq: int = 0
+    slurms: dict[str, FakeSlurm] = field(default_factory=dict)  # by name of an access or of a cluster
 
     def __post_init__(self) -> None:
         self.config: Config = dataclasses.replace(
@@ -164,7 +165,11 @@ class World:
 
     def tick(self, after_s: float = 2.0) -> None:
         self.now += after_s
-        assert run_once(self.config, self.redis, lambda prefix: self.slurm, lambda: self.now)
+        assert run_once(self.config, self.redis, self.client_for, lambda: self.now)
+
+    def client_for(self, way: Way) -> FakeSlurm:
+        """Of the access, of the cluster, or the only one."""
+        return self.slurms.get(way.name) or self.slurms.get(way.cluster) or self.slurm
 
     def ask(self, pool: str = "llama", lane: str = "async", holder: str | None = None) -> UUID:
         request = ledger.NewRequest(
