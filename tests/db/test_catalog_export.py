@@ -68,7 +68,7 @@ def test_what_is_exported_applies_to_nothing_new_and_puts_everything_back(
     _rich(world)
     text = export()
     changes = apply(read(text))
-    assert {change.kind for change in changes} == {"unchanged"} and len(changes) == 10
+    assert {change.kind for change in changes} == {"unchanged"} and len(changes) == 12
     Pool.objects.update(cap=1, args={})
     Model.objects.update(is_public=True, revision="")
     world.model.projects.clear()

@@ -99,7 +99,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(
             "line 4: profiles.a.wall_time",
             "no such field",
         ),
-        ("projcts: {}", "line 1: projcts", "there are: environments"),
+        ("projcts: {}", "line 1: projcts", "there are: accesses, environments"),
         ("quotas: {group: {}}", "quotas.group", "Write one of: model, project"),
         ("quotas: {project: {nobody: {queued: 1}}}", "quotas.project.nobody", "No project is named 'nobody'"),
         ("quotas: {model: {nothing: {queued: 1}}}", "quotas.model.nothing", "No model is named"),
