@@ -9,10 +9,9 @@ import redis as redis_library
 
 from gpuworker.wire import ObservedReplica
 from portal.accounts.models import Project
-from portal.fleet.models import Cluster, Fit, Pilot, PoolState, ProfileState
+from portal.fleet.models import Fit, Pilot, PoolState, ProfileState
 from scheduler import measures
 from scheduler.hearing import Heard
-from scheduler.listing import Listing
 from scheduler.observe import Observed
 from scheduler.policy.snapshot import Snapshot
 from scheduler.slurm.protocol import NodeGroup, PartitionInfo, ReservationInfo
@@ -28,9 +27,8 @@ def world(redis: redis_library.Redis) -> World:
 
 
 def snapshot(world: World) -> Snapshot:
-    seen = Observed(Listing({}, world.now, True), {}, True, (), frozenset(), ())
-    cluster, _ = Cluster.objects.get_or_create(name=world.config.cluster)
-    return snapshot_of(cluster, seen, world.config, world.now)
+    seen = Observed({}, True, (), frozenset(), ())
+    return snapshot_of(world.site(), seen, world.config, world.now)
 
 
 def test_reservations_of_a_whole_partition_bound_its_jobs(world: World) -> None:
