@@ -23,6 +23,7 @@ from gpuworker.ingress import Ingress
 from gpuworker.inspector import Inspector
 from gpuworker.interfaces import Address
 from gpuworker.leaser import Leaser
+from gpuworker.nodes import Nodes
 from gpuworker.outbox import Outbox
 from gpuworker.portal_client import Ended, Lost, PortalClient, Refused, Unavailable, Unregistered
 from gpuworker.replica import Replica
@@ -46,12 +47,12 @@ CLEAN_UP_LIMIT_S = 5.0
 class Agent:
     def __init__(self, given: settings.Settings, secret: wire.Secret, holds: holding.Holding) -> None:
         self._settings = given
-        self._holds = holds
+        self._nodes = Nodes(given, holds, os.environ, given.pilot_dir)
         self._secret = secret
         self._agent_at = time.time()
         self._portal = PortalClient(secret)
         fence = Fence()
-        self._replicas = Replicas(holds.gpus, given.pilot_dir, self._changed)
+        self._replicas = Replicas(self._nodes, given.pilot_dir, self._changed)
         self._outbox = Outbox(secret.pilot, self._portal)
         self._leaser = Leaser(
             secret.pilot, self._portal, self._replicas, self._outbox, fence, self._idle_news
@@ -77,7 +78,10 @@ class Agent:
         loop.add_signal_handler(signal.SIGUSR2, self._on_hint)
         tasks: list[asyncio.Task[None]] = []
         try:
-            urls = await self._ingress.start(await self._addresses(), self._settings.door_ports)
+            addresses = await self._addresses()
+            urls = await self._ingress.start(addresses, self._settings.door_ports)
+            await self._nodes.start(str(addresses[0]))
+            await self._nodes.gathered()
             await self._register(urls)
             tasks = [
                 asyncio.create_task(work)
@@ -100,6 +104,7 @@ class Agent:
         try:
             async with asyncio.timeout(CLEAN_UP_LIMIT_S):
                 await self._replicas.stop_all("the agent ends", 0)
+                await self._nodes.stop()
                 await self._ingress.stop()
                 await self._portal.close()
                 await self._replicas.staging.stop()
@@ -160,7 +165,7 @@ class Agent:
         )
 
     async def _register(self, urls: list[str]) -> None:
-        message = registration.of(self._settings, self._holds, self._secret.pilot, urls, self._agent_at)
+        message = registration.of(self._settings, self._nodes, self._secret.pilot, urls, self._agent_at)
         # From now: the job may be old when an adopted pilot registers again.
         limit_s = self._settings.register_limit_s + time.time() - self._agent_at
         self._apply(
@@ -207,7 +212,7 @@ class Agent:
     def _log_tail(self) -> str:
         job_log = self._settings.job_log
         own = [("job", job_log)] if job_log else []
-        return logtail.sections([*own, *self._replicas.logs()], LOG_BYTES)
+        return logtail.sections([*own, *self._nodes.logs(), *self._replicas.logs()], LOG_BYTES)
 
     # What should be here.
 
@@ -230,6 +235,7 @@ class Agent:
             busy=self._replicas.in_flight > 0,
             drain_limit_s=self._replicas.drain_limit_s,
             longest_s=self._replicas.longest_s,
+            node_lost=bool(self._nodes.lost),
         )
         before = self._drain
         self._drain = lifetime.decide(signs, before, self._settings.portal_silence_s, time.time())
