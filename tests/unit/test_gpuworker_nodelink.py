@@ -58,9 +58,10 @@ async def test_both_prove_that_they_know_the_key_and_then_talk() -> None:
 
 
 async def test_a_stranger_is_no_helper_and_no_agent() -> None:
-    right = lambda streams: prove_as_agent(*streams, KEY)  # noqa: E731
-    wrong = lambda streams: prove_as_helper(*streams, "x" * 64, "gpu02", {})  # noqa: E731
-    refused, _ = await ends(right, wrong)
+    refused, _ = await ends(
+        lambda streams: prove_as_agent(streams[0], streams[1], KEY),
+        lambda streams: prove_as_helper(streams[0], streams[1], "x" * 64, "gpu02", {}),
+    )
     assert isinstance(refused, LinkLost) and "no helper of this job" in str(refused)
 
     async def liar(streams: Streams) -> None:
@@ -105,19 +106,21 @@ async def test_noise_ends_the_connection(noise: bytes) -> None:
 async def test_silence_is_noticed_by_both(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nodelink, "SILENT_S", 0.2)
 
-    async def hear(link: Link) -> None:
+    noticed = {"agent": asyncio.Event(), "helper": asyncio.Event()}
+
+    async def hear(link: Link, who: str) -> None:
+        """Keeps its own end open until the other has noticed, too."""
         link._beat.cancel()
-        try:
-            with pytest.raises(LinkLost, match="nothing heard"):
-                await link.hear()
-        finally:
-            await asyncio.sleep(0.3)
+        with pytest.raises(LinkLost, match="nothing heard"):
+            await link.hear()
+        noticed[who].set()
+        await asyncio.gather(*(event.wait() for event in noticed.values()))
 
     async def agent(streams: Streams) -> None:
         link, _ = await prove_as_agent(*streams, KEY)
-        await hear(link)
+        await hear(link, "agent")
 
     async def helper(streams: Streams) -> None:
-        await hear(await prove_as_helper(*streams, KEY, "gpu02", {}))
+        await hear(await prove_as_helper(*streams, KEY, "gpu02", {}), "helper")
 
     assert await ends(agent, helper) == [None, None]
