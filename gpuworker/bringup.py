@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 
 from gpuworker.engines import make_engine
-from gpuworker.engines.protocol import BadArgument, Engine, EngineSpec
+from gpuworker.engines.protocol import BadArgument, Engine, EngineSpec, Wrapping
 from gpuworker.nodes import Nodes
 from gpuworker.roots import Outside, inside
 from gpuworker.seats import spare_seats
@@ -125,4 +125,5 @@ class BringUp:
             socket_path=self._socket,
             log_path=self._log_path,
             may_sleep=self.may_sleep,
+            wrapping=Wrapping(want.prologue.strip(), want.image, want.image_gpu, tuple(want.binds)),
         )

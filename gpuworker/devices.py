@@ -19,9 +19,8 @@ _GPU = re.compile(r"GPU (\d+): .*\(UUID: (GPU-[0-9A-Za-z-]+)\)")
 _SLICE = re.compile(r"\s+MIG .*\(UUID: (MIG-[0-9A-Za-z/-]+)\)")
 
 
-_undead: list[
-    subprocess.Popen[str]
-] = []  # killed while the driver held them; kept, so that nobody waits for them
+# Killed while the driver held them; kept, so that nobody waits for them.
+_undead: list[subprocess.Popen[str]] = []
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import hmac
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 
@@ -19,7 +20,7 @@ import aiohttp
 from aiohttp import web
 
 from gpuworker import wire
-from gpuworker.addresses import url
+from gpuworker.addresses import plain, url
 from gpuworker.interfaces import Address
 from gpuworker.replica import Replica
 from gpuworker.replicas import Replicas
@@ -30,6 +31,7 @@ from gpuworker.settings import SettingsError
 log = logging.getLogger("berth.ingress")
 
 MOST_BODY_BYTES = 64 * 2**20
+_NONCE = re.compile(r"[0-9a-f]{32}")
 _STATUS = {"key": 401, "path": 404, "headers": 400, "stale": 409, "body": 413}
 _SENT_ON = ("Content-Type", "Cache-Control", "Retry-After")
 
@@ -49,7 +51,7 @@ class Ingress:
         Return the URLs by which gateways dial them. Raises SettingsError when a port or an address cannot be had.
         """
         # Cancellation of the handler is how a gateway's disconnect reaches the engine.
-        server = web.Server(self._handle, access_log=None, handler_cancellation=True, keepalive_timeout=3600)
+        server = web.Server(self.answer, access_log=None, handler_cancellation=True, keepalive_timeout=3600)
         self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await self._runner.setup()
         return [url(address, await self._bind(self._runner, address, ports)) for address in addresses]
@@ -74,9 +76,12 @@ class Ingress:
         if self._runner:
             await self._runner.cleanup()
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Return the engine's answer, or a refusal: whichever way the request has come (a port, a reverse link)."""
         if request.method == "GET" and request.path == "/healthz":
             return web.json_response({"ok": True})
+        if request.method == "GET" and request.path == wire.PROOF_PATH:
+            return self._prove(request)
         headers = request.headers
         if not hmac.compare_digest(headers.get(wire.HEADER_KEY, "").encode(), self._key):
             return _refuse("key")
@@ -103,6 +108,14 @@ class Ingress:
         finally:
             replica.seats.leave_held(time.time(), taken_at)
             self._left(replica)
+
+    def _prove(self, request: web.BaseRequest) -> web.Response:
+        """To a portal that wants to know whether it reaches this ingress, and not somebody else."""
+        nonce = request.query.get("nonce", "")
+        if _NONCE.fullmatch(nonce) is None or request.transport is None:
+            return _refuse("headers")
+        host, port, *_ = request.transport.get_extra_info("sockname")
+        return web.Response(text=wire.ingress_proof(self._key.decode(), nonce, url(plain(host), port)))
 
 
 async def _read(request: web.BaseRequest) -> bytes | None:

@@ -19,7 +19,9 @@ import tempfile
 from pathlib import Path
 
 from gpuworker import gpus, holding, leftovers, proctree, roots, settings
+from gpuworker.engines import wrapping
 from gpuworker.engines.process import EngineProcess, engine_environment
+from gpuworker.engines.protocol import BadArgument, Wrapping
 from gpuworker.nodelink import MOST_LINE, Link, LinkLost, Message, prove_as_helper
 
 log = logging.getLogger("berth.node")
@@ -61,12 +63,9 @@ class Helper:
         """One part from its start to its end, which is always told."""
         name, log_path = str(said["part"]), self._folder / f"{said['part']}.log"
         try:
-            if said["path"] and said["roots"]:
-                await asyncio.to_thread(roots.inside, said["path"], said["roots"])
-            visible = gpus.environment(said["gpus"], said["maker"])
-            env = engine_environment(os.environ, visible, said["env"])
-            part = self._parts[name] = await EngineProcess.start(said["argv"], env, log_path)
-        except (OSError, RuntimeError, roots.Outside) as error:
+            argv, env = await asyncio.to_thread(_prepared, said["start"], str(said["maker"]), self._folder)
+            part = self._parts[name] = await EngineProcess.start(argv, env, log_path)
+        except (OSError, RuntimeError, roots.Outside, BadArgument) as error:
             self._link.say("ended", part=name, code=1, why=f"it could not be started: {error}")
             return
         watch = asyncio.create_task(self._watch(name, part, log_path))
@@ -95,6 +94,17 @@ class Helper:
                 return
             file.truncate(0)
         self._link.say("log", part=name, text=text[-MOST_LOG:].decode(errors="replace"))
+
+
+def _prepared(start: Message, maker: str, home: Path) -> tuple[list[str], dict[str, str]]:
+    """A part as the agent would start it there. Raises OSError, Outside, BadArgument."""
+    if start["path"] and start["roots"]:
+        roots.inside(start["path"], start["roots"])
+    env = engine_environment(os.environ, gpus.environment(start["gpus"], maker), start["env"])
+    around = Wrapping(**{**start["wrapping"], "binds": tuple(start["wrapping"]["binds"])})
+    return wrapping.wrapped(
+        start["argv"], env, start["env"], around, start["folders"], home, bool(start["gpus"])
+    )
 
 
 async def run(told: Message) -> int:

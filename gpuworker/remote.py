@@ -6,6 +6,7 @@ Separate from `nodes`, which starts the helpers and knows all of them; engines k
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,14 +71,7 @@ class Remote:
         self._count += 1
         part = Part(self, str(self._count), log_path)
         self._parts[part.name] = part
-        said = {
-            "argv": start.argv,
-            "env": dict(start.env),
-            "gpus": start.gpus,
-            "path": start.path,
-            "roots": start.roots,
-        }
-        self._link.say("start", part=part.name, maker=self.holds["maker"], **said)
+        self._link.say("start", part=part.name, maker=self.holds["maker"], start=dataclasses.asdict(start))
         return part
 
     async def serve(self, link: Link, hello: Message) -> str:

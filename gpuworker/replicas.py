@@ -12,6 +12,7 @@ from pathlib import Path
 from gpuworker import plan
 from gpuworker.nodes import Nodes
 from gpuworker.replica import STOP_GRACE_S, Replica
+from gpuworker.seats import spare_seats
 from gpuworker.staging import Staging
 from gpuworker.wire import DesiredReplica, ObservedReplica
 
@@ -61,6 +62,10 @@ class Replicas:
     def _sources(self) -> set[str]:
         """The model folders of those whose engines may read them yet."""
         return {replica.want.path for replica in self if replica.state not in plan.ENDED}
+
+    def most_held(self) -> int:
+        """Requests of gateways that may be in flight here at once."""
+        return sum(replica.seats.cap + spare_seats(replica.seats.cap) for replica in self)
 
     def all_ended(self) -> bool:
         return all(replica.state in plan.ENDED for replica in self)

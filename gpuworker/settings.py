@@ -6,6 +6,8 @@ ingress key are in a file only its owner can read.
     BERTH_DOOR_ADDRESS      an interface, a network or an address of this node that the
                             ingress is to serve on                                  from where the portal is reached
     BERTH_DOOR_PORTS        ports the ingress may bind, "20000-20100"               any free port
+    BERTH_LINK              direct: gateways dial the ingress; reverse: the agent
+                            opens links to the portal and binds no port             direct
     BERTH_SCRATCH           node-local folder for sockets and engine logs           the system's temporary folder
     BERTH_PILOT_DIR         this pilot's folder in it; made by the supervisor       -
     BERTH_JOB_LOG           the job's own stdout and stderr, for `want_log`         none
@@ -32,6 +34,7 @@ KNOWN = frozenset(
     {
         "BERTH_DOOR_ADDRESS",
         "BERTH_DOOR_PORTS",
+        "BERTH_LINK",
         "BERTH_SCRATCH",
         "BERTH_PILOT",  # said by the job script for people; the secret file is what counts
         "BERTH_PILOT_DIR",
@@ -54,6 +57,7 @@ class SettingsError(ValueError):
 class Settings:
     door_address: str  # see gpuworker.addresses
     door_ports: tuple[int, int] | None  # first and last; None = any free port
+    reverse: bool  # gateways cannot dial this node: the agent opens the links
     pilot_dir: Path
     job_log: Path | None
     started_at: float | None
@@ -72,17 +76,19 @@ def read(env: Mapping[str, str]) -> Settings:
     if not folder:
         raise SettingsError("BERTH_PILOT_DIR is not set: start the gpuworker with `python -m gpuworker`")
     job_log = env.get("BERTH_JOB_LOG")
+    job_id, node = job_of(env)
     return Settings(
         door_address=(env.get("BERTH_DOOR_ADDRESS") or "").strip(),
         door_ports=_ports(env.get("BERTH_DOOR_PORTS") or ""),
+        reverse=_reverse(env.get("BERTH_LINK") or "direct"),
         pilot_dir=Path(folder),
         job_log=Path(job_log) if job_log else None,
         started_at=_number(env, "BERTH_STARTED_AT", None),
         portal_silence_s=_number(env, "BERTH_PORTAL_SILENCE_S", 1800.0) or 0.0,
         register_limit_s=_number(env, "BERTH_REGISTER_LIMIT_S", 1800.0) or 0.0,
-        job_id=int(_number(env, "SLURM_JOB_ID", 0.0) or 0),
+        job_id=job_id,
         restart_count=int(_number(env, "SLURM_RESTART_COUNT", 0.0) or 0),
-        node=_node(env),
+        node=node,
         nodes=_whole(env, "BERTH_NODES") or 1,
         asked_gpus=_whole(env, "BERTH_GPUS"),
         asked_mem_mb=_whole(env, "BERTH_MEM_MB") or 0,
@@ -125,11 +131,18 @@ def _ports(text: str) -> tuple[int, int] | None:
     return span
 
 
-def _node(env: Mapping[str, str]) -> str:
-    """What Slurm calls this node; its own name may be another one, or a longer one."""
+def job_of(env: Mapping[str, str]) -> tuple[int, str]:
+    """The job's number, and what Slurm calls this node; the node's own name may be another one, or a longer one."""
     listed = env.get("SLURM_JOB_NODELIST") or env.get("SLURM_NODELIST") or ""
     one = listed if listed and not set(listed) & set("[],") else ""
-    return env.get("SLURMD_NODENAME") or one or socket.gethostname().partition(".")[0]
+    node = env.get("SLURMD_NODENAME") or one or socket.gethostname().partition(".")[0]
+    return int(_number(env, "SLURM_JOB_ID", 0.0) or 0), node
+
+
+def _reverse(link: str) -> bool:
+    if link not in ("direct", "reverse"):
+        raise SettingsError(f"BERTH_LINK={link!r} is neither direct nor reverse")
+    return link == "reverse"
 
 
 def read_secret(path: Path) -> wire.Secret:

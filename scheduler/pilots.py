@@ -70,12 +70,11 @@ def judge(
 ) -> Verdict:
     """`jobs`: those of the pilot's name in the last listing, which was asked for at `answered_at`.
 
-    1. The agent said why it ends → ended. 2. Never heard of Slurm → nothing, but an agent that registered
-    names its job itself. 3. The pilot's job is the one
-    its row or its agent names, else the lowest live id; other live ones are surplus. 4. Listed as ended, and
-    no report since → ended. 5. Not listed: a planned pilot is resubmitted if the listing is newer than the
-    intent; another has ended if neither Slurm nor its agent was heard of it for alive_s. Redis' silence keeps
-    it, too.
+    1. The agent said why it ends, or why it cannot serve → ended. 2. Never heard of Slurm → nothing, but an agent
+    that spoke names its job itself. 3. The pilot's job is the one its row or its agent names, else the lowest live
+    id; other live ones are surplus. 4. Listed as ended, and no report since → ended. 5. Not listed: a planned pilot
+    is resubmitted if the listing is newer than the intent; another has ended if neither Slurm nor its agent was heard
+    of it for alive_s. Redis' silence keeps it, too.
     """
     if pilot.said_ending and pilot.state != "planned":
         refused = pilot.said_ending.startswith(REFUSED)

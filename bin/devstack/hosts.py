@@ -144,6 +144,8 @@ class Hosts:
     def start(self) -> None:
         shutil.rmtree(self._home, ignore_errors=True)
         self._home.mkdir(mode=0o755)
+        for folder in self._shared:
+            folder.mkdir(parents=True, exist_ok=True)
         self._hold("switch", ["sleep", "infinity"], ["--net"])
         self._plug_in_the_machine()
         self.controller = self._host("ctl", 2)
@@ -253,7 +255,7 @@ class Hosts:
         sources = [f"ip saddr {self.portal}"] + ([f"ip6 saddr {self.portal6}"] if self._six else [])
         rules = [f"{source} tcp {ports} ct state new {verdict}" for source in sources]
         head = "type filter hook input priority 0; policy accept;"
-        text = "flush ruleset\ntable inet berth { chain in { " + head + "\n" + "\n".join(rules) + "\n} }\n"
+        text = "\n".join(["flush ruleset", "table inet berth {", "chain in {", head, *rules, "}", "}"]) + "\n"
         self.run(name, apt.program("nft"), "-f", "-", text=text)
 
     def add_lone_interface(self, name: str, interface: str = "ib0") -> str:

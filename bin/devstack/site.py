@@ -41,7 +41,7 @@ families = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in
 sockets = [socket.create_server(at, family=family) for at, family in zip([(a, port) for a in addresses], families)]
 config = uvicorn.Config(
     "portal.asgi:application", loop="uvloop", http="httptools", access_log=False, lifespan="on",
-    timeout_graceful_shutdown=5,
+    ws="portal.workerapi.link:Upgrade", timeout_graceful_shutdown=5,
 )
 server = uvicorn.Server(config)
 server.run(sockets)

@@ -8,11 +8,6 @@ only way in.
 
 from __future__ import annotations
 
-import os
-import pwd
-import secrets
-import socket
-import stat
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,40 +20,11 @@ from devstack.ports import free_port
 from devstack.procs import Child, Command, wait_until
 from devstack.rundir import RunDir
 from devstack.say import StepFailed
-from devstack.slurmconf import Place, Site, SlurmSpec, cgroup_conf, gres_conf, slurm_conf
+from devstack.slurmconf import SlurmSpec
+from devstack.slurmfolder import lay_out, next_job_id, places
 
-JOB_IDS_PER_START = (
-    1000  # each start begins a new thousand, so that no job id is used twice in one run folder
-)
 NODES_S = 120.0
-NODE_PORT = 6818  # of a slurmd that has a host of its own
-NVIDIA = 195  # the major number of NVIDIA's devices
 POLITE_S = 10.0  # at stop, jobs have this long to end by themselves, whatever KillWait says
-
-
-def loopback_address(host: str) -> str | None:
-    """The loopback address that a name means first, as Slurm will ask for it; None for any other."""
-    try:
-        address = str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
-    except OSError:
-        return None
-    return address if address.startswith("127.") else None
-
-
-def make_gpu(path: Path, number: int) -> None:
-    """Make what stands for a GPU: a character device, as on a real node, where we may; else a plain file.
-
-    Only with a device does Slurm give a job CUDA_VISIBLE_DEVICES and SLURM_JOB_GPUS. Nobody opens it: no driver is
-    behind the number, and where even the number is not permitted, it is that of /dev/null.
-    """
-    path.unlink(missing_ok=True)
-    for device in (os.makedev(NVIDIA, number), os.makedev(1, 3)):
-        try:
-            os.mknod(path, stat.S_IFCHR | 0o666, device)
-        except OSError:
-            continue
-        return
-    path.touch()
 
 
 class Slurm:
@@ -72,7 +38,7 @@ class Slurm:
         self._controller: Child | None = None
         self._nodes: dict[str, Child] = {}
         self._accounting: Accounting | None = None
-        self._controller_port = free_port()
+        self._controller_host = ""
         self._why_one_host = "asked for" if self.spec.one_host else why_not()
         self._hosts: Hosts | None = None
         self._home_as(self._home)
@@ -199,13 +165,21 @@ class Slurm:
         self._run_dir.watch(remove=[] if self._home == self._run_dir.path else [self._home])
         if self._hosts is not None:
             self._hosts.start()
+        at = places(self._hosts, self.spec.node_names, free_port())
+        self._controller_host = at.controller.host
         if self.spec.accounting:
-            at = self._controller_place()
-            host = at.host if self._hosts is not None else "localhost"
+            host = at.controller.host if self._hosts is not None else "localhost"
             self._accounting = Accounting(
-                self._home, self._env(), self._child_of_controller, host, at.address
+                self._home, self._env(), self._child_of_controller, host, at.controller.address
             )
-        self._write_files()
+        lay_out(
+            self._home,
+            self.spec,
+            at,
+            version=self._version(),
+            first_job_id=next_job_id(self._run_dir.path),
+            accounting_port=self._accounting.port if self._accounting is not None else 0,
+        )
         self._start_munged()
         if self._accounting is not None:
             self._accounting.start()
@@ -214,51 +188,6 @@ class Slurm:
             self._start_node(name)
         self._await_nodes(set(self.spec.node_names))
 
-    def _write_files(self) -> None:
-        home = self._home
-        (home / "state").mkdir(exist_ok=True)
-        # munged wants its socket's folder open to all; everything else may stay private.
-        (home / "munge").mkdir(exist_ok=True)
-        (home / "munge").chmod(0o755)
-        key = home / "munge.key"
-        key.unlink(missing_ok=True)
-        key.touch(mode=0o600)
-        key.write_bytes(secrets.token_bytes(128))
-        for name in self.spec.node_names:
-            (home / name).mkdir(exist_ok=True)
-        for number in range(self.spec.gpus):
-            make_gpu(home / f"nvidia{number}", number)
-        site = Site(
-            home=home,
-            user=pwd.getpwuid(os.getuid()).pw_name,
-            munge_socket=home / "munge" / "socket",
-            controller=self._controller_place(),
-            nodes=self._node_places(),
-            bind=self._hosts is None and loopback_address(socket.gethostname()) is not None,
-            first_job_id=self._next_job_id(),
-            accounting_port=self._accounting.port if self._accounting is not None else 0,
-        )
-        self.conf.write_text(slurm_conf(self.spec, site))
-        (home / "gres.conf").write_text(gres_conf(self.spec, home))
-        (home / "cgroup.conf").write_text(cgroup_conf(self._version()))
-
-    def _controller_place(self) -> Place:
-        if self._hosts is not None:
-            return Place(self._hosts.controller.name, self._hosts.controller.address, self._controller_port)
-        return self._on_this_machine(self._controller_port)
-
-    def _node_places(self) -> tuple[Place, ...]:
-        """On hosts of their own all listen on the same port, as nodes do."""
-        if self._hosts is None:
-            return tuple(self._on_this_machine(free_port()) for _ in self.spec.node_names)
-        hosts = [self._hosts[name] for name in self.spec.node_names]
-        return tuple(Place(host.name, host.address, NODE_PORT) for host in hosts)
-
-    @staticmethod
-    def _on_this_machine(port: int) -> Place:
-        host = socket.gethostname()
-        return Place(host.split(".")[0], loopback_address(host) or "127.0.0.1", port)
-
     def _version(self) -> tuple[int, int]:
         """Slurm's release, e.g. (22, 5)."""
         said = subprocess.run(
@@ -266,12 +195,6 @@ class Slurm:
         ).stdout
         major, minor = said.split()[-1].split(".")[:2]
         return int(major), int(minor)
-
-    def _next_job_id(self) -> int:
-        counter = self._run_dir.path / "starts"
-        starts = int(counter.read_text()) if counter.exists() else 0
-        counter.write_text(str(starts + 1))
-        return starts % 10_000 * JOB_IDS_PER_START + 1
 
     def _env(self, node: str = "") -> dict[str, str]:
         env = {"PATH": apt.SERVER_PATH, "TZ": "UTC", **self.env()}
@@ -289,7 +212,7 @@ class Slurm:
         return Child(Command(name, argv, self._env(node), grace_s=grace_s), self._run_dir)
 
     def _child_of_controller(self, name: str, argv: list[str]) -> Child:
-        return self._child(name, argv, host=self._controller_place().host)
+        return self._child(name, argv, host=self._controller_host)
 
     def _start_munged(self) -> None:
         home = self._home

@@ -39,6 +39,16 @@ class NotOffered(EngineError):
 
 
 @dataclass(frozen=True, slots=True)
+class Wrapping:
+    """What an engine's command is started in. `binds`: folders besides those that it needs, as Apptainer writes them."""
+
+    prologue: str = ""  # bash, before the command
+    image: str = ""  # Apptainer image on the node
+    image_gpu: str = ""  # "nv" or "rocm": what of the node's GPU drivers the image gets
+    binds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """One part of an engine, as a helper needs it."""
 
@@ -47,6 +57,8 @@ class Start:
     gpus: list[str]
     path: str  # the model's folder, which must lie below one of `roots` there, too
     roots: list[str]
+    folders: list[str]
+    wrapping: Wrapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +79,7 @@ class EngineSpec:
     others: tuple[Span, ...] = ()  # its GPUs on the job's other nodes, by rank from 1 on
     meet: str = ""  # this node's address as the others dial it; "" where there are none
     roots: tuple[str, ...] = ()  # folders below which `path` must lie, on the other nodes too
+    wrapping: Wrapping = Wrapping()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from gpuworker import devicemem, gpus, logtail
+from gpuworker.engines import wrapping
 from gpuworker.engines.process import EngineProcess, engine_environment
 from gpuworker.engines.protocol import (
     WARM_UP,
@@ -74,6 +75,16 @@ class ServedEngine:
         """From the engine's GET /version."""
         return str(answer.get("version", ""))
 
+    def folders(self) -> list[str]:
+        """What it reads on the node, to be seen inside an image, too."""
+        return [self.spec.path] if self.spec.path else []
+
+    def _wrapped(self, env: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+        """In a thread: it looks where links in the model's folder lead."""
+        spec, own = self.spec, self.environment()
+        home, gpus = spec.log_path.parent, bool(spec.gpus)
+        return wrapping.wrapped(self.command(), env, own, spec.wrapping, self.folders(), home, gpus)
+
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
@@ -89,8 +100,9 @@ class ServedEngine:
                 log_path.unlink(missing_ok=True)
         visible = gpus.environment(self.spec.gpus, self.spec.gpu_maker)
         env = engine_environment(os.environ, visible, self.environment())
+        argv, env = await asyncio.to_thread(self._wrapped, env)
         try:
-            self._process = own = await EngineProcess.start(self.command(), env, self.spec.log_path)
+            self._process = own = await EngineProcess.start(argv, env, self.spec.log_path)
         except OSError as error:
             raise EngineFailed(f"the {self.name} engine could not be started: {error}") from None
         if self.spec.others:
@@ -101,8 +113,15 @@ class ServedEngine:
         parts = []
         for rank, (span, log_path) in enumerate(zip(self.spec.others, self.rank_logs(), strict=True), 1):
             assert span.node is not None
-            env = self.rank_environment(span.node.address)
-            start = Start(self.rank_command(rank), env, span.gpus, self.spec.path, list(self.spec.roots))
+            start = Start(
+                argv=self.rank_command(rank),
+                env=self.rank_environment(span.node.address),
+                gpus=span.gpus,
+                path=self.spec.path,
+                roots=list(self.spec.roots),
+                folders=self.folders(),
+                wrapping=self.spec.wrapping,
+            )
             parts.append(span.node.start(start, log_path))
         return parts
 
@@ -124,9 +143,10 @@ class ServedEngine:
                     return
                 self._read_phase()
                 await asyncio.sleep(POLL_S)
-        ended = await process.ended()
+        ended, tail = await process.ended(), self._tail()
         how = ended.why or f"ended with exit code {ended.code}"
-        raise EngineFailed(f"the {self.name} engine, while starting: {how}\n{self._tail()}")
+        said = wrapping.explained(tail) or f"the {self.name} engine, while starting: {how}"
+        raise EngineFailed(f"{said}\n{tail}")
 
     async def warm_up(self) -> None:
         """What a first request pays for (kernels, caches, a tokenizer) is paid here. An engine that refuses

@@ -19,6 +19,7 @@ FEATURES = r"[A-Za-z0-9\[(][A-Za-z0-9_.+:=*|&,()\[\]-]{0,255}"
 LICENCES = rf"{WORD}(@{WORD})?(:[0-9]{{1,6}})?([,|]{WORD}(@{WORD})?(:[0-9]{{1,6}})?)*"
 GPUS = rf"({WORD}:)?[0-9]{{1,4}}"  # [type:]count; MIG's types begin with a digit
 EXCLUSIVE = r"node|user|mcs"
+MOST_NICE = 2_000_000_000
 _COUNT = r"[0-9]{1,6}"
 _SIZE = r"[0-9]{1,9}[KMGT]?"
 FLAG = ""  # stands alone; written as true
@@ -52,7 +53,7 @@ otherwise; FLAG for those that take no value."""
 _FIELDS = {
     "account": "account", "constraint": "constraint", "cpus-per-task": "cpus", "exclude": "", "exclusive": "exclusive",
     "gpus": "gpus", "gpus-per-node": "gpu_request", "gres": "gpu_request", "licenses": "licenses", "mem": "mem_mb",
-    "mem-per-gpu": "mem_per_gpu_mb", "nice": "nice", "partition": "partition", "qos": "qos",
+    "mem-per-gpu": "mem_request", "nice": "nice", "partition": "partition", "qos": "qos",
     "reservation": "reservation", "time": "walltime_min", "time-min": "walltime_least_min", "wckey": "wckey",
 }  # fmt: skip
 _OURS = {
@@ -72,7 +73,7 @@ _OURS = {
     ),
     **dict.fromkeys(("nodelist", "nodefile", "exclude"), "Berth leaves out nodes that fail; name a constraint instead"),
     **dict.fromkeys(("clusters", "cluster"), "a profile has its cluster"),
-    **dict.fromkeys(("mem-per-cpu",), "Berth plans with a job's memory; write mem_mb, or mem_per_gpu_mb"),
+    **dict.fromkeys(("mem-per-cpu",), "Berth plans with a job's memory; write mem_mb and mem_request"),
     **dict.fromkeys(
         ("gpus-per-task", "gpus-per-socket", "cpus-per-gpu"), "Berth plans with a job's GPUs and CPUs; write those"
     ),

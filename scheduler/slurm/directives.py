@@ -166,7 +166,7 @@ DIRECTIVES: tuple[Directive, ...] = (
         lambda who: {"resource_sharing": "no" if who == "node" else who},
         lambda who: "" if who == "node" else str(who),
     ),
-    Directive("nice", "nice", (0, 2_000_000_000), _as("nice"), _as("nice")),
+    Directive("nice", "nice", (0, allowed.MOST_NICE), _as("nice"), _as("nice")),
     Directive("wckey", "wckey", allowed.WORD, _as("wckey"), _as("wckey")),
     Directive(
         "exclude", "exclude", allowed.WORDS, _as("excluded_nodes", _split), _as("excluded_nodes", _split)

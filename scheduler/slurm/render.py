@@ -9,7 +9,7 @@ come from one table (`directives`), the template only loops over them.
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import jinja2
 
@@ -29,6 +29,7 @@ _WORDS = {
     "agent_home": (PATH, False),
     "door_address": (r"[A-Za-z0-9:][A-Za-z0-9.:_-]{0,63}(/[0-9]{1,3})?", True),
     "door_ports": (r"[0-9]{1,5}(-[0-9]{1,5})?", True),
+    "link": (r"direct|reverse", False),
     "scratch": (PATH, True),
 }
 
@@ -52,7 +53,9 @@ def check(spec: JobSpec) -> None:
 def render(spec: JobSpec, template: str = "pilot.sh.j2") -> str:
     """Return the script's text. Raises BadDirective."""
     check(spec)
-    return _environment().get_template(template).render(spec=spec, options=directives.sbatch_options(spec))
+    folder = str(PurePosixPath(spec.log_path).parent)
+    options = directives.sbatch_options(spec)
+    return _environment().get_template(template).render(spec=spec, options=options, log_folder=folder)
 
 
 @cache

@@ -15,8 +15,9 @@ import pytest
 from devstack import checkout, ports, proctable
 from devstack import slurm as slurm_module
 from devstack.procs import wait_until
-from devstack.slurm import Slurm, loopback_address
+from devstack.slurm import Slurm
 from devstack.slurmconf import SlurmSpec
+from devstack.slurmfolder import loopback_address
 
 pytestmark = pytest.mark.slurm
 

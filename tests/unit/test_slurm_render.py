@@ -108,7 +108,7 @@ def test_a_value_that_may_not_stand_in_a_script_is_named(field: str, value: Any)
 def test_the_prologue_is_the_administrators_and_stands_before_the_agent() -> None:
     text = render(replace(SPEC, prologue="module load cuda\nexport A=1"))
     assert "\nmodule load cuda\nexport A=1\n" in text
-    assert text.index("module load") < text.index("exec ")
+    assert text.index("module load") < text.index("-m gpuworker")
     assert "prologue" not in render(SPEC)
 
 
