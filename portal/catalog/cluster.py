@@ -29,6 +29,7 @@ class Asked(Protocol):
     qos: str
     gpu_type: str
     gpus: int
+    nodes: int
     walltime_min: int
     walltime_least_min: int
 
@@ -72,6 +73,8 @@ def check(profile: Asked) -> None:
         wrong["partition"] = f"Slurm knows no partition '{profile.partition}'. There are: {there}."
     else:
         wrong = _gpus(profile, partition)
+        if profile.nodes > max(1, partition.nodes):
+            wrong["nodes"] = f"Partition {partition.name} has {partition.nodes} nodes."
         limit = partition.limit_min
         # One above the limit is taken where its --time-min fits: Slurm then gives what the limit allows.
         if limit is not None and profile.walltime_least_min > limit:
