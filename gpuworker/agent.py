@@ -17,11 +17,13 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from gpuworker import exits, lifetime, logtail, registration, settings, wire
-from gpuworker.exits import JobOver
+from gpuworker import door, exits, holding, lastword, lifetime, logtail, registration, settings, wire
+from gpuworker.exits import CannotServe, JobOver
 from gpuworker.ingress import Ingress
 from gpuworker.inspector import Inspector
+from gpuworker.interfaces import Address
 from gpuworker.leaser import Leaser
+from gpuworker.nodes import Nodes
 from gpuworker.outbox import Outbox
 from gpuworker.portal_client import Ended, Lost, PortalClient, Refused, Unavailable, Unregistered
 from gpuworker.replica import Replica
@@ -45,13 +47,14 @@ LINK_LIMIT_S = 120.0  # the portal answers, and takes no link
 
 
 class Agent:
-    def __init__(self, given: settings.Settings, secret: wire.Secret) -> None:
+    def __init__(self, given: settings.Settings, secret: wire.Secret, holds: holding.Holding) -> None:
         self._settings = given
+        self._nodes = Nodes(given, holds, os.environ, given.pilot_dir)
         self._secret = secret
         self._agent_at = time.time()
         self._portal = PortalClient(secret)
         fence = Fence()
-        self._replicas = Replicas(given.gpus, given.pilot_dir, self._changed)
+        self._replicas = Replicas(self._nodes, given.pilot_dir, self._changed)
         self._outbox = Outbox(secret.pilot, self._portal)
         self._leaser = Leaser(
             secret.pilot, self._portal, self._replicas, self._outbox, fence, self._idle_news
@@ -82,9 +85,9 @@ class Agent:
         loop.add_signal_handler(signal.SIGUSR2, self._on_hint)
         tasks: list[asyncio.Task[None]] = []
         try:
-            address = await self._open()
-            await self._register(address)
-            works = [self._steps(), self._syncs(address), self._leaser.run(), self._outbox.run()]
+            urls = await self._open()
+            await self._register(urls)
+            works = [self._steps(), self._syncs(urls), self._leaser.run(), self._outbox.run()]
             if self._reverse is not None:
                 works.append(self._reverse.run())
             tasks = [asyncio.create_task(work) for work in works]
@@ -105,6 +108,7 @@ class Agent:
         try:
             async with asyncio.timeout(CLEAN_UP_LIMIT_S):
                 await self._replicas.stop_all("the agent ends", 0)
+                await self._nodes.stop()
                 await self._ingress.stop()
                 if self._reverse is not None:
                     await self._reverse.stop()
@@ -163,22 +167,42 @@ class Agent:
             self._leaser.cancel(cancel.request, cancel.attempt)
         self._wake_step.set()
 
-    async def _open(self) -> str:
-        """Where gateways reach the ingress."""
+    async def _open(self) -> list[str]:
+        """Gather the job's nodes and open the ingress; return where gateways reach it, the best address first."""
+        addresses: list[Address] = []
+        if self._reverse is None or self._nodes.others:
+            until = self._agent_at + self._settings.register_limit_s
+            addresses = await door.find(
+                self._settings.door_address,
+                self._secret.portal_url,
+                until,
+                self._wake_step,
+                self._told_to_end,
+            )
+        if self._nodes.others:
+            await self._nodes.start(str(addresses[0]))
+            await self._nodes.gathered()
         if self._reverse is not None:
-            return f"{wire.REVERSE}{self._secret.pilot}"
-        port = await self._ingress.start(self._settings.door_address, self._settings.door_ports)
-        return f"http://{self._settings.door_address}:{port}"
+            return [f"{wire.REVERSE}{self._secret.pilot}"]
+        return await self._ingress.start(addresses, self._settings.door_ports)
 
-    async def _register(self, address: str) -> None:
-        message = registration.of(self._settings, self._secret.pilot, address, self._agent_at)
+    async def _register(self, urls: list[str]) -> None:
+        message = registration.of(self._settings, self._nodes, self._secret.pilot, urls, self._agent_at)
         # From now: the job may be old when an adopted pilot registers again.
         limit_s = self._settings.register_limit_s + time.time() - self._agent_at
         self._apply(
-            await registration.register(self._portal, message, limit_s, self._wake_step, self._told_to_end)
+            await registration.register(
+                self._portal,
+                message,
+                limit_s,
+                self._wake_step,
+                self._told_to_end,
+                served=self._answer is not None,
+                ports=self._settings.door_ports,
+            )
         )
 
-    async def _syncs(self, address: str) -> None:
+    async def _syncs(self, urls: list[str]) -> None:
         while True:
             try:
                 self._apply(await self._sync())
@@ -187,7 +211,7 @@ class Agent:
                 raise JobOver(exits.DONE, f"the portal holds this pilot for ended: {error}") from None
             except Unregistered:
                 log.warning("the portal has lost our registration: registering again")
-                await self._register(address)
+                await self._register(urls)
             except (Refused, Unavailable) as error:
                 # A portal that refuses our token may be one that is being repaired; silence ends us in time.
                 log.warning("no sync: %s", error)
@@ -231,7 +255,7 @@ class Agent:
     def _log_tail(self) -> str:
         job_log = self._settings.job_log
         own = [("job", job_log)] if job_log else []
-        return logtail.sections([*own, *self._replicas.logs()], LOG_BYTES)
+        return logtail.sections([*own, *self._nodes.logs(), *self._replicas.logs()], LOG_BYTES)
 
     # What should be here.
 
@@ -254,6 +278,7 @@ class Agent:
             busy=self._replicas.in_flight > 0,
             drain_limit_s=self._replicas.drain_limit_s,
             longest_s=self._replicas.longest_s,
+            node_lost=bool(self._nodes.lost),
         )
         before = self._drain
         self._drain = lifetime.decide(signs, before, self._settings.portal_silence_s, time.time())
@@ -306,10 +331,11 @@ def main() -> int:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     try:
-        read = settings.read(os.environ)
         secret = settings.read_secret(Path(given.secret))
+        read = settings.read(os.environ)
     except settings.SettingsError as error:
         log.error("%s", error)
+        lastword.tell_now(given.secret, str(error))
         return exits.CONFIG
     if names := settings.unknown(os.environ):
         log.warning("environment variables that nothing reads, misspelt? %s", ", ".join(names))
@@ -318,11 +344,13 @@ def main() -> int:
 
 
 async def _run(given: settings.Settings, secret: wire.Secret) -> NoReturn:
-    code = exits.CONFIG
     try:
-        code = await Agent(given, secret).run()
-    except settings.SettingsError as error:
-        log.error("%s", error)
+        holds = await asyncio.to_thread(holding.look, os.environ, given)
+        code = await Agent(given, secret, holds).run()
+    except (settings.SettingsError, CannotServe) as error:
+        log.error("this job ends, because it cannot serve: %s", error)
+        code = error.code if isinstance(error, CannotServe) else exits.UNFIT
+        await lastword.tell(secret, str(error))
     # Not by returning: a closing event loop gives signals their deadly defaults back, and Slurm's warning would
     # then turn a clean end into a crash that the supervisor answers with a new agent.
     logging.shutdown()

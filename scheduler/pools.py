@@ -48,7 +48,7 @@ def pool_views(now: float) -> tuple[PoolView, ...]:
             owners.get(pool.name, ""),
             now,
         )
-        for pool in Pool.objects.order_by("name")
+        for pool in Pool.objects.select_related("environment").order_by("name")
     )
 
 
@@ -68,7 +68,8 @@ def _view(
     return PoolView(
         name=pool.name,
         profiles=tuple(profiles),
-        gpus=pool.gpus,
+        gpus=pool.gpus * pool.nodes,
+        nodes=pool.nodes,
         mem_mb=pool.mem_mb,
         keep_alive_s=float(pool.keep_alive_s),
         load_s=state.load_s or pool.load_estimate_s,
@@ -92,6 +93,7 @@ def _view(
         asleep_mem_mb=pool.asleep_mem_mb or pool.mem_mb,
         wake_s=state.wake_s,
         fits=fits,
+        gpu_types=tuple(map(str, pool.environment.gpu_types)),
     )
 
 

@@ -8,48 +8,74 @@ only way in.
 
 from __future__ import annotations
 
-import os
-import pwd
-import secrets
-import socket
 import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from devstack import apt, proctable
+from devstack import apt, proctable, slurmrestd, trees
 from devstack.accounting import Accounting
+from devstack.checkout import ROOT, cache_dir
+from devstack.hosts import Hosts, why_not
 from devstack.ports import free_port
 from devstack.procs import Child, Command, wait_until
 from devstack.rundir import RunDir
 from devstack.say import StepFailed
-from devstack.slurmconf import Site, SlurmSpec, cgroup_conf, gres_conf, slurm_conf
+from devstack.slurmconf import SlurmSpec, rest_lines
+from devstack.slurmfolder import lay_out, next_job_id, places
+from devstack.slurmrestd import Slurmrestd
+from devstack.trees import Tree
 
-JOB_IDS_PER_START = (
-    1000  # each start begins a new thousand, so that no job id is used twice in one run folder
-)
 NODES_S = 120.0
 POLITE_S = 10.0  # at stop, jobs have this long to end by themselves, whatever KillWait says
 
 
-def loopback_address(host: str) -> str | None:
-    """The loopback address that a name means first, as Slurm will ask for it; None for any other."""
-    try:
-        address = str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
-    except OSError:
-        return None
-    return address if address.startswith("127.") else None
-
-
 class Slurm:
-    """`start()`, then give `env()` to whatever talks to it. `stop()` leaves no job, step or daemon behind."""
+    """`start()`, then give `env()` to whatever talks to it. `stop()` leaves no job, step or daemon behind.
 
-    def __init__(self, run_dir: Path, spec: SlurmSpec | None = None) -> None:
+    `tree`: where its programs come from, see `trees`. Commands of such a cluster are found with `prefix`.
+    """
+
+    def __init__(self, run_dir: Path, spec: SlurmSpec | None = None, tree: Tree | None = None) -> None:
         self.spec = spec or SlurmSpec()
+        self.tree = tree or trees.chosen()
         self._run_dir = RunDir(run_dir)
         self._home = self._run_dir.path
         self._munged: Child | None = None
         self._controller: Child | None = None
         self._nodes: dict[str, Child] = {}
         self._accounting: Accounting | None = None
+        self._rest: Slurmrestd | None = None
+        self._controller_host = ""
+        self._why_one_host = "asked for" if self.spec.one_host else why_not()
+        self._hosts: Hosts | None = None
+        self._home_as(self._home)
+
+    def _home_as(self, home: Path) -> None:
+        """Take this folder for the cluster's files. What every node sees of it, and of what jobs run, is shared."""
+        self._home = home
+        if not self._why_one_host:
+            shared = (ROOT, cache_dir(), self._run_dir.path.parent, home)
+            self._hosts = Hosts(self._run_dir, home, self.spec.node_names, shared)
+
+    @property
+    def why_one_host(self) -> str:
+        """Why the nodes are no hosts of their own, in words; "" where they are."""
+        return self._why_one_host
+
+    @property
+    def hosts(self) -> Hosts:
+        """The nodes' hosts. Raises StepFailed where all nodes are on the machine itself."""
+        if self._hosts is None:
+            raise StepFailed(f"the nodes are no hosts of their own: {self._why_one_host}")
+        return self._hosts
+
+    @property
+    def portal_addresses(self) -> tuple[str, ...]:
+        """Where nodes reach the machine that the portal runs on: IPv4, and IPv6 where there is any."""
+        if self._hosts is None:
+            return ("127.0.0.1",)
+        return tuple(address for address in (self._hosts.portal, self._hosts.portal6) if address)
 
     @property
     def conf(self) -> Path:
@@ -63,8 +89,34 @@ class Slurm:
     def controller_pid(self) -> int:
         return self._controller.pid if self._controller else 0
 
+    @property
+    def munge_pid(self) -> int:
+        return self._munged.pid if self._munged else 0
+
     def env(self) -> dict[str, str]:
         return {"SLURM_CONF": str(self.conf)}
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """What to put before a shell, so that sbatch and the others that it starts are this cluster's."""
+        words = self.tree.words if self.tree else ()
+        return (*words, "env", f"SLURM_CONF={self.conf}", f"PATH={apt.SERVER_PATH}")
+
+    @property
+    def rest(self) -> Slurmrestd:
+        """The slurmrestd of SlurmSpec(rest=True). Raises StepFailed where none was asked for."""
+        if self._rest is None:
+            raise StepFailed("this cluster has no slurmrestd", "SlurmSpec(rest=True), then start()")
+        return self._rest
+
+    @property
+    def rest_url(self) -> str:
+        """Where slurmrestd answers, e.g. http://10.231.7.2:20123."""
+        return self.rest.url
+
+    def token(self, lifespan_s: int = 1800) -> str:
+        """Return a token of this user for slurmrestd, which is taken for so long."""
+        return self.run("scontrol", "token", f"lifespan={lifespan_s}").strip().removeprefix("SLURM_JWT=")
 
     def run(self, *argv: str, timeout_s: float = 30) -> str:
         """A Slurm command against this cluster; its output, or StepFailed with what it said."""
@@ -74,7 +126,9 @@ class Slurm:
         return done.stdout
 
     def start(self) -> Slurm:
-        self._home = self._run_dir.short()
+        if self.spec.rest and (why := slurmrestd.refusal()):
+            raise StepFailed(why, "run it as root, or without rest=True")
+        self._home_as(self._run_dir.short())
         self._run_dir.slurm_conf = str(self.conf)
         self._run_dir.open()
         try:
@@ -87,18 +141,21 @@ class Slurm:
     def stop(self) -> None:
         if self._controller is not None and self._controller.alive:
             self.cancel_jobs()
+        self._run_dir.closing()
         for child in [*self._nodes.values(), self._controller]:
             if child is not None and child.alive:
                 proctable.send(child.pid, child.command.stop_signal)  # all at once, then wait for each
         for child in [*self._nodes.values(), self._controller]:
             if child is not None:
                 child.stop()
-        for last in (self._accounting, self._munged):
+        for last in (self._rest, self._accounting, self._munged):
             if last is not None:
                 last.stop()
         self._nodes.clear()
-        self._controller = self._munged = self._accounting = None
-        self._run_dir.close(remove=[] if self._home == self._run_dir.path else [self._home])
+        self._controller = self._munged = self._accounting = self._rest = None
+        if self._hosts is not None:
+            self._hosts.stop()
+        self._run_dir.close(remove=self._disposable())
 
     def __enter__(self) -> Slurm:
         return self.start()
@@ -113,6 +170,11 @@ class Slurm:
             self._try("scancel", *sorted(set(jobs)))
             limit_s = min(self.spec.kill_wait_s + 2, POLITE_S)
             wait_until(lambda: not self._try("squeue", "-h", "-a", "-o", "%A").stdout.split(), limit_s)
+
+    def _disposable(self) -> list[Path]:
+        """Return the folders outside the run folder, which go with the cluster."""
+        home = [] if self._home == self._run_dir.path else [self._home]
+        return [*home, Slurmrestd.folder_of(self._home)] if self.spec.rest else home
 
     # What tests do to a cluster.
 
@@ -130,8 +192,19 @@ class Slurm:
 
     def node_down(self, name: str) -> None:
         """The node is lost with everything on it; Slurm is told, as its own time-out would take minutes."""
-        self._nodes.pop(name).kill()
-        proctable.sweep(lambda: proctable.with_environment(proctable.NODE_MARK, self._node_mark(name)))
+        slurmd = self._nodes.pop(name)
+        # In a tree slurmd's mounts are its own; else they are its host's, with all that is to stay there.
+        mounts = proctable.Mounts([slurmd.pid] if self.tree else [])
+
+        def of_node() -> set[int]:
+            marked = proctable.with_environment(proctable.NODE_MARK, self._node_mark(name))
+            return marked | proctable.keepers(str(self._home / name)) | mounts.processes()
+
+        try:
+            slurmd.kill()
+            proctable.sweep(of_node)
+        finally:
+            mounts.close()
         self.run("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=lost")
 
     def node_up(self, name: str) -> None:
@@ -139,64 +212,59 @@ class Slurm:
         self._start_node(name)
         self._await_nodes({name})
 
+    def node_back(self, name: str) -> None:
+        """The network of a host that was cut off is whole again, and its slurmd, started anew, registers: a node that
+        Slurm took DOWN would not be asked for many minutes. What ran there meanwhile goes on."""
+        self.hosts.mend(name)
+        self._nodes.pop(name).stop()
+        self.node_up(name)
+
     # How it starts.
 
     def _start(self) -> None:
-        self._run_dir.watch(remove=[] if self._home == self._run_dir.path else [self._home])
+        self._run_dir.watch(remove=self._disposable())
+        if self._hosts is not None:
+            self._hosts.start()
+        at = places(self._hosts, self.spec.node_names, free_port())
+        self._controller_host = at.controller.host
         if self.spec.accounting:
-            self._accounting = Accounting(self._home, self._run_dir, self._env())
-        self._write_files()
+            self._accounting = Accounting(
+                self._home,
+                self._env(),
+                self._child_of_controller,
+                self._program,
+                at.controller if self._hosts is not None else replace(at.controller, host="localhost"),
+                rest_lines(self._home) if self.spec.rest else [],
+            )
+        if self.spec.rest:
+            address, with_accounts = at.controller.address, self.spec.accounting
+            beside = self._child_of_controller
+            self._rest = Slurmrestd(self._home, address, free_port(), beside, with_accounts)
+        lay_out(
+            self._home,
+            self.spec,
+            at,
+            version=self._version(),
+            first_job_id=next_job_id(self._run_dir.path),
+            accounting_port=self._accounting.port if self._accounting is not None else 0,
+        )
         self._start_munged()
         if self._accounting is not None:
             self._accounting.start()
         self._start_controller("-c")  # nothing of an earlier start is recovered
+        if self._rest is not None:
+            self._rest.start()
         for name in self.spec.node_names:
             self._start_node(name)
         self._await_nodes(set(self.spec.node_names))
 
-    def _write_files(self) -> None:
-        home = self._home
-        (home / "state").mkdir(exist_ok=True)
-        # munged wants its socket's folder open to all; everything else may stay private.
-        (home / "munge").mkdir(exist_ok=True)
-        (home / "munge").chmod(0o755)
-        key = home / "munge.key"
-        key.unlink(missing_ok=True)
-        key.touch(mode=0o600)
-        key.write_bytes(secrets.token_bytes(128))
-        for name in self.spec.node_names:
-            (home / name).mkdir(exist_ok=True)
-        for number in range(self.spec.gpus):
-            (home / f"nvidia{number}").touch()
-        host = socket.gethostname()
-        site = Site(
-            home=home,
-            host=host.split(".")[0],
-            loopback=loopback_address(host),
-            user=pwd.getpwuid(os.getuid()).pw_name,
-            munge_socket=home / "munge" / "socket",
-            controller_port=free_port(),
-            node_ports=tuple(free_port() for _ in self.spec.node_names),
-            first_job_id=self._next_job_id(),
-            accounting_port=self._accounting.port if self._accounting is not None else 0,
-        )
-        self.conf.write_text(slurm_conf(self.spec, site))
-        (home / "gres.conf").write_text(gres_conf(self.spec, home))
-        (home / "cgroup.conf").write_text(cgroup_conf(self._version()))
-
     def _version(self) -> tuple[int, int]:
         """Slurm's release, e.g. (22, 5)."""
         said = subprocess.run(
-            [apt.program("slurmd"), "-V"], capture_output=True, text=True, check=True
+            self._program("slurmd", "-V"), capture_output=True, text=True, check=True
         ).stdout
         major, minor = said.split()[-1].split(".")[:2]
         return int(major), int(minor)
-
-    def _next_job_id(self) -> int:
-        counter = self._run_dir.path / "starts"
-        starts = int(counter.read_text()) if counter.exists() else 0
-        counter.write_text(str(starts + 1))
-        return starts % 10_000 * JOB_IDS_PER_START + 1
 
     def _env(self, node: str = "") -> dict[str, str]:
         env = {"PATH": apt.SERVER_PATH, "TZ": "UTC", **self.env()}
@@ -205,14 +273,31 @@ class Slurm:
     def _node_mark(self, name: str) -> str:
         return f"{self._run_dir.mark}/{name}"
 
+    def _program(self, name: str, *words: str) -> list[str]:
+        """Return the command line of a program of this cluster's release. MariaDB's are always the machine's."""
+        if self.tree is None or name.startswith("mariadb"):
+            return [apt.program(name), *words]
+        return [*self.tree.words, name, *words]
+
+    def _child(
+        self, name: str, argv: Sequence[str], *, host: str = "", node: str = "", grace_s: float = 10
+    ) -> Child:
+        """Start a process of this cluster: every one begins here. `host`: where it runs, "" is the machine itself."""
+        prefix = self._hosts.enter(host) if self._hosts is not None and host else []
+        argv = [*prefix, *self._program(*argv)]
+        return Child(Command(name, argv, self._env(node), grace_s=grace_s), self._run_dir)
+
+    def _child_of_controller(self, name: str, argv: list[str]) -> Child:
+        return self._child(name, argv, host=self._controller_host)
+
     def _start_munged(self) -> None:
         home = self._home
         # --force: a group-writable home or checkout is a warning here, not an end; the key itself is 0600.
-        argv = [apt.program("munged"), "--foreground", "--force", f"--key-file={home}/munge.key"]
+        argv = ["munged", "--foreground", "--force", f"--key-file={home}/munge.key"]
         argv += [f"--socket={home}/munge/socket", f"--pid-file={home}/munge/pid"]
         argv += [f"--log-file={home}/munged.log", f"--seed-file={home}/munge.seed"]
-        self._munged = Child(Command("munged", argv, self._env()), self._run_dir)
-        check = [apt.program("munge"), "-n", "-S", str(home / "munge" / "socket")]
+        self._munged = self._child("munged", argv)
+        check = self._program("munge", "-n", "-S", str(home / "munge" / "socket"))
 
         def answers() -> bool:
             return subprocess.run(check, capture_output=True, check=False).returncode == 0
@@ -220,13 +305,11 @@ class Slurm:
         self._munged.wait_ready(answers, 60)
 
     def _start_controller(self, *options: str) -> None:
-        argv = [apt.program("slurmctld"), "-D", "-i", *options]
-        self._controller = Child(Command("slurmctld", argv, self._env()), self._run_dir)
+        self._controller = self._child_of_controller("slurmctld", ["slurmctld", "-D", "-i", *options])
         self._controller.wait_ready(lambda: "UP" in self._try("scontrol", "ping").stdout, 90)
 
     def _start_node(self, name: str) -> None:
-        argv = [apt.program("slurmd"), "-D", "-N", name]
-        self._nodes[name] = Child(Command(name, argv, self._env(name), grace_s=3), self._run_dir)
+        self._nodes[name] = self._child(name, ["slurmd", "-D", "-N", name], host=name, node=name, grace_s=3)
 
     def _await_nodes(self, names: set[str]) -> None:
         if not names:
@@ -253,7 +336,7 @@ class Slurm:
 
     def _try(self, *argv: str, timeout_s: float = 10) -> subprocess.CompletedProcess[str]:
         """A Slurm command; one that hangs or is missing counts as failed."""
-        command = [apt.program(argv[0]), *argv[1:]]
+        command = self._program(*argv)
         try:
             return subprocess.run(
                 command, env=self._env(), capture_output=True, text=True, timeout=timeout_s, check=False

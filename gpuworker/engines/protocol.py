@@ -7,9 +7,13 @@ Errors:  EngineError ── BadArgument   the catalog asks for something this en
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from gpuworker.remote import Span
 
 # What was seen to work, not what an engine answers "ok" to. Whether it can sleep is seen by `gpuworker.sleep`.
 Capability = Literal["adapters"]
@@ -35,19 +39,47 @@ class NotOffered(EngineError):
 
 
 @dataclass(frozen=True, slots=True)
+class Wrapping:
+    """What an engine's command is started in. `binds`: folders besides those that it needs, as Apptainer writes them."""
+
+    prologue: str = ""  # bash, before the command
+    image: str = ""  # Apptainer image on the node
+    image_gpu: str = ""  # "nv" or "rocm": what of the node's GPU drivers the image gets
+    binds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One part of an engine, as a helper needs it."""
+
+    argv: list[str]
+    env: Mapping[str, str]  # the engine's own, beside what the step inherited
+    gpus: list[str]
+    path: str  # the model's folder, which must lie below one of `roots` there, too
+    roots: list[str]
+    folders: list[str]
+    wrapping: Wrapping
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSpec:
     """Everything an engine needs to start, as values of this node."""
 
     model: str  # served name
     path: str  # model folder; "" where there is none
     python: str  # interpreter of the engine's environment
-    gpus: list[str]  # names for CUDA_VISIBLE_DEVICES
+    gpus: list[str]  # by the names that engines understand, see `gpuworker.gpus`
     cap: int  # requests in flight that the catalog allows
     seats: int  # the most that will ever be in flight: cap and the spare seats above it
     args: dict[str, Any]
     socket_path: Path  # ≤ 107 bytes, in a 0700 folder
     log_path: Path
     may_sleep: int = 0  # how deep the catalog lets it sleep
+    gpu_maker: str = "nvidia"
+    others: tuple[Span, ...] = ()  # its GPUs on the job's other nodes, by rank from 1 on
+    meet: str = ""  # this node's address as the others dial it; "" where there are none
+    roots: tuple[str, ...] = ()  # folders below which `path` must lie, on the other nodes too
+    wrapping: Wrapping = Wrapping()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +87,7 @@ class EngineExit:
     """How an engine's main process ended. `code` as a shell shows it: 128 + n for signal n."""
 
     code: int
+    why: str = ""  # in words, where the code does not say it
 
     @property
     def crashed(self) -> bool:

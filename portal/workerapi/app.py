@@ -13,6 +13,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
@@ -31,7 +32,7 @@ from portal.gateway.slots import Slots
 from portal.gateway.wake import Wake
 from portal.ledger import backlog
 from portal.ledger.contents import Contents
-from portal.workerapi import reports, rows, spent, wishes
+from portal.workerapi import probe, reports, rows, spent, wishes
 from portal.workerapi.hints import Hints
 from portal.workerapi.link import Refused
 
@@ -51,6 +52,14 @@ _NO_UPGRADE = json.dumps(
         }
     }
 ).encode()
+
+
+class NotReached(Exception):
+    """The ingress that an agent wants to register was not reached at any address."""
+
+    def __init__(self, said: wire.Unreached) -> None:
+        super().__init__()
+        self.said = said
 
 
 class WorkerApi:
@@ -113,6 +122,11 @@ class WorkerApi:
             await ex.answer(428, b'{"error": {"message": "Register first.", "code": "not_registered"}}')
         except reports.NotYours:
             await ex.answer(409, b'{"error": {"message": "Another job is this pilot.", "code": "not_yours"}}')
+        except probe.Busy as error:
+            log.warning("an ingress could not be asked: %s", error)
+            await ex.answer(503, b'{"error": {"message": "The portal is busy.", "code": "busy"}}')
+        except NotReached as error:
+            await ex.answer(424, wire.dumps(error.said))
         except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
             log.warning("%s: PostgreSQL: %s", scope["path"], str(error).strip().split("\n")[0])
             await ex.fail(ApiError("database_unavailable", retry_after_s=2))
@@ -137,12 +151,27 @@ class WorkerApi:
             raise ApiError("invalid_parameter", detail=f"{error}.") from None
 
     async def _register(self, ex: Exchange, body: bytes) -> bytes:
-        said = self._read(ex, wire.Register, body)
+        said = await self._reached(self._read(ex, wire.Register, body))
         work = partial(reports.register, said=said, interval_s=self._config.sync_interval_s)
         answer = await self._database.run(work)
-        log.info("pilot %s registered from job %d on %s", said.pilot, said.job_id, said.node)
+        log.info(
+            "pilot %s registered from job %d on %s, %s", said.pilot, said.job_id, said.node, said.address
+        )
         self._wake.soon()
         return wire.dumps(answer)
+
+    async def _reached(self, said: wire.Register) -> wire.Register:
+        """With the address at which its ingress was reached. Raises NotReached, Busy, and what `reports.known` raises."""
+        known = await self._database.run(partial(reports.known, said=said))
+        if said.refusal or said.address.startswith(wire.REVERSE):
+            return said
+        key = wire.derive_key(self._site_key, "ingress", said.pilot)
+        found = await probe.first([said.address, *said.others], key)
+        if found.address:
+            return replace(said, address=found.address)
+        log.warning("pilot %s on %s: %s", said.pilot, said.node, found.tried)
+        await self._database.run(partial(reports.heard, pilot=said.pilot))
+        raise NotReached(wire.Unreached(list(found.tried), known))
 
     async def _sync(self, ex: Exchange, body: bytes) -> bytes:
         said = self._read(ex, wire.Sync, body)

@@ -86,10 +86,21 @@ class Books:
 
     # What is there.
 
+    def is_silent(self, pilot: str) -> bool:
+        """Slurm is not heard by the way to its job: it is neither drained nor cancelled (invariant 1)."""
+        there = self.pilots.get(pilot)
+        return there is not None and there.profile in self.snapshot.silent
+
     def owner_of(self, pilot: PilotView) -> str:
         """The project whose pilot it is; "" = shared."""
         profile = self.profiles.get(pilot.profile)
         return profile.project if profile is not None else ""
+
+    def is_steady(self, replica: ReplicaView) -> bool:
+        """Whether its job is one that Slurm does not preempt."""
+        pilot = self.pilots.get(replica.pilot)
+        profile = self.profiles.get(pilot.profile) if pilot is not None else None
+        return profile is not None and not profile.preemptible
 
     def free_gpus(self, pilot: str) -> list[int]:
         return self._free[pilot]
@@ -157,12 +168,14 @@ class Books:
 
     def launch(self, pool: PoolView, profile: ProfileView) -> tuple[int, ...]:
         self._jobs[profile.name] += 1
-        self._gpus += profile.gpus
+        gpus = profile.gpus * pool.nodes
+        self._gpus += gpus
         if profile.project:
-            self._of_project[profile.project] += profile.gpus
+            self._of_project[profile.project] += gpus
         else:
             self._of_project[pool.project] += pool.gpus
-        self.drafts.append(Draft(profile, profile.gpus - pool.gpus, profile.mem_mb - pool.mem_mb))
+        if pool.nodes == 1:  # one over several nodes leaves no room
+            self.drafts.append(Draft(profile, profile.gpus - pool.gpus, profile.mem_mb - pool.mem_mb))
         return tuple(range(pool.gpus))
 
     def promise(self, pool: PoolView, pilot: PilotView, coming: Collection[ReplicaView]) -> None:
@@ -213,8 +226,8 @@ class Books:
             self._of_project[pool.project] += len(replica.gpu_indices)
 
     def _shelve(self, pilot: PilotView) -> None:
-        if free := len(self._free[pilot.id]):
-            insort(self._rooms[pilot.state == "up", free], pilot.id)
+        # Those without a free GPU, too: a replica that runs on CPUs needs none.
+        insort(self._rooms[pilot.state == "up", len(self._free[pilot.id])], pilot.id)
 
     def _unshelve(self, pilot: PilotView) -> None:
         shelf = self._rooms.get((pilot.state == "up", len(self._free[pilot.id])))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from scheduler.policy import profiles
 from scheduler.policy.deadlines import clock, closing, drain_of, end_of, lead_s, leaving, load_of, minutes
 from scheduler.policy.decisions import DrainPilot, DrainReplica, Inputs
 from scheduler.policy.snapshot import (
@@ -182,9 +183,10 @@ def _full(snapshot: Snapshot) -> Iterator[tuple[str, list[PilotView]]]:
         if own and len(own) >= profile.max_pilots:
             yield f"no more than {profile.max_pilots} jobs may run under {profile.name}", own
     most = snapshot.limits.max_gpus
-    smallest = min((profile.gpus for profile in snapshot.profiles if profile.enabled), default=0)
-    if most is not None and sum(pilot.gpus for pilot in snapshot.pilots) + smallest > most:
-        yield f"no more than {most} GPUs may be in use", list(snapshot.pilots)
+    with_gpus = [pilot for pilot in snapshot.pilots if pilot.gpus]
+    smallest = min((p.gpus for p in snapshot.profiles if p.enabled and p.gpus), default=0)
+    if most is not None and sum(pilot.gpus for pilot in with_gpus) + smallest > most:
+        yield f"no more than {most} GPUs may be in use", with_gpus
 
 
 def _without_successor(
@@ -215,7 +217,8 @@ def _useless(
     now: float,
 ) -> bool:
     """Nobody misses what it hosts, and the pool's successor cannot go there."""
-    fits = pilot.profile in pool.profiles and pilot.gpus >= pool.gpus and pilot.mem_mb >= pool.mem_mb
+    suits = profiles.suits(pool, pilot.nodes, pilot.gpus)
+    fits = pilot.profile in pool.profiles and suits and pilot.mem_mb >= pool.mem_mb
     if fits and not closing(pool, pilot, snapshot, now):
         return False
     here = snapshot.by_pilot[pilot.id]

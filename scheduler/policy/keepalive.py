@@ -14,7 +14,8 @@ from scheduler.policy.switching import is_idle
 def idle_replicas(pool: PoolView, books: Books) -> Iterator[DrainReplica]:
     """While nobody waits: 1. those above need, idle for lull_s; 2. the last one, idle for keep_alive_s, unless it
     is pinned, asked for or below min_replicas. A replica that is leaving counts for nothing and goes at its
-    keep-alive, if nobody wants another. Of several, the one in the emptiest pilot, so that whole pilots go idle.
+    keep-alive, if nobody wants another. Of several, first those that Slurm may preempt, then the one in the emptiest
+    pilot, so that whole pilots go idle.
     """
     if pool.queued:
         return
@@ -24,8 +25,11 @@ def idle_replicas(pool: PoolView, books: Books) -> Iterator[DrainReplica]:
     staying = [replica for replica in hot if replica.id not in books.gone]
     count = len(staying)
     for replica in sorted(
-        staying, key=lambda r: (len(snapshot.by_pilot[r.pilot]), r.idle_since or now, r.id)
+        staying,
+        key=lambda r: (books.is_steady(r), len(snapshot.by_pilot[r.pilot]), r.idle_since or now, r.id),
     ):
+        if books.is_silent(replica.pilot):
+            continue
         above = count > max(1, needed)
         for_s = min(snapshot.limits.lull_s, pool.keep_alive_s) if above else pool.keep_alive_s
         if count > needed and is_idle(replica, for_s, now):
@@ -33,7 +37,8 @@ def idle_replicas(pool: PoolView, books: Books) -> Iterator[DrainReplica]:
             yield _drain(pool, replica, for_s, above, books)
     if needed == 0:
         for replica in hot:
-            if replica.id in books.leaving and is_idle(replica, pool.keep_alive_s, now):
+            ends = replica.id in books.leaving and not books.is_silent(replica.pilot)
+            if ends and is_idle(replica, pool.keep_alive_s, now):
                 yield _drain(pool, replica, pool.keep_alive_s, False, books)
 
 
@@ -41,7 +46,7 @@ def idle_pilots(books: Books) -> Iterator[DrainPilot | CancelPilot]:
     """Pilots that host nothing, or nothing but what sleeps."""
     pilot_idle_s = books.snapshot.limits.pilot_idle_s
     for pilot in books.snapshot.pilots:
-        since = _empty_since(pilot, books)
+        since = None if books.is_silent(pilot.id) else _empty_since(pilot, books)
         if since is None or pilot.hopeless or pilot.id in books.filled or books.now - since < pilot_idle_s:
             continue
         idle_s = books.now - since

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from scheduler.slurm.protocol import NoAnswer
 # Expanded where the command runs, which may be another machine than this one.
 CLEAN = 'env -i PATH="$PATH" HOME="$HOME" TZ=UTC LC_ALL=C ${SLURM_CONF:+"SLURM_CONF=$SLURM_CONF"}'
 _KEPT = ("PATH", "HOME", "USER", "LOGNAME", "SLURM_CONF", "SSH_AUTH_SOCK")
-# A cut connection or a killed command cannot fake this last line.
-_END = "\x1eberth-end "
+# Before the first mark and after the last one speaks whatever the prefix runs on its way: a shell that greets, a
+# farewell. A cut connection or a killed command cannot fake the last mark.
+_BEGIN = re.compile(r"\x1eberth-begin\r?\n")
+_END = re.compile(r"\x1eberth-end ([0-9]+)\r?\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +47,8 @@ def here_document(text: str) -> str:
 
 def run(prefix: tuple[str, ...], program: str, *, limit_s: float, what: str) -> Answer:
     """Runs the program to its end. Raises NoAnswer when it does not get there within limit_s."""
-    text = f"set -f\n{program}\nprintf '\\036berth-end %d\\n' $?\n"
-    try:
-        process = subprocess.Popen(
-            [*prefix, "sh"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={key: os.environ[key] for key in _KEPT if key in os.environ},
-            cwd="/",
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise NoAnswer(f"{what}: cannot start {prefix[0] if prefix else 'sh'}: {error}") from None
+    text = f"set -f\nprintf '\\036berth-begin\\n'\n{program}\nprintf '\\036berth-end %d\\n' $?\n"
+    process = start(prefix, what)
     try:
         out, err = process.communicate(text.encode(), timeout=limit_s)
     except subprocess.TimeoutExpired:
@@ -68,12 +60,30 @@ def run(prefix: tuple[str, ...], program: str, *, limit_s: float, what: str) -> 
     return _read(out.decode(errors="replace"), err.decode(errors="replace"), process.returncode, what)
 
 
+def start(prefix: tuple[str, ...], what: str) -> subprocess.Popen[bytes]:
+    """Return a shell behind the prefix that waits for its program, in a process group of its own. Raises NoAnswer."""
+    try:
+        return subprocess.Popen(
+            [*prefix, "sh"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={key: os.environ[key] for key in _KEPT if key in os.environ},
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise NoAnswer(f"{what}: cannot start {prefix[0] if prefix else 'sh'}: {error}") from None
+
+
 def _read(out: str, err: str, shell_code: int, what: str) -> Answer:
-    body, mark, tail = out.rpartition(_END)
-    if not mark or not tail.strip().isdigit():
+    begin = _BEGIN.search(out)
+    body = out[begin.end() :] if begin else ""
+    ends = list(_END.finditer(body))
+    if not ends:
         # Not even our own shell got to its end: killed, or the connection broke.
         raise NoAnswer(f"{what}: cut off ({Answer(shell_code, out, err).said})")
-    code = int(tail)
+    code, body = int(ends[-1].group(1)), body[: ends[-1].start()]
     if code in (126, 127) or code > 128:
         raise NoAnswer(f"{what}: the command could not run ({Answer(code, body, err).said})")
     return Answer(code, body, err)

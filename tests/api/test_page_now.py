@@ -12,8 +12,9 @@ from django.utils import timezone
 
 from portal.dashboard import now as page_now
 from portal.dashboard.nodes import nodes
-from portal.fleet.models import Cluster, Pilot, Sample
+from portal.fleet.models import Pilot, Sample
 from tests.api.world import World, pilot_row, replica_row, request_row
+from tests.ways import way_row
 
 PATHS = ("/now/", "/now/fragments/now", "/now/fragments/charts")
 
@@ -59,6 +60,18 @@ def test_a_node_is_drawn_with_its_models_and_what_is_left_of_the_job(world: Worl
     assert f"/fleet/pilots/{coming.id}/" in page and "other jobs are ahead of it" in page
     assert "4713" not in page
     assert "10.1.2.3" not in page
+
+
+def test_a_job_without_gpus_is_drawn_with_the_models_that_run_on_its_cpus(world: World) -> None:
+    empty, used = pilot_row(world, gpus=0), pilot_row(world, gpus=0, job_id=4714)
+    replica_row(world, used, gpu_indices=[])
+    page = text(world)
+    assert "Job 4711: CPUs: empty; 59 min left" in page
+    assert "Job 4714: CPUs: surf, hot; 59 min left" in page
+    assert 'width="-' not in page
+    assert empty.gpus == 0
+    waits = pilot_row(world, gpus=0, state="pending", up_at=None, node="", job_id=4715, slurm_state="PENDING")
+    assert f"/fleet/pilots/{waits.id}/" in text(world) and "no GPU under" in text(world)
 
 
 def test_the_queue_is_counted_as_it_is_now(world: World) -> None:
@@ -110,7 +123,7 @@ def test_samples_of_another_cluster_are_not_ours(world: World) -> None:
 
 def test_silence_is_said_first(world: World) -> None:
     now = timezone.now()
-    Cluster.objects.create(name="main", tried_at=now, answered_at=now - timedelta(hours=1), error="timed out")
+    way_row(tried_at=now, answered_at=now - timedelta(hours=1), error="timed out")
     page = text(world)
     assert "Slurm does not answer." in page and "The control loop does not run." in page
 

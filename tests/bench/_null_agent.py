@@ -9,6 +9,7 @@ these is who opened the connection.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import sys
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ async def main(asked: dict[str, Any]) -> None:
 
 
 async def serve(ingress: Ingress, port: int) -> None:
-    await ingress.start("127.0.0.1", (port, port))
+    await ingress.start([ipaddress.ip_address("127.0.0.1")], (port, port))
 
 
 if __name__ == "__main__":

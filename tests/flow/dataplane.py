@@ -224,10 +224,10 @@ def chat(stream: object = False, **more: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def serving(app: Any) -> AsyncIterator[str]:
+async def serving(app: Any, host: str = "127.0.0.1") -> AsyncIterator[str]:
     """The application on a free port, as uvicorn serves it."""
     link = socket.socket()
-    link.bind(("127.0.0.1", 0))
+    link.bind((host, 0))
     server = uvicorn.Server(
         uvicorn.Config(
             app, ws=Upgrade, log_level="error", lifespan="on", access_log=False, timeout_graceful_shutdown=1
@@ -238,7 +238,7 @@ async def serving(app: Any) -> AsyncIterator[str]:
         await until(lambda: server.started or task.done(), "the server's start")
         if task.done():
             task.result()
-        yield f"http://127.0.0.1:{link.getsockname()[1]}"
+        yield f"http://{host}:{link.getsockname()[1]}"
     finally:
         server.should_exit = True
         await task
@@ -252,6 +252,7 @@ async def running(
     pg: Connection,
     redis: redis_library.Redis,
     link: str = "direct",
+    host: str = "127.0.0.1",
     **changes: Any,
 ) -> AsyncIterator[Plane]:
     set_here: dict[str, Any] = {"database_url": dsn, "serve": "gateway", "heartbeat_s": 0.3}
@@ -259,7 +260,7 @@ async def running(
     ingress = FakeIngress()
     runner = await ingress.start()
     app = Application(settings)
-    async with serving(app) as url, aiohttp.ClientSession() as client:
+    async with serving(app, host) as url, aiohttp.ClientSession() as client:
         plane = Plane(app, url, seeded, ingress, pg, redis, settings, client, link)
         try:
             async with contextlib.AsyncExitStack() as links:

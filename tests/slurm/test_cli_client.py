@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,33 +13,46 @@ from devstack.slurm import Slurm
 from devstack.slurmconf import SlurmSpec
 
 from scheduler.slurm.cli import CliClient
-from scheduler.slurm.protocol import NoAnswer, Rejected
+from scheduler.slurm.clients import client_for
+from scheduler.slurm.protocol import NoAnswer, NotOffered, Rejected
 from scheduler.slurm.render import BadDirective, render
-from tests.slurm.contract import Contract, make_spec, spec
+from scheduler.slurm.way import Way
+from tests.slurm.contract import PARTITIONS, QUICK, Contract, make_spec, spec
 
 __all__ = ["spec"]
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    with Slurm(
-        tmp_path_factory.mktemp("slurm"), SlurmSpec(nodes=2, sched_interval_s=1, extra=("MessageTimeout=3",))
-    ) as slurm:
+    spec = SlurmSpec(nodes=2, sched_interval_s=1, partitions=PARTITIONS, extra=(QUICK,))
+    with Slurm(tmp_path_factory.mktemp("slurm"), spec) as slurm:
         yield slurm
 
 
 @pytest.mark.slurm
 class TestCliClient(Contract):
+    kind = "cli"
+
     @pytest.fixture
     def client(self, cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> CliClient:
-        monkeypatch.setenv("SLURM_CONF", cluster.env()["SLURM_CONF"])
         # What a user's shell may hold; the listing must not care.
         monkeypatch.setenv("SQUEUE_STATES", "FAILED")
         monkeypatch.setenv("SQUEUE_FORMAT", "%i")
         monkeypatch.setenv("SQUEUE_PARTITION", "nowhere")
         monkeypatch.setenv("SLURM_TIME_FORMAT", "relative")
         monkeypatch.setenv("TZ", "Asia/Tokyo")
-        return CliClient(("env",), limit_s=15)
+        return CliClient(cluster.prefix, limit_s=15)
+
+    @pytest.fixture
+    def broken(self, cluster: Slurm, tmp_path: Path) -> Callable[[str], CliClient]:
+        """Commands that say something else than Slurm's, and are content with it."""
+
+        def one(_situation: str) -> CliClient:
+            for name in ("sbatch", "squeue", "scancel", "sinfo", "scontrol", "sacct", "sacctmgr"):
+                fake(tmp_path, name, "echo 'Have a nice day'")
+            return CliClient((*cluster.prefix, "env", f"PATH={tmp_path}:/usr/bin:/bin"), limit_s=15)
+
+        return one
 
     def test_the_name_of_a_strangers_job_may_hold_anything(self, client: CliClient, cluster: Slurm) -> None:
         name = "odd | name,\nsecond line"
@@ -145,6 +158,47 @@ def test_only_what_slurm_refused_is_a_refusal(
         CliClient(limit_s=5).submit(render(job), job)
 
 
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ("allocation failure: Invalid partition name specified", Rejected),
+        ("sbatch: error: Batch job submission failed: Invalid qos specification", Rejected),
+        ("allocation failure: Unable to contact slurm controller (connect failure)", NoAnswer),
+        ("allocation failure: Socket timed out on send/recv operation", NoAnswer),
+        ("ssh: connect to host login01 port 22: No route to host", NoAnswer),
+        ("", NoAnswer),
+    ],
+)
+def test_a_refused_estimate_is_slurms_no(
+    commands: Path, tmp_path: Path, said: str, error: type[Exception]
+) -> None:
+    version = '[ "$1" = --version ] && echo "slurm 23.02.1" && exit 0'
+    fake(commands, "sbatch", f"{version}\necho '{said}' >&2\nexit 1")
+    with pytest.raises(error) as caught:
+        CliClient(limit_s=5).estimate_start(make_spec(tmp_path))
+    assert "allocation failure" not in str(caught.value) or error is NoAnswer
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["Slurm accounting storage is disabled", "You are not running a supported accounting_storage plugin"],
+)
+def test_accounting_that_the_site_has_not_is_not_offered(commands: Path, said: str) -> None:
+    for command in ("sacct", "sacctmgr"):
+        fake(commands, command, f"echo '{said}' >&2; exit 1")
+    with pytest.raises(NotOffered):
+        CliClient(limit_s=5).usage([7])
+    with pytest.raises(NotOffered):
+        CliClient(limit_s=5).accounts()
+    fake(
+        commands,
+        "sacct",
+        "echo 'sacct: error: slurm_persist_conn_open_without_init: Connection refused' >&2; exit 1",
+    )
+    with pytest.raises(NoAnswer):
+        CliClient(limit_s=5).usage([7])
+
+
 @pytest.mark.parametrize(("version", "word"), [("22.05.8", "ALL"), ("23.02.0", "NIL"), ("25.11.7", "NIL")])
 def test_what_a_submission_says_and_what_it_never_says(
     commands: Path, tmp_path: Path, version: str, word: str
@@ -175,6 +229,47 @@ def test_a_prefix_runs_everything_elsewhere(commands: Path, tmp_path: Path) -> N
     fake(commands, "squeue", "exit 0")
     assert CliClient(("ssh", "login01"), limit_s=5).jobs() == {}
     assert (tmp_path / "ssh").read_text() == "login01 sh\n"
+
+
+@pytest.mark.parametrize(
+    "shell",
+    [
+        pytest.param('echo "Welcome to login01"; exec "$@"', id="greets"),
+        pytest.param("printf 'no newline at its end: '; exec \"$@\"", id="half a line"),
+        pytest.param("printf '\\036a record?\\037\\036\\n'; exec \"$@\"", id="in our own marks"),
+        pytest.param('"$@"; code=$?; echo "Good bye"; exit $code', id="takes its leave"),
+        pytest.param('echo hello; "$@"; printf bye', id="both"),
+    ],
+)
+def test_what_a_shell_says_before_and_after_is_no_part_of_the_answer(
+    commands: Path, tmp_path: Path, shell: str
+) -> None:
+    fake(commands, "ssh", f"shift; {shell}")
+    fake(commands, "squeue", "exit 0")
+    fake(commands, "sbatch", '[ "$1" = --version ] && echo "slurm-wlm 22.05.8" || echo 78')
+    fake(commands, "scancel", "exit 0")
+    job = make_spec(tmp_path)
+    client = CliClient(("ssh", "login01"), limit_s=5)
+    assert client.jobs() == {}
+    assert client.submit(render(job), job) == 78
+    client.cancel([78])
+    (tmp_path / "job.out").write_text("last words\n")
+    assert client.log_tail(str(tmp_path / "job.out"), 100) == "last words\n"
+
+
+def test_a_greeting_and_then_nothing_is_no_answer(commands: Path) -> None:
+    fake(commands, "ssh", 'echo "Welcome to login01"; exit 0')
+    with pytest.raises(NoAnswer, match="Welcome to login01"):
+        CliClient(("ssh", "login01"), limit_s=5).jobs()
+
+
+def test_the_configuration_of_a_way_outdoes_the_environments(
+    commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(commands, "squeue", f'echo "$SLURM_CONF" > {tmp_path}/conf')
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm/x.conf")
+    client_for(Way(conf="/etc/slurm/it's.conf"), 5).jobs()
+    assert (tmp_path / "conf").read_text() == "/etc/slurm/it's.conf\n"
 
 
 def test_a_prefix_that_does_not_exist_is_no_answer() -> None:

@@ -8,6 +8,7 @@ from scheduler.hearing import Heard
 from scheduler.listing import OurJob
 from scheduler.pilots import Patience, PilotFacts, Verdict, judge
 from scheduler.slurm.protocol import JobInfo
+from scheduler.slurm.way import Way
 
 NOW = 1_000_000.0
 PATIENCE = Patience(alive_s=30, quiet_s=6)
@@ -16,7 +17,7 @@ UP = PilotFacts("p", "up", NOW - 100, NOW - 99, 7, 7, NOW - 50, "")
 
 
 def job(job_id: int = 7, state: str = "RUNNING", reason: str = "None") -> OurJob:
-    return OurJob(JobInfo(job_id, "berth-x-p", state, reason, "gpu", "n1", None, None, None), "p", ())
+    return OurJob(JobInfo(job_id, "berth-x-p", state, reason, "gpu", "n1", None, None, None), "p", Way())
 
 
 def said(age_s: float, job_id: int = 7) -> Heard:
@@ -75,6 +76,12 @@ def test_an_agent_that_says_why_it_ends_is_believed_at_once() -> None:
     assert ask(replace(UP, said_ending="drained"), job()).ended == "Its agent ended it: drained."
     said = ask(replace(UP, said_ending="walltime"), job()).ended
     assert said == "Its agent ended it: its time was nearly over."
+
+
+def test_a_job_that_could_not_serve_is_a_failed_launch_with_its_own_words() -> None:
+    found = ask(replace(UP, said_ending="refused: it has 1 of 2 GPUs."), job())
+    assert (found.ended, found.failed) == ("Job 7 could not serve: it has 1 of 2 GPUs.", True)
+    assert not ask(replace(UP, said_ending="drained"), job()).failed
 
 
 def test_a_signal_is_preemption_or_a_cancellation_until_slurm_says_which() -> None:

@@ -18,11 +18,11 @@ from portal.fleet.transitions.values import Moved, NewPilot, Registration, Slurm
 def plan(cur: Cursor, pilot: NewPilot, now: datetime) -> None:
     """→ planned."""
     cur.execute(
-        """INSERT INTO fleet_pilot (id, cluster, profile_id, state, job_name, gpus, mem_mb, walltime_min, planned_at,
-             gpu_type, replaces_id, end_reason, slurm_state, slurm_reason, node, address, gpu_ids, agent_version,
-             said_ending)
-           VALUES (%s, %s, %s, 'planned', %s, %s, %s, %s, %s, %s, %s, '', '', '', '', '', '[]', '', '')""",
-        (str(pilot.id), pilot.cluster, pilot.profile_id, pilot.job_name, pilot.gpus, pilot.mem_mb,
+        """INSERT INTO fleet_pilot (id, cluster, profile_id, state, job_name, gpus, nodes, mem_mb, walltime_min,
+             planned_at, gpu_type, replaces_id, end_reason, slurm_state, slurm_reason, node, address, gpu_ids,
+             agent_version, said_ending)
+           VALUES (%s, %s, %s, 'planned', %s, %s, %s, %s, %s, %s, %s, %s, '', '', '', '', '', '[]', '', '')""",
+        (str(pilot.id), pilot.cluster, pilot.profile_id, pilot.job_name, pilot.gpus, pilot.nodes, pilot.mem_mb,
          pilot.walltime_min, now, pilot.gpu_type, str(pilot.replaces) if pilot.replaces else None),
     )  # fmt: skip
     event(cur, now, [Moved(pilot.id, None, "", "planned", "")], "")
@@ -63,13 +63,13 @@ def slurm_said(cur: Cursor, facts: Sequence[SlurmFact], now: datetime) -> None:
 
 def register(cur: Cursor, said: Registration, now: datetime) -> bool:
     """Takes an agent's registration if no other job holds this pilot: of two jobs of one name one wins, the
-    other's agent exits. The same job may register again (its agent was restarted)."""
+    other's agent exits. The same job may register again (its agent was restarted). Slurm's name of the node stands."""
     cur.execute(
-        """UPDATE fleet_pilot SET agent_job_id = %s, registered_at = %s, node = %s, address = %s,
-             job_started_at = %s, gpu_ids = %s, agent_version = %s
+        """UPDATE fleet_pilot SET agent_job_id = %s, registered_at = %s, address = %s,
+             node = CASE WHEN node <> '' THEN node ELSE %s END, job_started_at = %s, gpu_ids = %s, agent_version = %s
            WHERE id = %s AND state <> 'ended' AND (agent_job_id IS NULL OR agent_job_id = %s)
              AND (job_id IS NULL OR job_id = %s)""",
-        (said.job_id, now, said.node, said.address, said.job_started_at, json.dumps(list(said.gpu_ids)),
+        (said.job_id, now, said.address, said.node, said.job_started_at, json.dumps(list(said.gpu_ids)),
          said.agent_version, str(said.pilot), said.job_id, said.job_id),
     )  # fmt: skip
     return bool(cur.rowcount == 1)
@@ -143,5 +143,5 @@ def said_ending(cur: Cursor, pilot: UUID, reason: str) -> None:
     """The agent's last words; the loop ends the pilot once they are here or Slurm says so."""
     cur.execute(
         "UPDATE fleet_pilot SET said_ending = %s WHERE id = %s AND state <> 'ended'",
-        (reason[:200], str(pilot)),
+        (reason[:2000], str(pilot)),
     )

@@ -1,0 +1,185 @@
+"""The Slurm client that speaks to slurmrestd: no Slurm command, no library and no shell where the portal runs.
+
+For releases 23.11 to 26.05, by v0.0.42 or v0.0.40 of its interface. slurmrestd ignores `#SBATCH` lines, so the job's
+fields come from the table of directives; what the login node's shell did, the job does for itself (decisions/0027).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+from urllib.parse import quote
+
+from scheduler.slurm import errors, rest_shapes
+from scheduler.slurm.carried import local_tail, without_shell
+from scheduler.slurm.directives import rest_fields
+from scheduler.slurm.protocol import (
+    Jobs,
+    NoAnswer,
+    NotOffered,
+    PartitionInfo,
+    Rejected,
+    ReservationInfo,
+    UsageInfo,
+)
+from scheduler.slurm.render import check
+from scheduler.slurm.rest_link import MAX_BYTES, NotFound, Refused, RestLink
+from scheduler.slurm.spec import JobSpec
+from scheduler.slurm.way import Way
+
+# The higher one of those that a server lists is spoken.
+VERSIONS = ("v0.0.42", "v0.0.40")
+# A listing that says "nothing has changed" is believed for so long, whatever the clocks of two machines say.
+WHOLE_EVERY_S = 60.0
+
+Data = dict[str, Any]
+
+
+class RestClient:
+    """See SlurmClient. `limit_s` bounds each question, `max_bytes` each answer; `versions`, the best first."""
+
+    def __init__(
+        self,
+        way: Way,
+        *,
+        limit_s: float = 20.0,
+        max_bytes: int = MAX_BYTES,
+        versions: tuple[str, ...] = VERSIONS,
+    ) -> None:
+        self._way = way
+        self._versions = versions
+        self._link = RestLink(way, limit_s, max_bytes)
+        self._version = ""
+        self._accounting = False
+        self._kept: Jobs = {}
+        self._kept_update = 0
+        self._whole_at = -WHOLE_EVERY_S
+
+    def submit(self, script: str, spec: JobSpec) -> int:
+        check(spec)
+        fields, environment = without_shell(rest_fields(spec), spec)
+        job = {**fields, "environment": [f"{name}={value}" for name, value in environment.items()]}
+        try:
+            answer = self._ask("POST", "job/submit", {"script": script, "job": job})
+        except Refused as error:
+            raise Rejected(error.reason) from None
+        job_id = answer.get("job_id")
+        if not isinstance(job_id, int) or job_id <= 0:
+            raise NoAnswer(f"{self._way.said}: it took the job and named no id")
+        return job_id
+
+    def jobs(self) -> Jobs:
+        if self._kept_update and time.monotonic() - self._whole_at < WHOLE_EVERY_S:
+            answer = self._read_changes()
+            if answer is not None and rest_shapes.unchanged(answer):
+                return self._kept
+        else:
+            answer = None
+        if answer is None or not rest_shapes.listed_at(answer):
+            self._whole_at = time.monotonic()
+            answer = self._read("jobs/?flags=ALL")  # not DETAIL: nothing here needs it
+        self._kept_update = rest_shapes.listed_at(answer)
+        if not self._kept_update:
+            raise NoAnswer(f"{self._way.said}: jobs: a listing that does not say of when it is")
+        self._kept = rest_shapes.jobs(answer, self._link.user)
+        return self._kept
+
+    def _read_changes(self) -> Data | None:
+        """The listing, or that it is the same as before; None where the server does not take the question."""
+        try:
+            # "uts" and the seconds: v0.0.40 takes a bare number for a date.
+            return self._ask("GET", f"jobs/?flags=ALL&update_time=uts{self._kept_update}")
+        except Refused:
+            return None
+
+    def cancel(self, job_ids: list[int]) -> None:
+        for job_id in job_ids:
+            try:
+                answer = self._ask("DELETE", f"job/{int(job_id)}")
+            except Refused as error:
+                if error.number not in errors.GONE:
+                    raise NoAnswer(f"{self._way.said}: cancel {job_id}: {error.reason}") from None
+                continue
+            self._check_cancelled(job_id, answer)
+
+    def partitions(self) -> dict[str, PartitionInfo]:
+        return rest_shapes.partitions(self._read("partitions/?flags=ALL"), self._read("nodes/?flags=ALL"))
+
+    def reservations(self) -> dict[str, ReservationInfo]:
+        return rest_shapes.reservations(self._read("reservations/"))
+
+    def accounts(self) -> dict[str, list[str]]:
+        self._want_accounting()
+        return rest_shapes.accounts(
+            self._read(f"associations/?user={quote(self._link.user)}", room="slurmdb")
+        )
+
+    def estimate_start(self, spec: JobSpec) -> float:
+        raise NotOffered(f"{self._way.said}: slurmrestd has no dry run")
+
+    def usage(self, job_ids: list[int]) -> dict[int, UsageInfo]:
+        self._want_accounting()
+        found: dict[int, UsageInfo] = {}
+        for job_id in job_ids:
+            try:
+                found |= rest_shapes.usage(self._ask("GET", f"job/{int(job_id)}", room="slurmdb"))
+            except Refused as error:
+                if error.number != errors.NOTHING_FOUND:
+                    raise NoAnswer(f"{self._way.said}: usage of {job_id}: {error.reason}") from None
+        return found
+
+    def log_tail(self, path: str, max_bytes: int) -> str:
+        return local_tail(path, max_bytes, self._way)
+
+    def forget(self, secret_path: str) -> None:
+        raise NotOffered(f"{self._way.said}: the secret was never in a file of ours")
+
+    def _check_cancelled(self, job_id: int, answer: Data) -> None:
+        """Its HTTP status and its list of errors say little: what became of the job stands in a list of its own."""
+        for row in answer.get("status") or ():
+            error = row.get("error") if isinstance(row, dict) else None
+            code = rest_shapes.number(error.get("code")) if isinstance(error, dict) else None
+            if code and code not in errors.GONE:
+                said = str(error.get("message") or error.get("string") or errors.words(code))  # type: ignore[union-attr]
+                raise NoAnswer(f"{self._way.said}: cancel {job_id}: {said}")
+
+    def _read(self, path: str, room: str = "slurm") -> Data:
+        """An answer to a question that Slurm has no reason to refuse: a refusal is no answer then."""
+        try:
+            return self._ask("GET", path, room=room)
+        except Refused as error:
+            raise NoAnswer(f"{self._way.said}: {path.partition('?')[0]}: {error.reason}") from None
+
+    def _ask(self, method: str, path: str, body: Data | None = None, room: str = "slurm") -> Data:
+        """Under the version that was chosen; once more under a new choice where the server knows it no longer."""
+        known = bool(self._version)
+        try:
+            return self._link.ask(method, f"/{room}/{self._chosen()}/{path}", body)
+        except NotFound:
+            if not known:
+                raise
+            self._version = ""
+        return self._link.ask(method, f"/{room}/{self._chosen()}/{path}", body)
+
+    def _chosen(self) -> str:
+        """The version to speak. Raises NoAnswer where the server speaks neither."""
+        if not self._version:
+            paths = self._link.ask("GET", "/openapi/v3", document=True).get("paths")
+            if not isinstance(paths, dict):
+                raise NoAnswer(f"{self._way.said}: /openapi/v3 lists no paths")
+            listed = set(re.findall(r"/(slurm|slurmdb)/(v[0-9.]+)/jobs/?(?=\s|$)", "\n".join(paths)))
+            spoken = [version for version in self._versions if ("slurm", version) in listed]
+            if not spoken:
+                has = ", ".join(sorted({version for _, version in listed})) or "none"
+                raise NoAnswer(
+                    f"{self._way.said}: it serves {has}, and Berth speaks {' and '.join(self._versions)} (Slurm 23.11 to "
+                    "26.05): use Slurm's commands (a way of kind cli)"
+                )
+            self._version, self._accounting = spoken[0], ("slurmdb", spoken[0]) in listed
+        return self._version
+
+    def _want_accounting(self) -> None:
+        self._chosen()
+        if not self._accounting:
+            raise NotOffered(f"{self._way.said}: slurmrestd serves no accounting here")
