@@ -240,9 +240,9 @@ async def running(
     dsn: str,
     pg: Connection,
     redis: redis_library.Redis,
-    host: str = "127.0.0.1",
     **changes: Any,
 ) -> AsyncIterator[Plane]:
+    host = changes.pop("host", "127.0.0.1")  # where it listens
     set_here: dict[str, Any] = {"database_url": dsn, "serve": "gateway", "heartbeat_s": 0.3}
     settings = dataclasses.replace(config(), **(set_here | changes))
     ingress = FakeIngress()
