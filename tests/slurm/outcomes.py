@@ -68,11 +68,12 @@ def expected(kind: str, situation: str) -> dict[str, str] | None:
     if kind == "rest" and situation == "munge":
         return usual  # tokens take munge's place
     asked = {verb: SILENT for verb in VERBS if verb not in _FILES and usual[verb] != ABSENT}
-    if kind == "cli":
-        # The commands do not know whether there is accounting before they have asked.
-        asked |= {"usage": SILENT, "accounts": SILENT} if situation in ("garbage",) else {}
+    if kind == "native" or (kind == "cli" and situation == "garbage"):
+        # They do not know whether there is accounting before they have asked.
+        asked |= {"usage": SILENT, "accounts": SILENT}
+    if kind == "cli" and situation == "garbage":
         # scancel says nothing where it succeeds: what it prints is not looked at, the next listing shows the job.
-        asked |= {"cancel": ANSWER} if situation == "garbage" else {}
+        asked |= {"cancel": ANSWER}
     return usual | asked
 
 

@@ -163,7 +163,14 @@ def test_a_job_that_may_be_ours_and_names_no_user_is_no_answer(server: Restd, cl
 def test_no_jobs_is_an_answer_and_a_list_that_is_missing_is_none(server: Restd, client: RestClient) -> None:
     server.answers[f"GET {V}/jobs/"] = fine(jobs=[], last_update=number(5))
     assert client.jobs() == {}
-    for broken in ({}, {"jobs": {}}, {"jobs": [1]}, {"jobs": [{"user_name": "berth"}]}, {"jobs": None}):
+    answers: list[dict[str, Any]] = [
+        {},
+        {"jobs": {}},
+        {"jobs": [1]},
+        {"jobs": [{"user_name": "berth"}]},
+        {"jobs": None},
+    ]
+    for broken in answers:
         server.answers[f"GET {V}/jobs/"] = fine(**broken, last_update=number(6))
         with pytest.raises(NoAnswer):
             client.jobs()
