@@ -141,6 +141,7 @@ class Slurm:
     def stop(self) -> None:
         if self._controller is not None and self._controller.alive:
             self.cancel_jobs()
+        self._run_dir.closing()
         for child in [*self._nodes.values(), self._controller]:
             if child is not None and child.alive:
                 proctable.send(child.pid, child.command.stop_signal)  # all at once, then wait for each
@@ -191,14 +192,32 @@ class Slurm:
 
     def node_down(self, name: str) -> None:
         """The node is lost with everything on it; Slurm is told, as its own time-out would take minutes."""
-        self._nodes.pop(name).kill()
-        proctable.sweep(lambda: proctable.with_environment(proctable.NODE_MARK, self._node_mark(name)))
+        slurmd = self._nodes.pop(name)
+        # In a tree slurmd's mounts are its own; else they are its host's, with all that is to stay there.
+        mounts = proctable.Mounts([slurmd.pid] if self.tree else [])
+
+        def of_node() -> set[int]:
+            marked = proctable.with_environment(proctable.NODE_MARK, self._node_mark(name))
+            return marked | proctable.keepers(str(self._home / name)) | mounts.processes()
+
+        try:
+            slurmd.kill()
+            proctable.sweep(of_node)
+        finally:
+            mounts.close()
         self.run("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=lost")
 
     def node_up(self, name: str) -> None:
         """The node returns, empty; ReturnToService=2 takes it back as soon as it registers."""
         self._start_node(name)
         self._await_nodes({name})
+
+    def node_back(self, name: str) -> None:
+        """The network of a host that was cut off is whole again, and its slurmd, started anew, registers: a node that
+        Slurm took DOWN would not be asked for many minutes. What ran there meanwhile goes on."""
+        self.hosts.mend(name)
+        self._nodes.pop(name).stop()
+        self.node_up(name)
 
     # How it starts.
 

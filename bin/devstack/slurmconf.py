@@ -30,6 +30,7 @@ class SlurmSpec:
     accounting: bool = False  # slurmdbd, and limits of QOS and associations; wants apt.ACCOUNTING
     rest: bool = False  # slurmrestd, see there
     extra: tuple[str, ...] = ()  # further lines of slurm.conf
+    node: str = ""  # further words of each node's line, e.g. "Feature=nvlink TmpDisk=1000"
 
     @property
     def node_names(self) -> tuple[str, ...]:
@@ -101,7 +102,7 @@ def slurm_conf(spec: SlurmSpec, site: Site) -> str:
     preempt = ["PreemptType=preempt/partition_prio", "PreemptMode=CANCEL"] if spec.preemption else []
     nodes = [
         f"NodeName={name} NodeHostname={at.host} NodeAddr={at.address} Port={at.port} CPUs={spec.cpus} "
-        f"RealMemory={spec.memory_mb} Gres=gpu:{spec.gpu_type}:{spec.gpus} State=UNKNOWN"
+        f"RealMemory={spec.memory_mb} Gres=gpu:{spec.gpu_type}:{spec.gpus} State=UNKNOWN {spec.node}".rstrip()
         for name, at in zip(spec.node_names, site.nodes, strict=True)
     ]
     lines = [

@@ -23,8 +23,8 @@ from scheduler.slurm.protocol import (
 RECORD, FIELD = "\x1e", "\x1f"
 # id, state, partition, submitted, started, ends, nodes, reason, name
 SQUEUE_FORMAT = RECORD + FIELD.join(["%i", "%T", "%P", "%V", "%S", "%e", "%N", "%r", "%j"])
-# partition, available, limit, nodes, state, gres, cpus, memory
-SINFO_FORMAT = RECORD + FIELD.join(["%R", "%a", "%l", "%D", "%T", "%G", "%c", "%m"])
+# partition, available, limit, nodes, state, gres, cpus, memory, features
+SINFO_FORMAT = RECORD + FIELD.join(["%R", "%a", "%l", "%D", "%T", "%G", "%c", "%m", "%f"])
 
 
 def jobs(text: str) -> Jobs:
@@ -52,10 +52,11 @@ def jobs(text: str) -> Jobs:
 def partitions(text: str) -> dict[str, PartitionInfo]:
     """One line per partition and kind of node becomes one value per partition."""
     found: dict[str, PartitionInfo] = {}
-    for name, available, limit, count, state, gres, cpus, mem_mb in _records(text, 8, "sinfo"):
+    for name, available, limit, count, state, gres, cpus, mem_mb, features in _records(text, 9, "sinfo"):
         if not count.isdigit():
             raise NoAnswer(f"sinfo: not a node count: {count!r}")
-        group = NodeGroup(int(count), state, "" if gres == "(null)" else gres, cpus, mem_mb)
+        has = tuple(filter(None, _known(features).split(",")))
+        group = NodeGroup(int(count), state, "" if gres == "(null)" else gres, cpus, mem_mb, has)
         known = found.get(name)
         groups = (*known.groups, group) if known else (group,)
         found[name] = PartitionInfo(name, available == "up", _minutes(limit), groups)

@@ -61,6 +61,7 @@ class NodeGroup:
     gres: str
     cpus: str  # "8", or "8+" where nodes differ
     mem_mb: str
+    features: tuple[str, ...] | None = None  # None: this client does not tell
 
 
 @dataclass(frozen=True, slots=True)

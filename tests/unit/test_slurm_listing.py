@@ -47,15 +47,16 @@ def test_text_that_is_no_listing_is_no_answer_and_never_an_error(text: str) -> N
 
 
 def test_partitions_are_gathered_from_their_groups_of_nodes() -> None:
-    text = record("gpu", "up", "4:00:00", "3", "idle", "gpu:a100:4", "8", "16000")
-    text += record("gpu", "up", "4:00:00", "1", "down*", "(null)", "8+", "16000")
-    text += record("long", "inact", "infinite", "1", "idle", "(null)", "8", "16000")
+    text = record("gpu", "up", "4:00:00", "3", "idle", "gpu:a100:4", "8", "16000", "a100,ib")
+    text += record("gpu", "up", "4:00:00", "1", "down*", "(null)", "8+", "16000", "(null)")
+    text += record("long", "inact", "infinite", "1", "idle", "(null)", "8", "16000", "(null)")
     found = listing.partitions(text)
     assert (found["gpu"].up, found["gpu"].limit_min, [g.count for g in found["gpu"].groups]) == (
         True,
         240,
         [3, 1],
     )
+    assert [g.features for g in found["gpu"].groups] == [("a100", "ib"), ()]
     assert (found["long"].up, found["long"].limit_min, found["long"].groups[0].gres) == (False, None, "")
 
 
