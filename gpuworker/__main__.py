@@ -12,7 +12,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m gpuworker", description="Berth's program inside a Slurm job"
     )
-    parser.add_argument("--secret", required=True, metavar="FILE", help="the pilot's 0600 file")
+    parser.add_argument(
+        "--secret", required=True, metavar="FILE", help="the pilot's 0600 file; - for standard input"
+    )
     return supervisor.run(parser.parse_args().secret)
 
 

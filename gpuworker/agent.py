@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from gpuworker import exits, lifetime, logtail, registration, settings, wire
-from gpuworker.exits import JobOver
+from gpuworker import door, exits, holding, lastword, lifetime, logtail, registration, settings, wire
+from gpuworker.exits import CannotServe, JobOver
 from gpuworker.ingress import Ingress
 from gpuworker.inspector import Inspector
 from gpuworker.leaser import Leaser
@@ -26,6 +26,7 @@ from gpuworker.outbox import Outbox
 from gpuworker.portal_client import Ended, Lost, PortalClient, Refused, Unavailable, Unregistered
 from gpuworker.replica import Replica
 from gpuworker.replicas import Replicas
+from gpuworker.reverse import Reverse
 from gpuworker.seats import Fence
 from gpuworker.wakeup import woken
 
@@ -40,22 +41,29 @@ RESULTS_LIMIT_S = 5.0
 END_GRACE_S = 2.0
 LAST_SYNC_LIMIT_S = 3.0
 CLEAN_UP_LIMIT_S = 5.0
+LINK_LIMIT_S = 120.0  # the portal answers, and takes no link
 
 
 class Agent:
-    def __init__(self, given: settings.Settings, secret: wire.Secret) -> None:
+    def __init__(self, given: settings.Settings, secret: wire.Secret, holds: holding.Holding) -> None:
         self._settings = given
+        self._holds = holds
         self._secret = secret
         self._agent_at = time.time()
         self._portal = PortalClient(secret)
         fence = Fence()
-        self._replicas = Replicas(given.gpus, given.pilot_dir, self._changed)
+        self._replicas = Replicas(holds.gpus, given.pilot_dir, self._changed)
         self._outbox = Outbox(secret.pilot, self._portal)
         self._leaser = Leaser(
             secret.pilot, self._portal, self._replicas, self._outbox, fence, self._idle_news
         )
         self._replicas.cut = self._leaser.give_back
         self._ingress = Ingress(secret.ingress_key, self._replicas, fence, self._held_left)
+        self._reverse = (
+            Reverse(secret, given.job_id, self._ingress, self._replicas.most_held, self._wake_sync_now)
+            if given.reverse
+            else None
+        )
         self._inspector = Inspector(self._changed)
         self._wake_step = asyncio.Event()
         self._wake_sync = asyncio.Event()
@@ -75,12 +83,12 @@ class Agent:
         loop.add_signal_handler(signal.SIGUSR2, self._on_hint)
         tasks: list[asyncio.Task[None]] = []
         try:
-            port = await self._ingress.start(self._settings.door_address, self._settings.door_ports)
-            await self._register(port)
-            tasks = [
-                asyncio.create_task(work)
-                for work in (self._steps(), self._syncs(port), self._leaser.run(), self._outbox.run())
-            ]
+            urls = await self._open()
+            await self._register(urls)
+            works = [self._steps(), self._syncs(urls), self._leaser.run(), self._outbox.run()]
+            if self._reverse is not None:
+                works.append(self._reverse.run())
+            tasks = [asyncio.create_task(work) for work in works]
             # Each runs for ever: the first to return or raise decides. A bug in one is a crash of the agent.
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             done.pop().result()
@@ -99,6 +107,8 @@ class Agent:
             async with asyncio.timeout(CLEAN_UP_LIMIT_S):
                 await self._replicas.stop_all("the agent ends", 0)
                 await self._ingress.stop()
+                if self._reverse is not None:
+                    await self._reverse.stop()
                 await self._portal.close()
                 await self._replicas.staging.stop()
                 self._inspector.stop()
@@ -111,6 +121,9 @@ class Agent:
         self._wake_step.set()
         self._wake_sync.set()
         self._leaser.look()
+
+    def _wake_sync_now(self) -> None:
+        self._wake_sync.set()
 
     def _held_left(self, replica: Replica) -> None:
         self._leaser.look()
@@ -151,23 +164,42 @@ class Agent:
             self._leaser.cancel(cancel.request, cancel.attempt)
         self._wake_step.set()
 
-    async def _register(self, port: int) -> None:
-        message = registration.of(self._settings, self._secret.pilot, port, self._agent_at)
+    async def _open(self) -> list[str]:
+        """Open the ingress; return where gateways reach it, the best address first."""
+        if self._reverse is not None:
+            return [f"{wire.REVERSE}{self._secret.pilot}"]
+        until = self._agent_at + self._settings.register_limit_s
+        addresses = await door.find(
+            self._settings.door_address, self._secret.portal_url, until, self._wake_step, self._told_to_end
+        )
+        return await self._ingress.start(addresses, self._settings.door_ports)
+
+    async def _register(self, urls: list[str]) -> None:
+        message = registration.of(self._settings, self._holds, self._secret.pilot, urls, self._agent_at)
         # From now: the job may be old when an adopted pilot registers again.
         limit_s = self._settings.register_limit_s + time.time() - self._agent_at
         self._apply(
-            await registration.register(self._portal, message, limit_s, self._wake_step, self._told_to_end)
+            await registration.register(
+                self._portal,
+                message,
+                limit_s,
+                self._wake_step,
+                self._told_to_end,
+                served=self._answer is not None,
+                ports=self._settings.door_ports,
+            )
         )
 
-    async def _syncs(self, port: int) -> None:
+    async def _syncs(self, urls: list[str]) -> None:
         while True:
             try:
                 self._apply(await self._sync())
+                await self._check_links()
             except (Lost, Ended) as error:
                 raise JobOver(exits.DONE, f"the portal holds this pilot for ended: {error}") from None
             except Unregistered:
                 log.warning("the portal has lost our registration: registering again")
-                await self._register(port)
+                await self._register(urls)
             except (Refused, Unavailable) as error:
                 # A portal that refuses our token may be one that is being repaired; silence ends us in time.
                 log.warning("no sync: %s", error)
@@ -175,6 +207,18 @@ class Agent:
             if await woken(self._wake_sync, max(self._answer.interval_s, GATHER_S)):
                 await asyncio.sleep(GATHER_S)
             self._wake_sync.clear()
+
+    async def _check_links(self) -> None:
+        """A portal that answers and takes no link will send no request: whoever waits learns why, and the GPUs are
+        given back. Raises JobOver."""
+        if self._reverse is None or self._reverse.unlinked_since is None or self._drain is not None:
+            return
+        if time.time() - self._reverse.unlinked_since < LINK_LIMIT_S:
+            return
+        why = self._reverse.why or "no answer"
+        self._ending = f"no link to the portal: {why}"[:200]
+        await self._say_the_end()
+        raise JobOver(exits.UNLINKED, self._ending)
 
     async def _sync(self) -> wire.SyncAnswer:
         self._seq += 1
@@ -245,12 +289,15 @@ class Agent:
             log.warning("results not delivered at the end; the portal gives their rows back")
         await self._replicas.stop_all(self._drain.ending, END_GRACE_S)
         self._ending = self._drain.ending
+        await self._say_the_end()
+        raise JobOver(exits.DONE, f"ended: {self._ending}")
+
+    async def _say_the_end(self) -> None:
         try:
             async with asyncio.timeout(LAST_SYNC_LIMIT_S):
                 await self._last_sync()
         except TimeoutError:
             log.warning("the portal did not hear our last sync")
-        raise JobOver(exits.DONE, f"ended: {self._ending}")
 
     async def _last_sync(self) -> None:
         while True:
@@ -271,10 +318,11 @@ def main() -> int:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     try:
-        read = settings.read(os.environ)
         secret = settings.read_secret(Path(given.secret))
+        read = settings.read(os.environ)
     except settings.SettingsError as error:
         log.error("%s", error)
+        lastword.tell_now(given.secret, str(error))
         return exits.CONFIG
     if names := settings.unknown(os.environ):
         log.warning("environment variables that nothing reads, misspelt? %s", ", ".join(names))
@@ -283,11 +331,13 @@ def main() -> int:
 
 
 async def _run(given: settings.Settings, secret: wire.Secret) -> NoReturn:
-    code = exits.CONFIG
     try:
-        code = await Agent(given, secret).run()
-    except settings.SettingsError as error:
-        log.error("%s", error)
+        holds = await asyncio.to_thread(holding.look, os.environ, given)
+        code = await Agent(given, secret, holds).run()
+    except (settings.SettingsError, CannotServe) as error:
+        log.error("this job ends, because it cannot serve: %s", error)
+        code = error.code if isinstance(error, CannotServe) else exits.UNFIT
+        await lastword.tell(secret, str(error))
     # Not by returning: a closing event loop gives signals their deadly defaults back, and Slurm's warning would
     # then turn a clean end into a crash that the supervisor answers with a new agent.
     logging.shutdown()

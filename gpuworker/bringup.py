@@ -14,7 +14,8 @@ from pathlib import Path
 import aiohttp
 
 from gpuworker.engines import make_engine
-from gpuworker.engines.protocol import BadArgument, Engine, EngineSpec
+from gpuworker.engines.protocol import BadArgument, Engine, EngineSpec, Wrapping
+from gpuworker.gpus import Gpus
 from gpuworker.roots import Outside, inside
 from gpuworker.seats import spare_seats
 from gpuworker.sleep import Sleeper, Spoiled
@@ -35,7 +36,7 @@ class BringUp:
     def __init__(
         self,
         want: DesiredReplica,
-        gpus: list[str],
+        gpus: Gpus,
         python: str,
         nearest: Nearest,
         socket: Path,
@@ -104,11 +105,13 @@ class BringUp:
             model=want.model,
             path=path,
             python=want.python or self._python,
-            gpus=[self._gpus[i] for i in want.gpus if i < len(self._gpus)],
+            gpus=[self._gpus.names[i] for i in want.gpus if i < len(self._gpus.names)],
+            gpu_maker=self._gpus.maker,
             cap=want.cap,
             seats=want.cap + spare_seats(want.cap),
             args=want.args,
             socket_path=self._socket,
             log_path=self._log_path,
             may_sleep=self.may_sleep,
+            wrapping=Wrapping(want.prologue.strip(), want.image, want.image_gpu, tuple(want.binds)),
         )

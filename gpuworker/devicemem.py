@@ -6,10 +6,9 @@ own process ids, or a driver that does not say, must not look like a GPU that is
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 
-from gpuworker import proctree
+from gpuworker import devices, proctree
 
 QUERY = ("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
 LIMIT_S = 20.0
@@ -33,8 +32,5 @@ def held_mb(root: int, ask: Callable[[], str | None] | None = None) -> int | Non
 
 
 def _nvidia_smi() -> str | None:
-    try:
-        done = subprocess.run(QUERY, capture_output=True, text=True, timeout=LIMIT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
+    said, _ = devices.run(*QUERY, limit_s=LIMIT_S)
+    return said

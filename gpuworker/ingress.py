@@ -7,16 +7,21 @@ goes away closes the engine's connection; an engine that goes away closes the ga
 
 from __future__ import annotations
 
+import errno
 import hmac
 import json
 import logging
+import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import aiohttp
 from aiohttp import web
 
 from gpuworker import wire
+from gpuworker.addresses import plain, url
+from gpuworker.interfaces import Address
 from gpuworker.replica import Replica
 from gpuworker.replicas import Replicas
 from gpuworker.row import ABORTED, DYING_S
@@ -26,6 +31,7 @@ from gpuworker.settings import SettingsError
 log = logging.getLogger("berth.ingress")
 
 MOST_BODY_BYTES = 64 * 2**20
+_NONCE = re.compile(r"[0-9a-f]{32}")
 _STATUS = {"key": 401, "path": 404, "headers": 400, "stale": 409, "body": 413}
 _SENT_ON = ("Content-Type", "Cache-Control", "Retry-After")
 
@@ -39,31 +45,43 @@ class Ingress:
         self._runner: web.ServerRunner | None = None
         self.draining = False
 
-    async def start(self, address: str, ports: tuple[int, int] | None) -> int:
-        """Binds the first free port of the range, or any; returns it. Raises SettingsError when none is free."""
+    async def start(self, addresses: Sequence[Address], ports: tuple[int, int] | None) -> list[str]:
+        """Serve on these addresses only, on each on the first free port of the range, or any.
+
+        Return the URLs by which gateways dial them. Raises SettingsError when a port or an address cannot be had.
+        """
         # Cancellation of the handler is how a gateway's disconnect reaches the engine.
-        server = web.Server(self._handle, access_log=None, handler_cancellation=True, keepalive_timeout=3600)
+        server = web.Server(self.answer, access_log=None, handler_cancellation=True, keepalive_timeout=3600)
         self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await self._runner.setup()
-        error: OSError | None = None
+        return [url(address, await self._bind(self._runner, address, ports)) for address in addresses]
+
+    async def _bind(self, runner: web.ServerRunner, address: Address, ports: tuple[int, int] | None) -> int:
         for port in range(ports[0], ports[1] + 1) if ports else [0]:
             try:
-                await web.TCPSite(self._runner, address, port).start()
-            except OSError as failed:
-                error = failed
-                continue
-            return int(self._runner.addresses[0][1])
+                await web.TCPSite(runner, str(address), port).start()
+            except OSError as error:
+                if ports and error.errno == errno.EADDRINUSE:
+                    continue
+                said = os.strerror(error.errno) if error.errno else str(error)
+                raise SettingsError(f"the ingress cannot listen on {address} port {port}: {said}") from None
+            return int(runner.addresses[-1][1])
+        assert ports is not None
         raise SettingsError(
-            f"no port for the ingress on {address} (BERTH_DOOR_ADDRESS, BERTH_DOOR_PORTS): {error}"
+            f"all ports from {ports[0]} to {ports[1]} (door_ports) on {address} are taken: give the profile a wider "
+            "range, at least one port for each job that may run on a node"
         )
 
     async def stop(self) -> None:
         if self._runner:
             await self._runner.cleanup()
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Return the engine's answer, or a refusal: whichever way the request has come (a port, a reverse link)."""
         if request.method == "GET" and request.path == "/healthz":
             return web.json_response({"ok": True})
+        if request.method == "GET" and request.path == wire.PROOF_PATH:
+            return self._prove(request)
         headers = request.headers
         if not hmac.compare_digest(headers.get(wire.HEADER_KEY, "").encode(), self._key):
             return _refuse("key")
@@ -90,6 +108,14 @@ class Ingress:
         finally:
             replica.seats.leave_held(time.time(), taken_at)
             self._left(replica)
+
+    def _prove(self, request: web.BaseRequest) -> web.Response:
+        """To a portal that wants to know whether it reaches this ingress, and not somebody else."""
+        nonce = request.query.get("nonce", "")
+        if _NONCE.fullmatch(nonce) is None or request.transport is None:
+            return _refuse("headers")
+        host, port, *_ = request.transport.get_extra_info("sockname")
+        return web.Response(text=wire.ingress_proof(self._key.decode(), nonce, url(plain(host), port)))
 
 
 async def _read(request: web.BaseRequest) -> bytes | None:

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import subprocess
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 
+from gpuworker import devices
 from gpuworker.inspection import NotInspected, inspect
 from gpuworker.wire import Inspected, InspectWish
 
 log = logging.getLogger("berth.inspector")
-
-QUERY = ("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
-LIMIT_S = 20.0
 
 
 class Inspector:
@@ -58,16 +55,6 @@ class Inspector:
 def report_on(wish: InspectWish) -> Inspected:
     """Blocks. A folder that surprises us is a report like any other."""
     try:
-        return Inspected(wish.id, "", inspect(wish.path, wish.roots, gpu_mem_mb()))
+        return Inspected(wish.id, "", inspect(wish.path, wish.roots, devices.least_memory_mb()))
     except NotInspected as refusal:
         return Inspected(wish.id, str(refusal), None)
-
-
-def gpu_mem_mb() -> int:
-    """Of the smallest GPU that this job sees; 0 where nobody says."""
-    try:
-        done = subprocess.run(QUERY, capture_output=True, text=True, timeout=LIMIT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return 0
-    sizes = [int(line) for line in done.stdout.split() if line.isdigit()] if done.returncode == 0 else []
-    return min(sizes, default=0)

@@ -3,6 +3,7 @@
 Errors:  PortalError ── Unavailable  no answer, or 5xx: says nothing about us, try again
                      ├─ Refused      401: our token is not accepted
                      ├─ Lost         409: another job is this pilot
+                     ├─ Unreached    424: the portal does not reach our ingress
                      ├─ Unregistered 428: the portal does not know our address any more
                      └─ Ended        404, 410: the portal holds this pilot for ended
 """
@@ -43,6 +44,13 @@ class Ended(PortalError):
     pass
 
 
+class Unreached(PortalError):
+    def __init__(self, said: wire.Unreached) -> None:
+        super().__init__("; ".join(f"{one.address}: {one.why}" for one in said.tried))
+        self.said = said
+
+
+UNREACHED = 424
 _BY_STATUS = {401: Refused, 409: Lost, 404: Ended, 410: Ended, 428: Unregistered}
 
 
@@ -76,6 +84,8 @@ class PortalClient:
             ) as response:
                 if response.status == 200:
                     return wire.loads(answer, await response.read())
+                if response.status == UNREACHED:
+                    raise Unreached(wire.loads(wire.Unreached, await response.read()))
                 raise _BY_STATUS.get(response.status, Unavailable)(f"{verb}: HTTP {response.status}")
         except (aiohttp.ClientError, TimeoutError, wire.WireError) as error:
             raise Unavailable(f"{verb}: {type(error).__name__}: {error}") from None

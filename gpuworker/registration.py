@@ -5,31 +5,39 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from gpuworker import exits, settings, wire
-from gpuworker.exits import JobOver
-from gpuworker.portal_client import Ended, Lost, PortalClient, Refused, Unavailable
+from gpuworker.exits import CannotServe, JobOver
+from gpuworker.holding import Holding
+from gpuworker.portal_client import Ended, Lost, PortalClient, Refused, Unavailable, Unreached
 from gpuworker.wakeup import woken
 
 log = logging.getLogger("berth.registration")
 
 VERSION = "0.1.0"
 RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+# The portal did not reach our ingress: a route or a firewall may be a moment late.
+REACH_RETRY_S = (2.0, 6.0)
+# One that is registered already may serve through others; its way back may take longer.
+KNOWN_RETRY_S = (2.0, 6.0, *(15.0,) * 20)
 
 
-def of(given: settings.Settings, pilot: str, port: int, agent_at: float) -> wire.Register:
+def of(
+    given: settings.Settings, holds: Holding, pilot: str, urls: Sequence[str], agent_at: float
+) -> wire.Register:
     return wire.Register(
         pilot=pilot,
         job_id=given.job_id,
         restart_count=given.restart_count,
         node=given.node,
-        address=f"http://{given.door_address}:{port}",
+        address=urls[0],
+        others=list(urls[1:]),
         started_at=given.started_at or agent_at,
         agent_at=agent_at,
         agent_version=VERSION,
-        gpus=given.gpus,
-        host_mem_mb=given.host_mem_mb,
+        gpus=list(holds.gpus.ids),
+        host_mem_mb=holds.mem_mb,
     )
 
 
@@ -39,27 +47,51 @@ async def register(
     limit_s: float,
     wake: asyncio.Event,
     told_to_end: Callable[[], bool],
+    *,
+    served: bool = False,
+    ports: tuple[int, int] | None = None,
 ) -> wire.SyncAnswer:
-    """Raises JobOver when this job is not the pilot's, or after `limit_s` without a portal."""
-    tries = 0
+    """Raises JobOver when this job is not the pilot's, or after `limit_s` without a portal; CannotServe when the portal
+    does not reach the ingress. `served`: this agent was registered before."""
+    tries = unreached = 0
     while True:
+        pause_s = RETRY_S[min(tries, len(RETRY_S) - 1)]
         try:
             answer = await portal.register(message)
         except (Lost, Ended) as error:
             raise JobOver(exits.LOST, f"this job is not the pilot's: {error}") from None
         except Refused as error:
             raise JobOver(exits.REFUSED, f"the portal does not accept our token: {error}") from None
+        except Unreached as error:
+            log.warning("the portal does not reach this ingress: %s", error)
+            pauses = KNOWN_RETRY_S if served or error.said.known else REACH_RETRY_S
+            if unreached >= len(pauses):
+                raise CannotServe(exits.UNREACHED, _unreached(error.said, message.node, ports)) from None
+            pause_s = pauses[unreached]
+            unreached += 1
         except Unavailable as error:
             log.warning("not registered yet: %s", error)
         else:
-            log.info(
-                "registered as pilot %s, job %d, ingress %s", message.pilot, message.job_id, message.address
-            )
+            if message.refusal:
+                return answer
+            urls = ", ".join([message.address, *message.others])
+            log.info("registered as pilot %s, job %d, ingress %s", message.pilot, message.job_id, urls)
             return answer
         if time.time() - message.agent_at > limit_s:
             raise JobOver(exits.SILENT, f"no portal for {limit_s:.0f} s")
         if told_to_end():
             raise JobOver(exits.DONE, "told to end before the portal answered")
         wake.clear()
-        await woken(wake, RETRY_S[min(tries, len(RETRY_S) - 1)])
+        await woken(wake, pause_s)
         tries += 1
+
+
+def _unreached(said: wire.Unreached, node: str, ports: tuple[int, int] | None) -> str:
+    where = "; ".join(f"{one.address}: {one.why}" for one in said.tried)
+    these = (
+        f"ports {ports[0]}-{ports[1]}" if ports else "all ports (or those of a range that door_ports names)"
+    )
+    return (
+        f"The portal does not reach its ingress on {node} ({where}). Open {these} from the portal to the nodes, set "
+        "door_address to a network of the nodes that the portal can reach, or use link: reverse."
+    )

@@ -21,6 +21,7 @@ import aiohttp
 from gpuworker.ahead import Ahead
 from gpuworker.bringup import BringUp, Nearest
 from gpuworker.engines.protocol import Engine, EngineError, EngineExit
+from gpuworker.gpus import Gpus
 from gpuworker.plan import ENDED, Here
 from gpuworker.seats import Seats
 from gpuworker.sleep import Sleeper, Spoiled
@@ -38,7 +39,7 @@ class Replica:
     def __init__(
         self,
         want: DesiredReplica,
-        gpus: list[str],
+        gpus: Gpus,
         python: str,
         nearest: Nearest,
         folder: Path,

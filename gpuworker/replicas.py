@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gpuworker import plan
+from gpuworker.gpus import Gpus
 from gpuworker.replica import STOP_GRACE_S, Replica
+from gpuworker.seats import spare_seats
 from gpuworker.staging import Staging
 from gpuworker.wire import DesiredReplica, ObservedReplica
 
@@ -20,7 +22,7 @@ MEASURE_S = 5.0
 class Replicas:
     """`changed` is called on every move; `cut` before an engine is stopped, to take back what runs on it."""
 
-    def __init__(self, gpus: list[str], folder: Path, changed: Callable[[], None]) -> None:
+    def __init__(self, gpus: Gpus, folder: Path, changed: Callable[[], None]) -> None:
         self._gpus = gpus
         self._folder = folder
         self._changed = changed
@@ -60,6 +62,10 @@ class Replicas:
     def _sources(self) -> set[str]:
         """The model folders of those whose engines may read them yet."""
         return {replica.want.path for replica in self if replica.state not in plan.ENDED}
+
+    def most_held(self) -> int:
+        """Requests of gateways that may be in flight here at once."""
+        return sum(replica.seats.cap + spare_seats(replica.seats.cap) for replica in self)
 
     def all_ended(self) -> bool:
         return all(replica.state in plan.ENDED for replica in self)

@@ -3,14 +3,19 @@
 The job script sets the BERTH_* variables; Slurm the others. Nothing secret travels this way: the token and the
 ingress key are in a file only its owner can read.
 
-    BERTH_DOOR_ADDRESS      address gateways can dial and the ingress binds         127.0.0.1
+    BERTH_DOOR_ADDRESS      an interface, a network or an address of this node that the
+                            ingress is to serve on                                  from where the portal is reached
     BERTH_DOOR_PORTS        ports the ingress may bind, "20000-20100"               any free port
+    BERTH_LINK              direct: gateways dial the ingress; reverse: the agent
+                            opens links to the portal and binds no port             direct
     BERTH_SCRATCH           node-local folder for sockets and engine logs           the system's temporary folder
     BERTH_PILOT_DIR         this pilot's folder in it; made by the supervisor       -
     BERTH_JOB_LOG           the job's own stdout and stderr, for `want_log`         none
     BERTH_STARTED_AT        UNIX seconds at the job script's first line             the agent's start
     BERTH_PORTAL_SILENCE_S  no word from the portal and nothing running: end        1800
     BERTH_REGISTER_LIMIT_S  how long to try to register                             1800
+    BERTH_GPUS              GPUs that the job asked for on each of its nodes        nothing to compare with
+    BERTH_MEM_MB            host memory that it asked for on each, MiB              nothing to compare with
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ KNOWN = frozenset(
     {
         "BERTH_DOOR_ADDRESS",
         "BERTH_DOOR_PORTS",
+        "BERTH_LINK",
         "BERTH_SCRATCH",
         "BERTH_PILOT",  # said by the job script for people; the secret file is what counts
         "BERTH_PILOT_DIR",
@@ -35,6 +41,8 @@ KNOWN = frozenset(
         "BERTH_STARTED_AT",
         "BERTH_PORTAL_SILENCE_S",
         "BERTH_REGISTER_LIMIT_S",
+        "BERTH_GPUS",
+        "BERTH_MEM_MB",
     }
 )
 
@@ -45,8 +53,9 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    door_address: str
+    door_address: str  # see gpuworker.addresses
     door_ports: tuple[int, int] | None  # first and last; None = any free port
+    reverse: bool  # gateways cannot dial this node: the agent opens the links
     pilot_dir: Path
     job_log: Path | None
     started_at: float | None
@@ -55,8 +64,8 @@ class Settings:
     job_id: int
     restart_count: int
     node: str
-    gpus: list[str]  # what CUDA_VISIBLE_DEVICES calls them
-    host_mem_mb: int
+    asked_gpus: int | None  # on each node; None: nobody said
+    asked_mem_mb: int  # on each node; 0: nobody said
 
 
 def read(env: Mapping[str, str]) -> Settings:
@@ -64,19 +73,21 @@ def read(env: Mapping[str, str]) -> Settings:
     if not folder:
         raise SettingsError("BERTH_PILOT_DIR is not set: start the gpuworker with `python -m gpuworker`")
     job_log = env.get("BERTH_JOB_LOG")
+    job_id, node = job_of(env)
     return Settings(
-        door_address=env.get("BERTH_DOOR_ADDRESS") or "127.0.0.1",
+        door_address=(env.get("BERTH_DOOR_ADDRESS") or "").strip(),
         door_ports=_ports(env.get("BERTH_DOOR_PORTS") or ""),
+        reverse=_reverse(env.get("BERTH_LINK") or "direct"),
         pilot_dir=Path(folder),
         job_log=Path(job_log) if job_log else None,
         started_at=_number(env, "BERTH_STARTED_AT", None),
         portal_silence_s=_number(env, "BERTH_PORTAL_SILENCE_S", 1800.0) or 0.0,
         register_limit_s=_number(env, "BERTH_REGISTER_LIMIT_S", 1800.0) or 0.0,
-        job_id=int(_number(env, "SLURM_JOB_ID", 0.0) or 0),
+        job_id=job_id,
         restart_count=int(_number(env, "SLURM_RESTART_COUNT", 0.0) or 0),
-        node=env.get("SLURMD_NODENAME") or socket.gethostname(),
-        gpus=visible_gpus(env),
-        host_mem_mb=_host_memory_mb(env),
+        node=node,
+        asked_gpus=_whole(env, "BERTH_GPUS"),
+        asked_mem_mb=_whole(env, "BERTH_MEM_MB") or 0,
     )
 
 
@@ -98,6 +109,11 @@ def _number(env: Mapping[str, str], name: str, default: float | None) -> float |
     return value
 
 
+def _whole(env: Mapping[str, str], name: str) -> int | None:
+    value = _number(env, name, None)
+    return None if value is None else int(value)
+
+
 def _ports(text: str) -> tuple[int, int] | None:
     if not text:
         return None
@@ -111,21 +127,18 @@ def _ports(text: str) -> tuple[int, int] | None:
     return span
 
 
-def visible_gpus(env: Mapping[str, str]) -> list[str]:
-    """The job's GPUs by the names CUDA understands. Slurm sets CUDA_VISIBLE_DEVICES where GRES are devices."""
-    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", "SLURM_STEP_GPUS"):
-        text = env.get(name)
-        if text and text != "NoDevFiles":
-            return [part.strip() for part in text.split(",") if part.strip()]
-    return []
+def job_of(env: Mapping[str, str]) -> tuple[int, str]:
+    """The job's number, and what Slurm calls this node; the node's own name may be another one, or a longer one."""
+    listed = env.get("SLURM_JOB_NODELIST") or env.get("SLURM_NODELIST") or ""
+    one = listed if listed and not set(listed) & set("[],") else ""
+    node = env.get("SLURMD_NODENAME") or one or socket.gethostname().partition(".")[0]
+    return int(_number(env, "SLURM_JOB_ID", 0.0) or 0), node
 
 
-def _host_memory_mb(env: Mapping[str, str]) -> int:
-    """What Slurm gave the job on this node, else all the node has."""
-    given = _number(env, "SLURM_MEM_PER_NODE", None)
-    if given:
-        return int(given)
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
+def _reverse(link: str) -> bool:
+    if link not in ("direct", "reverse"):
+        raise SettingsError(f"BERTH_LINK={link!r} is neither direct nor reverse")
+    return link == "reverse"
 
 
 def read_secret(path: Path) -> wire.Secret:

@@ -22,6 +22,7 @@ from gpuworker import exits, leftovers, proctree
 FORWARDED = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 # A unix socket's path has at most 107 bytes; the pilot's folder and the socket's name need about 30.
 LONGEST_SCRATCH = 70
+MOST_SECRET_BYTES = 64 * 1024
 _HANDLED = {*FORWARDED, signal.SIGCHLD}
 
 
@@ -48,7 +49,7 @@ def say(text: str) -> None:
 
 
 def run(secret: str) -> int:
-    """The exit code of the job."""
+    """The exit code of the job. `secret` is the path of the pilot's file, or "-": its text comes on standard input."""
     if int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0:
         say(
             "Slurm started this job again after a requeue (SLURM_RESTART_COUNT > 0); pilots are never requeued"
@@ -65,13 +66,28 @@ def run(secret: str) -> int:
             say(f"removed {left}, which a pilot that was killed had left behind")
         folder = leftovers.marked_folder(scratch)
     except OSError as error:
-        say(f"no scratch folder under BERTH_SCRATCH={scratch}: {error}")
+        why = f"no scratch folder under {scratch} (scratch): {error}"
+        say(why)
+        # Only here: this process lives as long as the job and has no other use for an HTTP client.
+        from gpuworker import lastword
+
+        lastword.tell_now(secret, why)
         return exits.CONFIG
     try:
+        if secret == "-":
+            secret = _kept_secret(folder)
         return _keep_running(secret, folder)
     finally:
         proctree.kill_descendants(os.getpid())
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kept_secret(folder: str) -> str:
+    """The file, in the pilot's own folder, that now holds what came on standard input: each agent reads it anew."""
+    path = Path(folder, "secret.json")
+    with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+        file.write(sys.stdin.buffer.read(MOST_SECRET_BYTES))
+    return str(path)
 
 
 def _keep_running(secret: str, folder: str) -> int:

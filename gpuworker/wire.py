@@ -14,6 +14,9 @@ import hmac
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from gpuworker.frames import accept_of as accept_of
+from gpuworker.tunnel import Tunnel as Tunnel
+from gpuworker.tunnel import watch as watch
 from gpuworker.wireformat import WireError as WireError
 from gpuworker.wireformat import dumps as dumps
 from gpuworker.wireformat import loads as loads
@@ -32,6 +35,18 @@ HEADER_ALONE = "x-berth-alone"
 HEADER_REFUSED = "x-berth-refused"
 HEADER_LOST = "x-berth-lost"
 
+# Where an ingress proves, without a key, that it is the one that was advertised (`ingress_proof`).
+PROOF_PATH = "/berth/proof"
+# Links that the agent opens where its node cannot be dialled (decisions/0023): a WebSocket to the portal, carrying the
+# bytes of HTTP/1.1, the portal asking. The pilot's portal token proves it, these say whose it is. A route over them is
+# REVERSE and the pilot's id, and nobody dials it. The agent pings; an end that has heard nothing for SILENT_S is alone.
+LINK_PATH = "/worker/v1/link"
+HEADER_PILOT = "x-berth-pilot"
+HEADER_JOB = "x-berth-job"
+REVERSE = "reverse:"
+PING_S = 15.0
+SILENT_S = 45.0
+
 # The only engine paths an ingress forwards to. Engines' development and administration endpoints stay inside.
 FORWARDED_PATHS = frozenset(
     {
@@ -41,6 +56,9 @@ FORWARDED_PATHS = frozenset(
         "/v1/responses",
     }
 )
+
+# Before an agent's last words where these are why its job could not serve at all: a failed launch, not an end.
+REFUSED = "refused: "
 
 DesiredState = Literal["hot", "draining", "asleep", "stopped"]
 ObservedState = Literal["starting", "hot", "draining", "asleep", "stopped", "failed"]
@@ -69,8 +87,27 @@ class Register:
     started_at: float  # first line of the job script
     agent_at: float  # the agent process is up
     agent_version: str
-    gpus: list[str]
-    host_mem_mb: int
+    gpus: list[str]  # for people: UUIDs where the device side was asked; of several nodes in order of rank
+    host_mem_mb: int  # on each node
+    refusal: str = ""  # why this job cannot serve, in words: it ends, and nothing is desired of it
+    # More addresses of the ingress, for when the first is not reached.
+    others: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One address of an ingress, and why the portal did not reach it."""
+
+    address: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreached:
+    """The answer to `register` (status 424) where the portal reached none of the addresses: nothing was registered."""
+
+    tried: list[Tried]
+    known: bool  # this job is registered already, and may serve through others
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +129,10 @@ class DesiredReplica:
     may_sleep: int = 0  # how deep the pool lets it sleep: tried before it is hot
     sleep_level: int = 0  # state "asleep": drain, then sleep so deep
     roots: list[str] = field(default_factory=list)  # its folder must lie below one of them; none: anywhere
+    prologue: str = ""  # the environment's shell lines, run before its engine
+    image: str = ""  # the environment's Apptainer image; "" = none
+    image_gpu: Literal["", "nv", "rocm"] = ""
+    binds: list[str] = field(default_factory=list)  # further folders inside the image
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +316,15 @@ class ResultsAnswer:
     late: list[str]
 
 
-def derive_key(site_key: bytes, purpose: Literal["ingress", "portal"], pilot: str) -> str:
+def ingress_proof(ingress_key: str, nonce: str, address: str) -> str:
+    """Return what the ingress that listens on `address` answers to a nonce, in hex.
+
+    Whoever else has that port does not know the key, and the key is never sent. The address is part of it, so that
+    nobody passes the question on to an ingress elsewhere.
+    """
+    return hmac.new(ingress_key.encode(), f"proof:{nonce}:{address}".encode(), "sha256").hexdigest()
+
+
+def derive_key(site_key: bytes, purpose: Literal["ingress", "portal", "relay"], pilot: str) -> str:
     """HMAC-SHA256(site key, purpose:pilot) in hex: derived on demand, stored nowhere but in the pilot's file."""
     return hmac.new(site_key, f"{purpose}:{pilot}".encode(), "sha256").hexdigest()

@@ -20,6 +20,7 @@ from portal.config import Config, config
 from portal.gateway.app import Gateway
 from portal.readiness import Readiness
 from portal.workerapi.app import WorkerApi
+from portal.workerapi.link import STATE as LINKING
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +34,13 @@ class Application:
     def __init__(self, settings: Config) -> None:
         serve = settings.serve
         self.gateway = Gateway(settings) if serve in ("all", "gateway") else None
-        self.worker_api = WorkerApi(settings) if serve in ("all", "gateway") else None
+        self.worker_api = WorkerApi(settings, self.gateway.reverse) if self.gateway else None
         self._django = Bounded(_django(), settings) if serve in ("all", "site") else None
         self._readiness = Readiness(settings)
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
+            await self._lifespan(scope, receive, send)
         elif scope["type"] == "http":
             await self._app(scope["path"])(scope, receive, send)
         else:
@@ -56,13 +57,14 @@ class Application:
             return self._readiness
         return self._django or _nothing
 
-    async def _lifespan(self, receive: Any, send: Any) -> None:
+    async def _lifespan(self, scope: Scope, receive: Any, send: Any) -> None:
         await receive()  # startup
         try:
             if self.gateway is not None:
                 await self.gateway.start()
             if self.worker_api is not None:
                 await self.worker_api.start()
+                scope.get("state", {})[LINKING] = self.worker_api
         except Exception as error:
             log.exception("start")
             await send({"type": "lifespan.startup.failed", "message": f"Berth cannot start: {error}"})

@@ -29,6 +29,7 @@ _ELSEWHERE = {
     "BERTH_DOOR_ADDRESS",
     "BERTH_DOOR_PORTS",
     "BERTH_JOB_LOG",
+    "BERTH_LINK",
     "BERTH_SCRATCH",
     "BERTH_STARTED_AT",
     "BERTH_PILOT",
@@ -46,6 +47,10 @@ class Config:
 
     database_url: str
     """PostgreSQL, e.g. postgresql://berth@127.0.0.1:5432/berth."""
+    relay_address: str
+    """Where this gateway lends other gateways the links that pilots opened to it (link: reverse). Empty: a private unix
+    socket, enough while all gateways stand on one host; else an address of this host that the other gateways' hosts
+    reach, and nobody else needs to: 10.0.0.5, [fd00::5] or with ports, 10.0.0.5:20000-20010."""
     redis_url: str
     """Redis, e.g. redis://127.0.0.1:6379/0. Broker, slots and order; never a source of truth."""
     state_dir: Path
@@ -198,6 +203,7 @@ def parse(environ: Mapping[str, str] | None = None) -> Config:
             state_dir = Path(env.str("STATE_DIR", str(root / ".run" / "state")))
             read = Config(
                 database_url=env.str("DATABASE_URL", "postgresql://berth@127.0.0.1:5432/berth"),
+                relay_address=env.str("RELAY_ADDRESS", ""),
                 redis_url=env.str("REDIS_URL", "redis://127.0.0.1:6379/0"),
                 state_dir=state_dir,
                 portal_url=env.str("PORTAL_URL", "http://127.0.0.1:8000").rstrip("/"),

@@ -136,7 +136,7 @@ def _may_launch(actor: Actor, candidate: Candidate) -> None:
     if live.filter(profile=profile).count() >= profile.max_pilots:
         raise Later(f"Profile {profile.name} may have no more jobs now.")
     gpus = sum(live.values_list("gpus", flat=True))
-    if actor.config.max_gpus and gpus + profile.gpus > actor.config.max_gpus:
+    if actor.config.max_gpus and profile.gpus and gpus + profile.gpus > actor.config.max_gpus:
         raise Later("All GPUs that Berth may have are in use.")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from gpuworker.wire import Secret, derive_key, dumps
+from portal.catalog import allowed
+from portal.catalog.models import Profile
 from portal.config import Config
 from portal.fleet.models import Pilot
 from scheduler.slurm.spec import JobSpec, SecretFile
@@ -32,7 +34,9 @@ def spec_of(pilot: Pilot, config: Config, exclude: tuple[str, ...] = ()) -> JobS
         portal_token=derive_key(config.site_key, "portal", name),
         ingress_key=derive_key(config.site_key, "ingress", name),
     )
-    gpus = f"gpu:{profile.gpu_type}:{pilot.gpus}" if profile.gpu_type else f"gpu:{pilot.gpus}"
+    gpus = _gpus(profile, pilot.gpus)
+    per_gpu = profile.mem_request == Profile.MemRequest.PER_GPU and pilot.gpus > 0
+    mem_mb = 0 if per_gpu or profile.mem_request == Profile.MemRequest.NONE else pilot.mem_mb
     return JobSpec(
         name=pilot.job_name,
         pilot=name,
@@ -43,15 +47,33 @@ def spec_of(pilot: Pilot, config: Config, exclude: tuple[str, ...] = ()) -> JobS
         limit_min=pilot.walltime_min,
         least_limit_min=min(profile.walltime_least_min, pilot.walltime_min),
         cpus=profile.cpus,
-        mem_mb=pilot.mem_mb,
+        mem_mb=mem_mb,
+        mem_per_gpu_mb=-(-pilot.mem_mb // pilot.gpus) if per_gpu else 0,
         partition=profile.partition,
         account=profile.account,
         qos=profile.qos,
-        gres=gpus,
+        gres=f"gpu:{gpus}" if gpus and profile.gpu_request == Profile.GpuRequest.GRES else "",
+        gpus_per_node=gpus if profile.gpu_request == Profile.GpuRequest.PER_NODE else "",
+        gpus=pilot.gpus,
+        constraint=profile.constraint,
+        reservation=profile.reservation,
+        licenses=profile.licenses,
+        exclusive=profile.exclusive,
+        nice=profile.nice,
+        wckey=profile.wckey,
+        extra=allowed.extra_pairs(profile.extra),
         exclude=",".join(exclude),
         signal_s=SIGNAL_S,
         door_address=profile.door_address,
         door_ports=profile.door_ports,
+        link=profile.link,
         scratch=profile.scratch,
         prologue=profile.prologue.replace("\r\n", "\n").strip(),
     )
+
+
+def _gpus(profile: Profile, count: int) -> str:
+    """Return "a100:4", or "4" where the type is not to be named; "" for a job without GPUs."""
+    if not count:
+        return ""
+    return f"{profile.gpu_type}:{count}" if profile.gpu_type and profile.gpu_type_asked else str(count)

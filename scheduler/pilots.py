@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gpuworker.wire import REFUSED
 from portal.fleet.slurm_words import meaning
 from scheduler.hearing import Heard
 from scheduler.listing import OurJob
@@ -68,15 +69,15 @@ def judge(
 ) -> Verdict:
     """`jobs`: those of the pilot's name in the last listing, which was asked for at `answered_at`.
 
-    1. The agent said why it ends → ended. 2. Never heard of Slurm → nothing, but an agent that registered
-    names its job itself. 3. The pilot's job is the one
-    its row or its agent names, else the lowest live id; other live ones are surplus. 4. Listed as ended, and
-    no report since → ended. 5. Not listed: a planned pilot is resubmitted if the listing is newer than the
-    intent; another has ended if neither Slurm nor its agent was heard of it for alive_s. Redis' silence keeps
-    it, too.
+    1. The agent said why it ends, or why it cannot serve → ended. 2. Never heard of Slurm → nothing, but an agent
+    that spoke names its job itself. 3. The pilot's job is the one its row or its agent names, else the lowest live
+    id; other live ones are surplus. 4. Listed as ended, and no report since → ended. 5. Not listed: a planned pilot
+    is resubmitted if the listing is newer than the intent; another has ended if neither Slurm nor its agent was heard
+    of it for alive_s. Redis' silence keeps it, too.
     """
     if pilot.said_ending and pilot.state != "planned":
-        return Verdict(ended=_last_words(pilot, jobs))
+        refused = pilot.said_ending.startswith(REFUSED)
+        return Verdict(ended=_last_words(pilot, jobs), failed=refused)
     registered = pilot.agent_job_id if pilot.state == "planned" else None
     if answered_at is None:
         return Verdict(adopt=registered)
@@ -101,6 +102,8 @@ def _last_words(pilot: PilotFacts, jobs: Sequence[OurJob]) -> str:
     own = _own(pilot, jobs, ())
     if pilot.said_ending == "preempted" and own is not None and is_over(own):
         return f"Job {own.info.job_id}: {meaning(own.info.state, own.info.reason).text}."
+    if pilot.said_ending.startswith(REFUSED):
+        return f"Job {pilot.job_id} could not serve: {pilot.said_ending.removeprefix(REFUSED)}"
     return f"Its agent ended it: {_ENDINGS.get(pilot.said_ending, pilot.said_ending)}."
 
 

@@ -48,7 +48,7 @@ def pool_views(now: float) -> tuple[PoolView, ...]:
             owners.get(pool.name, ""),
             now,
         )
-        for pool in Pool.objects.order_by("name")
+        for pool in Pool.objects.select_related("environment").order_by("name")
     )
 
 
@@ -92,6 +92,7 @@ def _view(
         asleep_mem_mb=pool.asleep_mem_mb or pool.mem_mb,
         wake_s=state.wake_s,
         fits=fits,
+        gpu_types=tuple(map(str, pool.environment.gpu_types)),
     )
 
 

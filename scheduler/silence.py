@@ -78,7 +78,9 @@ def _last_heard(
             heard = reports.get(name)
             found[name] = max(*(m.timestamp() for m in moments), heard.received_at if heard else 0.0)
         elif name in running and pilot.state in ON_ITS_WAY:
-            found[name] = pilot.slurm_start_at.timestamp() if pilot.slurm_start_at else now
+            start = pilot.slurm_start_at.timestamp() if pilot.slurm_start_at else now
+            # It may have spoken without having been registered: the portal did not reach its ingress.
+            found[name] = max(start, seen[name].timestamp()) if name in seen else start
     return found
 
 

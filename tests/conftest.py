@@ -19,6 +19,9 @@ from typing import Any
 _scratch = Path(tempfile.mkdtemp(prefix="berth-test-"))
 atexit.register(shutil.rmtree, _scratch, ignore_errors=True)
 
+# Folders of tests are what a cluster's shared file system is: a node of the private cluster has a /tmp of its own.
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/var/tmp")
+
 
 def _start_own_services() -> tuple[str, str]:
     from devstack.postgres import Postgres

@@ -9,34 +9,53 @@ from __future__ import annotations
 import getpass
 import os
 import secrets
+import socket
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from devstack import apt
 from devstack.ports import accepts, free_port
-from devstack.procs import Child, Command
-from devstack.rundir import RunDir
+from devstack.procs import Child
 from devstack.say import StepFailed
 
 ACCOUNT = "lab"
 
 
-class Accounting:
-    """`home`: the cluster's folder, whose munged runs. `port` is slurmdbd's, for slurm.conf."""
+def listens(path: Path) -> bool:
+    """Return whether somebody answers at this unix socket."""
+    with socket.socket(socket.AF_UNIX) as link:
+        try:
+            link.connect(str(path))
+        except OSError:
+            return False
+    return True
 
-    def __init__(self, home: Path, run_dir: RunDir, env: Mapping[str, str]) -> None:
+
+class Accounting:
+    """`home`: the cluster's folder, whose munged runs. `port` is slurmdbd's, for slurm.conf. `child` starts a process
+    where slurmctld runs, under that name; `host` is that host's name, and `address` how others reach it."""
+
+    def __init__(
+        self,
+        home: Path,
+        env: Mapping[str, str],
+        child: Callable[[str, list[str]], Child],
+        host: str,
+        address: str,
+    ) -> None:
         self.port = free_port()
         self._home = home
-        self._run_dir = run_dir
         self._env = dict(env)
+        self._start_child = child
+        self._host, self._address = host, address
         self._children: list[Child] = []
 
     def start(self) -> None:
         password = secrets.token_hex(16)
         database_port = self._start_database(password)
         self._write_conf(database_port, password)
-        self._child("slurmdbd", ["slurmdbd", "-D"], lambda: accepts(self.port))
+        self._child("slurmdbd", ["slurmdbd", "-D"], lambda: accepts(self.port, address=self._address))
         for words in (
             ("cluster", "berth"),
             ("account", ACCOUNT),
@@ -50,19 +69,19 @@ class Accounting:
         self._children.clear()
 
     def _start_database(self, password: str) -> int:
-        data, socket, port = self._home / "accounts", self._home / "accounts.sock", free_port()
+        data, sock, port = self._home / "accounts", self._home / "accounts.sock", free_port()
         here = ["--no-defaults", f"--datadir={data}", f"--user={getpass.getuser()}"]
         data.mkdir(mode=0o700)
         self._run("mariadb-install-db", *here, "--auth-root-authentication-method=normal")
-        where = [f"--socket={socket}", f"--port={port}", "--bind-address=127.0.0.1"]
-        self._child("mariadbd", ["mariadbd", *here, *where], lambda: accepts(port))
+        where = [f"--socket={sock}", f"--port={port}", "--bind-address=127.0.0.1"]
+        self._child("mariadbd", ["mariadbd", *here, *where], lambda: listens(sock))
         said = "".join(
             f"CREATE USER slurm@'{host}' IDENTIFIED BY '{password}'; GRANT ALL ON *.* TO slurm@'{host}';"
             for host in ("127.0.0.1", "localhost")
         )
         # Nobody else gets in: this one had no password.
         said += "DROP USER root@localhost;"
-        self._run("mariadb", "--no-defaults", f"--socket={socket}", "--user=root", say=said)
+        self._run("mariadb", "--no-defaults", f"--socket={sock}", "--user=root", say=said)
         return port
 
     def _write_conf(self, database_port: int, password: str) -> None:
@@ -71,7 +90,7 @@ class Accounting:
         lines = [
             "AuthType=auth/munge",
             f"AuthInfo=socket={self._home}/munge/socket",
-            "DbdHost=localhost",
+            f"DbdHost={self._host}",
             f"DbdPort={self.port}",
             f"SlurmUser={getpass.getuser()}",
             "StorageType=accounting_storage/mysql",
@@ -85,7 +104,7 @@ class Accounting:
         conf.write_text("\n".join(lines) + "\n")
 
     def _child(self, name: str, argv: list[str], ready: Callable[[], bool]) -> None:
-        child = Child(Command(name, [apt.program(argv[0]), *argv[1:]], self._env), self._run_dir)
+        child = self._start_child(name, argv)
         self._children.append(child)
         child.wait_ready(ready, 90)
 

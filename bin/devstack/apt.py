@@ -66,6 +66,7 @@ SERVICES = (
     on_path("redis-server", "redis-server"),
     on_path("munge", "munged", "munge"),
     on_path("slurm-wlm", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol"),
+    on_path("iproute2", "ip"),
     VENV,
 )
 ACCOUNTING = (
@@ -73,6 +74,7 @@ ACCOUNTING = (
     on_path("mariadb-server-core", "mariadbd", "mariadb-install-db"),
     on_path("mariadb-client-core", "mariadb"),
 )
+FIREWALL = (on_path("nftables", "nft"),)  # of tests that close a host to the portal
 BENCH = (on_path("wrk", "wrk"),)
 BROWSER = (on_path("chromium", "chromium"),)
 

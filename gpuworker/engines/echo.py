@@ -57,5 +57,8 @@ class EchoEngine(ServedEngine):
             _, said = await self._asked(session, "how much it holds", "/device_mb")
         return int(said)
 
+    def folders(self) -> list[str]:
+        return [*super().folders(), package_root()]
+
     def environment(self) -> Mapping[str, str]:
         return {"PYTHONPATH": package_root()}

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
-from gpuworker import proctree, warden
+from gpuworker import gpus, proctree, warden
 from gpuworker.engines.protocol import EngineExit
 
 # Left over from the batch shell, these confuse engines: a port meant for one of several, a rank in an MPI world
@@ -22,20 +22,21 @@ _DROPPED = frozenset(
         "LOCAL_RANK",
         "WORLD_SIZE",
         "NODE_RANK",
+        *gpus.VARIABLES,
     }
 )
 
 
 def engine_environment(
-    inherited: Mapping[str, str], gpus: list[str], own: Mapping[str, str]
+    inherited: Mapping[str, str], visible: Mapping[str, str], own: Mapping[str, str]
 ) -> dict[str, str]:
-    """The environment of one engine: the job's without what confuses, this replica's GPUs, the engine's own."""
+    """The environment of one engine: the job's without what confuses, its GPUs (`visible`), the engine's own."""
     kept = {
         name: value
         for name, value in inherited.items()
         if not name.startswith(_DROPPED_PREFIXES) and name not in _DROPPED
     }
-    return {**kept, "CUDA_VISIBLE_DEVICES": ",".join(gpus), "PYTHONUNBUFFERED": "1", **own}
+    return {**kept, **visible, "PYTHONUNBUFFERED": "1", **own}
 
 
 class EngineProcess:

@@ -35,19 +35,31 @@ class NotOffered(EngineError):
 
 
 @dataclass(frozen=True, slots=True)
+class Wrapping:
+    """What an engine's command is started in. `binds`: folders besides those that it needs, as Apptainer writes them."""
+
+    prologue: str = ""  # bash, before the command
+    image: str = ""  # Apptainer image on the node
+    image_gpu: str = ""  # "nv" or "rocm": what of the node's GPU drivers the image gets
+    binds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSpec:
     """Everything an engine needs to start, as values of this node."""
 
     model: str  # served name
     path: str  # model folder; "" where there is none
     python: str  # interpreter of the engine's environment
-    gpus: list[str]  # names for CUDA_VISIBLE_DEVICES
+    gpus: list[str]  # by the names that engines understand, see `gpuworker.gpus`
     cap: int  # requests in flight that the catalog allows
     seats: int  # the most that will ever be in flight: cap and the spare seats above it
     args: dict[str, Any]
     socket_path: Path  # ≤ 107 bytes, in a 0700 folder
     log_path: Path
     may_sleep: int = 0  # how deep the catalog lets it sleep
+    gpu_maker: str = "nvidia"
+    wrapping: Wrapping = Wrapping()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from typing import Any
 
 import aiohttp
 
-from gpuworker import devicemem, logtail
+from gpuworker import devicemem, gpus, logtail
+from gpuworker.engines import wrapping
 from gpuworker.engines.process import EngineProcess, engine_environment
 from gpuworker.engines.protocol import (
     WARM_UP,
@@ -58,6 +59,16 @@ class ServedEngine:
         """From the engine's GET /version."""
         return str(answer.get("version", ""))
 
+    def folders(self) -> list[str]:
+        """What it reads on the node, to be seen inside an image, too."""
+        return [self.spec.path] if self.spec.path else []
+
+    def _wrapped(self, env: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+        """In a thread: it looks where links in the model's folder lead."""
+        spec, own = self.spec, self.environment()
+        home, gpus = spec.log_path.parent, bool(spec.gpus)
+        return wrapping.wrapped(self.command(), env, own, spec.wrapping, self.folders(), home, gpus)
+
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
@@ -67,9 +78,11 @@ class ServedEngine:
         self.socket_path.unlink(missing_ok=True)
         if self.spec.log_path.exists():  # of an engine that this one replaces
             self._log_read = self.spec.log_path.stat().st_size
-        env = engine_environment(os.environ, self.spec.gpus, self.environment())
+        visible = gpus.environment(self.spec.gpus, self.spec.gpu_maker)
+        env = engine_environment(os.environ, visible, self.environment())
+        argv, env = await asyncio.to_thread(self._wrapped, env)
         try:
-            self._process = await EngineProcess.start(self.command(), env, self.spec.log_path)
+            self._process = await EngineProcess.start(argv, env, self.spec.log_path)
         except OSError as error:
             raise EngineFailed(f"the {self.name} engine could not be started: {error}") from None
 
@@ -86,10 +99,12 @@ class ServedEngine:
                     return
                 self._read_phase()
                 await asyncio.sleep(POLL_S)
-        ended = await process.ended()
-        raise EngineFailed(
-            f"the {self.name} engine ended with exit code {ended.code} while starting\n{self._tail()}"
+        ended, tail = await process.ended(), self._tail()
+        said = (
+            wrapping.explained(tail)
+            or f"the {self.name} engine ended with exit code {ended.code} while starting"
         )
+        raise EngineFailed(f"{said}\n{tail}")
 
     async def warm_up(self) -> None:
         """What a first request pays for (kernels, caches, a tokenizer) is paid here. An engine that refuses

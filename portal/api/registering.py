@@ -18,7 +18,7 @@ from portal import hints
 from portal.accounts.models import Membership, Project, User
 from portal.api.commanding import Wish, give
 from portal.catalog.models import Engine, Environment, Model, Pool, Profile
-from portal.catalog.proposal import Proposal, propose
+from portal.catalog.proposal import Proposal, cpu_args, propose
 from portal.config import config
 from portal.fleet.models import Candidate, Command
 
@@ -134,10 +134,11 @@ def save(user: User, candidate: Candidate, chosen: Chosen) -> Model:
         cap=chosen.cap,
         keep_alive_s=chosen.keep_alive_s,
         load_estimate_s=chosen.load_estimate_s,
-        args=_args(proposal, chosen),
+        args=_args(candidate, proposal, chosen),
     )
     if chosen.gpus > candidate.profile.gpus or chosen.mem_mb > candidate.profile.mem_mb:
-        room = f"{candidate.profile.gpus} GPUs and {candidate.profile.mem_mb} MiB of memory"
+        gpus = f"{candidate.profile.gpus} GPUs" if candidate.profile.gpus else "no GPU"
+        room = f"{gpus} and {candidate.profile.mem_mb} MiB of memory"
         raise ValidationError(f"A job of profile {candidate.profile} has {room}: it would never fit.")
     with transaction.atomic():
         pool.full_clean()
@@ -195,7 +196,7 @@ def _check_free(name: str) -> None:
         raise ValidationError({"name": f"There is a model or pool '{name[:128]}' already."})
 
 
-def _args(proposal: Proposal, chosen: Chosen) -> dict[str, Any]:
+def _args(candidate: Candidate, proposal: Proposal, chosen: Chosen) -> dict[str, Any]:
     """Of the engine; vLLM's only. What the person chose comes before what was proposed."""
     if chosen.environment.engine != Engine.VLLM:
         return {}
@@ -204,6 +205,8 @@ def _args(proposal: Proposal, chosen: Chosen) -> dict[str, Any]:
         args["max_model_len"] = chosen.context_tokens
     if chosen.gpus > 1:
         args["tensor_parallel_size"] = chosen.gpus
+    if not chosen.gpus:
+        args |= cpu_args(candidate.found or {}, chosen.context_tokens or 4096)
     if chosen.trust_remote_code:
         args["trust_remote_code"] = True
     return args

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.validators import RegexValidator
+from django.core.validators import MaxValueValidator, RegexValidator
 from django.db import models
 from django.db.models import F, Q
 
 from portal.accounts.models import Project
-from portal.catalog import cluster, rules, ways
+from portal.catalog import allowed, cluster, rules, ways
 
 # Names reach file names, job names and engine arguments: a small alphabet, checked here and again there.
 model_name = RegexValidator(r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}\Z", "Letters, digits and . _ / - only.")
@@ -26,6 +26,11 @@ class Engine(models.TextChoices):
     ECHO = "echo", "echo (tests and benchmarks)"
 
 
+class ImageGpu(models.TextChoices):
+    NVIDIA = "nv", "NVIDIA (--nv)"
+    AMD = "rocm", "AMD (--rocm)"
+
+
 class Environment(models.Model):
     """A versioned engine installation on the cluster. The agent's own environment is separate and small."""
 
@@ -36,6 +41,26 @@ class Environment(models.Model):
     )
     engine_version = models.CharField(max_length=50, blank=True)
     gpu_types = models.JSONField(default=list, blank=True, help_text="GPU types it runs on; empty: any.")
+    prologue = models.TextField(
+        blank=True, help_text="Shell lines (bash) run before its engines start, e.g. module load cuda/12."
+    )
+    image = models.CharField(
+        max_length=500,
+        blank=True,
+        help_text="Apptainer image, as seen on compute nodes, in which its engines run; the interpreter is inside.",
+    )
+    image_gpu = models.CharField(
+        max_length=10,
+        blank=True,
+        choices=ImageGpu,
+        help_text="What Apptainer takes into the image for GPUs.",
+    )
+    image_binds = models.JSONField(
+        default=list,
+        blank=True,
+        help_text='Further folders to be seen inside the image, e.g. ["/apps", "/data/models:/models:ro"]; '
+        "Berth binds what it needs itself.",
+    )
 
     def __str__(self) -> str:
         return self.name
@@ -43,6 +68,8 @@ class Environment(models.Model):
     def clean(self) -> None:
         rules.interpreter("python", self.engine, self.python)
         rules.words("gpu_types", self.gpu_types)
+        rules.prologue("prologue", self.prologue)
+        rules.image(self)
 
 
 class Access(models.Model):
@@ -118,6 +145,20 @@ class Profile(models.Model):
         DIRECT = "direct", "the gateway dials the ingress"
         REVERSE = "reverse", "the agent opens the connection"
 
+    class GpuRequest(models.TextChoices):
+        GRES = "gres", "--gres=gpu:TYPE:N"
+        PER_NODE = "gpus-per-node", "--gpus-per-node=TYPE:N"
+
+    class MemRequest(models.TextChoices):
+        NODE = "mem", "--mem, for the whole job"
+        PER_GPU = "mem-per-gpu", "--mem-per-gpu, the same divided by its GPUs"
+        NONE = "none", "not at all: the site gives memory with GPUs or CPUs"
+
+    class Exclusive(models.TextChoices):
+        NODE = "node", "no other job on its nodes (--exclusive)"
+        USER = "user", "only jobs of the same account (--exclusive=user)"
+        MCS = "mcs", "only jobs of the same MCS label (--exclusive=mcs)"
+
     name = models.SlugField(unique=True)
     enabled = models.BooleanField(default=True)
     access = models.ForeignKey(
@@ -138,9 +179,44 @@ class Profile(models.Model):
     account = models.CharField(max_length=64, blank=True, validators=[directive])
     qos = models.CharField(max_length=64, blank=True, validators=[directive])
     gpu_type = models.CharField(max_length=64, blank=True, validators=[directive])
-    gpus = models.PositiveSmallIntegerField(default=1, help_text="GPUs of one pilot.")
+    gpus = models.PositiveSmallIntegerField(
+        default=1, help_text="GPUs of one pilot; 0: its jobs run on CPUs only."
+    )
+    gpu_request = models.CharField(
+        max_length=20, choices=GpuRequest, default=GpuRequest.GRES, help_text="How Slurm is asked for GPUs."
+    )
+    gpu_type_asked = models.BooleanField(
+        default=True,
+        help_text="Name the type to Slurm. Without: it is only what Berth's measurements are kept under, and a "
+        "partition or constraint chooses the nodes.",
+    )
     cpus = models.PositiveSmallIntegerField(default=4)
     mem_mb = models.PositiveIntegerField(default=16_000, help_text="Host memory of one pilot, MiB.")
+    mem_request = models.CharField(
+        max_length=20, choices=MemRequest, default=MemRequest.NODE, help_text="How Slurm is asked for memory."
+    )
+    constraint = models.CharField(
+        max_length=256, blank=True, help_text="Features that its nodes must have, e.g. a100&nvlink."
+    )
+    reservation = models.CharField(max_length=200, blank=True, help_text="Of Slurm, in which its jobs run.")
+    licenses = models.CharField(
+        max_length=200, blank=True, help_text="Licences that each job takes, e.g. ansys:2,matlab@flex."
+    )
+    exclusive = models.CharField(
+        max_length=10, blank=True, choices=Exclusive, help_text="Who else may use its nodes; empty: anybody."
+    )
+    nice = models.PositiveIntegerField(
+        default=0,
+        validators=[MaxValueValidator(allowed.MOST_NICE)],
+        help_text="How much its jobs stand back behind others, Slurm's nice.",
+    )
+    wckey = models.CharField(max_length=64, blank=True, help_text="Key under which the site books its jobs.")
+    extra = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text='Further directives by sbatch\'s names, e.g. {"switches": "1@60", "contiguous": true}; of those '
+        "that Berth allows.",
+    )
     walltime_min = models.PositiveIntegerField(default=240, help_text="Asked of Slurm, minutes.")
     walltime_least_min = models.PositiveIntegerField(
         default=30, help_text="--time-min: the shortest job that is still useful, minutes."
@@ -161,20 +237,27 @@ class Profile(models.Model):
     link = models.CharField(max_length=10, choices=Link, default=Link.DIRECT)
     prologue = models.TextField(blank=True, help_text="Shell lines run in the job before the agent starts.")
     door_address = models.CharField(
-        max_length=200, blank=True, help_text="Address pilots listen on; empty: the node's own name."
+        max_length=200,
+        blank=True,
+        help_text="Where pilots listen: an interface (ib0) or a network (10.1.0.0/16, fd00::/8) of the nodes; "
+        "empty: the address from which a node reaches the portal.",
     )
     door_ports = models.CharField(
-        max_length=20, blank=True, help_text="Port range, e.g. 20000-20100; empty: any."
+        max_length=20,
+        blank=True,
+        help_text="Ports pilots listen on, e.g. 20000-20100, at least one for each job on a node; empty: any.",
     )
-    portal_url_from_nodes = models.CharField(max_length=200, blank=True, help_text="Empty: BERTH_PORTAL_URL.")
+    portal_url_from_nodes = models.CharField(
+        max_length=200, blank=True, help_text="Where the nodes reach the portal; empty: BERTH_PORTAL_URL."
+    )
     scratch = models.CharField(max_length=300, blank=True, help_text="Node-local folder; empty: /tmp.")
 
     class Meta:
         constraints = [
             models.CheckConstraint(
-                condition=Q(gpus__gt=0),
-                name="profile_has_gpus",
-                violation_error_message="A job asks for at least one GPU.",
+                condition=Q(gpus__gt=0) | ~Q(mem_request="mem-per-gpu"),
+                name="profile_mem_per_gpu_has_gpus",
+                violation_error_message="Memory per GPU needs GPUs: ask for it with --mem.",
             ),
             models.CheckConstraint(
                 condition=Q(cost__gt=0),
@@ -199,7 +282,15 @@ class Profile(models.Model):
     def clean(self) -> None:
         rules.at_least_one("cpus", self.cpus)
         rules.at_least_one("walltime_least_min", self.walltime_least_min)
-        rules.host("door_address", self.door_address)
+        rules.like(
+            "constraint", allowed.FEATURES, self.constraint, "Write features such as a100 or a100&nvlink."
+        )
+        rules.like("reservation", allowed.WORDS, self.reservation, "Write a reservation's name.")
+        rules.like("licenses", allowed.LICENCES, self.licenses, "Write licences such as ansys:2,matlab@flex.")
+        rules.like("wckey", allowed.WORD, self.wckey, "Letters, digits and . _ + - only.")
+        rules.memory(self.mem_request, self.mem_mb, self.gpus)
+        rules.extra("extra", self.extra)
+        rules.door("door_address", self.door_address)
         rules.ports("door_ports", self.door_ports)
         rules.url("portal_url_from_nodes", self.portal_url_from_nodes)
         rules.absolute("scratch", self.scratch)
@@ -221,7 +312,9 @@ class Pool(models.Model):
     profiles: models.ManyToManyField[Profile, models.Model] = models.ManyToManyField(
         Profile, help_text="Where its replicas may run."
     )
-    gpus = models.PositiveSmallIntegerField(default=1, help_text="GPUs of one replica.")
+    gpus = models.PositiveSmallIntegerField(
+        default=1, help_text="GPUs of one replica; 0: it runs on CPUs only."
+    )
     mem_mb = models.PositiveIntegerField(default=8_000, help_text="Host memory of one replica, MiB.")
     cap = models.PositiveSmallIntegerField(default=32, help_text="Requests in flight per replica.")
     min_replicas = models.PositiveSmallIntegerField(default=0)
@@ -249,9 +342,9 @@ class Pool(models.Model):
     class Meta:
         constraints = [
             models.CheckConstraint(
-                condition=Q(gpus__gt=0) & Q(cap__gt=0),
-                name="pool_has_gpus_and_cap",
-                violation_error_message="gpus and cap are at least 1.",
+                condition=Q(cap__gt=0),
+                name="pool_has_cap",
+                violation_error_message="cap is at least 1.",
             ),
             models.CheckConstraint(
                 condition=Q(max_replicas__gte=F("min_replicas")) & Q(max_replicas__gt=0),

@@ -16,6 +16,7 @@ MOST_CONTEXT = 10_000_000
 USUAL_CONTEXT = (
     32_768  # proposed at most: a longer one is asked for by who needs it, and pays for it in memory
 )
+MOST_CACHE_GIB = 1024
 KV_BYTES = 2  # of one number in the key-value cache
 ACTIVATIONS_GIB = 2.0
 USED = 0.9  # of a GPU's memory, vLLM's own default
@@ -62,13 +63,21 @@ def propose(facts: Mapping[str, Any], most_gpus: int, most_mem_mb: int) -> Propo
     args: dict[str, Any] = {"max_model_len": context} if context else {}
     if gpus > 1:
         args["tensor_parallel_size"] = gpus
+    if not gpus:
+        args |= cpu_args(facts, context or 4096)
     if use == "embedding":
         args["runner"] = "pooling"
-    mem_mb = min(most_mem_mb, 6_000 + ceil(weights / 2**20))
+    on_cpu_mb = 0 if gpus else ceil(2**10 * int(args["kv_cache_gib"]))
+    mem_mb = min(most_mem_mb, 6_000 + ceil(weights / 2**20) + on_cpu_mb)
     return Proposal(
         use, context, gpus, round(need_gib, 1), mem_mb, round(START_S + weights / READ_BYTES_S), args, notes,
         _admin_only(facts),
     )  # fmt: skip
+
+
+def cpu_args(facts: Mapping[str, Any], context: int) -> dict[str, Any]:
+    """Return what vLLM's build for CPUs is told: its key-value cache is host memory."""
+    return {"device": "cpu", "kv_cache_gib": min(MOST_CACHE_GIB, max(1, ceil(_cache_gib(facts, context))))}
 
 
 def _cache_gib(facts: Mapping[str, Any], context: int) -> float:
@@ -80,6 +89,11 @@ def _cache_gib(facts: Mapping[str, Any], context: int) -> float:
 
 
 def _gpus(facts: Mapping[str, Any], need_gib: float, most: int) -> tuple[int, str]:
+    if not most:
+        return (
+            0,
+            f"Jobs of this profile have no GPU: it runs on CPUs, and needs about {need_gib:.1f} GiB of host memory.",
+        )
     one_gib = _number(facts, "gpu_mem_mb", 2**24) / 1024 * USED
     if not one_gib:
         return (

@@ -6,15 +6,19 @@ rendering of job scripts checks again whatever becomes a directive (invariant 13
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 from django.core.exceptions import ValidationError
 
-_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]*")
+from portal.catalog import allowed
+
+# Linux' longest name of an interface has 15 bytes.
+_INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")
 _PORTS = re.compile(r"(\d{1,5})-(\d{1,5})")
-_URL = re.compile(r"https?://[A-Za-z0-9][A-Za-z0-9.:/_-]*")
+_URL = re.compile(r"https?://([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[A-Za-z0-9./_-]*)?")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
@@ -39,9 +43,29 @@ def command(field: str, value: Any) -> None:
         raise ValidationError({field: 'Write a JSON list of arguments, e.g. ["ssh", "login01"].'})
 
 
-def host(field: str, value: str) -> None:
-    if value and not _HOST.fullmatch(value):
-        raise ValidationError({field: "Write a host name or an IP address."})
+def door(field: str, value: str) -> None:
+    """Where a pilot listens: empty, an interface, a network, or an address that every node of the profile has."""
+    if not value:
+        return
+    try:
+        found = ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        if not _INTERFACE.fullmatch(value):
+            raise ValidationError(
+                {
+                    field: "Write an interface of the nodes (ib0), a network that they have an address in (10.1.0.0/16, "
+                    "fd00::/8) or an IP address; or leave it empty: the address from which a node reaches the portal."
+                }
+            ) from None
+        return
+    if "/" not in value and (found.network_address.is_unspecified or found.is_multicast):
+        raise ValidationError(
+            {field: f"Nobody can dial {value}. Leave it empty, or name an interface or network."}
+        )
+    if found.is_link_local:
+        raise ValidationError(
+            {field: f"{value} is link-local: the portal cannot dial it. Name another network."}
+        )
 
 
 def ports(field: str, value: str) -> None:
@@ -89,3 +113,69 @@ def weights(field: str, engine: str, kind: str, path: str) -> None:
         raise ValidationError({field: "Write the folder of the model as seen on compute nodes."})
     if (kind == "llm" and engine == "torch") or (kind == "dnn" and engine == "vllm"):
         raise ValidationError({"kind": f"The pool's engine, {engine}, does not serve this kind."})
+
+
+class Imaged(Protocol):
+    """What of an environment has to do with its image."""
+
+    python: str
+    image: str
+    image_gpu: str
+    image_binds: Any
+
+
+def image(environment: Imaged) -> None:
+    """A file or an unpacked folder on the nodes: what is fetched from a registry is fetched by a person, once."""
+    absolute("image", environment.image)
+    if "://" in environment.image or not _is_plain(environment.image):
+        raise ValidationError({"image": "Write the path of an image file or folder, without ':' and ','."})
+    if environment.image and not environment.python:
+        raise ValidationError({"python": "Write the interpreter inside the image."})
+    if not environment.image and (environment.image_gpu or environment.image_binds):
+        raise ValidationError({"image": "Without an image there is nothing to take into it."})
+    binds = environment.image_binds
+    if not isinstance(binds, list) or not all(isinstance(bind, str) and is_bind(bind) for bind in binds):
+        raise ValidationError(
+            {
+                "image_binds": 'Write a JSON list of absolute folders, e.g. ["/apps", "/data/models:/models:ro"].'
+            }
+        )
+
+
+def is_bind(text: str) -> bool:
+    """FOLDER, FOLDER:INSIDE or FOLDER:INSIDE:ro|rw, absolute ones."""
+    folders, mode = text.split(":"), ""
+    if len(folders) == 3:
+        *folders, mode = folders
+    paths = [PurePosixPath(folder) for folder in folders]
+    good = all(path.is_absolute() and ".." not in path.parts for path in paths)
+    return good and len(folders) <= 2 and mode in ("", "ro", "rw") and all(map(_is_plain, folders))
+
+
+def _is_plain(path: str) -> bool:
+    """Apptainer parts its lists of folders by ":" and ","."""
+    return not any(ord(c) < 32 or c in ":," for c in path)
+
+
+def prologue(field: str, text: str) -> None:
+    if "\0" in text:
+        raise ValidationError({field: "A shell line holds no NUL character."})
+
+
+def like(field: str, pattern: str, value: str, hint: str) -> None:
+    """Empty, or what a directive of this kind may be."""
+    if value and not allowed.matches(pattern, value):
+        raise ValidationError({field: hint})
+
+
+def memory(asked: str, mem_mb: int | None, gpus: int | None) -> None:
+    if asked == "mem-per-gpu" and gpus and mem_mb is not None and mem_mb < gpus:
+        raise ValidationError({"mem_mb": "Each GPU has to get at least 1 MiB."})
+
+
+def extra(field: str, value: Any) -> None:
+    """Directives of a profile that have no field of their own."""
+    if not isinstance(value, dict):
+        raise ValidationError({field: 'Write a JSON object of directives, e.g. {"switches": "1@60"}.'})
+    if wrong := [text for name, given in value.items() if (text := allowed.extra_refused(name, given))]:
+        raise ValidationError({field: wrong})

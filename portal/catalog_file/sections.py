@@ -125,7 +125,8 @@ SUBJECTS: dict[str, type[models.Model]] = {
 SECTIONS = (
     Section(("projects",), "project", Project, "slug", ("name", "weight", "max_gpus", "is_active", "model_roots")),
     Section(
-        ("environments",), "environment", Environment, "name", ("engine", "python", "engine_version", "gpu_types")
+        ("environments",), "environment", Environment, "name",
+        ("engine", "python", "engine_version", "gpu_types", "prologue", "image", "image_gpu", "image_binds"),
     ),
     Section(
         ("accesses",), "access", Access, "name",
@@ -136,7 +137,9 @@ SECTIONS = (
     Section(
         ("profiles",), "profile", Profile, "name",
         (
-            "enabled", "access", "cluster", "partition", "account", "qos", "gpu_type", "gpus", "cpus", "mem_mb",
+            "enabled", "access", "cluster", "partition", "account", "qos", "constraint", "reservation", "gpu_type",
+            "gpus", "cpus", "mem_mb", "gpu_request", "gpu_type_asked", "mem_request", "licenses", "exclusive", "nice",
+            "wckey", "extra",
             "walltime_min", "walltime_least_min", "max_pilots", "preemptible", "cost", "charge", "project", "link",
             "prologue", "door_address", "door_ports", "portal_url_from_nodes", "scratch",
         ),

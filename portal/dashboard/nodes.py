@@ -41,11 +41,16 @@ LOOKS = {
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """`state`: of the replica on it; empty where it has none."""
+    """`state`: of the replica on it; empty where it has none. `on_cpus`: no GPU, but what a replica without one has."""
 
     index: int
     model: str = ""
     state: str = ""
+    on_cpus: bool = False
+
+    @property
+    def name(self) -> str:
+        return "CPUs" if self.on_cpus else f"GPU {self.index}"
 
     @property
     def what(self) -> str:
@@ -113,7 +118,7 @@ class Job:
         for gpu in self.gpus:
             x, y = gpu.index % SIDE_BY_SIDE * (WIDTH + GAP), gpu.index // SIDE_BY_SIDE * (HEIGHT + GAP)
             at = f'x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}"'
-            title, name = escape(f"GPU {gpu.index}: {gpu.what}"), escape(gpu.short or "–")
+            title, name = escape(f"{gpu.name}: {gpu.what}"), escape(gpu.short or "–")
             yield (
                 f'<g class="gpu {LOOKS[gpu.state]}"><title>{title}</title><rect {at} rx="4"/><svg {at}>'
                 f'<text x="6" y="18" class="name">{name}</text><text x="6" y="35">{gpu.state or "empty"}</text></svg></g>'
@@ -150,22 +155,26 @@ def nodes(pilots: Iterable[Pilot], live: Mapping[UUID, Sequence[Replica]], now: 
 def _job(pilot: Pilot, url: str, live: Sequence[Replica], now: datetime) -> Job:
     awake = [replica for replica in live if replica.state != ReplicaState.ASLEEP]
     asleep = sorted(replica.model for replica in live if replica.state == ReplicaState.ASLEEP)
-    width = min(pilot.gpus, SIDE_BY_SIDE) * (WIDTH + GAP) - GAP
+    gpus = _gpus(pilot.gpus, awake)
+    width = min(len(gpus), SIDE_BY_SIDE) * (WIDTH + GAP) - GAP
     left_s = max(0.0, (pilot.slurm_end_at - now).total_seconds()) if pilot.slurm_end_at else None
     life = round(width * min(1.0, left_s / (60 * pilot.walltime_min))) if left_s is not None else 0
-    gpus = _gpus(pilot.gpus, awake)
     return Job(pilot, url, gpus, _whats(gpus), asleep, left_s, life, width)
 
 
 def _gpus(count: int, replicas: Sequence[Replica]) -> list[Gpu]:
+    """The GPUs, and behind them a place for each replica that runs without; a job has one place at least."""
     on = {index: replica for replica in replicas for index in replica.gpu_indices}
-    return [Gpu(i, on[i].model, on[i].state) if i in on else Gpu(i) for i in range(count)]
+    found = [Gpu(i, on[i].model, on[i].state) if i in on else Gpu(i) for i in range(count)]
+    without = sorted((r.model, r.state) for r in replicas if not r.gpu_indices)
+    found += [Gpu(i, model, state, on_cpus=True) for i, (model, state) in enumerate(without, start=count)]
+    return found or [Gpu(0, on_cpus=True)]
 
 
 def _whats(gpus: Sequence[Gpu]) -> list[str]:
     found = []
-    for what, together in groupby(gpus, key=lambda gpu: gpu.what):
+    for (on_cpus, what), together in groupby(gpus, key=lambda gpu: (gpu.on_cpus, gpu.what)):
         numbers = [gpu.index for gpu in together]
         several = f"{numbers[0]}–{numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
-        found.append(f"GPU {several}: {what}")
+        found.append(f"CPUs: {what}" if on_cpus else f"GPU {several}: {what}")
     return found

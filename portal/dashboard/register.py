@@ -56,7 +56,9 @@ class Settings(forms.Form):
     context_tokens = forms.IntegerField(
         label="Context, tokens", required=False, min_value=1, max_value=10_000_000
     )
-    gpus = forms.IntegerField(label="GPUs of one replica", min_value=1, max_value=64)
+    gpus = forms.IntegerField(
+        label="GPUs of one replica", min_value=0, max_value=64, help_text="0: it runs on CPUs."
+    )
     mem_mb = forms.IntegerField(label="Host memory, MiB", min_value=1, max_value=10_000_000)
     cap = forms.IntegerField(label="Requests at once", min_value=1, max_value=4096, initial=32)
     keep_alive_s = forms.IntegerField(

@@ -82,7 +82,7 @@ def _replicas(cur: Cursor, pools: list[str] | None) -> dict[str, list[ReplicaFac
 
 
 def _profiles(cur: Cursor, pools: list[str] | None) -> dict[str, list[ProfileFacts]]:
-    """Enabled ones, without those on whose GPUs the pool is known not to fit."""
+    """Enabled ones, without those on whose GPUs the pool is known not to fit, or its environment not to run."""
     cur.execute(
         f"""WITH room AS MATERIALIZED (
              SELECT DISTINCT q.profile_id, q.gpus - c.gpus AS gpus, q.mem_mb - r.mem_mb AS mem_mb
@@ -91,7 +91,7 @@ def _profiles(cur: Cursor, pools: list[str] | None) -> dict[str, list[ProfileFac
                LATERAL (SELECT coalesce(sum(CASE state WHEN 'asleep' THEN coalesce(asleep_mem_mb, mem_mb)
                                                        ELSE mem_mb END), 0) AS mem_mb
                         FROM fleet_replica WHERE pilot_id = q.id AND state NOT IN ('stopped', 'failed')) r
-             WHERE q.state = 'up' AND q.gpus > c.gpus)
+             WHERE q.state = 'up')
            SELECT pp.pool_id, f.name, s.wait_p50_s, s.wait_p90_s, extract(epoch FROM s.starts_at), fit.load_s,
              CASE WHEN s.latched_at IS NOT NULL THEN s.reason ELSE '' END,
              {_WHO}, extract(epoch FROM w.answered_at),
@@ -99,10 +99,13 @@ def _profiles(cur: Cursor, pools: list[str] | None) -> dict[str, list[ProfileFac
              EXISTS (SELECT FROM room WHERE room.profile_id = f.id AND room.gpus >= p.gpus AND room.mem_mb >= p.mem_mb)
            FROM catalog_pool_profiles pp JOIN catalog_profile f ON f.id = pp.profile_id
              JOIN catalog_pool p ON p.name = pp.pool_id
+             JOIN catalog_environment e ON e.id = p.environment_id
              {_WAY}
              LEFT JOIN fleet_profilestate s ON s.profile_id = f.id
              LEFT JOIN fleet_fit fit ON fit.pool_id = pp.pool_id AND fit.gpu_type = f.gpu_type
-           WHERE f.enabled AND coalesce(fit.fits, true) AND (%(pools)s::text[] IS NULL OR pp.pool_id = ANY(%(pools)s))
+           WHERE f.enabled AND coalesce(fit.fits, true)
+             AND (e.gpu_types = '[]' OR f.gpu_type = '' OR e.gpu_types @> to_jsonb(f.gpu_type::text))
+             AND (%(pools)s::text[] IS NULL OR pp.pool_id = ANY(%(pools)s))
            ORDER BY f.name""",
         {"pools": pools},
     )

@@ -56,17 +56,34 @@ _WAITING = {
     "Prolog": "its node is being prepared",
     "Cleaning": "its last run is being cleaned up",
 }
-# What sbatch says of a job that it would refuse tomorrow, too. Policy refusals may be of the hour, and are not here.
+# What Slurm says of a job that it would refuse tomorrow, too: the words of `scheduler.slurm.errors`, whose table a test
+# compares with these. Policy refusals may be of the hour, and are not here.
 _REFUSED = (
-    "invalid time-min",
-    "requested time limit is invalid",
-    "requested node configuration is not available",
     "invalid partition",
-    "invalid account",
-    "invalid qos",
-    "invalid generic resource",
-    "invalid job constraint",
+    "no partition specified",
     "user's group not permitted",
+    "requested nodes not in this partition",
+    "more processors requested than permitted",
+    "node count specification invalid",
+    "requested node configuration is not available",
+    "invalid feature specification",
+    "invalid job constraint",
+    "memory required by task is not available",
+    "invalid account",
+    "invalid license specification",
+    "requested time limit is invalid",
+    "time limit specification required",
+    "invalid time-min",
+    "access denied to requested reservation",
+    "requested reservation is invalid",
+    "invalid wckey",
+    "invalid qos",
+    "cpu count specification invalid",
+    "invalid generic resource",
+    "invalid trackable resource",
+    "invalid gres",
+    "requested gres option unsupported",
+    "invalid --nice value",
 )
 _SHARES = ("Assoc", "QOS", "Max")
 

@@ -36,11 +36,14 @@ from portal.gateway.limits import Limits
 from portal.gateway.offered import Offered
 from portal.gateway.order import HEADER as PRIORITY
 from portal.gateway.order import priority
+from portal.gateway.relay import Relay
 from portal.gateway.replay import Replay
 from portal.gateway.responses import Responses
+from portal.gateway.reverse import Reverse
 from portal.gateway.routes import LOOK, USE, Route, Routes
 from portal.gateway.serve import Serve
 from portal.gateway.slots import Slots
+from portal.gateway.transport import Transports
 from portal.gateway.wake import Wake
 from portal.gateway.writer import HEARTBEAT_S, Writer
 
@@ -61,7 +64,8 @@ class Gateway:
         heartbeat_s = min(HEARTBEAT_S, config.holder_stale_s / 4)
         self.writer = Writer(config.database_url, self.id, config.poison_after, heartbeat_s)
         self._wake = Wake()
-        self._forward = Forward(config.site_key)
+        self.reverse = Reverse(self.id, self.slots, Relay(config.site_key, config.relay_address))
+        self._forward = Forward(config.site_key, Transports(self.reverse))
         self.keeper = Keeper(
             self.slots,
             config.redis_url,
@@ -118,6 +122,7 @@ class Gateway:
         self.directory.start()
         self.writer.start()
         self._wake.start()
+        await self.reverse.start()
         await self.keeper.start()
         self._limits.start()
         try:
@@ -135,6 +140,7 @@ class Gateway:
         await self._limits.stop()
         await self.keeper.stop()
         await self._forward.stop()
+        await self.reverse.stop()
         self._wake.stop()
         await self.writer.stop()
         await asyncio.get_running_loop().run_in_executor(None, self._database.close)

@@ -1,6 +1,6 @@
 """One try of a request at one replica: through the ingress, streaming back. → how it ended.
 
-The only module that knows how a transport is dialled (DESIGN §9: a route is opaque to everyone else). It tells
+A route's transport is opaque here, too (DESIGN §9): `transport` knows how each kind is reached. This tells
 apart what was refused (no engine has seen it), what was lost before the client saw a byte (it may run again)
 and what was lost later (it may not).
 """
@@ -18,8 +18,9 @@ from gpuworker import wire
 from portal.errors import ApiError
 from portal.gateway.asked import Asked
 from portal.gateway.exchange import Exchange
-from portal.gateway.link import Link, Links, Unreachable
+from portal.gateway.link import Link, Unreachable
 from portal.gateway.slots import Route
+from portal.gateway.transport import Transports
 from portal.gateway.usage import Usage, UsageTap, of_answer
 
 log = logging.getLogger(__name__)
@@ -45,11 +46,11 @@ class End:
 
 
 class Forward:
-    def __init__(self, site_key: bytes) -> None:
+    def __init__(self, site_key: bytes, transports: Transports) -> None:
         self._key = functools.lru_cache(maxsize=4096)(
             lambda pilot: wire.derive_key(site_key, "ingress", pilot)
         )
-        self._links = Links()
+        self._links = transports
         self._refused = wire.HEADER_REFUSED.lower().encode()
         self._lost = wire.HEADER_LOST.lower().encode()
 

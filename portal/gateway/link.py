@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import socket
 import time
 from collections import deque
 from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
+
+from gpuworker.wire import watch
 
 CONNECT_S = 5.0
 IDLE_S = 60.0  # an ingress keeps its end open for an hour
@@ -46,6 +47,11 @@ class Link(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """What it speaks over; None before there is a connection."""
+        return self._transport
 
     @property
     def usable(self) -> bool:
@@ -155,10 +161,10 @@ class Links:
     async def send(self, base: str, path: str, headers: str, body: bytes) -> Link:
         """`headers` are whole lines. Raises Unreachable, LinkLost."""
         host, port, name, prefix = address(base)
-        head = f"POST {prefix}{path} HTTP/1.1\r\nHost: {name}\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
+        head = request_head(prefix + path, name, headers, len(body))
         link = self._kept(base) or await self._connect(host, port)
         try:
-            await link.send(head.encode("latin-1"), body)
+            await link.send(head, body)
         except BaseException:
             link.close()
             raise
@@ -211,6 +217,12 @@ class Links:
                 del self._idle[base]
 
 
+def request_head(path: str, host: str, headers: str, size: int) -> bytes:
+    """Return the head of a POST; `headers` are whole lines."""
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\n{headers}Content-Length: {size}\r\n\r\n"
+    return head.encode("latin-1")
+
+
 @functools.lru_cache(maxsize=4096)
 def address(base: str) -> tuple[str, int, str, str]:
     """http://host:port/prefix → host, port, what the Host header says, prefix. Raises Unreachable."""
@@ -222,12 +234,3 @@ def address(base: str) -> tuple[str, int, str, str]:
     if parts.scheme != "http" or not parts.hostname or not port:
         raise Unreachable("not an address that can be dialled")
     return parts.hostname, port, parts.netloc, parts.path.rstrip("/")
-
-
-def watch(link: socket.socket) -> None:
-    """A node that loses power sends no FIN: without keep-alive a stream from it would hang for ever."""
-    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, option):
-            link.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

@@ -34,6 +34,10 @@ from portal.gateway.scripts import (
 LEASE_S = 15.0
 ACCEPT_S = 3.0  # a granted slot that its gateway does not take up by then is free again
 DIRECTORY_CHANNEL = "berth:directory"
+RELAY_KEEP_S = 12  # said every 5 s
+LINKS_KEEP_S = 60
+_RELAYS = "berth:relay:"
+_LINKS = "berth:links:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +203,29 @@ class Slots:
 
     async def set(self, key: str, value: bytes, keep_s: int) -> None:
         await self._command("SET", key, value, "EX", keep_s)
+
+    # Which process holds links that pilots have opened (portal.gateway.reverse)
+
+    def relays_at(self, gateway: str, address: str) -> None:
+        """This process is there, and hands its links to others at this address."""
+        self._pipe.tell(("SET", f"{_RELAYS}{gateway}", address, "EX", RELAY_KEEP_S))
+
+    def holds_links(self, gateway: str, pilots: Iterable[str]) -> None:
+        for pilot in pilots:
+            self._pipe.tell(("SADD", f"{_LINKS}{pilot}", gateway))
+            self._pipe.tell(("EXPIRE", f"{_LINKS}{pilot}", LINKS_KEEP_S))
+
+    def holds_no_links(self, pilot: str, gateway: str) -> None:
+        self._pipe.tell(("SREM", f"{_LINKS}{pilot}", gateway))
+
+    async def links_of(self, pilot: str) -> list[tuple[str, str]]:
+        """(process, address of its relay) of those that hold links of this pilot and are alive, in no order.
+        No clock is compared: a process that has died is forgotten by Redis."""
+        gateways = [name.decode() for name in await self._command("SMEMBERS", f"{_LINKS}{pilot}")]
+        if not gateways:
+            return []
+        found = await self._command("MGET", *(f"{_RELAYS}{name}" for name in gateways))
+        return [(name, at.decode()) for name, at in zip(gateways, found, strict=True) if at is not None]
 
     # How they are said
 

@@ -24,7 +24,12 @@ from portal.panel.readonly import command_each, link, link_list, may_command
 class EnvironmentAdmin(EditableAdmin[Environment]):
     list_display = ["name", "engine", "engine_version", "python", "gpu_types"]
     list_filter = ["engine"]
-    search_fields = ["name", "python"]
+    search_fields = ["name", "python", "image"]
+    fieldsets = [
+        (None, {"fields": ["name", "engine", "engine_version", "python", "gpu_types"]}),
+        ("Before its engines start", {"fields": ["prologue"]}),
+        ("Apptainer", {"fields": ["image", "image_gpu", "image_binds"]}),
+    ]
 
 
 @admin.register(Access)
@@ -56,8 +61,24 @@ class ProfileAdmin(EditableAdmin[Profile]):
     readonly_fields = ["slurm"]
     fieldsets = [
         (None, {"fields": ["name", "enabled", "slurm"]}),
-        ("Where its jobs run", {"fields": ["access", "cluster", "partition", "account", "qos", "preemptible"]}),
+        (
+            "Where its jobs run",
+            {
+                "fields": [
+                    "access", "cluster", "partition", "account", "qos", "constraint", "reservation", "preemptible",
+                ],
+            },
+        ),
         ("What each job asks for", {"fields": ["gpu_type", "gpus", "cpus", "mem_mb", "max_pilots"]}),
+        (
+            "How Slurm is asked",
+            {
+                "fields": [
+                    "gpu_request", "gpu_type_asked", "mem_request", "licenses", "exclusive", "nice", "wckey", "extra",
+                ],
+                "classes": ["collapse"],
+            },
+        ),
         ("How long", {"fields": ["walltime_min", "walltime_least_min"]}),
         ("Cost", {"fields": ["cost", "charge", "project"]}),
         (
@@ -79,7 +100,7 @@ class ProfileAdmin(EditableAdmin[Profile]):
 
     @admin.display(description="each job", ordering="gpus")
     def asks_for(self, profile: Profile) -> str:
-        return f"{profile.gpus} × {profile.gpu_type or 'GPU'}"
+        return f"{profile.gpus} × {profile.gpu_type or 'GPU'}" if profile.gpus else "CPUs only"
 
     @admin.display(description="what Slurm has")
     def slurm(self, profile: Profile) -> SafeString | str:

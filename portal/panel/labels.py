@@ -13,14 +13,23 @@ NAMES = {
     "args": "engine arguments",
     "asleep_mem_mb": "host memory while asleep, MiB",
     "cap": "requests at once",
+    "extra": "further directives",
+    "gpu_request": "GPUs are asked for as",
     "gpu_s": "GPU-seconds",
+    "gpu_type_asked": "GPU type is named to Slurm",
+    "image": "image (Apptainer)",
+    "image_binds": "folders inside the image",
+    "image_gpu": "GPUs inside the image",
+    "licenses": "licences",
     "max_gpus": "GPUs, at most",
     "max_pilots": "jobs, at most",
     "max_replicas": "replicas, at most",
     "mem_mb": "host memory, MiB",
+    "mem_request": "memory is asked for as",
     "min_replicas": "replicas, at least",
     "slug": "short name",
     "walltime_least_min": "shortest walltime, minutes",
+    "wckey": "WCKey",
 }
 UNITS = {"s": "seconds", "mb": "MiB", "min": "minutes"}
 WRITTEN = {

@@ -12,7 +12,8 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
@@ -26,12 +27,14 @@ from portal.errors import ApiError
 from portal.gateway.exchange import Exchange, Gone, Scope
 from portal.gateway.limits import PREFIX as LIMITS
 from portal.gateway.pipe import QueueDown
+from portal.gateway.reverse import Reverse
 from portal.gateway.slots import Slots
 from portal.gateway.wake import Wake
 from portal.ledger import backlog
 from portal.ledger.contents import Contents
-from portal.workerapi import reports, rows, spent
+from portal.workerapi import probe, reports, rows, spent, wishes
 from portal.workerapi.hints import Hints
+from portal.workerapi.link import Refused
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -40,17 +43,35 @@ PREFIX = "/worker/v1/"
 LOOK_S = 1.0  # a waiting poll looks by itself: hints may be lost
 BEAT_S = 10.0
 KEEP_SYNC_S = 600
+_NO_UPGRADE = json.dumps(
+    {
+        "error": {
+            "message": "A link is a WebSocket, and this request asked for none: a proxy in front of the portal has to "
+            "pass Upgrade on, and uvicorn to be started with --ws portal.workerapi.link:Upgrade.",
+            "code": "upgrade_required",
+        }
+    }
+).encode()
+
+
+class NotReached(Exception):
+    """The ingress that an agent wants to register was not reached at any address."""
+
+    def __init__(self, said: wire.Unreached) -> None:
+        super().__init__()
+        self.said = said
 
 
 class WorkerApi:
     """`start`, then call it as an ASGI application, then `stop`."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, reverse: Reverse) -> None:
         self._config = config
         self._site_key = config.site_key
         self._database = Database(config.database_url, "workerapi")
         self._contents = Contents(config.files_dir)
         self._slots = Slots(config.redis_url)
+        self._reverse = reverse
         self._hints = Hints(config.redis_url)
         self._wake = Wake()
         self._wake_batches = Wake("batches")
@@ -78,6 +99,9 @@ class WorkerApi:
         ex = Exchange(scope, receive, send, str(uuid.uuid4()))
         verb = self._verbs.get(scope["path"].removeprefix(PREFIX))
         try:
+            if scope["path"] == wire.LINK_PATH:
+                await ex.answer(426, _NO_UPGRADE)
+                return
             if verb is None or not scope["path"].startswith(PREFIX):
                 raise ApiError("not_found")
             if scope["method"] != "POST":
@@ -98,6 +122,11 @@ class WorkerApi:
             await ex.answer(428, b'{"error": {"message": "Register first.", "code": "not_registered"}}')
         except reports.NotYours:
             await ex.answer(409, b'{"error": {"message": "Another job is this pilot.", "code": "not_yours"}}')
+        except probe.Busy as error:
+            log.warning("an ingress could not be asked: %s", error)
+            await ex.answer(503, b'{"error": {"message": "The portal is busy.", "code": "busy"}}')
+        except NotReached as error:
+            await ex.answer(424, wire.dumps(error.said))
         except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
             log.warning("%s: PostgreSQL: %s", scope["path"], str(error).strip().split("\n")[0])
             await ex.fail(ApiError("database_unavailable", retry_after_s=2))
@@ -122,12 +151,27 @@ class WorkerApi:
             raise ApiError("invalid_parameter", detail=f"{error}.") from None
 
     async def _register(self, ex: Exchange, body: bytes) -> bytes:
-        said = self._read(ex, wire.Register, body)
+        said = await self._reached(self._read(ex, wire.Register, body))
         work = partial(reports.register, said=said, interval_s=self._config.sync_interval_s)
         answer = await self._database.run(work)
-        log.info("pilot %s registered from job %d on %s", said.pilot, said.job_id, said.node)
+        log.info(
+            "pilot %s registered from job %d on %s, %s", said.pilot, said.job_id, said.node, said.address
+        )
         self._wake.soon()
         return wire.dumps(answer)
+
+    async def _reached(self, said: wire.Register) -> wire.Register:
+        """With the address at which its ingress was reached. Raises NotReached, Busy, and what `reports.known` raises."""
+        known = await self._database.run(partial(reports.known, said=said))
+        if said.refusal or said.address.startswith(wire.REVERSE):
+            return said
+        key = wire.derive_key(self._site_key, "ingress", said.pilot)
+        found = await probe.first([said.address, *said.others], key)
+        if found.address:
+            return replace(said, address=found.address)
+        log.warning("pilot %s on %s: %s", said.pilot, said.node, found.tried)
+        await self._database.run(partial(reports.heard, pilot=said.pilot))
+        raise NotReached(wire.Unreached(list(found.tried), known))
 
     async def _sync(self, ex: Exchange, body: bytes) -> bytes:
         said = self._read(ex, wire.Sync, body)
@@ -163,7 +207,8 @@ class WorkerApi:
         observation = json.loads(wire.dumps(said)) | {"received_at": time.time(), "log_tail": None}
         try:
             await self._slots.set(f"berth:sync:{said.pilot}", json.dumps(observation).encode(), KEEP_SYNC_S)
-            for pool, (hot, gone) in _routes(said, heard).items():
+            reached = await self._is_reached(said.pilot, heard.pilot.address)
+            for pool, (hot, gone) in _routes(said, heard, reached).items():
                 await self._slots.set_routes(pool, hot, gone)
             for pool in {row.pool for row in heard.replicas.values()} if heard.requeued else ():
                 await self._slots.publish(f"berth:lease:{pool}", "look")
@@ -171,6 +216,47 @@ class WorkerApi:
             log.warning("sync of %s: %s", said.pilot, error)
         if heard.news:
             self._wake.soon()
+
+    async def _is_reached(self, pilot: str, address: str) -> bool:
+        """Whether a request could go there now. Where the pilot opens the links, some process has to hold one."""
+        if not address.startswith(wire.REVERSE) or self._reverse.holds(pilot):
+            return True
+        return bool(await self._slots.links_of(pilot))
+
+    # Links that pilots open (portal.workerapi.link)
+
+    async def admit(self, headers: Mapping[bytes, bytes]) -> str:
+        """Return the pilot that this is. Raises link.Refused."""
+        pilot = headers.get(wire.HEADER_PILOT.encode(), b"").decode("latin-1")
+        token = headers.get(b"authorization", b"").partition(b" ")[2].strip()
+        key = wire.derive_key(self._site_key, "portal", pilot).encode()
+        if not hmac.compare_digest(token, key):
+            raise Refused(401, "This is not the pilot's token.")
+        job = headers.get(wire.HEADER_JOB.encode(), b"").decode("latin-1")
+        try:
+            row = await self._database.run(partial(wishes.pilot_row, pilot=UUID(pilot)))
+        except (psycopg2.OperationalError, psycopg2.InterfaceError):
+            raise Refused(503, "The database does not answer.") from None
+        if row is None:
+            raise Refused(503, "This pilot is not known.")
+        if row.state == "ended":
+            raise Refused(410, "This pilot has ended.")
+        if row.agent_job_id is None:
+            raise Refused(428, "Register first.")
+        if str(row.agent_job_id) != job:
+            raise Refused(409, "Another job is this pilot.")
+        if not self._reverse.room(pilot):
+            raise Refused(503, "This process takes no more links of this pilot.")
+        return pilot
+
+    def opened(self, pilot: str, lost: Callable[[], None]) -> wire.Tunnel:
+        return self._reverse.opened(pilot, lost)
+
+    def ready(self, pilot: str, tunnel: wire.Tunnel) -> None:
+        self._reverse.ready(pilot, tunnel)
+
+    def leave(self) -> None:
+        self._reverse.leave()
 
     async def _lease(self, ex: Exchange, body: bytes) -> bytes:
         said = self._read(ex, wire.LeaseAsk, body)
@@ -252,9 +338,13 @@ def _check_ids(ids: Any) -> None:
             raise ApiError("invalid_parameter", detail=f"{id_[:60]!r} is not an id.") from None
 
 
-def _routes(said: wire.Sync, heard: reports.Heard) -> dict[str, tuple[dict[str, dict[str, Any]], list[str]]]:
+def _routes(
+    said: wire.Sync, heard: reports.Heard, reached: bool
+) -> dict[str, tuple[dict[str, dict[str, Any]], list[str]]]:
     """pool → (routes of hot replicas, replicas that are not routable)."""
-    routable = heard.pilot.state not in ("draining", "ended") and not said.draining and not said.ending
+    routable = (
+        reached and heard.pilot.state not in ("draining", "ended") and not said.draining and not said.ending
+    )
     pools: dict[str, tuple[dict[str, dict[str, Any]], list[str]]] = {}
     for seen in said.replicas:
         hot, gone = pools.setdefault(seen.pool, ({}, []))

@@ -51,6 +51,31 @@ class Heard:
     requeued: list[UUID]
 
 
+def known(cur: Cursor, said: wire.Register) -> bool:
+    """Return whether this job is registered as this pilot already. Raises Ended, NotYours, Unknown.
+
+    A look ahead, before the ingress is asked; what counts is the compare-and-set of `register`."""
+    row = _row(cur, UUID(said.pilot))
+    if row.agent_job_id not in (None, said.job_id):
+        raise NotYours
+    return row.agent_job_id is not None
+
+
+def heard(cur: Cursor, pilot: str) -> None:
+    """Its agent speaks, though it is not registered."""
+    ledger.heartbeat(cur, pilot, "pilot", datetime.now(UTC))
+
+
+def _row(cur: Cursor, pilot: UUID) -> PilotRow:
+    """Raises Ended, Unknown."""
+    row = wishes.pilot_row(cur, pilot)
+    if row is None:
+        raise Unknown
+    if row.state == "ended":
+        raise Ended
+    return row
+
+
 def register(cur: Cursor, said: wire.Register, interval_s: float) -> wire.SyncAnswer:
     """Raises Ended, NotYours, Unknown."""
     pilot = UUID(said.pilot)
@@ -75,6 +100,8 @@ def register(cur: Cursor, said: wire.Register, interval_s: float) -> wire.SyncAn
         raise Ended
     if not took:
         raise NotYours
+    if said.refusal:
+        fleet.said_ending(cur, pilot, wire.REFUSED + " ".join(_clean(said.refusal).split()))
     ledger.heartbeat(cur, said.pilot, "pilot", now)
     # A fresh agent holds nothing: what an earlier one had pulled died with it.
     ledger.release(cur, pilot, now, "its agent was started again")

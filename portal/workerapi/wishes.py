@@ -97,7 +97,8 @@ def answer(
 def _desired(cur: Cursor, pilot: UUID) -> list[wire.DesiredReplica]:
     cur.execute(
         """SELECT r.id, r.pool_id, r.model, r.engine, r.state, coalesce(m.path, ''), e.python, r.gpu_indices::text,
-             r.cap, p.args::text, p.load_limit_s, p.drain_limit_s, p.sleep_level, r.sleep_level, o.model_roots::text
+             r.cap, p.args::text, p.load_limit_s, p.drain_limit_s, p.sleep_level, r.sleep_level, o.model_roots::text,
+             e.prologue, e.image, e.image_gpu, e.image_binds::text
            FROM fleet_replica r JOIN catalog_pool p ON p.name = r.pool_id
              JOIN catalog_environment e ON e.id = p.environment_id
              LEFT JOIN catalog_model m ON m.name = r.model
@@ -111,6 +112,7 @@ def _desired(cur: Cursor, pilot: UUID) -> list[wire.DesiredReplica]:
 def _replica(
     id_: UUID, pool: str, model: str, engine: Any, state: str, path: str, python: str, gpus: str, cap: int,
     args: str, load_limit_s: int, drain_limit_s: int, may_sleep: int, sleep_level: int, roots: str | None,
+    prologue: str, image: str, image_gpu: Any, binds: str,
 ) -> wire.DesiredReplica:  # fmt: skip
     return wire.DesiredReplica(
         id=str(id_),
@@ -129,6 +131,10 @@ def _replica(
         sleep_level=sleep_level,
         # A project that has lost its roots: nothing lies below this one.
         roots=[] if roots is None else (json.loads(roots) or ["/dev/null"]),
+        prologue=prologue.replace("\r\n", "\n"),
+        image=image,
+        image_gpu=image_gpu,
+        binds=list(json.loads(binds)),
     )
 
 

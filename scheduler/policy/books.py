@@ -96,6 +96,12 @@ class Books:
         profile = self.profiles.get(pilot.profile)
         return profile.project if profile is not None else ""
 
+    def is_steady(self, replica: ReplicaView) -> bool:
+        """Whether its job is one that Slurm does not preempt."""
+        pilot = self.pilots.get(replica.pilot)
+        profile = self.profiles.get(pilot.profile) if pilot is not None else None
+        return profile is not None and not profile.preemptible
+
     def free_gpus(self, pilot: str) -> list[int]:
         return self._free[pilot]
 
@@ -218,8 +224,8 @@ class Books:
             self._of_project[pool.project] += len(replica.gpu_indices)
 
     def _shelve(self, pilot: PilotView) -> None:
-        if free := len(self._free[pilot.id]):
-            insort(self._rooms[pilot.state == "up", free], pilot.id)
+        # Those without a free GPU, too: a replica that runs on CPUs needs none.
+        insort(self._rooms[pilot.state == "up", len(self._free[pilot.id])], pilot.id)
 
     def _unshelve(self, pilot: PilotView) -> None:
         shelf = self._rooms.get((pilot.state == "up", len(self._free[pilot.id])))

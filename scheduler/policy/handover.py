@@ -182,9 +182,10 @@ def _full(snapshot: Snapshot) -> Iterator[tuple[str, list[PilotView]]]:
         if own and len(own) >= profile.max_pilots:
             yield f"no more than {profile.max_pilots} jobs may run under {profile.name}", own
     most = snapshot.limits.max_gpus
-    smallest = min((profile.gpus for profile in snapshot.profiles if profile.enabled), default=0)
-    if most is not None and sum(pilot.gpus for pilot in snapshot.pilots) + smallest > most:
-        yield f"no more than {most} GPUs may be in use", list(snapshot.pilots)
+    with_gpus = [pilot for pilot in snapshot.pilots if pilot.gpus]
+    smallest = min((p.gpus for p in snapshot.profiles if p.enabled and p.gpus), default=0)
+    if most is not None and sum(pilot.gpus for pilot in with_gpus) + smallest > most:
+        yield f"no more than {most} GPUs may be in use", with_gpus
 
 
 def _without_successor(

@@ -14,7 +14,8 @@ from scheduler.policy.switching import is_idle
 def idle_replicas(pool: PoolView, books: Books) -> Iterator[DrainReplica]:
     """While nobody waits: 1. those above need, idle for lull_s; 2. the last one, idle for keep_alive_s, unless it
     is pinned, asked for or below min_replicas. A replica that is leaving counts for nothing and goes at its
-    keep-alive, if nobody wants another. Of several, the one in the emptiest pilot, so that whole pilots go idle.
+    keep-alive, if nobody wants another. Of several, first those that Slurm may preempt, then the one in the emptiest
+    pilot, so that whole pilots go idle.
     """
     if pool.queued:
         return
@@ -24,7 +25,8 @@ def idle_replicas(pool: PoolView, books: Books) -> Iterator[DrainReplica]:
     staying = [replica for replica in hot if replica.id not in books.gone]
     count = len(staying)
     for replica in sorted(
-        staying, key=lambda r: (len(snapshot.by_pilot[r.pilot]), r.idle_since or now, r.id)
+        staying,
+        key=lambda r: (books.is_steady(r), len(snapshot.by_pilot[r.pilot]), r.idle_since or now, r.id),
     ):
         if books.is_silent(replica.pilot):
             continue

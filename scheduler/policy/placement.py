@@ -59,7 +59,7 @@ def may_enter(
     """All but room: profile, type of GPU, time left, and the cap of its project, which gets `more_gpus`."""
     if pilot.profile not in may or not profiles.fits(pool, profiles.gpu_type(pilot, books)):
         return False
-    if not books.owner_of(pilot) and books.project_left(pool.project) < more_gpus:
+    if pool.gpus and not books.owner_of(pilot) and books.project_left(pool.project) < more_gpus:
         return False
     return not deadlines.closing(pool, pilot, books.snapshot, books.now)
 
@@ -121,7 +121,8 @@ def _asleep(pool: PoolView, may: dict[str, ProfileView], books: Books) -> Replic
 def _in_draft(pool: PoolView, may: dict[str, ProfileView], books: Books) -> bool:
     for draft in books.drafts:
         roomy = draft.free_gpus >= pool.gpus and draft.free_mb >= pool.mem_mb
-        if roomy and draft.profile.name in may and books.project_left(pool.project) >= pool.gpus:
+        capped = pool.gpus and books.project_left(pool.project) < pool.gpus
+        if roomy and draft.profile.name in may and not capped:
             draft.free_gpus -= pool.gpus
             draft.free_mb -= pool.mem_mb
             return True

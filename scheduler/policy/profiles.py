@@ -62,14 +62,15 @@ def new_pilot(pool: PoolView, may: dict[str, ProfileView], books: Books) -> NewP
         return Nowhere(_none_allowed(pool, books))
     fitting = [profile for profile in may.values() if profile.enabled and _large(profile, pool)]
     if not fitting:
-        return Nowhere(f"No enabled profile has {pool.gpus} GPUs and {pool.mem_mb} MiB for it.")
+        need = f"{pool.gpus} GPUs and {pool.mem_mb} MiB" if pool.gpus else f"{pool.mem_mb} MiB"
+        return Nowhere(f"No enabled profile has {need} for it.")
     why = {profile.name: _blocked(pool, profile, books) for profile in fitting}
     ready = [profile for profile in fitting if not why[profile.name]]
     if not ready:
         return Nowhere(_sentence(why), all(profile.name in books.snapshot.silent for profile in fitting))
     best = min(
         ready,
-        key=lambda p: (ready_s(pool, p) // SAME_S, p.cost * p.gpus, p.preemptible, ready_s(pool, p), p.name),
+        key=lambda p: (ready_s(pool, p) // SAME_S, _cost(p), p.preemptible, ready_s(pool, p), p.name),
     )
     left_s = best.free_until - books.now if best.free_until is not None else None
     clipped = left_s is not None and left_s < best.walltime_s
@@ -77,9 +78,15 @@ def new_pilot(pool: PoolView, may: dict[str, ProfileView], books: Books) -> NewP
 
 
 def fits(pool: PoolView, gpu_type: str) -> bool:
-    """What was not tried on a type of GPU, or on a profile that names none, counts as fitting."""
+    """Whether its environment runs on such GPUs and it fits onto them. What was not tried on a type of GPU, or on a
+    profile that names none, counts as fitting."""
     seen = pool.fits.get(gpu_type)
-    return seen is None or seen.fits
+    return runs_on(pool, gpu_type) and (seen is None or seen.fits)
+
+
+def runs_on(pool: PoolView, gpu_type: str) -> bool:
+    """Whether its environment is made for such GPUs, as far as the catalog says."""
+    return not pool.gpu_types or not gpu_type or gpu_type in pool.gpu_types
 
 
 def load_s(pool: PoolView, gpu_type: str) -> float:
@@ -106,24 +113,29 @@ def gpu_type(pilot: PilotView, books: Books) -> str:
 
 def _steady(pool: PoolView, books: Books) -> bool:
     """It has a replica that nobody preempts."""
-    for replica in books.snapshot.by_pool[pool.name]:
-        pilot = books.pilots.get(replica.pilot)
-        profile = books.profiles.get(pilot.profile) if pilot is not None else None
-        staying = replica.state in SERVING and replica.id not in books.gone
-        if staying and profile is not None and not profile.preemptible:
-            return True
-    return False
+    return any(
+        replica.state in SERVING and replica.id not in books.gone and books.is_steady(replica)
+        for replica in books.snapshot.by_pool[pool.name]
+    )
 
 
 def _large(profile: ProfileView, pool: PoolView) -> bool:
     return profile.gpus >= pool.gpus and profile.mem_mb >= pool.mem_mb
 
 
+def _cost(profile: ProfileView) -> float:
+    """Of an hour of its job; one without GPUs costs as much as one GPU by itself."""
+    return profile.cost * max(1, profile.gpus)
+
+
 def _none_allowed(pool: PoolView, books: Books) -> str:
     set_for_it = [books.profiles[name] for name in pool.profiles if name in books.profiles]
     if not set_for_it:
         return "No profile is set for it: an administrator has to choose where it may run."
-    unfit = sorted(p.name for p in set_for_it if not fits(pool, p.gpu_type))
+    strange = sorted(p.name for p in set_for_it if not runs_on(pool, p.gpu_type))
+    if len(strange) == len(set_for_it):
+        return f"Its environment runs on GPUs of type {', '.join(pool.gpu_types)}, and {', '.join(strange)} have others."
+    unfit = sorted(p.name for p in set_for_it if not fits(pool, p.gpu_type) and p.name not in strange)
     if unfit:
         return f"It did not fit on the GPUs of {', '.join(unfit)}, and it may run nowhere else."
     return "The profiles set for it serve other projects only: an administrator has to choose one for it."
@@ -138,10 +150,11 @@ def _blocked(pool: PoolView, profile: ProfileView, books: Books) -> str:
         return f"Nothing is submitted under {profile.name} until an operator has looked: {profile.latched}"
     if books.jobs_left(profile) <= 0:
         return "full"
-    if books.gpus_left() < profile.gpus:
+    if profile.gpus and books.gpus_left() < profile.gpus:
         return f"All of the {books.snapshot.limits.max_gpus} GPUs that may be used at once are in use."
     owner = profile.project or pool.project
-    if books.project_left(owner) < (profile.gpus if profile.project else pool.gpus):
+    need = profile.gpus if profile.project else pool.gpus
+    if need and books.project_left(owner) < need:
         most = books.snapshot.limits.project_gpus[owner]
         return f"Project {owner} uses all of the {most} GPUs that it may use at once."
     if profile.free_until is not None:

@@ -148,6 +148,7 @@ class PoolView:
     waited_s: float | None = None  # of the request at the head of its line; None: nobody waits
     service_s: float | None = None  # engine time of one request, measured, over all types of GPU
     weight: float = 1.0  # the largest share of the projects whose work waits
+    gpu_types: tuple[str, ...] = ()  # on which its environment runs; none: any
     project: str = ""  # the only project that may use it; "" = several
     pinned_until: float | None = None
     sleep_level: int = 0  # how deep it may sleep instead of stopping

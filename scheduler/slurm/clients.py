@@ -18,4 +18,12 @@ def client_for(way: Way, limit_s: float) -> SlurmClient:
     question. Raises NoAnswer for a kind that this release does not have."""
     if way.kind == "cli":
         return CliClient(way.prefix, conf=way.conf, limit_s=limit_s)
+    if way.kind == "rest":
+        from scheduler.slurm.rest import RestClient
+
+        return RestClient(way, limit_s=limit_s)
+    if way.kind == "native":
+        from scheduler.slurm.native import NativeClient
+
+        return NativeClient(way, limit_s=limit_s)
     raise NoAnswer(f"{way.said}: there is no client of kind {way.kind!r}")

@@ -1,8 +1,9 @@
-"""What the scheduler may ask of Slurm, and the three kinds of answer it can get.
+"""What the scheduler may ask of Slurm, and the kinds of answer it can get.
 
 Every verb either returns what Slurm said, raises `Rejected` (Slurm said no, with its reason), or raises
 `NoAnswer` (Slurm was not heard). Only the first two may change anything: silence is not absence
-(invariant 1). Separate from the clients, so that command line, slurmrestd and pyslurm answer alike; one
+(invariant 1). A verb that is a capability may raise `NotOffered`, too: this client, or this site, has it not,
+which is no silence. Separate from the clients, so that command line, slurmrestd and pyslurm answer alike; one
 contract suite (tests/slurm/contract.py) holds them to it.
 """
 
@@ -31,7 +32,11 @@ class Rejected(SlurmError):
 
 
 class NotOffered(SlurmError):
-    """This way to Slurm has no such verb: neither an answer nor silence, and asking again changes nothing."""
+    """This way to Slurm does not have the verb, now or later. No silence: nothing waits for it to come back."""
+
+    def __init__(self, verb: str, why: str) -> None:
+        super().__init__(why)
+        self.verb = verb
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,8 @@ class UsageInfo:
 
 
 class SlurmClient(Protocol):
-    """Every verb raises NoAnswer when Slurm was not heard; what else it raises is said here."""
+    """The verbs that each client has come first; then the capabilities, which may raise NotOffered. Every verb raises
+    NoAnswer when Slurm was not heard; what else it raises is said here."""
 
     def submit(self, script: str, spec: JobSpec) -> int:
         """The job's id. Rejected when Slurm refuses it. After NoAnswer the job may exist all the same:
@@ -109,14 +115,16 @@ class SlurmClient(Protocol):
 
     def reservations(self) -> dict[str, ReservationInfo]: ...
 
+    # Capabilities.
+
     def accounts(self) -> dict[str, list[str]]:
-        """Accounts that this user may use, with their QOS. From accounting; NoAnswer where the site has none."""
+        """Accounts that this user may use, with their QOS. From accounting."""
 
     def estimate_start(self, spec: JobSpec) -> float:
         """When such a job would start. Rejected when Slurm would refuse it."""
 
     def usage(self, job_ids: list[int]) -> dict[int, UsageInfo]:
-        """From accounting; NoAnswer where the site has none."""
+        """From accounting. A job that it does not know is left out."""
 
     def log_tail(self, path: str, max_bytes: int) -> str:
         """The end of a job's log; "" when there is none yet."""

@@ -48,8 +48,22 @@ def here_document(text: str) -> str:
 def run(prefix: tuple[str, ...], program: str, *, limit_s: float, what: str) -> Answer:
     """Runs the program to its end. Raises NoAnswer when it does not get there within limit_s."""
     text = f"set -f\nprintf '\\036berth-begin\\n'\n{program}\nprintf '\\036berth-end %d\\n' $?\n"
+    process = start(prefix, what)
     try:
-        process = subprocess.Popen(
+        out, err = process.communicate(text.encode(), timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        _end_group(process)
+        raise NoAnswer(f"{what}: no answer within {limit_s:g} s") from None
+    except BaseException:
+        _end_group(process)
+        raise
+    return _read(out.decode(errors="replace"), err.decode(errors="replace"), process.returncode, what)
+
+
+def start(prefix: tuple[str, ...], what: str) -> subprocess.Popen[bytes]:
+    """Return a shell behind the prefix that waits for its program, in a process group of its own. Raises NoAnswer."""
+    try:
+        return subprocess.Popen(
             [*prefix, "sh"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -60,15 +74,6 @@ def run(prefix: tuple[str, ...], program: str, *, limit_s: float, what: str) -> 
         )
     except OSError as error:
         raise NoAnswer(f"{what}: cannot start {prefix[0] if prefix else 'sh'}: {error}") from None
-    try:
-        out, err = process.communicate(text.encode(), timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        _end_group(process)
-        raise NoAnswer(f"{what}: no answer within {limit_s:g} s") from None
-    except BaseException:
-        _end_group(process)
-        raise
-    return _read(out.decode(errors="replace"), err.decode(errors="replace"), process.returncode, what)
 
 
 def _read(out: str, err: str, shell_code: int, what: str) -> Answer:

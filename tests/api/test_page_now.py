@@ -62,6 +62,18 @@ def test_a_node_is_drawn_with_its_models_and_what_is_left_of_the_job(world: Worl
     assert "10.1.2.3" not in page
 
 
+def test_a_job_without_gpus_is_drawn_with_the_models_that_run_on_its_cpus(world: World) -> None:
+    empty, used = pilot_row(world, gpus=0), pilot_row(world, gpus=0, job_id=4714)
+    replica_row(world, used, gpu_indices=[])
+    page = text(world)
+    assert "Job 4711: CPUs: empty; 59 min left" in page
+    assert "Job 4714: CPUs: surf, hot; 59 min left" in page
+    assert 'width="-' not in page
+    assert empty.gpus == 0
+    waits = pilot_row(world, gpus=0, state="pending", up_at=None, node="", job_id=4715, slurm_state="PENDING")
+    assert f"/fleet/pilots/{waits.id}/" in text(world) and "no GPU under" in text(world)
+
+
 def test_the_queue_is_counted_as_it_is_now(world: World) -> None:
     for state in ("queued", "queued", "running", "parked"):
         request_row(world, state)

@@ -87,7 +87,8 @@ def engine_socket(berth: Berth) -> Path:
             except OSError:
                 continue
             if b"--uds" in argv and b"vllm.entrypoints.openai.api_server" in argv:
-                found.append(Path(argv[argv.index(b"--uds") + 1].decode()))
+                # As that process sees it: a node may have a /tmp of its own.
+                found.append(Path(f"/proc/{pid}/root{argv[argv.index(b'--uds') + 1].decode()}"))
         return bool(found)
 
     if not wait_until(look, 5):

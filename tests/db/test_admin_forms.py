@@ -40,12 +40,19 @@ def test_a_pool_is_edited_by_a_person(root: ApiClient, world: World) -> None:
         (Access, {"kind": "rest"}, "address"),
         (Access, {"kind": "native"}, "python"),
         (Access, {"user": "berth"}, "user"),
+        (Profile, {"door_address": "node07.example.org"}, "door_address"),
+        (Profile, {"door_address": "10.0.0.0/33"}, "door_address"),
+        (Profile, {"door_address": "0.0.0.0"}, "door_address"),
+        (Profile, {"door_address": "::"}, "door_address"),
+        (Profile, {"door_address": "fe80::1"}, "door_address"),
+        (Profile, {"door_address": "http://10.0.0.1"}, "door_address"),
         (Profile, {"scratch": "tmp"}, "scratch"),
         (Profile, {"walltime_least_min": 999}, "__all__"),
         (Project, {"model_roots": '["models"]'}, "model_roots"),
         (Project, {"model_roots": '["/"]'}, "model_roots"),
         (Project, {"model_roots": '["/models/../etc"]'}, "model_roots"),
         (Profile, {"portal_url_from_nodes": "ftp://x"}, "portal_url_from_nodes"),
+        (Profile, {"portal_url_from_nodes": "http://fd00::1:8000"}, "portal_url_from_nodes"),
         (Model, {"path": "/models/../etc"}, "path"),
         (Model, {"name": "a b"}, "name"),
     ],
@@ -57,6 +64,24 @@ def test_the_catalog_says_what_is_wrong(
     answer = save(root, row, **change)
     assert answer.status_code == 200
     assert field in answer.context["adminform"].form.errors
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"door_address": "ib0"},
+        {"door_address": "eth0.100"},
+        {"door_address": "10.1.0.0/16"},
+        {"door_address": "fd00::/8"},
+        {"door_address": "fd00::7"},
+        {"portal_url_from_nodes": "http://[fd00::1]:8000"},
+        {"portal_url_from_nodes": "https://berth.example.org/at/"},
+    ],
+)
+def test_a_profile_takes_every_form_of_its_network(
+    root: ApiClient, world: World, change: dict[str, Any]
+) -> None:
+    assert save(root, world.profile, **change).status_code == 302
 
 
 def test_vllm_needs_an_interpreter_and_a_model_folder(root: ApiClient, world: World) -> None:

@@ -24,6 +24,7 @@ from portal.accounts.models import Membership, Project, User
 from portal.asgi import Application
 from portal.catalog.models import Environment, Model, Pool, Profile
 from portal.config import Config, config
+from portal.workerapi.link import Upgrade
 from tests.flow.fake_ingress import FakeIngress
 
 T = TypeVar("T")
@@ -217,7 +218,9 @@ async def serving(app: Any) -> AsyncIterator[str]:
     link = socket.socket()
     link.bind(("127.0.0.1", 0))
     server = uvicorn.Server(
-        uvicorn.Config(app, log_level="error", lifespan="on", access_log=False, timeout_graceful_shutdown=1)
+        uvicorn.Config(
+            app, ws=Upgrade, log_level="error", lifespan="on", access_log=False, timeout_graceful_shutdown=1
+        )
     )
     task = asyncio.create_task(server.serve(sockets=[link]))
     try:

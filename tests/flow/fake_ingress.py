@@ -41,8 +41,11 @@ class FakeIngress:
         self.running = 0
         self.most = 0
         self.url = ""
+        self.key = ""  # of the pilot that registers it next
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == wire.PROOF_PATH:
+            return web.Response(text=wire.ingress_proof(self.key, request.query["nonce"], self.url))
         seen = Seen(request.path, {k.lower(): v for k, v in request.headers.items()}, await request.json())
         self.seen.append(seen)
         self.running += 1

@@ -97,9 +97,14 @@ def scratch_of(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def started(
-    secret: wire.Secret, folder: Path, env: Mapping[str, str] | None = None, secret_mode: int = 0o600
+    secret: wire.Secret,
+    folder: Path,
+    env: Mapping[str, str] | None = None,
+    secret_mode: int = 0o600,
+    carried: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The supervisor as a job script starts it; whatever it leaves is ended. Its log is `job.log` in the folder."""
+    """The supervisor as a job script starts it; whatever it leaves is ended. Its log is `job.log` in the folder.
+    `carried`: the secret comes on standard input, as where no shell wrote a file."""
     scratch = scratch_of(folder)
     scratch.mkdir(exist_ok=True)
     path = folder / "secret.json"
@@ -116,9 +121,11 @@ def started(
         "BERTH_JOB_LOG": str(log),
         **(env or {}),
     }
-    argv = [sys.executable, "-m", "gpuworker", "--secret", str(path)]
-    with log.open("wb") as out:
-        process = subprocess.Popen(argv, env=given, stdout=out, stderr=out, cwd="/")
+    argv = [sys.executable, "-m", "gpuworker", "--secret", "-" if carried else str(path)]
+    with log.open("wb") as out, path.open("rb") as text:
+        if carried:
+            path.unlink()
+        process = subprocess.Popen(argv, env=given, stdin=text, stdout=out, stderr=out, cwd="/")
     try:
         yield process
     finally:
@@ -132,19 +139,23 @@ def started(
 
 @contextlib.contextmanager
 def worker(
-    portal: FakePortal, folder: Path, env: Mapping[str, str] | None = None, secret_mode: int = 0o600
+    portal: FakePortal,
+    folder: Path,
+    env: Mapping[str, str] | None = None,
+    secret_mode: int = 0o600,
+    carried: bool = False,
 ) -> Iterator[Worker]:
     """Below the fake portal."""
     secret = wire.Secret(PILOT, portal.url, TOKEN, KEY)
-    with started(secret, folder, env, secret_mode) as process:
+    with started(secret, folder, env, secret_mode, carried) as process:
         yield Worker(process, portal, scratch_of(folder), folder / "job.log")
 
 
 @contextlib.contextmanager
-def job(plane: Plane, pilot: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def job(plane: Plane, pilot: str, folder: Path, link: str = "direct") -> Iterator[subprocess.Popen[bytes]]:
     """Below the real data plane."""
     token, key = (wire.derive_key(plane.settings.site_key, use, pilot) for use in ("portal", "ingress"))
-    with started(wire.Secret(pilot, plane.url, token, key), folder) as process:
+    with started(wire.Secret(pilot, plane.url, token, key), folder, {"BERTH_LINK": link}) as process:
         yield process
 
 

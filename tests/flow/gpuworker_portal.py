@@ -82,6 +82,7 @@ class FakePortal:
         self.sync_status = 200
         self.results_status = 200
         self.registers: list[wire.Register] = []
+        self.unreached: wire.Unreached | None = None  # the answer to `register`, while it stands here
         self.syncs: list[wire.Sync] = []
         self.asks: list[wire.LeaseAsk] = []
         self.results: list[wire.RowResult] = []
@@ -127,6 +128,8 @@ class FakePortal:
 
     async def _register(self, body: bytes) -> web.Response:
         self.registers.append(wire.loads(wire.Register, body))
+        if self.unreached is not None and not self.registers[-1].refusal:
+            return web.Response(status=424, body=wire.dumps(self.unreached))
         return self._say(self.answer, self.register_status)
 
     async def _sync(self, body: bytes) -> web.Response:

@@ -28,6 +28,7 @@ class Pilot:
             return answer.status, await answer.json()
 
     async def register(self, **changes: Any) -> tuple[int, Any]:
+        self.plane.ingress.key = wire.derive_key(self.plane.settings.site_key, "ingress", self.id)
         said = wire.Register(
             pilot=self.id,
             job_id=self.job_id,

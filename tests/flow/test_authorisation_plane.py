@@ -142,6 +142,7 @@ async def _ask(
 def _said(verb: str, pilot: Pilot) -> bytes:
     """What the pilot itself would say, whoever says it."""
     if verb == "register":
+        pilot.plane.ingress.key = wire.derive_key(pilot.plane.settings.site_key, "ingress", pilot.id)
         said: Any = wire.Register(
             pilot=pilot.id, job_id=77, restart_count=0, node="gpu01", address=pilot.plane.ingress.url,
             started_at=time.time() - 2, agent_at=time.time(), agent_version="0.1.0", gpus=["0"], host_mem_mb=16000,

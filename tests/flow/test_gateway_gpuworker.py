@@ -8,17 +8,27 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from gpuworker import proctree
 from tests.flow.dataplane import Plane, chat, until
 from tests.flow.gpuworker_job import START_S, job, planned
 from tests.flow.test_workerapi_rows import _put
 
 
-async def test_cold_request_hot_request_async_row_and_a_drain(plane: Plane, tmp_path: Path) -> None:
+@pytest.fixture(params=["direct", "reverse"])
+def link(request: pytest.FixtureRequest) -> str:
+    """Who opens the connection between gateway and ingress."""
+    return str(request.param)
+
+
+async def test_cold_request_hot_request_async_row_and_a_drain(
+    plane: Plane, tmp_path: Path, link: str
+) -> None:
     pilot, replica = planned(plane)
     async with plane.post(chat(stream=True)) as answer:
         assert (await answer.content.readline()).startswith(b": berth ")
-        with job(plane, pilot, tmp_path) as running:
+        with job(plane, pilot, tmp_path, link) as running:
             async with asyncio.timeout(START_S):
                 text = await answer.text()
             assert text.endswith("data: [DONE]\n\n") and '"usage"' not in text
@@ -46,9 +56,9 @@ async def test_cold_request_hot_request_async_row_and_a_drain(plane: Plane, tmp_
     assert not plane.redis.exists("berth:{demo}:routes")
 
 
-async def test_more_than_the_cap_wait_their_turn(plane: Plane, tmp_path: Path) -> None:
+async def test_more_than_the_cap_wait_their_turn(plane: Plane, tmp_path: Path, link: str) -> None:
     pilot, replica = planned(plane)
-    with job(plane, pilot, tmp_path):
+    with job(plane, pilot, tmp_path, link):
         await until(lambda: plane.redis.exists("berth:{demo}:routes"), "a route", START_S)
 
         async def ask() -> int:
@@ -71,10 +81,10 @@ async def _keep_a_replica(plane: Plane, pilot: str) -> None:
 
 
 async def test_an_engine_that_dies_under_a_request_does_not_take_it_along_for_ever(
-    plane: Plane, tmp_path: Path
+    plane: Plane, tmp_path: Path, link: str
 ) -> None:
     pilot, _ = planned(plane, '{"load_s": 0.2, "crash_on_text": "BOOM"}')
-    with job(plane, pilot, tmp_path):
+    with job(plane, pilot, tmp_path, link):
         await until(lambda: plane.redis.exists("berth:{demo}:routes"), "a route", START_S)
         loop = asyncio.create_task(_keep_a_replica(plane, pilot))
         asking = asyncio.create_task(
@@ -94,10 +104,12 @@ async def test_an_engine_that_dies_under_a_request_does_not_take_it_along_for_ev
     assert plane.sql("SELECT count(*) FROM fleet_replica WHERE state = 'failed'") == [(3,)]
 
 
-async def test_a_job_that_is_killed_leaves_its_request_to_the_next(plane: Plane, tmp_path: Path) -> None:
+async def test_a_job_that_is_killed_leaves_its_request_to_the_next(
+    plane: Plane, tmp_path: Path, link: str
+) -> None:
     pilot, _ = planned(plane, '{"load_s": 0.2, "hang_on_text": "WAIT"}')
     asked = chat(messages=[{"role": "user", "content": "WAIT"}])
-    with job(plane, pilot, tmp_path) as running:
+    with job(plane, pilot, tmp_path, link) as running:
         await until(lambda: plane.redis.exists("berth:{demo}:routes"), "a route", START_S)
         asking = asyncio.create_task(plane.post(asked).__aenter__())
         await until(lambda: plane.gateway.keeper.in_hand == 1, "it runs")

@@ -59,7 +59,8 @@ async def _gateways(plane: Plane, count: int) -> AsyncIterator[list[Process]]:
         "BERTH_HOLDER_STALE_S": str(STALE_S),
     }
     argv = [sys.executable, "-m", "uvicorn", "portal.asgi:application", "--log-level", "warning"]
-    argv += ["--loop", "uvloop", "--http", "httptools", "--lifespan", "on", "--port"]
+    argv += ["--loop", "uvloop", "--http", "httptools", "--lifespan", "on"]
+    argv += ["--ws", "portal.workerapi.link:Upgrade", "--port"]
     started: list[Process] = []
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client:
         try:

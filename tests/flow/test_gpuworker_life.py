@@ -32,6 +32,21 @@ async def test_it_registers_what_the_job_is(tmp_path: Path) -> None:
     assert said[0].agent_at > 1700000000.25
 
 
+async def test_a_secret_on_standard_input_outlives_the_agent_that_read_it_and_not_the_job(
+    tmp_path: Path,
+) -> None:
+    async with fake_portal() as portal:
+        with worker(portal, tmp_path, carried=True) as job:
+            await until(lambda: portal.syncs, "a sync")
+            [kept] = job.scratch.glob("*/secret.json")
+            assert kept.stat().st_mode & 0o777 == 0o600
+            os.kill(job.pids(AGENT)[0], signal.SIGKILL)
+            await until(lambda: len(portal.registers) >= 2, "a second agent, which read the same secret")
+            job.send(signal.SIGTERM)
+            await job.exit_code()
+            assert not kept.exists()
+
+
 async def test_it_waits_for_a_portal_that_is_down(tmp_path: Path) -> None:
     async with fake_portal() as portal:
         portal.register_status = 503

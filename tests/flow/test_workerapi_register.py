@@ -80,3 +80,12 @@ async def test_a_pilot_that_no_row_knows_is_told_to_wait_and_once_adopted_to_reg
     assert (await pilot.sync())[0] == 428
     assert (await pilot.register())[0] == 200
     assert (await pilot.sync())[0] == 200
+
+
+async def test_a_job_that_cannot_serve_registers_to_say_why(plane: Plane) -> None:
+    id_ = plane.new_pilot("pending", job_id=77)
+    why = "This job asked for 2 GPUs and has 1: " + "x" * 500 + "\0"
+    status, _ = await Pilot(plane, id_).register(refusal=why)
+    assert status == 200
+    ((said,),) = plane.sql("SELECT said_ending FROM fleet_pilot")
+    assert said == "refused: " + why.replace("\0", "\ufffd")

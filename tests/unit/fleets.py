@@ -150,7 +150,7 @@ def profile(rng: Random, name: str) -> ProfileView:
     return ProfileView(
         name,
         enabled=rng.random() < 0.9,
-        gpus=rng.randint(1, 4),
+        gpus=rng.choice([0, 1, 2, 3, 4]),
         mem_mb=16_000,
         max_pilots=rng.randint(0, 6),
         preemptible=name == "spare",
@@ -172,7 +172,7 @@ def pool(rng: Random, name: str) -> PoolView:
     return PoolView(
         name,
         profiles=tuple(p for p in PROFILES if rng.random() < 0.8),
-        gpus=rng.choice([1, 1, 1, 2, 4]),
+        gpus=rng.choice([0, 1, 1, 1, 2, 4]),
         mem_mb=rng.choice([1_000, 2_000, 8_000]),
         keep_alive_s=rng.choice([0.0, 10.0, 600.0]),
         load_s=rng.choice([0.0, 10.0, 200.0]),
@@ -196,6 +196,7 @@ def pool(rng: Random, name: str) -> PoolView:
         asleep_mem_mb=rng.choice([0, 500, 6_000]),
         wake_s=seconds(rng),
         fits={"a100": FitView(rng.random() < 0.7, seconds(rng))} if rng.random() < 0.5 else {},
+        gpu_types=rng.choice([(), (), (), ("a100",), ("h100",)]),
     )
 
 
@@ -203,7 +204,7 @@ def pilot(
     rng: Random, name: str, made: tuple[PoolView, ...], first: int
 ) -> tuple[PilotView, list[ReplicaView]]:
     """One with replicas that fit into it."""
-    gpus, mem_mb = rng.randint(1, 6), 16_000
+    gpus, mem_mb = rng.randint(0, 6), 16_000
     state = rng.choice(["planned", "submitted", "pending", *["up"] * 6, "draining"])
     alive = state == "up" and rng.random() < 0.9
     free, free_mb = list(range(gpus)), mem_mb

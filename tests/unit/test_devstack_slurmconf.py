@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from devstack.slurmconf import Site, SlurmSpec, cgroup_conf, gres_conf, slurm_conf
+from devstack.slurmconf import Place, Site, SlurmSpec, cgroup_conf, gres_conf, slurm_conf
 
 SITE = Site(
     home=Path("/run/c"),
-    host="box",
     user="alice",
-    loopback="127.0.1.1",
     munge_socket=Path("/run/c/munge/socket"),
-    controller_port=20_000,
-    node_ports=(20_001, 20_002),
+    controller=Place("box", "127.0.1.1", 20_000),
+    nodes=(Place("box", "127.0.1.1", 20_001), Place("box", "127.0.1.1", 20_002)),
+    bind=True,
     first_job_id=1001,
 )
 
@@ -37,9 +36,19 @@ def test_daemons_bind_to_the_loopback_address_that_the_host_name_means() -> None
 
 
 def test_a_host_name_that_means_no_loopback_address_still_makes_a_cluster() -> None:
-    text = slurm_conf(SlurmSpec(nodes=2), replace(SITE, loopback=None))
+    text = slurm_conf(SlurmSpec(nodes=2), replace(SITE, bind=False))
     assert "InAddrAny" not in text
-    assert "SlurmctldHost=box(127.0.0.1)" in text
+
+
+def test_nodes_with_hosts_of_their_own_differ_in_address_and_name_and_share_the_port() -> None:
+    nodes = (Place("gpu01", "10.231.7.11", 6818), Place("gpu02", "10.231.7.12", 6818))
+    site = replace(SITE, controller=Place("ctl", "10.231.7.2", 20_000), nodes=nodes, bind=False)
+    text = slurm_conf(SlurmSpec(nodes=2, accounting=True), site)
+    assert "SlurmctldHost=ctl(10.231.7.2)" in text
+    assert "NodeName=gpu01 NodeHostname=gpu01 NodeAddr=10.231.7.11 Port=6818 " in text
+    assert "NodeName=gpu02 NodeHostname=gpu02 NodeAddr=10.231.7.12 Port=6818 " in text
+    assert "AccountingStorageHost=10.231.7.2" in text
+    assert "127.0" not in text and "localhost" not in text
 
 
 def test_the_cluster_asks_its_own_munge() -> None:

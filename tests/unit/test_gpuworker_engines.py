@@ -112,7 +112,7 @@ def test_the_environment_loses_what_confuses_engines_and_keeps_the_rest() -> Non
         "PYTHONPATH": "/agent",
         "BERTH_SCRATCH": "/x",
     }
-    assert engine_environment(inherited, ["2", "3"], {"OWN": "1"}) == {
+    assert engine_environment(inherited, {"CUDA_VISIBLE_DEVICES": "2,3"}, {"OWN": "1"}) == {
         "PATH": "/bin",
         "LD_LIBRARY_PATH": "/cuda",
         "VLLM_CACHE_ROOT": "/cache",

@@ -15,6 +15,7 @@ import pytest
 from gpuworker import inspection
 from gpuworker.bringup import BringUp
 from gpuworker.engines.protocol import BadArgument
+from gpuworker.gpus import Gpus
 from gpuworker.inspection import NotInspected, inspect
 from gpuworker.inspector import Inspector
 from gpuworker.roots import Outside, inside
@@ -244,7 +245,7 @@ async def test_a_replica_whose_folder_leads_outside_by_now_does_not_start(
         id="r", pool="m", model="m", engine="echo", state="hot", path=str(model), python="", gpus=[0], cap=1, args={},
         load_limit_s=10, drain_limit_s=1, roots=[str(roots)],
     )  # fmt: skip
-    up = BringUp(want, ["0"], "python3", nearest, tmp_path / "s", tmp_path / "log")
+    up = BringUp(want, Gpus(("0",), ("0",)), "python3", nearest, tmp_path / "s", tmp_path / "log")
     with pytest.raises(BadArgument, match="may not be used: late is a link to something outside"):
         await up.run(lambda: None)
     assert up.engine is None

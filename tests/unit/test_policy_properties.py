@@ -95,9 +95,52 @@ def test_a_pool_runs_only_where_it_may(snapshot: Snapshot) -> None:
         assert profile.name in pool.profiles
         assert profile.project in ("", pool.project)
         assert gpu_type not in pool.fits or pool.fits[gpu_type].fits
+        assert not (pool.gpu_types and gpu_type) or gpu_type in pool.gpu_types
         if isinstance(decision, LaunchPilot) and profile.free_until is not None:
             assert profile.free_until - NOW >= profile.least_s
             assert min(decision.limit_s or profile.walltime_s, profile.walltime_s) <= profile.free_until - NOW
+
+
+@settings(max_examples=400, deadline=None)
+@given(snapshots())
+def test_the_first_replica_that_people_wait_for_is_in_no_job_that_slurm_may_preempt(
+    snapshot: Snapshot,
+) -> None:
+    profiles = {profile.name: profile for profile in snapshot.profiles}
+    pilots = {pilot.id: profiles[pilot.profile] for pilot in snapshot.pilots}
+    gone = leaving(snapshot, NOW) | {
+        r.id
+        for pilot in snapshot.pilots
+        for r in snapshot.by_pilot[pilot.id]
+        if pilot.state == "up" and not pilot.serves
+    }
+    for decision in decide(snapshot, NOW):
+        if not isinstance(decision, Started):
+            continue
+        pool = next(p for p in snapshot.pools if p.name == decision.pool)
+        asked = pool.queued_held or pool.min_replicas or (pool.interest_until or 0) > NOW
+        if not asked and (pool.pinned_until or 0) <= NOW:
+            continue
+        has_steady = any(
+            r.state in ("wanted", "starting", "hot") and r.id not in gone and not pilots[r.pilot].preemptible
+            for r in snapshot.by_pool[pool.name]
+        )
+        choices = [
+            p
+            for p in snapshot.profiles
+            if p.name in pool.profiles
+            and not p.preemptible
+            and p.enabled
+            and not p.latched
+            and p.project in ("", pool.project)
+            and (p.gpu_type not in pool.fits or pool.fits[p.gpu_type].fits)
+            and (not pool.gpu_types or p.gpu_type in ("", *pool.gpu_types))
+            and p.gpus >= pool.gpus
+            and p.mem_mb >= pool.mem_mb
+        ]
+        is_launch = isinstance(decision, LaunchPilot)
+        profile = profiles[decision.profile] if is_launch else pilots[decision.pilot]  # type: ignore[union-attr]
+        assert not profile.preemptible or has_steady or not choices
 
 
 @settings(max_examples=200, deadline=None)

@@ -50,10 +50,18 @@ def test_what_it_is_for_and_what_only_an_administrator_may_do() -> None:
 _ANY = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text(), max_size=3)
 
 
-@given(st.dictionaries(st.sampled_from(sorted(FOUND)), _ANY), st.integers(1, 16))
+def test_under_a_profile_without_gpus_it_runs_on_cpus_with_its_cache_in_host_memory() -> None:
+    said = propose(FOUND, 0, 64_000)
+    assert said.gpus == 0
+    assert said.args["device"] == "cpu" and said.args["kv_cache_gib"] >= 1
+    assert said.mem_mb > propose(FOUND, 1, 64_000).mem_mb
+    assert "no GPU: it runs on CPUs" in said.notes[0]
+
+
+@given(st.dictionaries(st.sampled_from(sorted(FOUND)), _ANY), st.integers(0, 16))
 def test_whatever_a_pilot_says_the_proposal_is_sound(found: dict[str, Any], most: int) -> None:
     said = propose(FOUND | found, most, 64_000)
-    assert 1 <= said.gpus <= most and 0 < said.mem_mb <= 64_000 and said.load_estimate_s > 0
+    assert min(1, most) <= said.gpus <= most and 0 < said.mem_mb <= 64_000 and said.load_estimate_s > 0
     assert said.context_tokens is None or 0 < said.context_tokens <= 32_768
     rules.arguments("args", said.args)
-    assert set(said.args) <= {"max_model_len", "tensor_parallel_size", "runner"}
+    assert set(said.args) <= {"max_model_len", "tensor_parallel_size", "runner", "device", "kv_cache_gib"}

@@ -78,6 +78,12 @@ def test_an_agent_that_says_why_it_ends_is_believed_at_once() -> None:
     assert said == "Its agent ended it: its time was nearly over."
 
 
+def test_a_job_that_could_not_serve_is_a_failed_launch_with_its_own_words() -> None:
+    found = ask(replace(UP, said_ending="refused: it has 1 of 2 GPUs."), job())
+    assert (found.ended, found.failed) == ("Job 7 could not serve: it has 1 of 2 GPUs.", True)
+    assert not ask(replace(UP, said_ending="drained"), job()).failed
+
+
 def test_a_signal_is_preemption_or_a_cancellation_until_slurm_says_which() -> None:
     told = replace(UP, said_ending="preempted")
     said = "Its agent ended it: Slurm told it to go, for a job of higher priority or because somebody cancelled it."

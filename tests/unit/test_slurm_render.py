@@ -83,6 +83,8 @@ def test_an_empty_value_leaves_its_directive_out() -> None:
         ("agent_python", ""),
         ("agent_home", "/opt/$HOME"),
         ("door_address", "0.0.0.0; id"),
+        ("door_address", "fe80::1%eth0"),
+        ("door_address", "10.0.0.0/8/../etc"),
         ("door_ports", "1-2-3"),
         ("scratch", "/tmp/`id`"),
         ("limit_min", 0),
@@ -106,7 +108,7 @@ def test_a_value_that_may_not_stand_in_a_script_is_named(field: str, value: Any)
 def test_the_prologue_is_the_administrators_and_stands_before_the_agent() -> None:
     text = render(replace(SPEC, prologue="module load cuda\nexport A=1"))
     assert "\nmodule load cuda\nexport A=1\n" in text
-    assert text.index("module load") < text.index("exec ")
+    assert text.index("module load") < text.index("-m gpuworker")
     assert "prologue" not in render(SPEC)
 
 

@@ -79,7 +79,7 @@ class Pilot(models.Model):
     address = models.CharField(max_length=300, blank=True, help_text="Opaque transport to its ingress.")
     gpu_ids = models.JSONField(default=list)
     agent_version = models.CharField(max_length=50, blank=True)
-    said_ending = models.CharField(max_length=200, blank=True)
+    said_ending = models.TextField(blank=True)
     staged = models.JSONField(db_default=[], help_text="Pools whose weights lie on its node-local scratch.")
     stage_wish = models.CharField(
         max_length=128,

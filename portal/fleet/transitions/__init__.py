@@ -25,6 +25,6 @@ from portal.fleet.transitions.values import Moved, NewPilot, NewReplica, Registr
 
 __all__ = [
     "Moved", "NewPilot", "NewReplica", "Registration", "Seen", "SlurmFact",
-    "drain_pilots", "drain_replicas", "end_pilots", "plan", "register", "said_ending", "seen", "slurm_said",
-    "staged", "submitted", "up", "wake", "want", "wish_staged",
+    "drain_pilots", "drain_replicas", "end_pilots", "plan", "register", "said_ending", "seen",
+    "slurm_said", "staged", "submitted", "up", "wake", "want", "wish_staged",
 ]  # fmt: skip

@@ -63,13 +63,13 @@ def slurm_said(cur: Cursor, facts: Sequence[SlurmFact], now: datetime) -> None:
 
 def register(cur: Cursor, said: Registration, now: datetime) -> bool:
     """Takes an agent's registration if no other job holds this pilot: of two jobs of one name one wins, the
-    other's agent exits. The same job may register again (its agent was restarted)."""
+    other's agent exits. The same job may register again (its agent was restarted). Slurm's name of the node stands."""
     cur.execute(
-        """UPDATE fleet_pilot SET agent_job_id = %s, registered_at = %s, node = %s, address = %s,
-             job_started_at = %s, gpu_ids = %s, agent_version = %s
+        """UPDATE fleet_pilot SET agent_job_id = %s, registered_at = %s, address = %s,
+             node = CASE WHEN node <> '' THEN node ELSE %s END, job_started_at = %s, gpu_ids = %s, agent_version = %s
            WHERE id = %s AND state <> 'ended' AND (agent_job_id IS NULL OR agent_job_id = %s)
              AND (job_id IS NULL OR job_id = %s)""",
-        (said.job_id, now, said.node, said.address, said.job_started_at, json.dumps(list(said.gpu_ids)),
+        (said.job_id, now, said.address, said.node, said.job_started_at, json.dumps(list(said.gpu_ids)),
          said.agent_version, str(said.pilot), said.job_id, said.job_id),
     )  # fmt: skip
     return bool(cur.rowcount == 1)
@@ -143,5 +143,5 @@ def said_ending(cur: Cursor, pilot: UUID, reason: str) -> None:
     """The agent's last words; the loop ends the pilot once they are here or Slurm says so."""
     cur.execute(
         "UPDATE fleet_pilot SET said_ending = %s WHERE id = %s AND state <> 'ended'",
-        (reason[:200], str(pilot)),
+        (reason[:2000], str(pilot)),
     )

@@ -60,7 +60,8 @@ class Command(BaseCommand):
         parser.add_argument("--engine-python", required=True, help="interpreter of the vLLM environment")
         parser.add_argument("--partition", default="gpu")
         parser.add_argument("--gpu-type", default="a100")
-        parser.add_argument("--door-address", default="127.0.0.1", help="where pilots' ingresses listen")
+        parser.add_argument("--door-address", default="", help="where pilots' ingresses listen")
+        parser.add_argument("--portal-url-from-nodes", default="", help="where pilots find the portal")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     @transaction.atomic
@@ -78,6 +79,7 @@ class Command(BaseCommand):
                 "partition": options["partition"],
                 "gpu_type": options["gpu_type"],
                 "door_address": options["door_address"],
+                "portal_url_from_nodes": options["portal_url_from_nodes"],
                 "gpus": 2,
                 "cpus": 4,
                 "mem_mb": 8_000,

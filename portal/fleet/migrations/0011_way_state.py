@@ -6,7 +6,7 @@ class Migration(migrations.Migration):
     """Listing and silence belong to a way, not to a cluster. What the last listing said is asked again at once."""
 
     dependencies = [
-        ('fleet', '0009_candidates'),
+        ('fleet', '0010_said_ending_in_full'),
     ]
 
     operations = [

@@ -37,7 +37,7 @@ def back(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('catalog', '0004_access'),
+        ('catalog', '0007_access'),
     ]
 
     operations = [

@@ -1,0 +1,359 @@
+"""From gateway to gateway: what one process holds, another borrows for one request.
+
+The bytes of a request go through the process that holds the pilot's link, unread, in both directions, with the flow
+control of the links themselves; the borrower speaks HTTP over them as over a link of its own. Connections between
+gateways are kept and carry one borrowing after the other. The frames are those of the links: bytes are the stream,
+texts say whose link is wanted and when it is given back.
+
+    B  berth-relay 1 <nonce>                      on a private unix socket, or BERTH_RELAY_ADDRESS between hosts
+    A  hello <nonce> <proof>    B  hello <proof>  both know the site key, which neither says
+    A  take <pilot>             B  taken | none
+    …  bytes …                  A  done           the connection closed instead: so is the link
+
+A relay that does not answer costs its asker a second, and is not asked for some more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import os
+import random
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from gpuworker import wire
+from gpuworker.wire import Tunnel
+from portal.gateway.link import Link
+
+log = logging.getLogger(__name__)
+
+ANSWER_S = 1.0
+SHUN_S = 3.0
+KEPT = 64  # idle connections to one relay
+_HELLO = "berth-relay 1 "
+_HIGH_WATER = 262_144
+
+
+class NotLent(OSError):
+    """The relay does not answer, or is none of ours."""
+
+
+class Relay:
+    """Both sides of one process. `offers` first, then `start`; `borrow` and `give_back`; `stop`."""
+
+    def __init__(self, site_key: bytes, where: str = "") -> None:
+        """`where`: "" for a unix socket; else host or host:first-last, the address to listen at."""
+        self._key = wire.derive_key(site_key, "relay", "").encode()
+        self._where = where
+        self._folder: Path | None = None
+        self._server: asyncio.Server | None = None
+        self._lenders: set[_Lender] = set()
+        self._kept: dict[str, list[_Borrower]] = {}
+        self._lent: dict[Link, _Borrower] = {}
+        self._shunned: dict[str, float] = {}
+        self._idle_of: Callable[[str], Link | None] = lambda _pilot: None
+        self._back: Callable[[str, Link], None] = lambda _pilot, link: link.close()
+        self.address = ""
+
+    def offers(self, idle_of: Callable[[str], Link | None], back: Callable[[str, Link], None]) -> None:
+        self._idle_of, self._back = idle_of, back
+
+    async def start(self) -> None:
+        """Raises OSError when the address cannot be had."""
+        loop = asyncio.get_running_loop()
+        if not self._where:
+            self._folder = Path(tempfile.mkdtemp(prefix="berth-relay-", dir=_short_folder()))  # 0700
+            self.address = f"unix:{self._folder}/relay"
+            self._server = await loop.create_unix_server(self._lender, str(self._folder / "relay"))
+            return
+        host, ports = listening(self._where)
+        for port in ports:
+            try:
+                self._server = await loop.create_server(self._lender, host, port)
+            except OSError:
+                if port == ports[-1]:
+                    raise
+                continue
+            break
+        assert self._server is not None
+        bound = self._server.sockets[0].getsockname()[1]
+        self.address = f"tcp:[{host}]:{bound}" if ":" in host else f"tcp:{host}:{bound}"
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for lender in list(self._lenders):
+            lender.close()
+        for kept in self._kept.values():
+            for borrower in kept:
+                borrower.close()
+        self._kept.clear()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _lender(self) -> Tunnel:
+        lender = _Lender(self._key, self._idle_of, self._back)
+        self._lenders.add(lender)
+        return lender.tunnel(lambda: self._lenders.discard(lender))
+
+    # The borrower's side
+
+    async def borrow(self, pilot: str, addresses: Sequence[str]) -> Link | None:
+        """Return a link of the pilot that another process has idle; None where there is none at these addresses."""
+        now = time.monotonic()
+        usable = [address for address in addresses if self._shunned.get(address, 0.0) <= now]
+        for address in random.sample(usable, len(usable)):
+            try:
+                borrower = await self._connected(address)
+                try:
+                    taken = await borrower.take(pilot)
+                except BaseException:
+                    borrower.close()
+                    raise
+            except (OSError, TimeoutError) as error:
+                log.info("relay %s: %s", address, type(error).__name__)
+                self._shun(address)
+                continue
+            if taken:
+                self._lent[borrower.link] = borrower
+                return borrower.link
+            self._keep(borrower)
+        return None
+
+    def give_back(self, link: Link) -> None:
+        """The link that `borrow` returned: to its process if it may be used again, else closed."""
+        borrower = self._lent.pop(link)
+        if not link.usable:
+            borrower.close()
+            return
+        borrower.say_done()
+        self._keep(borrower)
+
+    def _keep(self, borrower: _Borrower) -> None:
+        kept = self._kept.setdefault(borrower.address, [])
+        if len(kept) < KEPT and borrower.link.usable:
+            kept.append(borrower)
+        else:
+            borrower.close()
+
+    def _shun(self, address: str) -> None:
+        now = time.monotonic()
+        self._shunned = {at: until for at, until in self._shunned.items() if until > now}
+        self._shunned[address] = now + SHUN_S
+        for borrower in self._kept.pop(address, ()):
+            borrower.close()
+
+    async def _connected(self, address: str) -> _Borrower:
+        kept = self._kept.get(address)
+        while kept:
+            borrower = kept.pop()
+            if borrower.link.usable:
+                return borrower
+            borrower.close()
+        self._kept.pop(address, None)
+        borrower = _Borrower(address, self._key)
+        async with asyncio.timeout(ANSWER_S):
+            await borrower.connect()
+        return borrower
+
+
+class _Borrower:
+    """A connection to another process's relay, from the asking end."""
+
+    def __init__(self, address: str, key: bytes) -> None:
+        self.address = address
+        self.link = Link()
+        self._key = key
+        self._nonce = secrets.token_hex(8)
+        self._expected = ""
+        self._said: asyncio.Future[str] | None = None
+        self._tunnel = Tunnel(self.link, client=None, on_text=self._hear, on_lost=self._lost)
+
+    async def connect(self) -> None:
+        """Raises OSError, TimeoutError; NotLent when it does not know the site key."""
+        loop = asyncio.get_running_loop()
+        self._said = loop.create_future()
+        kind, _, at = self.address.partition(":")
+        if kind == "unix":
+            await loop.create_unix_connection(lambda: self._tunnel, at)
+        else:
+            host, _, port = at.rpartition(":")
+            await loop.create_connection(lambda: self._tunnel, host.strip("[]"), int(port))
+        try:
+            hello = await self._said
+            if not hello.startswith(_HELLO):
+                raise NotLent("no relay")
+            theirs = hello.removeprefix(_HELLO)
+            proof = await self._asked(f"hello {self._nonce} {_proof(self._key, 'asks', theirs, self._nonce)}")
+            if not hmac.compare_digest(proof, f"hello {_proof(self._key, 'lends', self._nonce, theirs)}"):
+                raise NotLent("not ours")
+        except BaseException:
+            self.close()
+            raise
+
+    async def take(self, pilot: str) -> bool:
+        """Raises OSError, TimeoutError."""
+        async with asyncio.timeout(ANSWER_S):
+            return await self._asked(f"take {pilot}") == "taken"
+
+    def say_done(self) -> None:
+        self._tunnel.say("done")
+
+    def close(self) -> None:
+        self._tunnel.abort()
+
+    async def _asked(self, text: str) -> str:
+        if self._tunnel.lost:
+            raise NotLent("closed")
+        self._said = asyncio.get_running_loop().create_future()
+        self._tunnel.say(text)
+        return await self._said
+
+    def _hear(self, text: str) -> None:
+        if self._said is not None and not self._said.done():
+            self._said.set_result(text)
+
+    def _lost(self) -> None:
+        if self._said is not None and not self._said.done():
+            self._said.set_exception(NotLent("closed"))
+
+
+class _Lender:
+    """A connection from another process, which is lent one link after the other."""
+
+    def __init__(
+        self, key: bytes, idle_of: Callable[[str], Link | None], back: Callable[[str, Link], None]
+    ) -> None:
+        self._key = key
+        self._idle_of = idle_of
+        self._back = back
+        self._nonce = secrets.token_hex(8)
+        self._proved = False
+        self._pilot = ""
+        self._link: Link | None = None
+        self._near: Tunnel | None = None  # to the borrower
+        self._far: Tunnel | None = None  # to the agent
+
+    def tunnel(self, lost: Callable[[], None]) -> Tunnel:
+        def gone() -> None:
+            lost()
+            if self._far is not None:
+                self._far.abort()  # the borrower went away under a request: so does the engine's work
+
+        self._near = Tunnel(
+            _Pass(lambda: self._far, self._greet), client=None, on_text=self._hear, on_lost=gone
+        )
+        return self._near
+
+    def close(self) -> None:
+        if self._near is not None:
+            self._near.abort()
+
+    def _greet(self) -> None:
+        assert self._near is not None
+        self._near.say(_HELLO + self._nonce)
+
+    def _hear(self, text: str) -> None:
+        assert self._near is not None
+        verb, _, rest = text.partition(" ")
+        if not self._proved:
+            theirs, _, proof = rest.partition(" ")
+            expected = _proof(self._key, "asks", self._nonce, theirs)
+            if verb != "hello" or not hmac.compare_digest(proof.encode(), expected.encode()):
+                log.warning("somebody who does not know the site key spoke to the relay")
+                self._near.abort()
+                return
+            self._proved = True
+            self._near.say(f"hello {_proof(self._key, 'lends', theirs, self._nonce)}")
+        elif verb == "take" and self._link is None:
+            self._near.say("taken" if self._lend(rest) else "none")
+        elif verb == "done" and self._link is not None:
+            self._take_back()
+        else:
+            self._near.abort()
+
+    def _lend(self, pilot: str) -> bool:
+        link = self._idle_of(pilot)
+        if link is None:
+            return False
+        far = link.transport
+        assert isinstance(far, Tunnel)
+        self._pilot, self._link, self._far = pilot, link, far
+        far.set_protocol(_Pass(lambda: self._near, None))
+        return True
+
+    def _take_back(self) -> None:
+        assert self._link is not None and self._far is not None
+        link, far = self._link, self._far
+        self._link = self._far = None
+        far.set_protocol(link)
+        far.resume_reading()
+        if far.is_closing():
+            link.close()
+        self._back(self._pilot, link)
+
+
+class _Pass(asyncio.Protocol):
+    """One direction: what comes here goes there, as fast as there takes it. The end of one is the end of both."""
+
+    def __init__(self, there: Callable[[], Tunnel | None], greet: Callable[[], None] | None) -> None:
+        self._there = there
+        self._greet = greet
+        self._here: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, Tunnel)
+        self._here = transport
+        if self._greet is not None:
+            self._greet()
+
+    def data_received(self, data: bytes) -> None:
+        if (there := self._there()) is not None:
+            there.write(data)
+        elif self._here is not None:
+            self._here.abort()  # it speaks before it has been lent anything
+
+    def pause_writing(self) -> None:
+        if (there := self._there()) is not None:
+            there.pause_reading()
+
+    def resume_writing(self) -> None:
+        if (there := self._there()) is not None:
+            there.resume_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if (there := self._there()) is not None:
+            there.close()  # after what has come has been passed on
+
+
+def _proof(key: bytes, who: Literal["asks", "lends"], *nonces: str) -> str:
+    return hmac.new(key, " ".join((who, *nonces)).encode(), "sha256").hexdigest()
+
+
+def listening(where: str) -> tuple[str, range]:
+    """host, [host]:port or host:first-last → the host and the ports to try. Raises ValueError."""
+    host, ports = where, ""
+    if where.startswith("["):
+        host, _, ports = where[1:].partition("]")
+        ports = ports.removeprefix(":")
+    elif where.count(":") == 1:
+        host, _, ports = where.partition(":")
+    if not ports:
+        return host, range(1)
+    first, _, last = ports.partition("-")
+    span = range(int(first), int(last or first) + 1)
+    if not host or not span or not 0 < span[0] <= span[-1] < 65536:
+        raise ValueError(f"{where!r} is no address like 10.0.0.5 or 10.0.0.5:20000-20010")
+    return host, span
+
+
+def _short_folder() -> str | None:
+    """A unix socket's name has at most 107 bytes."""
+    return None if len(os.fsencode(tempfile.gettempdir())) < 70 else "/tmp"

@@ -1,0 +1,166 @@
+"""The Slurm client that speaks to slurmrestd: no Slurm command, no library and no shell where the portal runs.
+
+For releases 23.11 to 26.05, by v0.0.42 or v0.0.40 of its interface. slurmrestd ignores `#SBATCH` lines, so the job's
+fields come from the table of directives; what the login node's shell did, the job does for itself (decisions/0027).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from scheduler.slurm import errors, rest_shapes
+from scheduler.slurm.carried import local_tail, without_shell
+from scheduler.slurm.directives import rest_fields
+from scheduler.slurm.protocol import (
+    Jobs,
+    NoAnswer,
+    NotOffered,
+    PartitionInfo,
+    Rejected,
+    ReservationInfo,
+    UsageInfo,
+)
+from scheduler.slurm.render import check
+from scheduler.slurm.rest_link import MAX_BYTES, NotFound, Refused, RestLink
+from scheduler.slurm.spec import JobSpec
+from scheduler.slurm.way import Way
+
+# The higher one of those that a server lists is spoken.
+VERSIONS = ("v0.0.42", "v0.0.40")
+# A listing that says "nothing has changed" is believed for so long, whatever the clocks of two machines say.
+WHOLE_EVERY_S = 60.0
+
+Data = dict[str, Any]
+
+
+class RestClient:
+    """See SlurmClient. `limit_s` bounds each question, `max_bytes` each answer."""
+
+    def __init__(self, way: Way, *, limit_s: float = 20.0, max_bytes: int = MAX_BYTES) -> None:
+        self._way = way
+        self._link = RestLink(way, limit_s, max_bytes)
+        self._version = ""
+        self._accounting = False
+        self._kept: Jobs = {}
+        self._kept_update = 0
+        self._whole_at = -WHOLE_EVERY_S
+
+    def submit(self, script: str, spec: JobSpec) -> int:
+        check(spec)
+        fields, environment = without_shell(rest_fields(spec), spec)
+        job = {**fields, "environment": [f"{name}={value}" for name, value in environment.items()]}
+        try:
+            answer = self._ask("POST", "job/submit", {"script": script, "job": job})
+        except Refused as error:
+            raise Rejected(error.reason) from None
+        job_id = answer.get("job_id")
+        if not isinstance(job_id, int) or job_id <= 0:
+            raise NoAnswer(f"{self._way.said}: it took the job and named no id")
+        return job_id
+
+    def jobs(self) -> Jobs:
+        asked_at = time.monotonic()
+        query: dict[str, str | int] = {"flags": "ALL"}  # not DETAIL: nothing here needs the larger half
+        if self._kept_update and asked_at - self._whole_at < WHOLE_EVERY_S:
+            query["update_time"] = self._kept_update
+        answer = self._read(f"jobs/?{urlencode(query)}")
+        if "update_time" in query and rest_shapes.unchanged(answer):
+            return self._kept
+        self._kept = rest_shapes.jobs(answer, self._link.user)
+        self._kept_update = rest_shapes.number(answer.get("last_update")) or 0
+        self._whole_at = asked_at
+        return self._kept
+
+    def cancel(self, job_ids: list[int]) -> None:
+        for job_id in job_ids:
+            try:
+                answer = self._ask("DELETE", f"job/{int(job_id)}")
+            except Refused as error:
+                if error.number not in errors.GONE:
+                    raise NoAnswer(f"{self._way.said}: cancel {job_id}: {error.reason}") from None
+                continue
+            self._check_cancelled(job_id, answer)
+
+    def partitions(self) -> dict[str, PartitionInfo]:
+        return rest_shapes.partitions(self._read("partitions/?flags=ALL"), self._read("nodes/?flags=ALL"))
+
+    def reservations(self) -> dict[str, ReservationInfo]:
+        return rest_shapes.reservations(self._read("reservations/"))
+
+    def accounts(self) -> dict[str, list[str]]:
+        self._want_accounting("accounts")
+        return rest_shapes.accounts(
+            self._read(f"associations/?user={quote(self._link.user)}", room="slurmdb")
+        )
+
+    def estimate_start(self, spec: JobSpec) -> float:
+        raise NotOffered("estimate_start", f"{self._way.said}: slurmrestd has no dry run")
+
+    def usage(self, job_ids: list[int]) -> dict[int, UsageInfo]:
+        self._want_accounting("usage")
+        found: dict[int, UsageInfo] = {}
+        for job_id in job_ids:
+            try:
+                found |= rest_shapes.usage(self._ask("GET", f"job/{int(job_id)}", room="slurmdb"))
+            except Refused as error:
+                if error.number != errors.NOTHING_FOUND:
+                    raise NoAnswer(f"{self._way.said}: usage of {job_id}: {error.reason}") from None
+        return found
+
+    def log_tail(self, path: str, max_bytes: int) -> str:
+        return local_tail(path, max_bytes, self._way)
+
+    def forget(self, secret_path: str) -> None:
+        raise NotOffered("forget", f"{self._way.said}: the secret was never in a file of ours")
+
+    def _check_cancelled(self, job_id: int, answer: Data) -> None:
+        """Its HTTP status and its list of errors say little: what became of the job stands in a list of its own."""
+        for row in answer.get("status") or ():
+            error = row.get("error") if isinstance(row, dict) else None
+            code = rest_shapes.number(error.get("code")) if isinstance(error, dict) else None
+            if code and code not in errors.GONE:
+                said = str(error.get("message") or error.get("string") or errors.words(code))  # type: ignore[union-attr]
+                raise NoAnswer(f"{self._way.said}: cancel {job_id}: {said}")
+
+    def _read(self, path: str, room: str = "slurm") -> Data:
+        """An answer to a question that Slurm has no reason to refuse: a refusal is no answer then."""
+        try:
+            return self._ask("GET", path, room=room)
+        except Refused as error:
+            raise NoAnswer(f"{self._way.said}: {path.partition('?')[0]}: {error.reason}") from None
+
+    def _ask(self, method: str, path: str, body: Data | None = None, room: str = "slurm") -> Data:
+        """Under the version that was chosen; once more under a new choice where the server knows it no longer."""
+        known = bool(self._version)
+        try:
+            return self._link.ask(method, f"/{room}/{self._chosen()}/{path}", body)
+        except NotFound:
+            if not known:
+                raise
+            self._version = ""
+        return self._link.ask(method, f"/{room}/{self._chosen()}/{path}", body)
+
+    def _chosen(self) -> str:
+        """The version to speak. Raises NoAnswer where the server speaks neither."""
+        if not self._version:
+            paths = self._link.ask("GET", "/openapi/v3", document=True).get("paths")
+            if not isinstance(paths, dict):
+                raise NoAnswer(f"{self._way.said}: /openapi/v3 lists no paths")
+            listed = set(re.findall(r"/(slurm|slurmdb)/(v[0-9.]+)/jobs/?(?=\s|$)", "\n".join(paths)))
+            spoken = [version for version in VERSIONS if ("slurm", version) in listed]
+            if not spoken:
+                has = ", ".join(sorted({version for _, version in listed})) or "none"
+                raise NoAnswer(
+                    f"{self._way.said}: it serves {has}, and Berth speaks {' and '.join(VERSIONS)} (Slurm 23.11 to "
+                    "26.05): use Slurm's commands (a way of kind cli)"
+                )
+            self._version, self._accounting = spoken[0], ("slurmdb", spoken[0]) in listed
+        return self._version
+
+    def _want_accounting(self, verb: str) -> None:
+        self._chosen()
+        if not self._accounting:
+            raise NotOffered(verb, f"{self._way.said}: slurmrestd serves no accounting here")
