@@ -35,6 +35,7 @@ _OF_PILOTS = (
         "profile__scratch",
         "state",
         "gpus",
+        "nodes",
         "mem_mb",
         "gpu_type",
         "node",
@@ -137,6 +138,7 @@ def _pilot(id_: str, pilot: Any, alive: bool, leaves: bool, occupied: set[UUID])
         profile=pilot.profile__name,
         state=pilot.state,
         gpus=pilot.gpus,
+        nodes=pilot.nodes,
         mem_mb=pilot.mem_mb,
         alive=alive,
         leaves=leaves,
@@ -203,18 +205,26 @@ def _profile(profile: Profile, state: ProfileState, cluster: Cluster, now: float
         cost=profile.cost,
         walltime_s=profile.walltime_min * 60.0,
         least_s=profile.walltime_least_min * 60.0,
-        free_until=free_until(profile.partition, cluster.partitions, cluster.reservations, now),
+        free_until=free_until(
+            profile.partition, cluster.partitions, cluster.reservations, now, profile.reservation
+        ),
         wait_p50_s=state.wait_p50_s,
         wait_p90_s=state.wait_p90_s,
         starts_in_s=max(0.0, starts_at - now) if starts_at is not None else None,
         latched=state.reason if state.latched_at is not None else "",
+        nodes=profile.nodes,
     )
 
 
 def free_until(
-    partition: str, partitions: dict[str, Any], reservations: Iterable[dict[str, Any]], now: float
+    partition: str,
+    partitions: dict[str, Any],
+    reservations: Iterable[dict[str, Any]],
+    now: float,
+    own: str = "",
 ) -> float | None:
-    """Start of the next reservation that takes every node of the partition; None when there is none. Pure.
+    """Start of the next reservation that takes every node of the partition; None when there is none. Pure. `own`: those
+    in which the jobs themselves run.
 
     One that takes some of the nodes leaves others: Slurm knows which, and `--time-min` lets it fit the job."""
     groups = partitions.get(partition, {}).get("groups", [])
@@ -224,6 +234,7 @@ def free_until(
         for r in reservations
         if r["starts_at"] is not None
         and r["starts_at"] > now
+        and r.get("name") not in own.split(",")
         and (not r["partition"] or r["partition"] == partition)
         and ("ALL_NODES" in r["flags"] or (nodes and (r["node_count"] or 0) >= nodes))
     ]

@@ -30,7 +30,7 @@ _ALL = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--tb=native"
 def packages() -> tuple[apt.Need, ...]:
     """The browser is wanted only while there are browser tests."""
     browser = any((ROOT / "tests" / "browser").glob("test_*.py"))
-    return (*apt.SERVICES, *apt.BROWSER) if browser else apt.SERVICES
+    return (*apt.SERVICES, *apt.SHELLCHECK, *(apt.BROWSER if browser else ()))
 
 
 def clean_dead_runs(parent: Path) -> None:

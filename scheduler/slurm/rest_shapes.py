@@ -55,9 +55,20 @@ def jobs(data: Data, user: str) -> Jobs:
 
 
 def unchanged(data: Data) -> bool:
-    """Return whether a listing says that no job has changed since the time that was asked for: it is empty and bears
-    no time of its own."""
-    return data.get("jobs") == [] and not number(data.get("last_update"))
+    """Return whether a listing says that no job has changed since the time that was asked for: it is empty, bears no time
+    of its own, and says so."""
+    said = [row.get("description") for row in data.get("warnings") or () if isinstance(row, dict)]
+    return (
+        data.get("jobs") == []
+        and not listed_at(data)
+        and any(str(text).startswith("No job changes") for text in said)
+    )
+
+
+def listed_at(data: Data) -> int:
+    """Return when the jobs of a listing last changed, in UNIX seconds; 0 where it does not say. A listing of no jobs says
+    it, too."""
+    return number(data.get("last_update")) or 0
 
 
 def partitions(data: Data, nodes: Data) -> dict[str, PartitionInfo]:

@@ -24,7 +24,10 @@ PARTITIONS = {
         "name": "gpu",
         "up": True,
         "limit_min": 240,
-        "groups": [{"count": 4, "gres": "gpu:a100:4(S:0-1)"}],
+        "groups": [
+            {"count": 3, "gres": "gpu:a100:4(S:0-1)", "features": ["a100", "80gb"]},
+            {"count": 1, "gres": "gpu:a100:4(S:0-1)", "features": ["a100", "ib"]},
+        ],
     },
     "cpu": {"name": "cpu", "up": True, "limit_min": None, "groups": [{"count": 9, "gres": ""}]},
 }
@@ -263,6 +266,7 @@ def test_a_profile_is_held_to_what_slurm_has(applied: Put) -> None:
             "walltime_least_min",
             "ends jobs after 240 minutes",
         ),
+        ({"constraint": "a100&(ib|eth*2)"}, "constraint", "has eth. There are: 80gb, a100, ib"),
         ({"account": "land"}, "account", "There are: sea"),
         ({"qos": "long"}, "qos", "There are: normal, quick"),
         ({"account": "sea", "qos": "fast"}, "qos", "There are: normal, quick"),
@@ -270,7 +274,15 @@ def test_a_profile_is_held_to_what_slurm_has(applied: Put) -> None:
 )
 def test_what_slurm_would_refuse_is_refused(change: dict[str, Any], field: str, says: str) -> None:
     Cluster.objects.create(name="main", partitions=PARTITIONS, accounts={"sea": ["normal", "quick"]})
-    fine = Profile(name="a", partition="gpu", gpu_type="a100", gpus=4, account="sea", qos="quick")
+    fine = Profile(
+        name="a",
+        partition="gpu",
+        gpu_type="a100",
+        gpus=4,
+        account="sea",
+        qos="quick",
+        constraint="[80gb*2]&ib",
+    )
     fine.full_clean()
     for name, value in change.items():
         setattr(fine, name, value)
@@ -280,6 +292,22 @@ def test_what_slurm_would_refuse_is_refused(change: dict[str, Any], field: str, 
         fine.full_clean()
     assert list(caught.value.message_dict) == [field]
     assert says in caught.value.message_dict[field][0]
+
+
+def test_a_type_that_is_not_named_to_slurm_need_not_be_one_of_slurms() -> None:
+    Cluster.objects.create(name="main", partitions=PARTITIONS)
+    Profile(name="a", partition="gpu", gpu_type="a100-80gb", gpus=4, gpu_type_asked=False).full_clean()
+    Profile(name="b", partition="cpu", gpus=0).full_clean()
+    mig = {"gpu": {**PARTITIONS["gpu"], "groups": [{"count": 1, "gres": "gpu:1g.10gb:7(S:0)"}]}}
+    Cluster.objects.update(partitions=mig)
+    Profile(name="c", partition="gpu", gpu_type="1g.10gb", gpus=7, constraint="anything").full_clean()
+
+
+def test_a_reservation_that_slurm_does_not_show_is_a_doubt_and_no_mistake(applied: Put) -> None:
+    Cluster.objects.create(name="main", partitions=PARTITIONS, reservations=[{"name": "class"}])
+    said = applied("profiles: {a: {partition: gpu, reservation: ours}}")
+    assert "warning: Slurm shows no reservation ours" in said and "There are: class" in said
+    assert "warning" not in applied("profiles: {b: {partition: gpu, reservation: class}}")
 
 
 def test_a_row_that_the_database_refuses_is_told_like_any_other(applied: Put) -> None:

@@ -166,15 +166,15 @@ class FakePortal:
 
 
 @contextlib.asynccontextmanager
-async def fake_portal() -> AsyncIterator[FakePortal]:
+async def fake_portal(host: str = "127.0.0.1") -> AsyncIterator[FakePortal]:
     portal = FakePortal()
     app = web.Application(client_max_size=64 * 2**20)
     app.router.add_post("/worker/v1/{verb}", portal._call)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, host, 0)
     await site.start()
-    portal.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    portal.url = f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}"
     try:
         yield portal
     finally:

@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.flow.dataplane import Plane, answered, chat
+from tests.flow.dataplane import Plane, answered, both_links_nightly, chat
 from tests.flow.fake_ingress import reject
 from tests.flow.gpuworker_job import START_S, job, planned
 from tests.flow.test_gateway_limits import _quota
+
+pytestmark = both_links_nightly
 
 WORD = "prompt" * 100 + " "  # long ones, which the echo engine counts in no time
 PROMPT = WORD * (10 * 2**20 // len(WORD))

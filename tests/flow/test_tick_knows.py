@@ -57,6 +57,15 @@ def test_a_reservation_that_has_begun_bounds_nothing_new() -> None:
     assert free_until("gpu", groups, [{**taken, "partition": "cpu"}], 40.0) is None
 
 
+def test_the_reservation_in_which_its_own_jobs_run_bounds_nothing() -> None:
+    groups = {"gpu": {"groups": [{"count": 2}]}}
+    ours = {"name": "ours", "starts_at": 50.0, "partition": "", "flags": "", "node_count": 2}
+    assert free_until("gpu", groups, [ours], 40.0, "ours,class") is None
+    assert (
+        free_until("gpu", groups, [ours, {**ours, "name": "maint", "starts_at": 60.0}], 40.0, "ours") == 60.0
+    )
+
+
 def test_slurms_estimate_is_asked_for_now_and_then(world: World) -> None:
     world.slurm.starts_at = world.now + 900
     world.tick()

@@ -5,7 +5,7 @@ class Migration(migrations.Migration):
     """A profile keeps its cluster's name, because most questions ask for it; the database keeps it true."""
 
     dependencies = [
-        ('catalog', '0008_submit_prefix_becomes_access'),
+        ('catalog', '0009_submit_prefix_becomes_access'),
     ]
 
     operations = [

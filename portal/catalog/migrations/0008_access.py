@@ -10,7 +10,7 @@ DIRECTIVE = django.core.validators.RegexValidator(
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('catalog', '0006_environment_prologue_and_image'),
+        ('catalog', '0007_environment_prologue_and_image'),
     ]
 
     operations = [

@@ -37,7 +37,7 @@ def back(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('catalog', '0007_access'),
+        ('catalog', '0008_access'),
     ]
 
     operations = [
