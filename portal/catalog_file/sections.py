@@ -133,8 +133,8 @@ SECTIONS = (
         (
             "enabled", "cluster", "partition", "account", "qos", "constraint", "reservation", "gpu_type", "gpus", "nodes",
             "cpus", "mem_mb", "gpu_request", "gpu_type_asked", "mem_request", "licenses", "exclusive", "nice", "wckey",
-            "extra", "walltime_min", "walltime_least_min", "max_pilots", "preemptible", "cost", "charge", "project", "link",
-            "submit_prefix", "prologue", "door_address", "door_ports", "portal_url_from_nodes", "scratch",
+            "extra", "walltime_min", "walltime_least_min", "max_pilots", "preemptible", "cost", "charge", "project",
+            "link", "submit_prefix", "prologue", "door_address", "door_ports", "portal_url_from_nodes", "scratch",
         ),
     ),
     Section(
