@@ -100,7 +100,8 @@ def _hold_profile(actor: Actor, pilot: Pilot, reason: str) -> bool:
     others = served(actor.config).filter(enabled=True).exclude(pk=pilot.profile_id)
     open_ = others.exclude(state__latched_at__isnull=False)
     if not all(
-        open_.filter(pool=pool, gpus__gte=pool.gpus, mem_mb__gte=pool.mem_mb).exists() for pool in pools
+        open_.filter(pool=pool, gpus__gte=pool.gpus, nodes__gte=pool.nodes, mem_mb__gte=pool.mem_mb).exists()
+        for pool in pools
     ):
         return False
     with moving():

@@ -35,6 +35,7 @@ _OF_PILOTS = (
         "profile__scratch",
         "state",
         "gpus",
+        "nodes",
         "mem_mb",
         "gpu_type",
         "node",
@@ -137,6 +138,7 @@ def _pilot(id_: str, pilot: Any, alive: bool, leaves: bool, occupied: set[UUID])
         profile=pilot.profile__name,
         state=pilot.state,
         gpus=pilot.gpus,
+        nodes=pilot.nodes,
         mem_mb=pilot.mem_mb,
         alive=alive,
         leaves=leaves,
@@ -210,6 +212,7 @@ def _profile(profile: Profile, state: ProfileState, cluster: Cluster, now: float
         wait_p90_s=state.wait_p90_s,
         starts_in_s=max(0.0, starts_at - now) if starts_at is not None else None,
         latched=state.reason if state.latched_at is not None else "",
+        nodes=profile.nodes,
     )
 
 

@@ -141,7 +141,7 @@ class PilotOut(serializers.ModelSerializer[Pilot]):
         model = Pilot
         # Not its address: routes are opaque, and nobody but gateways dials them.
         fields = [
-            "id", "cluster", "profile", "state", "job_name", "job_id", "node", "gpus", "mem_mb", "walltime_min",
+            "id", "cluster", "profile", "state", "job_name", "job_id", "node", "gpus", "nodes", "mem_mb", "walltime_min",
             "planned_at", "submitted_at", "job_started_at", "registered_at", "up_at", "draining_at", "ended_at",
             "end_reason", "slurm_state", "slurm_reason", "slurm_seen_at", "slurm_start_at", "slurm_end_at",
             "said_ending", "agent_version", "replicas",

@@ -32,6 +32,7 @@ class Asked(Protocol):
     gpu_type: str
     gpu_type_asked: bool
     gpus: int
+    nodes: int
     constraint: str
     reservation: str
     walltime_min: int
@@ -82,6 +83,8 @@ def check(profile: Asked) -> None:
         wrong["partition"] = f"Slurm knows no partition '{profile.partition}'. There are: {there}."
     else:
         wrong = _gpus(profile, partition) | _features(profile, partition)
+        if profile.nodes > max(1, partition.nodes):
+            wrong["nodes"] = f"Partition {partition.name} has {partition.nodes} nodes."
         limit = partition.limit_min
         # One above the limit is taken where its --time-min fits: Slurm then gives what the limit allows.
         if limit is not None and profile.walltime_least_min > limit:

@@ -180,7 +180,11 @@ class Profile(models.Model):
     qos = models.CharField(max_length=64, blank=True, validators=[directive])
     gpu_type = models.CharField(max_length=64, blank=True, validators=[directive])
     gpus = models.PositiveSmallIntegerField(
-        default=1, help_text="GPUs of one pilot; 0: its jobs run on CPUs only."
+        default=1, help_text="GPUs of one pilot, on each of its nodes; 0: its jobs run on CPUs only."
+    )
+    nodes = models.PositiveSmallIntegerField(
+        default=1,
+        help_text="Nodes that one job may have, at most: for models over several nodes, which take them whole.",
     )
     gpu_request = models.CharField(
         max_length=20, choices=GpuRequest, default=GpuRequest.GRES, help_text="How Slurm is asked for GPUs."
@@ -191,7 +195,9 @@ class Profile(models.Model):
         "partition or constraint chooses the nodes.",
     )
     cpus = models.PositiveSmallIntegerField(default=4)
-    mem_mb = models.PositiveIntegerField(default=16_000, help_text="Host memory of one pilot, MiB.")
+    mem_mb = models.PositiveIntegerField(
+        default=16_000, help_text="Host memory of one pilot, on each of its nodes, MiB."
+    )
     mem_request = models.CharField(
         max_length=20, choices=MemRequest, default=MemRequest.NODE, help_text="How Slurm is asked for memory."
     )
@@ -260,6 +266,11 @@ class Profile(models.Model):
                 violation_error_message="Memory per GPU needs GPUs: ask for it with --mem.",
             ),
             models.CheckConstraint(
+                condition=Q(nodes__gt=0),
+                name="profile_has_nodes",
+                violation_error_message="A job has at least one node.",
+            ),
+            models.CheckConstraint(
                 condition=Q(cost__gt=0),
                 name="profile_costs_something",
                 violation_error_message="The cost is more than 0.",
@@ -281,6 +292,7 @@ class Profile(models.Model):
 
     def clean(self) -> None:
         rules.at_least_one("cpus", self.cpus)
+        rules.at_least_one("nodes", self.nodes)
         rules.at_least_one("walltime_least_min", self.walltime_least_min)
         rules.like(
             "constraint", allowed.FEATURES, self.constraint, "Write features such as a100 or a100&nvlink."
@@ -313,9 +325,15 @@ class Pool(models.Model):
         Profile, help_text="Where its replicas may run."
     )
     gpus = models.PositiveSmallIntegerField(
-        default=1, help_text="GPUs of one replica; 0: it runs on CPUs only."
+        default=1, help_text="GPUs of one replica, on each of its nodes; 0: it runs on CPUs only."
     )
-    mem_mb = models.PositiveIntegerField(default=8_000, help_text="Host memory of one replica, MiB.")
+    nodes = models.PositiveSmallIntegerField(
+        default=1,
+        help_text="Nodes of one replica. Over several it takes whole jobs of so many, with exactly its GPUs on each.",
+    )
+    mem_mb = models.PositiveIntegerField(
+        default=8_000, help_text="Host memory of one replica, on each node, MiB."
+    )
     cap = models.PositiveSmallIntegerField(default=32, help_text="Requests in flight per replica.")
     min_replicas = models.PositiveSmallIntegerField(default=0)
     max_replicas = models.PositiveSmallIntegerField(default=1)
@@ -347,6 +365,11 @@ class Pool(models.Model):
                 violation_error_message="cap is at least 1.",
             ),
             models.CheckConstraint(
+                condition=Q(nodes=1) | (Q(nodes__gt=1) & Q(gpus__gt=0) & Q(sleep_level=0)),
+                name="pool_over_nodes_has_gpus_and_does_not_sleep",
+                violation_error_message="A model over several nodes has GPUs on each, and does not sleep.",
+            ),
+            models.CheckConstraint(
                 condition=Q(max_replicas__gte=F("min_replicas")) & Q(max_replicas__gt=0),
                 name="pool_replica_bounds",
                 violation_error_message="max_replicas is at least 1, and at least min_replicas.",
@@ -363,6 +386,9 @@ class Pool(models.Model):
 
     def clean(self) -> None:
         rules.arguments("args", self.args)
+        rules.at_least_one("nodes", self.nodes)
+        engine = Environment.objects.filter(pk=self.environment_id).values_list("engine", flat=True).first()
+        rules.over_nodes(engine or "", self.nodes, self.gpus, self.args)
 
 
 class Model(models.Model):

@@ -138,16 +138,15 @@ SECTIONS = (
         ("profiles",), "profile", Profile, "name",
         (
             "enabled", "access", "cluster", "partition", "account", "qos", "constraint", "reservation", "gpu_type",
-            "gpus", "cpus", "mem_mb", "gpu_request", "gpu_type_asked", "mem_request", "licenses", "exclusive", "nice",
-            "wckey", "extra",
-            "walltime_min", "walltime_least_min", "max_pilots", "preemptible", "cost", "charge", "project", "link",
-            "prologue", "door_address", "door_ports", "portal_url_from_nodes", "scratch",
+            "gpus", "nodes", "cpus", "mem_mb", "gpu_request", "gpu_type_asked", "mem_request", "licenses", "exclusive",
+            "nice", "wckey", "extra", "walltime_min", "walltime_least_min", "max_pilots", "preemptible", "cost", "charge",
+            "project", "link", "prologue", "door_address", "door_ports", "portal_url_from_nodes", "scratch",
         ),
     ),
     Section(
         ("pools",), "pool", Pool, "name",
         (
-            "environment", "profiles", "gpus", "mem_mb", "cap", "min_replicas", "max_replicas", "keep_alive_s",
+            "environment", "profiles", "gpus", "nodes", "mem_mb", "cap", "min_replicas", "max_replicas", "keep_alive_s",
             "load_limit_s", "drain_limit_s", "load_estimate_s", "sleep_level", "asleep_mem_mb", "args", FITS,
         ),
     ),

@@ -85,7 +85,7 @@ def _profiles(cur: Cursor, pools: list[str] | None) -> dict[str, list[ProfileFac
     """Enabled ones, without those on whose GPUs the pool is known not to fit, or its environment not to run."""
     cur.execute(
         f"""WITH room AS MATERIALIZED (
-             SELECT DISTINCT q.profile_id, q.gpus - c.gpus AS gpus, q.mem_mb - r.mem_mb AS mem_mb
+             SELECT DISTINCT q.profile_id, q.nodes, q.gpus - c.gpus AS gpus, q.mem_mb - r.mem_mb AS mem_mb
              FROM fleet_pilot q,
                LATERAL (SELECT count(*) AS gpus FROM fleet_gpuclaim WHERE pilot_id = q.id) c,
                LATERAL (SELECT coalesce(sum(CASE state WHEN 'asleep' THEN coalesce(asleep_mem_mb, mem_mb)
@@ -96,7 +96,8 @@ def _profiles(cur: Cursor, pools: list[str] | None) -> dict[str, list[ProfileFac
              CASE WHEN s.latched_at IS NOT NULL THEN s.reason ELSE '' END,
              {_WHO}, extract(epoch FROM w.answered_at),
              coalesce((SELECT k.paused FROM fleet_cluster k WHERE k.name = f.cluster), false),
-             EXISTS (SELECT FROM room WHERE room.profile_id = f.id AND room.gpus >= p.gpus AND room.mem_mb >= p.mem_mb)
+             EXISTS (SELECT FROM room WHERE room.profile_id = f.id AND room.nodes = p.nodes
+                     AND room.gpus >= p.gpus * p.nodes AND room.mem_mb >= p.mem_mb)
            FROM catalog_pool_profiles pp JOIN catalog_profile f ON f.id = pp.profile_id
              JOIN catalog_pool p ON p.name = pp.pool_id
              JOIN catalog_environment e ON e.id = p.environment_id

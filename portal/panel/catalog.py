@@ -69,7 +69,7 @@ class ProfileAdmin(EditableAdmin[Profile]):
                 ],
             },
         ),
-        ("What each job asks for", {"fields": ["gpu_type", "gpus", "cpus", "mem_mb", "max_pilots"]}),
+        ("What each job asks for", {"fields": ["gpu_type", "gpus", "nodes", "cpus", "mem_mb", "max_pilots"]}),
         (
             "How Slurm is asked",
             {
@@ -100,7 +100,8 @@ class ProfileAdmin(EditableAdmin[Profile]):
 
     @admin.display(description="each job", ordering="gpus")
     def asks_for(self, profile: Profile) -> str:
-        return f"{profile.gpus} × {profile.gpu_type or 'GPU'}" if profile.gpus else "CPUs only"
+        on_one = f"{profile.gpus} × {profile.gpu_type or 'GPU'}" if profile.gpus else "CPUs only"
+        return on_one if profile.nodes == 1 else f"{on_one}, on up to {profile.nodes} nodes"
 
     @admin.display(description="what Slurm has")
     def slurm(self, profile: Profile) -> SafeString | str:
@@ -146,7 +147,7 @@ class PoolAdmin(EditableAdmin[Pool]):
     readonly_fields = ["paused"]
     fieldsets = [
         (None, {"fields": ["name", "environment", "profiles", "paused"]}),
-        ("One replica", {"fields": ["gpus", "mem_mb", "cap", "args"]}),
+        ("One replica", {"fields": ["gpus", "nodes", "mem_mb", "cap", "args"]}),
         ("How many, and for how long", {"fields": ["min_replicas", "max_replicas", "keep_alive_s"]}),
         ("Loading and leaving", {"fields": ["load_estimate_s", "load_limit_s", "drain_limit_s"]}),
         ("Sleep", {"fields": ["sleep_level", "asleep_mem_mb"]}),

@@ -168,12 +168,14 @@ class Books:
 
     def launch(self, pool: PoolView, profile: ProfileView) -> tuple[int, ...]:
         self._jobs[profile.name] += 1
-        self._gpus += profile.gpus
+        gpus = profile.gpus * pool.nodes
+        self._gpus += gpus
         if profile.project:
-            self._of_project[profile.project] += profile.gpus
+            self._of_project[profile.project] += gpus
         else:
             self._of_project[pool.project] += pool.gpus
-        self.drafts.append(Draft(profile, profile.gpus - pool.gpus, profile.mem_mb - pool.mem_mb))
+        if pool.nodes == 1:  # one over several nodes leaves no room
+            self.drafts.append(Draft(profile, profile.gpus - pool.gpus, profile.mem_mb - pool.mem_mb))
         return tuple(range(pool.gpus))
 
     def promise(self, pool: PoolView, pilot: PilotView, coming: Collection[ReplicaView]) -> None:

@@ -63,6 +63,8 @@ def new_pilot(pool: PoolView, may: dict[str, ProfileView], books: Books) -> NewP
     fitting = [profile for profile in may.values() if profile.enabled and _large(profile, pool)]
     if not fitting:
         need = f"{pool.gpus} GPUs and {pool.mem_mb} MiB" if pool.gpus else f"{pool.mem_mb} MiB"
+        if pool.nodes > 1:
+            need = f"{pool.nodes} nodes with exactly {pool.gpus // pool.nodes} GPUs, and {pool.mem_mb} MiB, on each"
         return Nowhere(f"No enabled profile has {need} for it.")
     why = {profile.name: _blocked(pool, profile, books) for profile in fitting}
     ready = [profile for profile in fitting if not why[profile.name]]
@@ -119,8 +121,15 @@ def _steady(pool: PoolView, books: Books) -> bool:
     )
 
 
+def suits(pool: PoolView, nodes: int, gpus: int) -> bool:
+    """Whether a job of so many nodes, with so many GPUs on all of them, is one for the pool. A replica over several nodes
+    has a job of exactly these for itself: cut off pieces of nodes are of use to nobody else."""
+    return nodes == pool.nodes and (gpus == pool.gpus if nodes > 1 else gpus >= pool.gpus)
+
+
 def _large(profile: ProfileView, pool: PoolView) -> bool:
-    return profile.gpus >= pool.gpus and profile.mem_mb >= pool.mem_mb
+    wide = profile.nodes >= pool.nodes and suits(pool, pool.nodes, profile.gpus * pool.nodes)
+    return wide and profile.mem_mb >= pool.mem_mb
 
 
 def _cost(profile: ProfileView) -> float:
@@ -150,10 +159,11 @@ def _blocked(pool: PoolView, profile: ProfileView, books: Books) -> str:
         return f"Nothing is submitted under {profile.name} until an operator has looked: {profile.latched}"
     if books.jobs_left(profile) <= 0:
         return "full"
-    if profile.gpus and books.gpus_left() < profile.gpus:
+    gpus = profile.gpus * pool.nodes
+    if gpus and books.gpus_left() < gpus:
         return f"All of the {books.snapshot.limits.max_gpus} GPUs that may be used at once are in use."
     owner = profile.project or pool.project
-    need = profile.gpus if profile.project else pool.gpus
+    need = gpus if profile.project else pool.gpus
     if need and books.project_left(owner) < need:
         most = books.snapshot.limits.project_gpus[owner]
         return f"Project {owner} uses all of the {most} GPUs that it may use at once."

@@ -62,6 +62,21 @@ def test_gpus_and_memory_are_never_given_twice_nor_to_whom_they_do_not_fit(snaps
         assert_nothing_is_given_twice(fleet)
 
 
+@settings(max_examples=300, deadline=None)
+@given(snapshots())
+def test_a_replica_over_several_nodes_has_a_job_of_so_many_for_itself(snapshot: Snapshot) -> None:
+    fleet, now = snapshot, NOW
+    for _ in range(4):
+        fleet = acted(fleet, decide(fleet, now), now)
+        pools = {pool.name: pool for pool in fleet.pools}
+        for pilot in fleet.pilots:
+            here = [pools[r.pool] for r in fleet.by_pilot[pilot.id]]
+            assert all(pool.nodes == pilot.nodes for pool in here)
+            assert pilot.nodes == 1 or all(pool.gpus == pilot.gpus for pool in here)
+            assert pilot.nodes == 1 or len(here) <= 1
+        fleet, now = drained(fleet, now), now + 10
+
+
 @settings(max_examples=200, deadline=None)
 @given(snapshots())
 def test_caps_of_profile_cluster_and_project_are_kept(snapshot: Snapshot) -> None:
@@ -135,7 +150,8 @@ def test_the_first_replica_that_people_wait_for_is_in_no_job_that_slurm_may_pree
             and p.project in ("", pool.project)
             and (p.gpu_type not in pool.fits or pool.fits[p.gpu_type].fits)
             and (not pool.gpu_types or p.gpu_type in ("", *pool.gpu_types))
-            and p.gpus >= pool.gpus
+            and (p.gpus >= pool.gpus if pool.nodes == 1 else p.gpus * pool.nodes == pool.gpus)
+            and p.nodes >= pool.nodes
             and p.mem_mb >= pool.mem_mb
         ]
         is_launch = isinstance(decision, LaunchPilot)
