@@ -232,5 +232,5 @@ async def test_garbage_at_the_relay_closes_its_connection() -> None:
 
 @pytest.mark.parametrize("where", ["10.0.0.5:x", "10.0.0.5:9-5", ":5", "10.0.0.5:70000"])
 def test_an_address_that_is_none_is_refused(where: str) -> None:
-    with pytest.raises(ValueError, match=r"address|invalid"):
+    with pytest.raises(ValueError, match="is no address like"):
         listening(where)
