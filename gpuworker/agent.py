@@ -21,7 +21,9 @@ from gpuworker import door, exits, holding, lastword, lifetime, logtail, registr
 from gpuworker.exits import CannotServe, JobOver
 from gpuworker.ingress import Ingress
 from gpuworker.inspector import Inspector
+from gpuworker.interfaces import Address
 from gpuworker.leaser import Leaser
+from gpuworker.nodes import Nodes
 from gpuworker.outbox import Outbox
 from gpuworker.portal_client import Ended, Lost, PortalClient, Refused, Unavailable, Unregistered
 from gpuworker.replica import Replica
@@ -48,12 +50,12 @@ LINK_LIMIT_S = 120.0  # the portal answers, and takes no link
 class Agent:
     def __init__(self, given: settings.Settings, secret: wire.Secret, holds: holding.Holding) -> None:
         self._settings = given
-        self._holds = holds
+        self._nodes = Nodes(given, holds, os.environ, given.pilot_dir)
         self._secret = secret
         self._agent_at = time.time()
         self._portal = PortalClient(secret)
         fence = Fence()
-        self._replicas = Replicas(holds.gpus, given.pilot_dir, self._changed)
+        self._replicas = Replicas(self._nodes, given.pilot_dir, self._changed)
         self._outbox = Outbox(secret.pilot, self._portal)
         self._leaser = Leaser(
             secret.pilot, self._portal, self._replicas, self._outbox, fence, self._idle_news
@@ -61,7 +63,7 @@ class Agent:
         self._replicas.cut = self._leaser.give_back
         self._ingress = Ingress(secret.ingress_key, self._replicas, fence, self._held_left)
         self._reverse = (
-            Reverse(secret, given.job_id, self._ingress, self._replicas.most_held, self._wake_sync_now)
+            Reverse(secret, given.job_id, self._ingress.answer, self._replicas.most_held, self._wake_sync_now)
             if given.reverse
             else None
         )
@@ -107,6 +109,7 @@ class Agent:
         try:
             async with asyncio.timeout(CLEAN_UP_LIMIT_S):
                 await self._replicas.stop_all("the agent ends", 0)
+                await self._nodes.stop()
                 await self._ingress.stop()
                 if self._reverse is not None:
                     await self._reverse.stop()
@@ -166,17 +169,26 @@ class Agent:
         self._wake_step.set()
 
     async def _open(self) -> list[str]:
-        """Open the ingress; return where gateways reach it, the best address first."""
+        """Gather the job's nodes and open the ingress; return where gateways reach it, the best address first."""
+        addresses: list[Address] = []
+        if self._reverse is None or self._nodes.others:
+            until = self._agent_at + self._settings.register_limit_s
+            addresses = await door.find(
+                self._settings.door_address,
+                self._secret.portal_url,
+                until,
+                self._wake_step,
+                self._told_to_end,
+            )
+        if self._nodes.others:
+            await self._nodes.start(str(addresses[0]))
+            await self._nodes.gathered()
         if self._reverse is not None:
             return [f"{wire.REVERSE}{self._secret.pilot}"]
-        until = self._agent_at + self._settings.register_limit_s
-        addresses = await door.find(
-            self._settings.door_address, self._secret.portal_url, until, self._wake_step, self._told_to_end
-        )
         return await self._ingress.start(addresses, self._settings.door_ports)
 
     async def _register(self, urls: list[str]) -> None:
-        message = registration.of(self._settings, self._holds, self._secret.pilot, urls, self._agent_at)
+        message = registration.of(self._settings, self._nodes, self._secret.pilot, urls, self._agent_at)
         # From now: the job may be old when an adopted pilot registers again.
         limit_s = self._settings.register_limit_s + time.time() - self._agent_at
         self._apply(
@@ -244,7 +256,7 @@ class Agent:
     def _log_tail(self) -> str:
         job_log = self._settings.job_log
         own = [("job", job_log)] if job_log else []
-        return logtail.sections([*own, *self._replicas.logs()], LOG_BYTES)
+        return logtail.sections([*own, *self._nodes.logs(), *self._replicas.logs()], LOG_BYTES)
 
     # What should be here.
 
@@ -267,6 +279,7 @@ class Agent:
             busy=self._replicas.in_flight > 0,
             drain_limit_s=self._replicas.drain_limit_s,
             longest_s=self._replicas.longest_s,
+            node_lost=bool(self._nodes.lost),
         )
         before = self._drain
         self._drain = lifetime.decide(signs, before, self._settings.portal_silence_s, time.time())

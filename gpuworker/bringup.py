@@ -15,7 +15,7 @@ import aiohttp
 
 from gpuworker.engines import make_engine
 from gpuworker.engines.protocol import BadArgument, Engine, EngineSpec, Wrapping
-from gpuworker.gpus import Gpus
+from gpuworker.nodes import Nodes
 from gpuworker.roots import Outside, inside
 from gpuworker.seats import spare_seats
 from gpuworker.sleep import Sleeper, Spoiled
@@ -36,7 +36,7 @@ class BringUp:
     def __init__(
         self,
         want: DesiredReplica,
-        gpus: Gpus,
+        nodes: Nodes,
         python: str,
         nearest: Nearest,
         socket: Path,
@@ -46,7 +46,7 @@ class BringUp:
         self.sleeper: Sleeper | None = None
         self.may_sleep = want.may_sleep
         self._want = want
-        self._gpus = gpus
+        self._nodes = nodes
         self._python = python
         self._nearest = nearest
         self._socket = socket
@@ -56,9 +56,8 @@ class BringUp:
         """Calls `begun` with each process that it starts. Raises EngineError; `engine` may be left running then."""
         while True:
             await self._check_roots()
-            path = await self._nearest(self._want.path) if self._want.path else ""
-            if path != self._want.path:
-                log.info("replica %s reads its weights from scratch", self._want.id)
+            await self._nodes.ready()
+            path = await self._folder()
             engine = self.engine = make_engine(self._want.engine, self._spec(path))
             sleeper = self.sleeper = Sleeper(engine)
             await engine.start()
@@ -71,6 +70,15 @@ class BringUp:
                 await self.spoiled(engine, error)
             else:
                 return engine, sleeper
+
+    async def _folder(self) -> str:
+        """Where its weights are read: nearest, unless other nodes read them too, which have no such copy."""
+        if not self._want.path or self._nodes.others:
+            return self._want.path
+        path = await self._nearest(self._want.path)
+        if path != self._want.path:
+            log.info("replica %s reads its weights from scratch", self._want.id)
+        return path
 
     async def _check_roots(self) -> None:
         """Again before each load: a link may lead elsewhere since the model was registered. Raises BadArgument."""
@@ -101,12 +109,16 @@ class BringUp:
 
     def _spec(self, path: str) -> EngineSpec:
         want = self._want
+        own, *others = self._nodes.spans(want.gpus)
         return EngineSpec(
             model=want.model,
             path=path,
             python=want.python or self._python,
-            gpus=[self._gpus.names[i] for i in want.gpus if i < len(self._gpus.names)],
-            gpu_maker=self._gpus.maker,
+            gpus=own.gpus,
+            gpu_maker=self._nodes.maker,
+            others=tuple(others),
+            meet=self._nodes.address if others else "",
+            roots=tuple(want.roots),
             cap=want.cap,
             seats=want.cap + spare_seats(want.cap),
             args=want.args,

@@ -19,7 +19,7 @@ HEADROOM_S = 2.0
 UNKNOWN_S = 30.0
 TERM_DRAIN_S = 20.0
 
-Ending = Literal["drained", "walltime", "preempted", "portal silent"]
+Ending = Literal["drained", "walltime", "preempted", "portal silent", "node lost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Signs:
     busy: bool
     drain_limit_s: float  # the longest of the replicas' drain limits
     longest_s: float | None = None  # of the last requests; None: nobody knows
+    node_lost: bool = False  # one of the job's other nodes is gone for good
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,8 @@ def _wanted(signs: Signs, silence_s: float, now: float) -> Drain | None:
     # 1. Told to go by Slurm.
     if signs.term_at is not None:
         return Drain("preempted", _before(signs.deadline_at, signs.term_at + TERM_DRAIN_S))
+    if signs.node_lost:
+        return Drain("node lost", now)
     # 2. A request that came now might not end in time by our own clock; without one, by Slurm's warning.
     if signs.deadline_at is not None:
         last = signs.deadline_at - LAST_WORDS_S

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from gpuworker import exits, settings, wire
 from gpuworker.exits import CannotServe, JobOver
-from gpuworker.holding import Holding
+from gpuworker.nodes import Nodes
 from gpuworker.portal_client import Ended, Lost, PortalClient, Refused, Unavailable, Unreached
 from gpuworker.wakeup import woken
 
@@ -24,20 +24,20 @@ KNOWN_RETRY_S = (2.0, 6.0, *(15.0,) * 20)
 
 
 def of(
-    given: settings.Settings, holds: Holding, pilot: str, urls: Sequence[str], agent_at: float
+    given: settings.Settings, nodes: Nodes, pilot: str, urls: Sequence[str], agent_at: float
 ) -> wire.Register:
     return wire.Register(
         pilot=pilot,
         job_id=given.job_id,
         restart_count=given.restart_count,
-        node=given.node,
+        node=nodes.name,
         address=urls[0],
         others=list(urls[1:]),
         started_at=given.started_at or agent_at,
         agent_at=agent_at,
         agent_version=VERSION,
-        gpus=list(holds.gpus.ids),
-        host_mem_mb=holds.mem_mb,
+        gpus=nodes.gpu_ids,
+        host_mem_mb=nodes.mem_mb,
     )
 
 

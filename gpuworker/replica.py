@@ -21,7 +21,7 @@ import aiohttp
 from gpuworker.ahead import Ahead
 from gpuworker.bringup import BringUp, Nearest
 from gpuworker.engines.protocol import Engine, EngineError, EngineExit
-from gpuworker.gpus import Gpus
+from gpuworker.nodes import Nodes
 from gpuworker.plan import ENDED, Here
 from gpuworker.seats import Seats
 from gpuworker.sleep import Sleeper, Spoiled
@@ -39,7 +39,7 @@ class Replica:
     def __init__(
         self,
         want: DesiredReplica,
-        gpus: Gpus,
+        nodes: Nodes,
         python: str,
         nearest: Nearest,
         folder: Path,
@@ -59,7 +59,7 @@ class Replica:
         self.ahead = Ahead(want.cap)
         self.log_path = folder / f"{name}.log"
         self._changed = changed
-        self._up = BringUp(want, gpus, python, nearest, folder / f"{name}.sock", self.log_path)
+        self._up = BringUp(want, nodes, python, nearest, folder / f"{name}.sock", self.log_path)
         self._wakes = 0
         self._turning = ""  # going to sleep or waking, in words
         self._turn: asyncio.Task[None] | None = None
@@ -245,7 +245,12 @@ class Replica:
             self.crashes += ended.crashed
             tail = engine.log_tail(ERROR_TAIL_BYTES).strip()
             await engine.stop(0)
-            self._fail(f"the engine ended with exit code {ended.code}\n{tail}")
+            how = (
+                f"the engine ended: {ended.why}"
+                if ended.why
+                else f"the engine ended with exit code {ended.code}"
+            )
+            self._fail(f"{how}\n{tail}")
 
     def _open(self) -> None:
         if self.state != "starting":

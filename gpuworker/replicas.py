@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gpuworker import plan
-from gpuworker.gpus import Gpus
+from gpuworker.nodes import Nodes
 from gpuworker.replica import STOP_GRACE_S, Replica
 from gpuworker.seats import spare_seats
 from gpuworker.staging import Staging
@@ -22,8 +22,8 @@ MEASURE_S = 5.0
 class Replicas:
     """`changed` is called on every move; `cut` before an engine is stopped, to take back what runs on it."""
 
-    def __init__(self, gpus: Gpus, folder: Path, changed: Callable[[], None]) -> None:
-        self._gpus = gpus
+    def __init__(self, nodes: Nodes, folder: Path, changed: Callable[[], None]) -> None:
+        self._nodes = nodes
         self._folder = folder
         self._changed = changed
         self._all: dict[str, Replica] = {}
@@ -71,7 +71,13 @@ class Replicas:
         return all(replica.state in plan.ENDED for replica in self)
 
     def logs(self) -> list[tuple[str, Path]]:
-        return [(f"{r.want.model} ({r.want.engine}, replica {r.want.id})", r.log_path) for r in self]
+        found = []
+        for replica in self:
+            title = f"{replica.want.model} ({replica.want.engine}, replica {replica.want.id})"
+            found.append((title, replica.log_path))
+            ranks = sorted(self._folder.glob(f"{replica.log_path.stem}.rank*.log"))
+            found += [(f"{title}, {path.suffixes[0][1:]}", path) for path in ranks]
+        return found
 
     def want(self, desired: list[DesiredReplica]) -> None:
         self._desired = desired
@@ -112,7 +118,7 @@ class Replicas:
         # The agent's pid keeps a restarted agent's files apart from those of the one before.
         name = f"{os.getpid()}-{self._count}"
         self._all[want.id] = Replica(
-            want, self._gpus, sys.executable, self.staging.nearest, self._folder, name, self._changed
+            want, self._nodes, sys.executable, self.staging.nearest, self._folder, name, self._changed
         )
         self._changed()
 

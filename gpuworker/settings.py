@@ -15,6 +15,7 @@ ingress key are in a file only its owner can read.
     BERTH_PORTAL_SILENCE_S  no word from the portal and nothing running: end        1800
     BERTH_REGISTER_LIMIT_S  how long to try to register                             1800
     BERTH_GPUS              GPUs that the job asked for on each of its nodes        nothing to compare with
+    BERTH_NODES             nodes of the job                                        1
     BERTH_MEM_MB            host memory that it asked for on each, MiB              nothing to compare with
 """
 
@@ -44,6 +45,7 @@ KNOWN = frozenset(
         "BERTH_REGISTER_LIMIT_S",
         "BERTH_GPUS",
         "BERTH_MEM_MB",
+        "BERTH_NODES",
     }
 )
 
@@ -65,6 +67,7 @@ class Settings:
     job_id: int
     restart_count: int
     node: str
+    nodes: int
     asked_gpus: int | None  # on each node; None: nobody said
     asked_mem_mb: int  # on each node; 0: nobody said
 
@@ -87,6 +90,7 @@ def read(env: Mapping[str, str]) -> Settings:
         job_id=job_id,
         restart_count=int(_number(env, "SLURM_RESTART_COUNT", 0.0) or 0),
         node=node,
+        nodes=_whole(env, "BERTH_NODES") or 1,
         asked_gpus=_whole(env, "BERTH_GPUS"),
         asked_mem_mb=_whole(env, "BERTH_MEM_MB") or 0,
     )

@@ -7,7 +7,6 @@ from portal.catalog import allowed
 from portal.catalog.models import Profile
 from portal.config import Config
 from portal.fleet.models import Pilot
-from scheduler.listing import Prefix
 from scheduler.slurm.spec import JobSpec, SecretFile
 
 SIGNAL_S = 60  # Slurm's hint before the end; the agent trusts the deadline that the portal tells it
@@ -16,10 +15,6 @@ SIGNAL_S = 60  # Slurm's hint before the end; the agent trusts the deadline that
 def job_name(config: Config, pilot: str) -> str:
     """The name by which a job is found again after a crash (invariant 2)."""
     return f"berth-{config.instance}-{pilot}"
-
-
-def prefix_of(pilot: Pilot) -> Prefix:
-    return tuple(map(str, pilot.profile.submit_prefix))
 
 
 def log_path(config: Config, pilot: str) -> str:
@@ -39,8 +34,9 @@ def spec_of(pilot: Pilot, config: Config, exclude: tuple[str, ...] = ()) -> JobS
         portal_token=derive_key(config.site_key, "portal", name),
         ingress_key=derive_key(config.site_key, "ingress", name),
     )
-    gpus = _gpus(profile, pilot.gpus)
-    per_gpu = profile.mem_request == Profile.MemRequest.PER_GPU and pilot.gpus > 0
+    on_node = pilot.gpus // pilot.nodes
+    gpus = _gpus(profile, on_node)
+    per_gpu = profile.mem_request == Profile.MemRequest.PER_GPU and on_node > 0
     mem_mb = 0 if per_gpu or profile.mem_request == Profile.MemRequest.NONE else pilot.mem_mb
     return JobSpec(
         name=pilot.job_name,
@@ -53,13 +49,14 @@ def spec_of(pilot: Pilot, config: Config, exclude: tuple[str, ...] = ()) -> JobS
         least_limit_min=min(profile.walltime_least_min, pilot.walltime_min),
         cpus=profile.cpus,
         mem_mb=mem_mb,
-        mem_per_gpu_mb=-(-pilot.mem_mb // pilot.gpus) if per_gpu else 0,
+        mem_per_gpu_mb=-(-pilot.mem_mb // on_node) if per_gpu else 0,
         partition=profile.partition,
         account=profile.account,
         qos=profile.qos,
         gres=f"gpu:{gpus}" if gpus and profile.gpu_request == Profile.GpuRequest.GRES else "",
         gpus_per_node=gpus if profile.gpu_request == Profile.GpuRequest.PER_NODE else "",
-        gpus=pilot.gpus,
+        gpus=on_node,
+        nodes=pilot.nodes,
         constraint=profile.constraint,
         reservation=profile.reservation,
         licenses=profile.licenses,

@@ -21,6 +21,7 @@ BLAMELESS = frozenset({"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED"})
 _ENDINGS = {
     "walltime": "its time was nearly over",
     "preempted": "Slurm told it to go, for a job of higher priority or because somebody cancelled it",
+    "node lost": "one of its nodes was lost, and a model over several nodes needs all of them",
     "portal silent": "it had heard nothing from the portal for long",
 }
 

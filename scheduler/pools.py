@@ -68,7 +68,8 @@ def _view(
     return PoolView(
         name=pool.name,
         profiles=tuple(profiles),
-        gpus=pool.gpus,
+        gpus=pool.gpus * pool.nodes,
+        nodes=pool.nodes,
         mem_mb=pool.mem_mb,
         keep_alive_s=float(pool.keep_alive_s),
         load_s=state.load_s or pool.load_estimate_s,

@@ -43,7 +43,25 @@ class EchoEngine(ServedEngine):
 
     def command(self) -> list[str]:
         argv = [self.spec.python, "-m", "gpuworker.engines.echo_server", "--uds", str(self.socket_path)]
-        return [*argv, "--model", self.spec.model, "--args", json.dumps(self._args)]
+        argv += ["--model", self.spec.model, "--args", json.dumps(self._args)]
+        if self.spec.others:
+            argv += [
+                "--world",
+                str(len(self.spec.others) + 1),
+                "--master",
+                self.spec.meet,
+                "--port",
+                str(self.port),
+            ]
+        return argv
+
+    def rank_command(self, rank: int) -> list[str]:
+        world = str(len(self.spec.others) + 1)
+        argv = [self.spec.python, "-m", "gpuworker.engines.echo_rank", "--rank", str(rank), "--world", world]
+        return [*argv, "--master", self.spec.meet, "--port", str(self.port)]
+
+    def rank_environment(self, address: str) -> Mapping[str, str]:
+        return self.environment()
 
     async def sleep(self, level: int) -> None:
         await self._told("a request to sleep", f"/sleep?level={level}", self.sleep_limit_s)

@@ -34,6 +34,7 @@ from aiohttp import web
 
 from gpuworker.engines import echo_responses, echo_sleep
 from gpuworker.engines.echo_prompt import prompt_of, tokens_of
+from gpuworker.engines.echo_rank import Ranks
 from gpuworker.engines.protocol import WARM_UP
 
 VERSION = "echo-1"
@@ -61,8 +62,9 @@ def sse(payload: dict[str, Any] | str) -> bytes:
 
 
 class EchoServer:
-    def __init__(self, model: str, faults: Faults) -> None:
+    def __init__(self, model: str, faults: Faults, ranks: Ranks | None = None) -> None:
         self.model = model
+        self.ranks = ranks
         self.faults = faults
         self.capacity = asyncio.Semaphore(faults.capacity)
         self.counts = {"seen": 0, "active": 0, "aborted": 0, "finished": 0}
@@ -116,6 +118,8 @@ class EchoServer:
             return self._refuse(f"the model {body.get('model')!r} does not exist", 404)
         if self.bed.asleep:
             return self._refuse("the engine sleeps", 503)
+        if self.ranks is not None:
+            await self.ranks.round()
         text = self.bed.muddled(text)
         await self._fault_before(text)
         if self.faults.garbage_on_text and self.faults.garbage_on_text in text:
@@ -254,12 +258,16 @@ class _Job:
             raise ConnectionResetError("closed in the middle, as asked")
 
 
-async def main(uds: str, model: str, faults: Faults) -> None:
+async def main(uds: str, model: str, faults: Faults, world: int, master: str, port: int) -> None:
+    ranks = None
+    if world > 1:
+        ranks = Ranks(world)
+        await ranks.meet(master, port)
     print("loading weights", flush=True)
     await asyncio.sleep(faults.load_s)
     if faults.fail_on_start:
         raise SystemExit("echo: told to fail on start")
-    server = EchoServer(model, faults)
+    server = EchoServer(model, faults, ranks)
     # Cancellation of the handler is how a closed connection aborts the work, as in vLLM.
     runner = web.AppRunner(server.app(), access_log=None, handler_cancellation=True, keepalive_timeout=3600)
     await runner.setup()
@@ -273,5 +281,9 @@ if __name__ == "__main__":
     parser.add_argument("--uds", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--args", default="{}")
+    parser.add_argument("--world", type=int, default=1)
+    parser.add_argument("--master", default="")
+    parser.add_argument("--port", type=int, default=0)
     given = parser.parse_args()
-    asyncio.run(main(given.uds, given.model, Faults(**json.loads(given.args))))
+    said = Faults(**json.loads(given.args))
+    asyncio.run(main(given.uds, given.model, said, given.world, given.master, given.port))

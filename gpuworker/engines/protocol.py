@@ -7,9 +7,13 @@ Errors:  EngineError ── BadArgument   the catalog asks for something this en
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from gpuworker.remote import Span
 
 # What was seen to work, not what an engine answers "ok" to. Whether it can sleep is seen by `gpuworker.sleep`.
 Capability = Literal["adapters"]
@@ -45,6 +49,19 @@ class Wrapping:
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """One part of an engine, as a helper needs it."""
+
+    argv: list[str]
+    env: Mapping[str, str]  # the engine's own, beside what the step inherited
+    gpus: list[str]
+    path: str  # the model's folder, which must lie below one of `roots` there, too
+    roots: list[str]
+    folders: list[str]
+    wrapping: Wrapping
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSpec:
     """Everything an engine needs to start, as values of this node."""
 
@@ -59,6 +76,9 @@ class EngineSpec:
     log_path: Path
     may_sleep: int = 0  # how deep the catalog lets it sleep
     gpu_maker: str = "nvidia"
+    others: tuple[Span, ...] = ()  # its GPUs on the job's other nodes, by rank from 1 on
+    meet: str = ""  # this node's address as the others dial it; "" where there are none
+    roots: tuple[str, ...] = ()  # folders below which `path` must lie, on the other nodes too
     wrapping: Wrapping = Wrapping()
 
 
@@ -67,6 +87,7 @@ class EngineExit:
     """How an engine's main process ended. `code` as a shell shows it: 128 + n for signal n."""
 
     code: int
+    why: str = ""  # in words, where the code does not say it
 
     @property
     def crashed(self) -> bool:

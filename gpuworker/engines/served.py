@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
@@ -17,13 +18,19 @@ from gpuworker.engines import wrapping
 from gpuworker.engines.process import EngineProcess, engine_environment
 from gpuworker.engines.protocol import (
     WARM_UP,
+    BadArgument,
     Capability,
     EngineExit,
     EngineFailed,
     EngineSpec,
     EngineStats,
     NotOffered,
+    Start,
 )
+from gpuworker.engines.spread import Spread
+
+if TYPE_CHECKING:
+    from gpuworker.remote import Part
 
 POLL_S = 0.05
 CANARY, CANARY_TOKENS = "The days of the week are Monday, Tuesday,", 8
@@ -46,7 +53,8 @@ class ServedEngine:
         self.socket_path = spec.socket_path
         self.version = ""
         self.phase = _STARTING
-        self._process: EngineProcess | None = None
+        self.port = 0  # on `spec.meet`, where the parts on several nodes find each other
+        self._process: EngineProcess | Spread | None = None
         self._log_read = 0
 
     def command(self) -> list[str]:
@@ -54,6 +62,14 @@ class ServedEngine:
 
     def environment(self) -> Mapping[str, str]:
         raise NotImplementedError
+
+    def rank_command(self, rank: int) -> list[str]:
+        """The part of it on another node; `self.port` is where the ranks meet. Raises BadArgument where it has none."""
+        raise BadArgument(f"the {self.name} engine does not run over several nodes")
+
+    def rank_environment(self, address: str) -> Mapping[str, str]:
+        """What that part's process gets beside its node's own; `address` is the node's."""
+        return {}
 
     def read_version(self, answer: Mapping[str, Any]) -> str:
         """From the engine's GET /version."""
@@ -66,8 +82,8 @@ class ServedEngine:
     def _wrapped(self, env: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
         """In a thread: it looks where links in the model's folder lead."""
         spec, own = self.spec, self.environment()
-        home, gpus = spec.log_path.parent, bool(spec.gpus)
-        return wrapping.wrapped(self.command(), env, own, spec.wrapping, self.folders(), home, gpus)
+        home, with_gpus = spec.log_path.parent, bool(spec.gpus)
+        return wrapping.wrapped(self.command(), env, own, spec.wrapping, self.folders(), home, with_gpus)
 
     @property
     def pid(self) -> int | None:
@@ -78,13 +94,41 @@ class ServedEngine:
         self.socket_path.unlink(missing_ok=True)
         if self.spec.log_path.exists():  # of an engine that this one replaces
             self._log_read = self.spec.log_path.stat().st_size
+        if self.spec.others:
+            self.port = free_port(self.spec.meet)
+            for log_path in self.rank_logs():
+                log_path.unlink(missing_ok=True)
         visible = gpus.environment(self.spec.gpus, self.spec.gpu_maker)
         env = engine_environment(os.environ, visible, self.environment())
         argv, env = await asyncio.to_thread(self._wrapped, env)
         try:
-            self._process = await EngineProcess.start(argv, env, self.spec.log_path)
+            self._process = own = await EngineProcess.start(argv, env, self.spec.log_path)
         except OSError as error:
             raise EngineFailed(f"the {self.name} engine could not be started: {error}") from None
+        if self.spec.others:
+            self._process = Spread(own, self._start_ranks())
+
+    def _start_ranks(self) -> list[Part]:
+        """Raises EngineFailed, BadArgument; the part here is running then."""
+        parts = []
+        for rank, (span, log_path) in enumerate(zip(self.spec.others, self.rank_logs(), strict=True), 1):
+            assert span.node is not None
+            start = Start(
+                argv=self.rank_command(rank),
+                env=self.rank_environment(span.node.address),
+                gpus=span.gpus,
+                path=self.spec.path,
+                roots=list(self.spec.roots),
+                folders=self.folders(),
+                wrapping=self.spec.wrapping,
+            )
+            parts.append(span.node.start(start, log_path))
+        return parts
+
+    def rank_logs(self) -> list[Path]:
+        """What the parts on other nodes log, brought here."""
+        own = self.spec.log_path
+        return [own.with_name(f"{own.stem}.rank{rank}.log") for rank in range(1, len(self.spec.others) + 1)]
 
     async def ready(self) -> None:
         process = self._process
@@ -100,10 +144,8 @@ class ServedEngine:
                 self._read_phase()
                 await asyncio.sleep(POLL_S)
         ended, tail = await process.ended(), self._tail()
-        said = (
-            wrapping.explained(tail)
-            or f"the {self.name} engine ended with exit code {ended.code} while starting"
-        )
+        how = ended.why or f"ended with exit code {ended.code}"
+        said = wrapping.explained(tail) or f"the {self.name} engine, while starting: {how}"
         raise EngineFailed(f"{said}\n{tail}")
 
     async def warm_up(self) -> None:
@@ -227,7 +269,26 @@ class ServedEngine:
         self.socket_path.unlink(missing_ok=True)
 
     def log_tail(self, most_bytes: int) -> str:
-        return logtail.tail(self.spec.log_path, most_bytes)
+        if not self.spec.others:
+            return logtail.tail(self.spec.log_path, most_bytes)
+        titles = [
+            "rank 0",
+            *(f"rank {r} on {s.node.name}" for r, s in enumerate(self.spec.others, 1) if s.node),
+        ]
+        return logtail.sections(
+            list(zip(titles, [self.spec.log_path, *self.rank_logs()], strict=True)), most_bytes
+        )
+
+
+def free_port(address: str) -> int:
+    """A port that nobody has there now. Raises EngineFailed."""
+    try:
+        where = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(where[0], socket.SOCK_STREAM) as link:
+            link.bind(where[4])
+            return int(link.getsockname()[1])
+    except OSError as error:
+        raise EngineFailed(f"no port on {address} for the engine's ranks to meet: {error}") from None
 
 
 def package_root() -> str:

@@ -72,13 +72,59 @@ class VllmEngine(ServedEngine):
             raise BadArgument(
                 'engine argument device: only "cpu" can be asked for; GPUs are found by vLLM itself'
             )
+        self._parallel()
         if not Path(spec.path).is_absolute() or not Path(spec.path, "config.json").is_file():
             raise BadArgument(f"model folder {spec.path!r} holds no config.json on this node")
 
+    def _parallel(self) -> None:
+        """Raises BadArgument where what is asked for cannot be cut into one process per GPU."""
+        if sum(name.startswith("MIG-") for name in self.spec.gpus) > 1:
+            raise BadArgument("CUDA gives a process one MIG slice: a model on slices has 1 GPU, not more")
+        if not self.spec.others:
+            return
+        counts = {len(self.spec.gpus), *(len(span.gpus) for span in self.spec.others)}
+        ranks = int(self._args.get("tensor_parallel_size", 1)) * int(
+            self._args.get("pipeline_parallel_size", 1)
+        )
+        nodes = len(self.spec.others) + 1
+        if len(counts) > 1 or (self.spec.gpus and ranks != nodes * len(self.spec.gpus)):
+            raise BadArgument(
+                f"tensor_parallel_size x pipeline_parallel_size is {ranks}, and the model has {nodes} nodes "
+                f"with {' and '.join(map(str, sorted(counts)))} GPUs"
+            )
+
     def command(self) -> list[str]:
         argv = [self.spec.python, "-m", "vllm.entrypoints.openai.api_server"]
-        argv += ["--uds", str(self.socket_path)]
-        argv += ["--model", self.spec.path, "--served-model-name", self.spec.model]
+        argv += ["--uds", str(self.socket_path), "--model", self.spec.path]
+        return [*argv, *self._flags(), *self._over_nodes(0)]
+
+    def rank_command(self, rank: int) -> list[str]:
+        """Workers without a door; the module is what the `vllm` program runs."""
+        argv = [self.spec.python, "-m", "vllm.entrypoints.cli.main", "serve", self.spec.path, "--headless"]
+        return [*argv, *self._flags(), *self._over_nodes(rank)]
+
+    def rank_environment(self, address: str) -> Mapping[str, str]:
+        # The folder of sockets is its own node's: vLLM's default, /tmp.
+        here = {name: value for name, value in self.environment().items() if name != "VLLM_RPC_BASE_PATH"}
+        return {**here, "VLLM_HOST_IP": address}
+
+    def _over_nodes(self, rank: int) -> list[str]:
+        """vLLM's own executor for several nodes, which needs nothing but itself; Ray is left out."""
+        if not self.spec.others:
+            return []
+        argv = ["--distributed-executor-backend", "mp", "--nnodes", str(len(self.spec.others) + 1)]
+        return [
+            *argv,
+            "--node-rank",
+            str(rank),
+            "--master-addr",
+            self.spec.meet,
+            "--master-port",
+            str(self.port),
+        ]
+
+    def _flags(self) -> list[str]:
+        argv = ["--served-model-name", self.spec.model]
         argv += ["--max-num-seqs", str(self.spec.seats)]
         argv += ["--shutdown-timeout", str(SHUTDOWN_S), "--disable-uvicorn-access-log"]
         if self.spec.may_sleep and not self._on_cpu:
@@ -102,6 +148,8 @@ class VllmEngine(ServedEngine):
             # reach them and a killed engine leaves them behind; ours is 0700 and goes with the replica.
             "VLLM_RPC_BASE_PATH": str(self.socket_path.parent),
         }
+        if self.spec.others:
+            own["VLLM_HOST_IP"] = self.spec.meet
         if self._on_cpu:
             own["VLLM_TARGET_DEVICE"] = "cpu"
             own["VLLM_CPU_KVCACHE_SPACE"] = str(self._args.get("kv_cache_gib", 1))

@@ -6,12 +6,14 @@ Configuration only: people write it, the control loop reads it. What the loop kn
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.core.validators import MaxValueValidator, RegexValidator
 from django.db import models
 from django.db.models import F, Q
 
 from portal.accounts.models import Project
-from portal.catalog import allowed, cluster, rules
+from portal.catalog import allowed, cluster, rules, ways
 
 # Names reach file names, job names and engine arguments: a small alphabet, checked here and again there.
 model_name = RegexValidator(r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}\Z", "Letters, digits and . _ / - only.")
@@ -70,6 +72,68 @@ class Environment(models.Model):
         rules.image(self)
 
 
+class Access(models.Model):
+    """One way to the Slurm of one cluster: by which client, at which address, as whom. Holds where a token is kept,
+    never a token. A profile that names none is submitted with Slurm's commands on the portal's own host."""
+
+    class Kind(models.TextChoices):
+        CLI = "cli", "Slurm's commands"
+        REST = "rest", "slurmrestd"
+        NATIVE = "native", "pyslurm, in a helper process"
+
+    name = models.SlugField(unique=True)
+    kind = models.CharField(max_length=10, choices=Kind, default=Kind.CLI)
+    cluster = models.CharField(
+        max_length=64,
+        default="main",
+        validators=[directive],
+        help_text="What the cluster is called here. Several ways may lead to one.",
+    )
+    submit_prefix = models.JSONField(
+        default=list,
+        blank=True,
+        help_text='Put before Slurm\'s commands or the helper, e.g. ["ssh", "login01"].',
+    )
+    address = models.CharField(
+        max_length=200,
+        blank=True,
+        help_text="Where slurmrestd listens, e.g. http://slurm:6820 or unix:/run/slurmrestd.",
+    )
+    conf = models.CharField(
+        max_length=300,
+        blank=True,
+        help_text="slurm.conf for the commands or the helper; empty: SLURM_CONF, or Slurm's own.",
+    )
+    user = models.CharField(
+        max_length=64,
+        blank=True,
+        validators=[directive],
+        help_text="The account whose jobs these are, for slurmrestd.",
+    )
+    token_file = models.CharField(
+        max_length=300, blank=True, help_text="File on the portal's host that holds slurmrestd's token."
+    )
+    token_command = models.JSONField(
+        default=list, blank=True, help_text='Prints a token, e.g. ["scontrol", "token", "lifespan=3600"].'
+    )
+    python = models.CharField(
+        max_length=300, blank=True, help_text="Interpreter that has pyslurm, for the helper process."
+    )
+
+    class Meta:
+        verbose_name_plural = "accesses"
+        constraints = [
+            # What the profiles' own copy of the cluster's name refers to (migration profile_cluster_is_its_access).
+            models.UniqueConstraint(fields=["id", "cluster"], name="access_leads_to_cluster"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        ways.check(self)
+
+
 class Profile(models.Model):
     """How and where jobs are submitted. Every value that becomes a directive is allow-listed again there."""
 
@@ -97,13 +161,30 @@ class Profile(models.Model):
 
     name = models.SlugField(unique=True)
     enabled = models.BooleanField(default=True)
-    cluster = models.CharField(max_length=64, default="main")
+    access = models.ForeignKey(
+        Access,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="profiles",
+        help_text="How Slurm is reached; empty: by its commands on the portal's host.",
+    )
+    cluster = models.CharField(
+        max_length=64,
+        default="main",
+        validators=[directive],
+        help_text="With an access: that to which it leads.",
+    )
     partition = models.CharField(max_length=64, validators=[directive])
     account = models.CharField(max_length=64, blank=True, validators=[directive])
     qos = models.CharField(max_length=64, blank=True, validators=[directive])
     gpu_type = models.CharField(max_length=64, blank=True, validators=[directive])
     gpus = models.PositiveSmallIntegerField(
-        default=1, help_text="GPUs of one pilot; 0: its jobs run on CPUs only."
+        default=1, help_text="GPUs of one pilot, on each of its nodes; 0: its jobs run on CPUs only."
+    )
+    nodes = models.PositiveSmallIntegerField(
+        default=1,
+        help_text="Nodes that one job may have, at most: for models over several nodes, which take them whole.",
     )
     gpu_request = models.CharField(
         max_length=20, choices=GpuRequest, default=GpuRequest.GRES, help_text="How Slurm is asked for GPUs."
@@ -114,7 +195,9 @@ class Profile(models.Model):
         "partition or constraint chooses the nodes.",
     )
     cpus = models.PositiveSmallIntegerField(default=4)
-    mem_mb = models.PositiveIntegerField(default=16_000, help_text="Host memory of one pilot, MiB.")
+    mem_mb = models.PositiveIntegerField(
+        default=16_000, help_text="Host memory of one pilot, on each of its nodes, MiB."
+    )
     mem_request = models.CharField(
         max_length=20, choices=MemRequest, default=MemRequest.NODE, help_text="How Slurm is asked for memory."
     )
@@ -158,9 +241,6 @@ class Profile(models.Model):
         help_text="Whose pilots these are when the project is charged.",
     )
     link = models.CharField(max_length=10, choices=Link, default=Link.DIRECT)
-    submit_prefix = models.JSONField(
-        default=list, blank=True, help_text='Put before every Slurm command, e.g. ["ssh", "login01"].'
-    )
     prologue = models.TextField(blank=True, help_text="Shell lines run in the job before the agent starts.")
     door_address = models.CharField(
         max_length=200,
@@ -186,6 +266,11 @@ class Profile(models.Model):
                 violation_error_message="Memory per GPU needs GPUs: ask for it with --mem.",
             ),
             models.CheckConstraint(
+                condition=Q(nodes__gt=0),
+                name="profile_has_nodes",
+                violation_error_message="A job has at least one node.",
+            ),
+            models.CheckConstraint(
                 condition=Q(cost__gt=0),
                 name="profile_costs_something",
                 violation_error_message="The cost is more than 0.",
@@ -207,6 +292,7 @@ class Profile(models.Model):
 
     def clean(self) -> None:
         rules.at_least_one("cpus", self.cpus)
+        rules.at_least_one("nodes", self.nodes)
         rules.at_least_one("walltime_least_min", self.walltime_least_min)
         rules.like(
             "constraint", allowed.FEATURES, self.constraint, "Write features such as a100 or a100&nvlink."
@@ -216,12 +302,18 @@ class Profile(models.Model):
         rules.like("wckey", allowed.WORD, self.wckey, "Letters, digits and . _ + - only.")
         rules.memory(self.mem_request, self.mem_mb, self.gpus)
         rules.extra("extra", self.extra)
-        rules.command("submit_prefix", self.submit_prefix)
         rules.door("door_address", self.door_address)
         rules.ports("door_ports", self.door_ports)
         rules.url("portal_url_from_nodes", self.portal_url_from_nodes)
         rules.absolute("scratch", self.scratch)
+        ways.check_profile(self)
         cluster.check(self)
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save the row, with the cluster to which its access leads."""
+        if self.access is not None:
+            self.cluster = self.access.cluster
+        super().save(*args, **kwargs)
 
 
 class Pool(models.Model):
@@ -233,9 +325,15 @@ class Pool(models.Model):
         Profile, help_text="Where its replicas may run."
     )
     gpus = models.PositiveSmallIntegerField(
-        default=1, help_text="GPUs of one replica; 0: it runs on CPUs only."
+        default=1, help_text="GPUs of one replica, on each of its nodes; 0: it runs on CPUs only."
     )
-    mem_mb = models.PositiveIntegerField(default=8_000, help_text="Host memory of one replica, MiB.")
+    nodes = models.PositiveSmallIntegerField(
+        default=1,
+        help_text="Nodes of one replica. Over several it takes whole jobs of so many, with exactly its GPUs on each.",
+    )
+    mem_mb = models.PositiveIntegerField(
+        default=8_000, help_text="Host memory of one replica, on each node, MiB."
+    )
     cap = models.PositiveSmallIntegerField(default=32, help_text="Requests in flight per replica.")
     min_replicas = models.PositiveSmallIntegerField(default=0)
     max_replicas = models.PositiveSmallIntegerField(default=1)
@@ -267,6 +365,11 @@ class Pool(models.Model):
                 violation_error_message="cap is at least 1.",
             ),
             models.CheckConstraint(
+                condition=Q(nodes=1) | (Q(nodes__gt=1) & Q(gpus__gt=0) & Q(sleep_level=0)),
+                name="pool_over_nodes_has_gpus_and_does_not_sleep",
+                violation_error_message="A model over several nodes has GPUs on each, and does not sleep.",
+            ),
+            models.CheckConstraint(
                 condition=Q(max_replicas__gte=F("min_replicas")) & Q(max_replicas__gt=0),
                 name="pool_replica_bounds",
                 violation_error_message="max_replicas is at least 1, and at least min_replicas.",
@@ -283,6 +386,9 @@ class Pool(models.Model):
 
     def clean(self) -> None:
         rules.arguments("args", self.args)
+        rules.at_least_one("nodes", self.nodes)
+        engine = Environment.objects.filter(pk=self.environment_id).values_list("engine", flat=True).first()
+        rules.over_nodes(engine or "", self.nodes, self.gpus, self.args)
 
 
 class Model(models.Model):

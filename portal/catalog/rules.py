@@ -100,6 +100,23 @@ def arguments(field: str, value: Any) -> None:
         )
 
 
+def over_nodes(engine: str, nodes: int | None, gpus: int | None, args: Any) -> None:
+    """A model over several nodes is cut into one process per GPU; the engine would say so too, after Slurm's wait."""
+    if not nodes or nodes == 1 or not gpus:
+        return
+    if engine not in ("vllm", "echo"):
+        raise ValidationError({"nodes": f"The {engine} engine does not run over several nodes."})
+    if engine == "vllm":
+        sizes = [args.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline")]
+        if not all(type(size) is int for size in sizes) or sizes[0] * sizes[1] != nodes * gpus:
+            raise ValidationError(
+                {
+                    "args": f"tensor_parallel_size x pipeline_parallel_size has to be {nodes} nodes x {gpus} GPUs = "
+                    f"{nodes * gpus}, e.g. {gpus} and {nodes}."
+                }
+            )
+
+
 def interpreter(field: str, engine: str, python: str) -> None:
     """Only the echo engine runs in the agent's own environment: it has no libraries for the others."""
     absolute(field, python)

@@ -107,7 +107,9 @@ def _usable(mine: list[Project]) -> QuerySet[Model]:
 def _line(model: Model, phase: Phase, costs: dict[str, float | None]) -> Line:
     least, own = costs["least"], [row.cost for row in model.pool.profiles.all() if row.enabled]
     differs = least is not None and least != costs["most"] and bool(own)
-    return Line(model, phase, model.pool.gpus, min(own) / least if differs and least else None)
+    return Line(
+        model, phase, model.pool.gpus * model.pool.nodes, min(own) / least if differs and least else None
+    )
 
 
 def _projects(user: User) -> list[Project]:

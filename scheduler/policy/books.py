@@ -86,6 +86,11 @@ class Books:
 
     # What is there.
 
+    def is_silent(self, pilot: str) -> bool:
+        """Slurm is not heard by the way to its job: it is neither drained nor cancelled (invariant 1)."""
+        there = self.pilots.get(pilot)
+        return there is not None and there.profile in self.snapshot.silent
+
     def owner_of(self, pilot: PilotView) -> str:
         """The project whose pilot it is; "" = shared."""
         profile = self.profiles.get(pilot.profile)
@@ -163,12 +168,14 @@ class Books:
 
     def launch(self, pool: PoolView, profile: ProfileView) -> tuple[int, ...]:
         self._jobs[profile.name] += 1
-        self._gpus += profile.gpus
+        gpus = profile.gpus * pool.nodes
+        self._gpus += gpus
         if profile.project:
-            self._of_project[profile.project] += profile.gpus
+            self._of_project[profile.project] += gpus
         else:
             self._of_project[pool.project] += pool.gpus
-        self.drafts.append(Draft(profile, profile.gpus - pool.gpus, profile.mem_mb - pool.mem_mb))
+        if pool.nodes == 1:  # one over several nodes leaves no room
+            self.drafts.append(Draft(profile, profile.gpus - pool.gpus, profile.mem_mb - pool.mem_mb))
         return tuple(range(pool.gpus))
 
     def promise(self, pool: PoolView, pilot: PilotView, coming: Collection[ReplicaView]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from scheduler.policy import profiles
 from scheduler.policy.deadlines import clock, closing, drain_of, end_of, lead_s, leaving, load_of, minutes
 from scheduler.policy.decisions import DrainPilot, DrainReplica, Inputs
 from scheduler.policy.snapshot import (
@@ -216,7 +217,8 @@ def _useless(
     now: float,
 ) -> bool:
     """Nobody misses what it hosts, and the pool's successor cannot go there."""
-    fits = pilot.profile in pool.profiles and pilot.gpus >= pool.gpus and pilot.mem_mb >= pool.mem_mb
+    suits = profiles.suits(pool, pilot.nodes, pilot.gpus)
+    fits = pilot.profile in pool.profiles and suits and pilot.mem_mb >= pool.mem_mb
     if fits and not closing(pool, pilot, snapshot, now):
         return False
     here = snapshot.by_pilot[pilot.id]

@@ -56,7 +56,9 @@ def place(pool: PoolView, may: dict[str, ProfileView], books: Books) -> Place:
 def may_enter(
     pool: PoolView, pilot: PilotView, may: Mapping[str, ProfileView], books: Books, more_gpus: int
 ) -> bool:
-    """All but room: profile, type of GPU, time left, and the cap of its project, which gets `more_gpus`."""
+    """All but room: profile, shape, type of GPU, time left, and the cap of its project, which gets `more_gpus`."""
+    if not profiles.suits(pool, pilot.nodes, pilot.gpus):
+        return False
     if pilot.profile not in may or not profiles.fits(pool, profiles.gpu_type(pilot, books)):
         return False
     if pool.gpus and not books.owner_of(pilot) and books.project_left(pool.project) < more_gpus:
@@ -119,7 +121,7 @@ def _asleep(pool: PoolView, may: dict[str, ProfileView], books: Books) -> Replic
 
 
 def _in_draft(pool: PoolView, may: dict[str, ProfileView], books: Books) -> bool:
-    for draft in books.drafts:
+    for draft in books.drafts if pool.nodes == 1 else ():
         roomy = draft.free_gpus >= pool.gpus and draft.free_mb >= pool.mem_mb
         capped = pool.gpus and books.project_left(pool.project) < pool.gpus
         if roomy and draft.profile.name in may and not capped:

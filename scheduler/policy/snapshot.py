@@ -29,7 +29,7 @@ class Limits:
     wait_bound_s: float = 600.0  # work that has waited longer outweighs whatever is resident (invariant 8)
     lull_s: float = 120.0  # a replica above need goes after so long without work
     hand_over_margin_s: float = 15.0  # kept in hand when a successor is timed
-    max_gpus: int | None = None  # of all live pilots of the cluster; None: no cap
+    max_gpus: int | None = None  # of all live pilots; None: no cap
     project_gpus: Mapping[str, int] = field(default_factory=dict)  # caps of projects that have one
 
 
@@ -37,7 +37,7 @@ class Limits:
 class ProfileView:
     name: str
     enabled: bool
-    gpus: int
+    gpus: int  # of one node
     mem_mb: int
     max_pilots: int
     preemptible: bool = False
@@ -51,6 +51,7 @@ class ProfileView:
     wait_p90_s: float | None = None
     starts_in_s: float | None = None  # Slurm's own estimate for a job submitted now
     latched: str = ""  # why nothing may be submitted under it until a person looks, in words
+    nodes: int = 1  # the most that one of its jobs may have
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,8 @@ class PilotView:
     id: str
     profile: str
     state: str
-    gpus: int
-    mem_mb: int
+    gpus: int  # of all its nodes
+    mem_mb: int  # of each of them
     alive: bool  # False: silent for alive_s, though it could have been heard
     ends_at: float | None = None  # when Slurm will end the job
     empty_since: float | None = None  # no live replica since then; None while it has one
@@ -73,6 +74,7 @@ class PilotView:
     scratch: bool = False  # it has a node-local disk for weights
     stage_wish: str = ""  # the pool whose weights it was last asked to stage
     leaves: bool = False  # its agent says that it goes, e.g. because Slurm told it to
+    nodes: int = 1
 
     @property
     def serves(self) -> bool:
@@ -130,8 +132,8 @@ class HoldView:
 class PoolView:
     name: str
     profiles: tuple[str, ...]
-    gpus: int
-    mem_mb: int
+    gpus: int  # of one replica, on all its nodes
+    mem_mb: int  # on each of them
     keep_alive_s: float
     load_s: float  # measured or estimated
     min_replicas: int = 0
@@ -155,6 +157,7 @@ class PoolView:
     asleep_mem_mb: int = 0  # host memory it holds asleep, measured or estimated
     wake_s: float | None = None  # from asleep to hot, measured
     fits: Mapping[str, FitView] = field(default_factory=dict)  # by GPU type
+    nodes: int = 1  # of one replica; over several it has its jobs for itself
 
 
 @dataclass(frozen=True)
@@ -164,9 +167,13 @@ class Snapshot:
     replicas: tuple[ReplicaView, ...]  # live ones
     profiles: tuple[ProfileView, ...]
     limits: Limits
-    slurm_fresh: bool  # the last question to Slurm was answered
-    slurm_error: str = ""
-    paused: bool = False
+    # By profile: why its jobs are neither launched nor let go now, in words. Their way to Slurm does not answer.
+    silent: Mapping[str, str] = field(default_factory=dict)
+    paused: frozenset[str] = frozenset()  # profiles in whose cluster an operator has paused the fleet
+
+    @cached_property
+    def profile_names(self) -> frozenset[str]:
+        return frozenset(profile.name for profile in self.profiles)
 
     @cached_property
     def pilots_by_id(self) -> dict[str, PilotView]:

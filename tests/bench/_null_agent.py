@@ -51,7 +51,7 @@ async def main(asked: dict[str, Any]) -> None:
     if not asked["portal"]:
         await asyncio.Event().wait()
     secret = wire.Secret(asked["pilot"], asked["portal"], asked["token"], asked["key"])
-    await Reverse(secret, 1, ingress, lambda: CAP, lambda: None).run()
+    await Reverse(secret, 1, ingress.answer, lambda: CAP, lambda: None).run()
 
 
 async def serve(ingress: Ingress, port: int) -> None:

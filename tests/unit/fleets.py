@@ -61,15 +61,55 @@ def fleet(rng: Random) -> Snapshot:
         max_gpus=rng.choice([None, None, rng.randint(0, 16)]),
         project_gpus=rng.choice([{}, {"physics": 2}, {"physics": 6}]),
     )
-    fresh, paused = rng.random() < 0.8, rng.random() < 0.1
-    found = Snapshot(made, tuple(pilots), tuple(replicas), profiles, limits, slurm_fresh=fresh, paused=paused)
+    found = Snapshot(
+        made, tuple(pilots), tuple(replicas), profiles, limits, silent=silences(rng), paused=some(rng, 0.1)
+    )
     return crowded(rng, found) if rng.random() < 0.4 else found
+
+
+def beside(fleet: Snapshot) -> Snapshot:
+    """The same once more, under names of its own."""
+
+    def other(name: str) -> str:
+        return f"other-{name}" if name else ""
+
+    return replace(
+        fleet,
+        pools=tuple(
+            replace(p, name=other(p.name), profiles=tuple(map(other, p.profiles)), project=other(p.project))
+            for p in fleet.pools
+        ),
+        pilots=tuple(
+            replace(
+                p, id=other(p.id), profile=other(p.profile), replaces=other(p.replaces), stage_wish=other(p.stage_wish),
+                staged=frozenset(map(other, p.staged)),
+            )
+            for p in fleet.pilots
+        ),
+        replicas=tuple(
+            replace(r, id=other(r.id), pool=other(r.pool), pilot=other(r.pilot)) for r in fleet.replicas
+        ),
+        profiles=tuple(replace(p, name=other(p.name), project=other(p.project)) for p in fleet.profiles),
+    )  # fmt: skip
+
+
+def silences(rng: Random) -> dict[str, str]:
+    return dict.fromkeys(some(rng, 0.2), "Slurm does not answer.")
+
+
+def some(rng: Random, chance: float) -> frozenset[str]:
+    """All profiles, or none, or some."""
+    if rng.random() < 0.5:
+        return frozenset(PROFILES) if rng.random() < chance else frozenset()
+    return frozenset(name for name in PROFILES if rng.random() < chance)
 
 
 def crowded(rng: Random, fleet: Snapshot) -> Snapshot:
     """The same pools with as many jobs as may be, each full: what gets in has to switch."""
     asking, *there = (
-        replace(pool, profiles=("gpu",), fits={}, failures=(), hold=HoldView(), mem_mb=2_000, project="")
+        replace(
+            pool, profiles=("gpu",), fits={}, failures=(), hold=HoldView(), mem_mb=2_000, project="", nodes=1
+        )
         for pool in (*fleet.pools, pool(rng, "x"), pool(rng, "y"))
     )
     asking = replace(asking, queued=rng.choice([1, 3, 500]), queued_batch=0, gpus=rng.choice([1, 1, 2]))
@@ -113,6 +153,7 @@ def profile(rng: Random, name: str) -> ProfileView:
         name,
         enabled=rng.random() < 0.9,
         gpus=rng.choice([0, 1, 2, 3, 4]),
+        nodes=rng.choice([1, 1, 2]),
         mem_mb=16_000,
         max_pilots=rng.randint(0, 6),
         preemptible=name == "spare",
@@ -131,10 +172,12 @@ def pool(rng: Random, name: str) -> PoolView:
     queued = rng.choice([0, 0, 1, 3, 500])
     held = rng.randint(0, queued)
     low = rng.choice([0, 0, 0, 1, 2])
+    nodes = rng.choice([1, 1, 1, 2])
     return PoolView(
         name,
         profiles=tuple(p for p in PROFILES if rng.random() < 0.8),
-        gpus=rng.choice([0, 1, 1, 1, 2, 4]),
+        gpus=2 * rng.choice([1, 2]) if nodes > 1 else rng.choice([0, 1, 1, 1, 2, 4]),
+        nodes=nodes,
         mem_mb=rng.choice([1_000, 2_000, 8_000]),
         keep_alive_s=rng.choice([0.0, 10.0, 600.0]),
         load_s=rng.choice([0.0, 10.0, 200.0]),
@@ -154,7 +197,7 @@ def pool(rng: Random, name: str) -> PoolView:
         service_s=rng.choice([None, 0.1, 5.0, 400.0]),
         weight=rng.choice([1.0, 3.0]),
         project=rng.choice(["", "physics"]),
-        sleep_level=rng.randint(0, 2),
+        sleep_level=rng.randint(0, 2) if nodes == 1 else 0,
         asleep_mem_mb=rng.choice([0, 500, 6_000]),
         wake_s=seconds(rng),
         fits={"a100": FitView(rng.random() < 0.7, seconds(rng))} if rng.random() < 0.5 else {},
@@ -166,13 +209,16 @@ def pilot(
     rng: Random, name: str, made: tuple[PoolView, ...], first: int
 ) -> tuple[PilotView, list[ReplicaView]]:
     """One with replicas that fit into it."""
-    gpus, mem_mb = rng.randint(0, 6), 16_000
+    nodes, mem_mb = rng.choice([1, 1, 1, 2]), 16_000
+    gpus = rng.randint(0, 6) if nodes == 1 else rng.choice([2, 4])
     state = rng.choice(["planned", "submitted", "pending", *["up"] * 6, "draining"])
     alive = state == "up" and rng.random() < 0.9
     free, free_mb = list(range(gpus)), mem_mb
     hosted: list[ReplicaView] = []
     for resident in rng.choices(made, k=rng.randint(0, 10)):
         seen = rng.choice(["hot"] * 5 + ["asleep", "draining", "starting"] if state == "up" else ["wanted"])
+        if resident.nodes != nodes or (nodes > 1 and (resident.gpus != gpus or seen == "asleep")):
+            continue
         need = 0 if seen == "asleep" else resident.gpus
         holds_mb = resident.asleep_mem_mb if seen == "asleep" else resident.mem_mb
         if need > len(free) or holds_mb > free_mb:
@@ -212,6 +258,7 @@ def pilot(
         staged=frozenset(x.name for x in made if rng.random() < 0.3),
         scratch=rng.random() < 0.5,
         stage_wish=rng.choice(["", "", made[0].name]) if made else "",
+        nodes=nodes,
     )
     return where, hosted
 
@@ -228,8 +275,16 @@ def acted(snapshot: Snapshot, decisions: list[Decision], now: float) -> Snapshot
     for decision in decisions:
         number = next(serial)
         if isinstance(decision, LaunchPilot):
-            asked = profiles[decision.profile]
-            new = PilotView(f"new{number}", asked.name, "submitted", asked.gpus, asked.mem_mb, alive=False)
+            asked, nodes = profiles[decision.profile], pools[decision.pool].nodes
+            new = PilotView(
+                f"new{number}",
+                asked.name,
+                "submitted",
+                asked.gpus * nodes,
+                asked.mem_mb,
+                alive=False,
+                nodes=nodes,
+            )
             pilots[new.id] = new
         if isinstance(decision, LaunchPilot | PlaceReplica):
             where = decision.pilot if isinstance(decision, PlaceReplica) else f"new{number}"

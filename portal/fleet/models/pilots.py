@@ -46,8 +46,9 @@ class Pilot(models.Model):
     state = models.CharField(max_length=10, choices=PilotState, default=PilotState.PLANNED)
     job_name = models.CharField(max_length=100, unique=True)
     job_id = models.BigIntegerField(null=True)
-    gpus = models.PositiveSmallIntegerField()
-    mem_mb = models.PositiveIntegerField()
+    gpus = models.PositiveSmallIntegerField(help_text="Of all its nodes.")
+    nodes = models.PositiveSmallIntegerField(db_default=1, default=1)
+    mem_mb = models.PositiveIntegerField(help_text="Of each of its nodes.")
     walltime_min = models.PositiveIntegerField()
     gpu_type = models.CharField(max_length=64, blank=True, db_default="")
     replaces = models.ForeignKey(

@@ -18,11 +18,11 @@ from portal.fleet.transitions.values import Moved, NewPilot, Registration, Slurm
 def plan(cur: Cursor, pilot: NewPilot, now: datetime) -> None:
     """→ planned."""
     cur.execute(
-        """INSERT INTO fleet_pilot (id, cluster, profile_id, state, job_name, gpus, mem_mb, walltime_min, planned_at,
-             gpu_type, replaces_id, end_reason, slurm_state, slurm_reason, node, address, gpu_ids, agent_version,
-             said_ending)
-           VALUES (%s, %s, %s, 'planned', %s, %s, %s, %s, %s, %s, %s, '', '', '', '', '', '[]', '', '')""",
-        (str(pilot.id), pilot.cluster, pilot.profile_id, pilot.job_name, pilot.gpus, pilot.mem_mb,
+        """INSERT INTO fleet_pilot (id, cluster, profile_id, state, job_name, gpus, nodes, mem_mb, walltime_min,
+             planned_at, gpu_type, replaces_id, end_reason, slurm_state, slurm_reason, node, address, gpu_ids,
+             agent_version, said_ending)
+           VALUES (%s, %s, %s, 'planned', %s, %s, %s, %s, %s, %s, %s, %s, '', '', '', '', '', '[]', '', '')""",
+        (str(pilot.id), pilot.cluster, pilot.profile_id, pilot.job_name, pilot.gpus, pilot.nodes, pilot.mem_mb,
          pilot.walltime_min, now, pilot.gpu_type, str(pilot.replaces) if pilot.replaces else None),
     )  # fmt: skip
     event(cur, now, [Moved(pilot.id, None, "", "planned", "")], "")

@@ -18,11 +18,12 @@ class NewPilot:
     cluster: str
     profile_id: int
     job_name: str
-    gpus: int
-    mem_mb: int
+    gpus: int  # of all its nodes
+    mem_mb: int  # of each
     walltime_min: int
     gpu_type: str = ""
     replaces: UUID | None = None
+    nodes: int = 1
 
 
 @dataclass(frozen=True, slots=True)

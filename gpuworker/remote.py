@@ -1,0 +1,113 @@
+"""Another node of the job: what it holds, and the parts of engines that run there, as seen from the agent.
+
+Separate from `nodes`, which starts the helpers and knows all of them; engines know only this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpuworker import nodelink
+from gpuworker.engines.protocol import EngineExit, EngineFailed, Start
+from gpuworker.nodelink import Link, LinkLost, Message
+
+LOST = 128 + 15  # as ended from outside: the loss of a node is no fault of a request
+
+
+class Part:
+    """A part of an engine on another node. Ends once, however it ends."""
+
+    def __init__(self, node: Remote, name: str, log_path: Path) -> None:
+        self._node = node
+        self.name = name
+        self.log_path = log_path
+        self.mem_mb = 0
+        self._end: asyncio.Future[EngineExit] = asyncio.get_running_loop().create_future()
+
+    def running(self) -> bool:
+        return not self._end.done()
+
+    async def ended(self) -> EngineExit:
+        return await asyncio.shield(self._end)
+
+    async def stop(self, grace_s: float) -> None:
+        """Ask for its end and wait for it; a node that is silent is waited for as long as the link is."""
+        if self.running():
+            self._node.say("stop", part=self.name, grace_s=grace_s)
+            await asyncio.wait([self._end], timeout=grace_s + nodelink.SILENT_S)
+
+    def is_over(self, code: int, why: str) -> None:
+        if self.running():
+            self._end.set_result(EngineExit(code, why))
+
+    def logged(self, text: str) -> None:
+        with self.log_path.open("a") as file:
+            file.write(text)
+
+
+class Remote:
+    """Another node of the job, and the link to its helper while there is one."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.holds: Message = {}
+        self.address = ""
+        self.there = asyncio.Event()
+        self._link: Link | None = None
+        self._parts: dict[str, Part] = {}
+        self._count = 0
+
+    def say(self, kind: str, **what: object) -> None:
+        if self._link is not None:
+            self._link.say(kind, **what)
+
+    def start(self, start: Start, log_path: Path) -> Part:
+        """Raises EngineFailed where no helper is there."""
+        if self._link is None:
+            raise EngineFailed(f"node {self.name} of this job does not answer")
+        self._count += 1
+        part = Part(self, str(self._count), log_path)
+        self._parts[part.name] = part
+        self._link.say("start", part=part.name, maker=self.holds["maker"], start=dataclasses.asdict(start))
+        return part
+
+    async def serve(self, link: Link, hello: Message) -> str:
+        """Hear its helper until that is gone; why it is."""
+        self.holds, self.address, self._link = hello, link.peer_address(), link
+        self.there.set()
+        try:
+            while True:
+                self._heard(await link.hear())
+        except LinkLost as lost:
+            return str(lost)
+        finally:
+            self.there.clear()
+            self._link = None
+            await link.close()
+            for part in self._parts.values():
+                part.is_over(LOST, f"node {self.name} of the job was lost")
+            self._parts.clear()
+
+    def _heard(self, said: Message) -> None:
+        part = self._parts.get(str(said.get("part")))
+        if part is None:
+            return
+        if said["kind"] == "log":
+            part.logged(str(said["text"]))
+        elif said["kind"] == "memory":
+            part.mem_mb = int(said["mb"])
+        elif said["kind"] == "ended":
+            del self._parts[part.name]
+            how = said["why"] or f"ended with exit code {said['code']}"
+            part.is_over(int(said["code"]), f"its part on node {self.name}: {how}")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A replica's GPUs on one node; `node` is None for the agent's own."""
+
+    node: Remote | None
+    gpus: list[str]
