@@ -24,6 +24,7 @@ from portal.ledger import transitions as ledger
 from scheduler import badnodes, endings, restored, silence, unknown
 from scheduler.forced import Limits, LiveJob, forced
 from scheduler.hearing import Heard, hear
+from scheduler.jobspec import portal_url_of
 from scheduler.listing import NEVER, ClientFor, Listing, listen, of_cluster
 from scheduler.moments import moment, seconds
 from scheduler.moves import moving
@@ -210,6 +211,7 @@ def _forced(
             ends_at=seconds(pilot.slurm_end_at),
             job=verdict.job.info,
             silent_s=silent.of(str(pilot.pk)),
+            portal_url=portal_url_of(pilot.profile, config),
         )
         decision = forced(live, limits, now)
         if decision is not None:
