@@ -35,6 +35,7 @@ _ALL = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--tb=native"
 _SLURM = (
     "tests/flow/test_tick_on_slurm.py",
     "tests/slurm/test_cli_client.py",
+    "tests/slurm/test_one_table.py",
     "tests/slurm/test_scripts_accepted.py",
     "tests/slurm/test_whole_path.py",
 )
