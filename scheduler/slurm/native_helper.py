@@ -56,7 +56,7 @@ def answer(verb: str, args: Row) -> Row:
         return {"error": str(error), "not_offered": True}
     except pyslurm.PyslurmError as error:
         return {"error": str(error), "number": getattr(error, "errno", 0) or 0}
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, NameError, TypeError, ValueError) as error:
         # pyslurm itself cannot make a job of what was asked: Slurm would have refused it without a reason.
         return {"error": f"pyslurm: {error}", "number": -1}
     except Exception as error:  # noqa: BLE001 - the next question deserves its answer
@@ -119,7 +119,8 @@ def partitions(pyslurm: Any) -> Row:
             "gres": gres(node.configured_gres),
             "cpus": int(node.total_cpus or 0),
             "mem_mb": int(node.real_memory or 0),
-            "partitions": [str(name) for name in node.partitions or ()],
+            "features": words(node.available_features),
+            "partitions": words(node.partitions),
         }
         for node in pyslurm.Nodes.load().values()
     ]
@@ -180,6 +181,11 @@ def text(value: Any) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else ",".join(str(one) for one in value)
+
+
+def words(value: Any) -> list[str]:
+    """Return names as a list."""
+    return [word for word in text(value).split(",") if word]
 
 
 def moment(value: Any) -> Any:
