@@ -16,6 +16,8 @@ from typing import Any
 
 # Longer than the asking side waits: this is for a helper whose asking side is gone, or behind a cut connection.
 GRACE_S = 5.0
+# A helper whose way is in use no longer goes by itself.
+IDLE_S = 900.0
 
 Row = dict[str, Any]
 
@@ -41,7 +43,7 @@ def main(mark: str) -> None:
         # Ends the process by the kernel's hand, even where a call of libslurm's holds the interpreter.
         signal.setitimer(signal.ITIMER_REAL, asked["limit_s"] + GRACE_S)
         say({"id": asked["id"], **answer(asked["verb"], asked["args"])})
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_REAL, IDLE_S)
 
 
 def answer(verb: str, args: Row) -> Row:

@@ -212,6 +212,17 @@ def test_a_helper_that_stands_still_is_ended(make: Make) -> None:
         os.kill(pid, 0)
 
 
+def test_a_helper_that_went_while_nobody_asked_is_no_silence(make: Make, tmp_path: Path) -> None:
+    client = make(JOBS)
+    client.jobs()
+    process = client._helper._process
+    assert process is not None
+    process.kill()
+    process.wait()
+    assert len(client.jobs()["berth-x-1"]) == 2
+    assert imports(tmp_path) == 2
+
+
 def test_one_helper_answers_many_questions(make: Make, tmp_path: Path) -> None:
     client = make(JOBS)
     pids = {client.helper_pid for _ in range(3) if client.jobs()}
