@@ -71,7 +71,7 @@ FAULTS = [
     pytest.param(NoAnswer(SILENCE), SILENCE, id="silent"),
     pytest.param(NoAnswer("squeue: not a listing: 'Welcome to alps1'"), "Welcome to alps1", id="greets"),
     pytest.param(KeyError("job_state"), "The client failed: KeyError", id="a client that breaks"),
-    pytest.param(NotOffered("jobs", "this way lists no jobs"), "lists no jobs", id="not offered"),
+    pytest.param(NotOffered("this way lists no jobs"), "lists no jobs", id="not offered"),
 ]
 
 
@@ -341,19 +341,19 @@ class OffersLittle(FakeSlurm):
     """Core verbs only, as a site may allow them."""
 
     def reservations(self) -> dict[str, object]:  # type: ignore[override]
-        raise NotOffered("verb", "this way has no reservations")
+        raise NotOffered("this way has no reservations")
 
     def accounts(self) -> dict[str, list[str]]:
-        raise NotOffered("verb", "this way has no accounts")
+        raise NotOffered("this way has no accounts")
 
     def estimate_start(self, spec: JobSpec) -> float:
-        raise NotOffered("verb", "this way has no an estimate")
+        raise NotOffered("this way has no an estimate")
 
     def usage(self, job_ids: list[int]) -> dict[int, UsageInfo]:
-        raise NotOffered("verb", "this way has no accounting")
+        raise NotOffered("this way has no accounting")
 
     def log_tail(self, path: str, max_bytes: int) -> str:
-        raise NotOffered("verb", "this way has no logs")
+        raise NotOffered("this way has no logs")
 
 
 def test_what_a_way_does_not_offer_is_not_silence(world: World) -> None:
