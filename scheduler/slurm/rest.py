@@ -51,7 +51,7 @@ class RestClient:
         self._versions = versions
         self._link = RestLink(way, limit_s, max_bytes)
         self._version = ""
-        self._accounting = False
+        self._accounting = self._cancels_many = False
         self._kept: Jobs = {}
         self._kept_update = 0
         self._whole_at = -WHOLE_EVERY_S
@@ -94,14 +94,26 @@ class RestClient:
             return None
 
     def cancel(self, job_ids: list[int]) -> None:
-        for job_id in job_ids:
-            try:
-                answer = self._ask("DELETE", f"job/{int(job_id)}")
-            except Refused as error:
-                if error.number not in errors.GONE:
-                    raise NoAnswer(f"{self._way.said}: cancel {job_id}: {error.reason}") from None
-                continue
-            self._check_cancelled(job_id, answer)
+        ids = [str(int(job_id)) for job_id in job_ids]
+        if not ids:
+            return
+        self._chosen()
+        if self._cancels_many:
+            self._cancel("jobs/", {"jobs": ids})
+            return
+        for job_id in ids:  # the first releases of 23.11
+            self._cancel(f"job/{job_id}", None)
+
+    def _cancel(self, path: str, body: Data | None) -> None:
+        try:
+            answer = self._ask("DELETE", path, body)
+        except Refused as error:
+            if error.number not in errors.GONE:
+                raise NoAnswer(f"{self._way.said}: cancel: {error.reason}") from None
+            return
+        for row in rest_shapes.not_cancelled(answer, listed=body is not None):
+            if row.code not in errors.GONE:
+                raise NoAnswer(f"{self._way.said}: cancel {row.job}: {row.words}")
 
     def partitions(self) -> dict[str, PartitionInfo]:
         return rest_shapes.partitions(self._read("partitions/?flags=ALL"), self._read("nodes/?flags=ALL"))
@@ -134,15 +146,6 @@ class RestClient:
 
     def forget(self, secret_path: str) -> None:
         raise NotOffered(f"{self._way.said}: the secret was never in a file of ours")
-
-    def _check_cancelled(self, job_id: int, answer: Data) -> None:
-        """Its HTTP status and its list of errors say little: what became of the job stands in a list of its own."""
-        for row in answer.get("status") or ():
-            error = row.get("error") if isinstance(row, dict) else None
-            code = rest_shapes.number(error.get("code")) if isinstance(error, dict) else None
-            if code and code not in errors.GONE:
-                said = str(error.get("message") or error.get("string") or errors.words(code))  # type: ignore[union-attr]
-                raise NoAnswer(f"{self._way.said}: cancel {job_id}: {said}")
 
     def _read(self, path: str, room: str = "slurm") -> Data:
         """An answer to a question that Slurm has no reason to refuse: a refusal is no answer then."""
@@ -177,6 +180,7 @@ class RestClient:
                     "26.05): use Slurm's commands (a way of kind cli)"
                 )
             self._version, self._accounting = spoken[0], ("slurmdb", spoken[0]) in listed
+            self._cancels_many = "delete" in (paths.get(f"/slurm/{spoken[0]}/jobs/") or {})
         return self._version
 
     def _want_accounting(self) -> None:

@@ -1,7 +1,7 @@
 """A large batch in jobs that anybody may interrupt: 20,000 lines, and from a seed jobs are preempted or cancelled.
 
 The pool has preemptible jobs only, of one GPU each. Every few seconds one of them is picked: either a job of higher
-priority asks for all GPUs of its node, or somebody cancels it. Nobody warns the agent of either.
+priority asks for all GPUs of its node, or somebody cancels it, or all its processes are killed without a word.
 
 lost, doubled   lines of the input without their answer, and lines of the output that are there twice: both 0
 wasted_gpu_pct  GPU-seconds of interrupted work over all, in per cent: each line in flight has the same share of its
@@ -176,9 +176,10 @@ def interrupt(slurm: Slurm, job: int, rng: Random, seen: Seen) -> None:
     node = slurm.run("squeue", "-h", "-t", "RUNNING", "-j", str(job), "-o", "%N").strip()
     if not node:
         return
-    if rng.random() < 0.5:
-        slurm.run("scancel", str(job))
-        seen.interrupted[job] = "cancelled"
+    how = rng.choice(("preempted", "preempted", "cancelled", "killed"))
+    if how != "preempted":
+        slurm.run("scancel", *(("--signal=KILL", "--full") if how == "killed" else ()), str(job))
+        seen.interrupted[job] = how
         return
     beside = slurm.run("squeue", "-h", "-t", "RUNNING", "-w", node, "-p", "spare", "-o", "%A").split()
     slurm.run(

@@ -33,7 +33,7 @@ async def plane(
     seeded: Seeded, test_dsn: str, pg: Connection, redis: redis_library.Redis, link: str
 ) -> AsyncIterator[Plane]:
     """The data plane with a fake ingress, nothing routed yet."""
-    async with dataplane.running(seeded, test_dsn, pg, redis, link) as plane:
+    async with dataplane.running(seeded, test_dsn, pg, redis, link=link) as plane:
         yield plane
 
 

@@ -89,7 +89,7 @@ class Plane:
         redis: redis_library.Redis,
         settings: Config,
         client: aiohttp.ClientSession,
-        link: str,
+        link: str = "direct",
     ) -> None:
         self.app = app
         self.url = url
@@ -251,10 +251,10 @@ async def running(
     dsn: str,
     pg: Connection,
     redis: redis_library.Redis,
-    link: str = "direct",
-    host: str = "127.0.0.1",
     **changes: Any,
 ) -> AsyncIterator[Plane]:
+    host = changes.pop("host", "127.0.0.1")  # where it listens
+    link = changes.pop("link", "direct")
     set_here: dict[str, Any] = {"database_url": dsn, "serve": "gateway", "heartbeat_s": 0.3}
     settings = dataclasses.replace(config(), **(set_here | changes))
     ingress = FakeIngress()

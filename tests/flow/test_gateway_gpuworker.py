@@ -30,8 +30,8 @@ async def test_cold_request_hot_request_async_row_and_a_drain(plane: Plane, tmp_
 
             async with plane.post() as hot_answer:
                 assert hot_answer.status == 200
-            ((_, route),) = plane.redis.hgetall("berth:{demo}:routes").items()  # type: ignore[union-attr]
-            assert (wire.REVERSE in route.decode()) == (plane.link == "reverse")
+            ((_, route),) = plane.redis.hgetall("berth:{demo}:routes").items()
+            assert (wire.REVERSE in str(route)) == (plane.link == "reverse")
             hot = await plane.ended(hot_answer.headers["x-request-id"])
             assert (hot["state"], hot["replica"]) == ("done", replica)
 

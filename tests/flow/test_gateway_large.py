@@ -29,7 +29,7 @@ async def test_ten_megabytes_cold_hot_and_later_through_a_real_gpuworker(
     pilot, _ = planned(plane)
     cold = asyncio.create_task(answered(plane, _large(stream=True)))
     (first,) = await plane.waiting()
-    with job(plane, pilot, tmp_path):
+    with job(plane, pilot, tmp_path, plane.link):
         async with asyncio.timeout(START_S):
             status, text, request = await cold
         assert (status, request) == (200, first) and text.count('"content":"prompt') == 2

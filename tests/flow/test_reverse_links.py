@@ -173,7 +173,7 @@ async def test_an_answer_by_hand_then_the_link_is_used_again(plane: Plane) -> No
             assert (await asking)[:2] == (200, '{"choices": [] }\n')
 
 
-async def test_a_link_that_stalls_before_the_answer_costs_a_retry(plane: Plane, hurry: None) -> None:
+async def test_a_link_that_stalls_before_the_answer_costs_a_retry(hurry: None, plane: Plane) -> None:
     """A pilot that hangs goes on being connected; only what it does not say tells."""
     pilot = registered(plane)
     plane.route(pilot=pilot, url=wire.REVERSE + pilot)
@@ -187,7 +187,7 @@ async def test_a_link_that_stalls_before_the_answer_costs_a_retry(plane: Plane, 
     assert (await plane.ended(request))["crashes"] == 0
 
 
-async def test_a_link_that_stalls_in_the_middle_of_a_stream_is_lost(plane: Plane, hurry: None) -> None:
+async def test_a_link_that_stalls_in_the_middle_of_a_stream_is_lost(hurry: None, plane: Plane) -> None:
     pilot = registered(plane)
     plane.route(pilot=pilot, url=wire.REVERSE + pilot)
     async with peer(plane, pilot) as link:
@@ -198,7 +198,7 @@ async def test_a_link_that_stalls_in_the_middle_of_a_stream_is_lost(plane: Plane
     assert status == 200 and text.startswith('data: {"a": 1}\n\n') and '"replica_lost"' in text
 
 
-async def test_a_link_that_pings_is_not_silent(plane: Plane, hurry: None) -> None:
+async def test_a_link_that_pings_is_not_silent(hurry: None, plane: Plane) -> None:
     pilot = registered(plane)
     plane.route(pilot=pilot, url=wire.REVERSE + pilot)
     async with peer(plane, pilot) as link:

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from gpuworker import wire
-from gpuworker.reverse import SPARE, Reverse
+from gpuworker.reverse import Reverse
 from portal.gateway import relay as relaying
 from portal.gateway.link import Link
 from portal.gateway.relay import Relay, listening
 from tests.flow.dataplane import Plane, chat, until
-from tests.flow.fake_ingress import event, go_on_for_ever
+from tests.flow.fake_ingress import go_on_for_ever
 from tests.flow.test_gateway_processes import Process, _ask, _gateways
 from tests.flow.test_reverse_links import registered
 
@@ -34,20 +32,24 @@ class Balancer:
     url: str = ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for port in self.ports:
-            with contextlib.suppress(OSError):
-                back, on = await asyncio.open_connection("127.0.0.1", port)
-                await asyncio.gather(_pump(reader, on), _pump(back, writer))
-                return
-        writer.close()
+        try:
+            for port in self.ports:
+                with contextlib.suppress(OSError):
+                    back, on = await asyncio.open_connection("127.0.0.1", port)
+                    await asyncio.gather(_pump(reader, on), _pump(back, writer))
+                    return
+        finally:
+            writer.close()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
+    try:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+    finally:
+        writer.close()
 
 
 @contextlib.asynccontextmanager
@@ -94,11 +96,10 @@ async def test_a_request_at_the_gateway_without_links_is_answered_and_the_other_
             for gateway in (second, first):
                 assert (await _ask(plane, gateway, "a"))[0] == 200
                 assert (await _stream(plane, gateway)).endswith("data: [DONE]\n\n")
-            large = chat(user="x" * 3_000_000)
-            url = second.url + "/v1/chat/completions"
-            async with second.client.post(url, json=large, headers=plane.headers()) as answer:
+            url, large = second.url + "/v1/chat/completions", "x" * 1_000_000
+            async with second.client.post(url, json=chat(user=large), headers=plane.headers()) as answer:
                 assert answer.status == 200
-            assert plane.ingress.seen[-1].body["user"] == large["user"]
+            assert plane.ingress.seen[-1].body["user"] == large
             asking = [_ask(plane, gateway, f"{n}") for n in range(12) for gateway in (first, second)]
             assert {status for status, _, _ in await asyncio.gather(*asking)} == {200}
             # A client that leaves stops the engine two processes away.
@@ -114,9 +115,10 @@ async def test_a_request_at_the_gateway_without_links_is_answered_and_the_other_
             await first.kill()
             plane.ingress.gate.set()
             async with asyncio.timeout(10):
-                assert (await held)[0] == 200
-                # Its route was dropped when its link was lost; a sync would say it again.
+                # The route is dropped when a link is lost; the next sync says it again.
+                await until(lambda: not plane.redis.exists("berth:{demo}:routes"), "no route")
                 plane.route(pilot=pilot, url=wire.REVERSE + pilot, cap=8)
+                assert (await held)[0] == 200
                 assert (await _ask(plane, second, "after"))[0] == 200
     ends = plane.sql("SELECT state, count(*) FROM ledger_request GROUP BY 1 ORDER BY 1")
     assert dict(ends)["cancelled"] == 1 and set(dict(ends)) == {"cancelled", "done"}
@@ -128,7 +130,7 @@ async def test_a_portal_that_starts_again_finds_its_pilots_again(plane: Plane) -
             assert (await _ask(plane, first, "a"))[0] == 200
             first.child.terminate()
             async with asyncio.timeout(20):
-                assert await first.child.wait() == 0 or True
+                await first.child.wait()
             await until(lambda: not plane.redis.scard(f"berth:links:{pilot}"), "it has said that it left")
             async with _gateways(plane, 1) as (again,):
                 balancer.ports = [int(again.url.rpartition(":")[2])]
@@ -189,12 +191,16 @@ async def test_what_is_no_relay_costs_a_second_and_is_left_alone(
 ) -> None:
     monkeypatch.setattr(relaying, "ANSWER_S", 0.2)
 
+    speaking: list[asyncio.StreamWriter] = []
+
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        speaking.append(writer)
         writer.write(said)
         with contextlib.suppress(ConnectionError):
             while await reader.read(100):
                 pass
         writer.close()
+        speaking.remove(writer)
 
     server = await asyncio.start_server(speak, "127.0.0.1", 0)
     address = f"tcp:127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -202,6 +208,7 @@ async def test_what_is_no_relay_costs_a_second_and_is_left_alone(
         async with asyncio.timeout(10):
             assert await borrower.borrow("p", [address, "unix:/nowhere", "tcp:127.0.0.1:1"]) is None
         assert len(borrower._shunned) == 3
+    await until(lambda: not speaking, "its connection is closed")
     server.close()
     await server.wait_closed()
 
@@ -217,7 +224,9 @@ async def test_garbage_at_the_relay_closes_its_connection() -> None:
                 with contextlib.suppress(ConnectionError):
                     while await reader.read(100):
                         pass
-            writer.close()
+                writer.close()
+                with contextlib.suppress(ConnectionError):
+                    await writer.wait_closed()
         await until(lambda: not lender._lenders, "they are forgotten")
 
 
@@ -225,8 +234,3 @@ async def test_garbage_at_the_relay_closes_its_connection() -> None:
 def test_an_address_that_is_none_is_refused(where: str) -> None:
     with pytest.raises(ValueError, match=r"address|invalid"):
         listening(where)
-
-
-def test_spare_links_are_few_enough_to_be_asked_for_at_once() -> None:
-    assert 1 <= SPARE <= 8 and json.loads(event()[6:])  # the balancer above knows no more
-    assert aiohttp is not None

@@ -90,7 +90,7 @@ def verbs(client: SlurmClient, spec: JobSpec) -> Ask:
     return {
         "submit": lambda: client.submit(render(spec), spec),
         "jobs": client.jobs,
-        "cancel": lambda: client.cancel([999_999_999]),
+        "cancel": lambda: client.cancel([60_000_000]),
         "partitions": client.partitions,
         "reservations": client.reservations,
         "estimate_start": lambda: client.estimate_start(spec),
@@ -274,7 +274,8 @@ class Contract:
             pytest.skip("this cannot befall it")
         partition = {"refused": "nowhere", "denied": "closed"}.get(situation, spec.partition)
         asked = replace(spec, partition=partition)
-        seen = {}
+        Path(spec.log_path).parent.mkdir()
+        Path(spec.log_path).write_text("the last words of a job")
         with self.injected(situation, cluster, broken, client) as faced:
             calls = {verb: call for verb, call in verbs(faced, asked).items() if verb in wanted}
             # Those that wait for somebody who is silent wait for seconds: all at once.
@@ -282,7 +283,8 @@ class Contract:
                 said = {verb: pool.submit(outcomes.outcome, call) for verb, call in calls.items()}
                 seen = {verb: future.result() for verb, future in said.items()}
         outcomes.record(self.kind, release(cluster), situation, seen)
-        assert seen == wanted
+        wrong = {verb: f"{seen[verb]}, not {wanted[verb]}" for verb in wanted if seen[verb] != wanted[verb]}
+        assert not wrong, f"{self.kind}, {situation}: {wrong}"
         until(lambda: outcomes.outcome(client.jobs) == outcomes.ANSWER)
         for infos in client.jobs().values():
             client.cancel([info.job_id for info in infos if info.state in ("PENDING", "RUNNING")])

@@ -1,7 +1,7 @@
 """What each verb of each Slurm client does in each situation: asked for by the contract suite, written down as JSON, and
 shown as the tables of docs/slurm-clients.md.
 
-The suite compares every outcome with `expected`; with BERTH_SLURM_OUTCOMES=1 it also writes what it saw to
+The suite compares every outcome with `expected`; with SLURM_OUTCOMES=1 it also writes what it saw to
 tests/slurm/outcomes/, and `python -m tests.slurm.outcomes` writes the page's tables from there.
 """
 
@@ -65,18 +65,21 @@ def expected(kind: str, situation: str) -> dict[str, str] | None:
         return usual
     if situation in ("refused", "denied"):
         return {verb: REFUSED for verb in ("submit", "estimate_start") if usual[verb] == ANSWER}
+    if kind == "rest" and situation == "munge":
+        return usual  # tokens take munge's place
     asked = {verb: SILENT for verb in VERBS if verb not in _FILES and usual[verb] != ABSENT}
-    if kind == "cli":
-        # The commands do not know whether there is accounting before they have asked.
-        asked |= {"usage": SILENT, "accounts": SILENT} if situation in ("garbage",) else {}
+    if kind == "native" or (kind == "cli" and situation == "garbage"):
+        # They do not know whether there is accounting before they have asked.
+        asked |= {"usage": SILENT, "accounts": SILENT}
+    if kind == "cli" and situation == "garbage":
         # scancel says nothing where it succeeds: what it prints is not looked at, the next listing shows the job.
-        asked |= {"cancel": ANSWER} if situation == "garbage" else {}
+        asked |= {"cancel": ANSWER}
     return usual | asked
 
 
 def record(kind: str, release: str, situation: str, seen: Mapping[str, str]) -> None:
     """Write down what was seen, where that was asked for."""
-    if not os.environ.get("BERTH_SLURM_OUTCOMES"):
+    if not os.environ.get("SLURM_OUTCOMES"):
         return
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / f"{kind}-{release}.json"

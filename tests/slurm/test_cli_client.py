@@ -41,7 +41,7 @@ class TestCliClient(Contract):
         monkeypatch.setenv("SQUEUE_PARTITION", "nowhere")
         monkeypatch.setenv("SLURM_TIME_FORMAT", "relative")
         monkeypatch.setenv("TZ", "Asia/Tokyo")
-        return CliClient(cluster.prefix, limit_s=15)
+        return CliClient(cluster.prefix, limit_s=8)
 
     @pytest.fixture
     def broken(self, cluster: Slurm, tmp_path: Path) -> Callable[[str], CliClient]:

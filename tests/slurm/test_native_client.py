@@ -67,7 +67,7 @@ class TestNativeClient(Contract):
 
     @pytest.fixture
     def client(self, make: Make, python: str) -> NativeClient:
-        return make(python, 15)
+        return make(python, 8)
 
     @pytest.fixture
     def broken(self, make: Make, tmp_path: Path) -> Callable[[str], NativeClient]:
@@ -77,7 +77,7 @@ class TestNativeClient(Contract):
             path = tmp_path / "python"
             path.write_text("#!/bin/sh\necho 'Have a nice day'\n")
             path.chmod(0o755)
-            return make(str(path), 15)
+            return make(str(path), 8)
 
         return one
 

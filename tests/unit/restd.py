@@ -39,7 +39,8 @@ class Restd:
     def serve(self, versions: tuple[str, ...] = ("v0.0.42",), *, accounting: bool = False) -> None:
         """List these versions at /openapi/v3."""
         rooms = ("slurm", "slurmdb") if accounting else ("slurm",)
-        paths: Data = {f"/{room}/{version}/jobs/": {} for room in rooms for version in versions}
+        verbs: Data = {"get": {}, "delete": {}}
+        paths: Data = {f"/{room}/{version}/jobs/": verbs for room in rooms for version in versions}
         self.answers["GET /openapi/v3"] = (200, {"openapi": "3.0.3", "paths": paths})
 
     def paths(self) -> list[str]:

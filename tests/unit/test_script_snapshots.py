@@ -45,7 +45,9 @@ def test_no_snapshot_is_of_a_job_that_is_gone() -> None:
 def test_together_they_hold_every_directive() -> None:
     used = {line.split("=")[0] for spec in SPECS.values() for line in directives.sbatch_options(spec)}
     known = {
-        f"--{row.option}" for row in (*directives.DIRECTIVES, *directives.FIXED, *directives.EXTRA.values())
+        *(f"--{row.option}" for row in directives.DIRECTIVES),
+        *(f"--{row.option}" for row in directives.FIXED),
+        *(f"--{row.option}" for row in directives.EXTRA.values()),
     }
     # These want a cluster that is set up for them.
     assert known - used == {"--account", "--core-spec", "--mcs-label", "--qos", "--thread-spec"}

@@ -18,7 +18,11 @@ from scheduler.slurm.render import render
 from scheduler.slurm.spec import JobSpec
 from tests.job_specs import PLAIN, SPECS
 
-OPTIONS = {row.option for row in (*directives.DIRECTIVES, *directives.FIXED, *directives.EXTRA.values())}
+OPTIONS = {
+    *(row.option for row in directives.DIRECTIVES),
+    *(row.option for row in directives.FIXED),
+    *(row.option for row in directives.EXTRA.values()),
+}
 TEXTS = sorted(
     field.name
     for field in fields(JobSpec)

@@ -163,7 +163,14 @@ def test_a_job_that_may_be_ours_and_names_no_user_is_no_answer(server: Restd, cl
 def test_no_jobs_is_an_answer_and_a_list_that_is_missing_is_none(server: Restd, client: RestClient) -> None:
     server.answers[f"GET {V}/jobs/"] = fine(jobs=[], last_update=number(5))
     assert client.jobs() == {}
-    for broken in ({}, {"jobs": {}}, {"jobs": [1]}, {"jobs": [{"user_name": "berth"}]}, {"jobs": None}):
+    answers: list[dict[str, Any]] = [
+        {},
+        {"jobs": {}},
+        {"jobs": [1]},
+        {"jobs": [{"user_name": "berth"}]},
+        {"jobs": None},
+    ]
+    for broken in answers:
         server.answers[f"GET {V}/jobs/"] = fine(**broken, last_update=number(6))
         with pytest.raises(NoAnswer):
             client.jobs()
@@ -280,27 +287,44 @@ def answer_twice(listening: socket.socket) -> None:
 
 
 def test_cancelling_is_judged_by_what_became_of_the_job(server: Restd, client: RestClient) -> None:
-    def status(code: int, message: str) -> tuple[int, Any]:
-        return fine(
-            status=[{"job_id": number(7), "error": {"code": code, "message": message, "string": message}}]
-        )
+    def status(code: int, words: str) -> tuple[int, Any]:
+        error = {"code": code, "message": words, "string": words}
+        return fine(status=[{"job_id": number(7), "step_id": "7", "error": error}])
 
     for answer in (
         fine(status=[]),
         status(0, "No error"),
         status(2021, "Job/step already completing or completed"),
-        refused(2017, "Invalid job id specified", 200),
+        status(2017, "Invalid job id specified"),
+        refused(2017, "Invalid job id specified", 404),
         refused(2021, "Job/step already completing or completed"),
     ):
-        server.answers[f"DELETE {V}/job/7"] = answer
-        client.cancel([7])
-    for answer in (status(2002, "Access/permission denied"), refused(2010, "Invalid user id", 200)):
-        server.answers[f"DELETE {V}/job/7"] = answer
-        with pytest.raises(NoAnswer, match="cancel 7"):
+        server.answers[f"DELETE {V}/jobs/"] = answer
+        client.cancel([7, 8])
+        assert server.asked[-1].body == {"jobs": ["7", "8"]}
+    for answer in (
+        status(2002, "Access/permission denied"),
+        refused(2010, "Invalid user id", 200),
+        refused(1, "Operation not permitted"),
+        fine(),
+    ):
+        server.answers[f"DELETE {V}/jobs/"] = answer
+        with pytest.raises(NoAnswer):
             client.cancel([7])
     asked = len(server.asked)
     client.cancel([])
     assert len(server.asked) == asked
+
+
+def test_a_server_that_cancels_no_list_is_told_job_by_job(server: Restd, client: RestClient) -> None:
+    _, document = server.answers["GET /openapi/v3"]
+    assert isinstance(document, dict)
+    document["paths"][f"{V}/jobs/"].pop("delete")
+    server.answers[f"DELETE {V}/job/7"] = fine()
+    server.answers[f"DELETE {V}/job/8"] = refused(1, "Operation not permitted")
+    client.cancel([7])
+    with pytest.raises(NoAnswer, match="Operation not permitted"):
+        client.cancel([7, 8])
 
 
 def test_partitions_are_gathered_from_their_nodes(server: Restd, client: RestClient) -> None:
