@@ -76,6 +76,8 @@ def kept(way: Way, row: WayState) -> Listing:
 
 
 def _is_due(row: WayState, config: Config, now: float) -> bool:
+    if row.busy_until is not None and now < row.busy_until.timestamp():
+        return False
     return row.tried_at is None or now - row.tried_at.timestamp() >= config.slurm_min_interval_s
 
 

@@ -43,6 +43,10 @@ def is_busy(way: Way) -> bool:
     return future is not None
 
 
+class LeftAlone(NoAnswer):
+    """Nobody waits for it any more, and it may come to be all the same."""
+
+
 class Patient:
     """See SlurmClient; each verb raises NoAnswer after WAIT_S, too, and while an earlier one has not ended. What a client
     fails with that is no answer of Slurm's is none either: it holds its own profiles, and no others."""
@@ -89,7 +93,7 @@ class Patient:
         if not wait([future], WAIT_S).done:
             _left_alone[way] = future  # type: ignore[assignment]
             forget(way)
-            raise NoAnswer(f"{what}: no answer within {WAIT_S:g} s, and other clusters wait")
+            raise LeftAlone(f"{what}: no answer within {WAIT_S:g} s, and other clusters wait")
         error = future.exception()
         if error is None:
             return future.result()

@@ -242,8 +242,11 @@ def test_a_submission_that_hangs_holds_nobody_else_and_makes_one_job(
     while patience.is_busy(way_of(Profile.objects.select_related("access").get(name="far"))):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    patience._left_alone.clear()  # as in another process, which knows nothing of it
+    world.tick(world.config.slurm_timeout_s / 2)
+    assert pilot_of("far").state == "planned", "not asked before it must have ended"
     for _ in range(3):
-        world.tick()
+        world.tick(world.config.slurm_timeout_s / 2)
     assert (pilot_of("far").state, pilot_of("far").job_id, far.begun) == ("pending", 101, 1)
     assert world.way("alps", "alps").error == ""
 
