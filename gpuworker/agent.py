@@ -62,7 +62,7 @@ class Agent:
         self._replicas.cut = self._leaser.give_back
         self._ingress = Ingress(secret.ingress_key, self._replicas, fence, self._held_left)
         self._reverse = (
-            Reverse(secret, given.job_id, self._ingress, self._replicas.most_held, self._wake_sync_now)
+            Reverse(secret, given.job_id, self._ingress.answer, self._replicas.most_held, self._wake_sync_now)
             if given.reverse
             else None
         )

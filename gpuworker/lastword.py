@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from gpuworker.portal_client import PortalClient
 log = logging.getLogger("berth.lastword")
 
 LIMIT_S = 120.0
+MOST_SECRET_BYTES = 64 * 1024
 
 
 async def tell(secret: wire.Secret, why: str) -> None:
@@ -51,6 +53,12 @@ async def tell(secret: wire.Secret, why: str) -> None:
 
 
 def tell_now(secret_file: str, why: str) -> None:
-    """The same, for a process that has no event loop and perhaps no settings; no secret, no word."""
-    with contextlib.suppress(settings.SettingsError):
-        asyncio.run(tell(settings.read_secret(Path(secret_file)), why))
+    """The same, for a process that has no event loop and perhaps no settings; no secret, no word.
+
+    `secret_file`: "-" where its text is on standard input."""
+    with contextlib.suppress(settings.SettingsError, wire.WireError, OSError):
+        if secret_file == "-":
+            secret = wire.loads(wire.Secret, sys.stdin.buffer.read(MOST_SECRET_BYTES))
+        else:
+            secret = settings.read_secret(Path(secret_file))
+        asyncio.run(tell(secret, why))

@@ -10,11 +10,13 @@ Errors:  PortalError ── Unavailable  no answer, or 5xx: says nothing about u
 
 from __future__ import annotations
 
+import time
 from typing import TypeVar
 
 import aiohttp
 
 from gpuworker import wire
+from gpuworker.clock import PortalClock
 
 T = TypeVar("T")
 CALL_LIMIT_S = 15.0
@@ -57,6 +59,7 @@ _BY_STATUS = {401: Refused, 409: Lost, 404: Ended, 410: Ended, 428: Unregistered
 class PortalClient:
     def __init__(self, secret: wire.Secret) -> None:
         self._url = secret.portal_url.rstrip("/") + "/worker/v1/"
+        self._clock = PortalClock()
         self._session = aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {secret.portal_token}", "Content-Type": "application/json"}
         )
@@ -65,16 +68,23 @@ class PortalClient:
         await self._session.close()
 
     async def register(self, message: wire.Register) -> wire.SyncAnswer:
-        return await self._call("register", message, wire.SyncAnswer, CALL_LIMIT_S)
+        return await self._wishes("register", self._clock.registration(message, time.time()))
 
     async def sync(self, message: wire.Sync) -> wire.SyncAnswer:
-        return await self._call("sync", message, wire.SyncAnswer, CALL_LIMIT_S)
+        return await self._wishes("sync", self._clock.report(message))
 
     async def lease(self, message: wire.LeaseAsk) -> wire.LeaseAnswer:
         return await self._call("lease", message, wire.LeaseAnswer, message.wait_s + CALL_LIMIT_S)
 
     async def results(self, message: wire.Results) -> wire.ResultsAnswer:
-        return await self._call("results", message, wire.ResultsAnswer, 4 * CALL_LIMIT_S)
+        said = self._clock.results(message)
+        return await self._call("results", said, wire.ResultsAnswer, 4 * CALL_LIMIT_S)
+
+    async def _wishes(self, verb: str, message: object) -> wire.SyncAnswer:
+        sent_at = time.time()
+        answer = await self._call(verb, message, wire.SyncAnswer, CALL_LIMIT_S)
+        self._clock.heard(answer.at, sent_at, time.time())
+        return self._clock.answer(answer)
 
     async def _call(self, verb: str, message: object, answer: type[T], limit_s: float) -> T:
         timeout = aiohttp.ClientTimeout(total=limit_s)

@@ -12,13 +12,12 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from gpuworker import frames, wire
-from gpuworker.ingress import Ingress
 from gpuworker.tunnel import Tunnel, watch
 from gpuworker.wakeup import woken
 
@@ -32,6 +31,7 @@ OPEN_LIMIT_S = 10.0
 PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 NEVER_S = 1e8
 MOST_HEAD = 16_384
+Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Unlinked(Exception):
@@ -43,14 +43,14 @@ class Unlinked(Exception):
 
 
 class Reverse:
-    """`run` keeps the links. `most`: requests that may be in flight here at once. `changed` hears of the first link
-    and of the last."""
+    """`run` keeps the links. `answer`: the ingress's. `most`: requests that may be in flight here at once. `changed`
+    hears of the first link and of the last."""
 
     def __init__(
         self,
         secret: wire.Secret,
         job_id: int,
-        ingress: Ingress,
+        answer: Answer,
         most: Callable[[], int],
         changed: Callable[[], None],
     ) -> None:
@@ -59,7 +59,7 @@ class Reverse:
             f"Authorization: Bearer {secret.portal_token}\r\n"
             f"{wire.HEADER_PILOT}: {secret.pilot}\r\n{wire.HEADER_JOB}: {job_id}\r\n"
         )
-        self._ingress = ingress
+        self._answer = answer
         self._most = most
         self._changed = changed
         # What it gives up by itself would race with a request on its way: only the portal ends an idle link.
@@ -113,7 +113,7 @@ class Reverse:
         if len(self._links) + len(self._openings) < self._wanted():
             self._wake.set()
         try:
-            return await self._ingress.answer(request)
+            return await self._answer(request)
         finally:
             self._busy.discard(link)
             if link in self._links:
@@ -239,7 +239,7 @@ class _Opening(asyncio.Protocol):
         if status != [b"101"]:
             said = rest.decode("latin-1")[:300].strip()
             number = int(status[0]) if status and status[0].isdigit() else 0
-            self._fail(f"HTTP {number or first[:40]!r} {said}".strip(), number)
+            self._fail(f"HTTP {number} {said}" if number else f"it answers {first[:60]!r}", number)
             return
         if accepted not in {line.lower() for line in lines}:
             self._fail("it says 101, but not to a WebSocket")

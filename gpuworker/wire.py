@@ -5,7 +5,8 @@ may know. Unknown fields are ignored on reading and fields that came later have 
 portals of different ages understand each other; a missing or mistyped field raises `WireError`, which the
 reader turns into a 400.
 
-Times are UNIX seconds (float, UTC). Bodies of requests and results travel as text (UTF-8 JSON).
+Times are UNIX seconds (float, UTC) of the portal's clock: the agent converts them (gpuworker.clock). Bodies of
+requests and results travel as text (UTF-8 JSON).
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ class Register:
     agent_version: str
     gpus: list[str]  # for people: UUIDs where the device side was asked; of several nodes in order of rank
     host_mem_mb: int  # on each node
+    sent_at: float = 0.0  # by the clock of its other times; 0: an agent of before
     refusal: str = ""  # why this job cannot serve, in words: it ends, and nothing is desired of it
     # More addresses of the ingress, for when the first is not reached.
     others: list[str] = field(default_factory=list)
@@ -256,6 +258,7 @@ class SyncAnswer:
     cancels: list[Cancel]  # pulled rows that nobody wants any more
     interval_s: float
     want_log: bool
+    at: float = 0.0  # the portal's clock when it answered; 0: a portal of before
     stage: list[StageWish] = field(default_factory=list)
     inspect: list[InspectWish] = field(default_factory=list)
 

@@ -88,7 +88,7 @@ class Config:
     oidc: tuple[oidc.Provider, ...]
     """Identity providers: BERTH_OIDC_ISSUER and so on, see portal/oidc.py and docs/accounts.md."""
     cluster: str
-    """Name of the Slurm cluster this scheduler drives."""
+    """Name of the cluster to which Slurm's commands on this host lead. Others are reached by accesses (catalog)."""
     tick_s: float
     """Seconds between ticks of the control loop when nothing wakes it."""
     slurm_min_interval_s: float
@@ -124,7 +124,7 @@ class Config:
     hand_over_margin_s: float
     """Kept in hand when the successor of a job near its walltime is timed."""
     max_gpus: int
-    """Most GPUs in all live jobs of the cluster; 0: no cap but the profiles'."""
+    """Most GPUs in all live jobs, whatever their cluster; 0: no cap but the profiles'."""
     launch_backoff_s: float
     """Wait after a failed launch, doubled for each one in a row."""
     latch_after: int

@@ -14,8 +14,7 @@ from portal.catalog.models import Model, Pool, Profile
 from portal.fleet import transitions as fleet
 from portal.fleet.models import Decision as DecisionRow
 from portal.fleet.models import Pilot, PilotState, PoolState, ProfileState
-from scheduler.jobspec import job_name, prefix_of
-from scheduler.listing import silence
+from scheduler.jobspec import job_name
 from scheduler.moments import moment
 from scheduler.moves import moving
 from scheduler.policy.decisions import (
@@ -31,7 +30,7 @@ from scheduler.policy.decisions import (
     WakeReplica,
 )
 from scheduler.policy.snapshot import ON_ITS_WAY
-from scheduler.slurm.protocol import NoAnswer
+from scheduler.slurm.protocol import NoAnswer, NotOffered
 from scheduler.submission import Actor, end, submit
 
 logger = logging.getLogger(__name__)
@@ -71,14 +70,14 @@ def carry_out(actor: Actor, decision: Decision) -> bool:
 
 
 def _launch(actor: Actor, decision: LaunchPilot) -> bool:
-    if actor.cluster.error:
-        return False  # an earlier decision of this tick found Slurm silent
     pool = Pool.objects.select_related("environment").get(pk=decision.pool)
-    profile = Profile.objects.get(name=decision.profile)
+    profile = Profile.objects.select_related("access").get(name=decision.profile)
+    if actor.site.error(actor.site.way_of(profile)):
+        return False  # an earlier decision of this tick found its way silent
     pilot_id = uuid.uuid4()
     pilot = fleet.NewPilot(
         id=pilot_id,
-        cluster=actor.cluster.name,
+        cluster=profile.cluster,
         profile_id=profile.pk,
         job_name=job_name(actor.config, str(pilot_id)),
         gpus=profile.gpus * pool.nodes,
@@ -193,18 +192,21 @@ def _cancel(actor: Actor, decision: CancelPilot) -> bool:
     """A job that runs is drained in the tables and ends when Slurm or its agent says so; one that does not
     run yet ends here, once Slurm has taken the cancellation."""
     pilot_id = UUID(decision.pilot)
-    pilot = Pilot.objects.select_related("profile").get(pk=pilot_id)
+    pilot = Pilot.objects.select_related("profile__access").get(pk=pilot_id)
     if pilot.state == PilotState.ENDED:
         return False
+    way = actor.site.way_of(pilot.profile)
+    if actor.site.error(way):
+        return False  # silent since an earlier decision of this tick: the next one decides anew
     with moving() as cur:
         _record(actor, decision, pilot=pilot_id)
         fleet.drain_pilots(cur, [pilot_id], actor.now(), decision.reason)
     if pilot.job_id is not None:
         try:
-            actor.client_for(prefix_of(pilot)).cancel([pilot.job_id])
-        except NoAnswer as error:
+            actor.client_for(way).cancel([pilot.job_id])
+        except (NoAnswer, NotOffered) as error:
             logger.warning("scancel %d: %s", pilot.job_id, error)
-            silence(actor.cluster, str(error), actor.clock())
+            actor.site.silence(way, str(error), actor.clock())
             return False
     if pilot.state in ON_ITS_WAY and pilot.registered_at is None:
         end(actor, pilot_id, decision.reason, failed=decision.failed)

@@ -31,7 +31,7 @@ from scheduler.moves import moving
 from scheduler.outcomes import Failed, Later, Refused
 from scheduler.policy.decisions import CancelPilot, Decision, DrainPilot, DrainReplica
 from scheduler.policy.snapshot import ON_ITS_WAY
-from scheduler.slurm.protocol import NoAnswer
+from scheduler.slurm.protocol import NoAnswer, NotOffered
 from scheduler.submission import Actor
 from scheduler.trials import Look, try_out
 
@@ -44,9 +44,9 @@ def execute(actor: Actor, look: Look) -> None:
     """`look` makes the snapshot that the policies would see now, for the commands that ask them."""
     pending = Command.objects.filter(state=Command.State.PENDING).order_by("created_at", "id")
     for key in list(pending.values_list("pk", flat=True)):
-        command = Command.objects.select_related("pilot__profile", "replica", "pool", "created_by").get(
-            pk=key
-        )
+        command = Command.objects.select_related(
+            "pilot__profile__access", "replica", "pool", "created_by"
+        ).get(pk=key)
         try:
             result, state = _do(actor, command, look), Command.State.DONE
         except Refused as refusal:
@@ -116,13 +116,21 @@ def _cancel_of(command: Command) -> CancelPilot:
 
 
 def _decide(actor: Actor, decision: Decision) -> str:
-    if actor.cluster.error and isinstance(decision, CancelPilot):
-        raise Later(f"Slurm does not answer: {actor.cluster.error}")
+    if isinstance(decision, CancelPilot):
+        _heard(actor, decision)
     if not carry_out(actor, decision):
-        if actor.cluster.error:
-            raise Later(f"Slurm does not answer: {actor.cluster.error}")
+        if isinstance(decision, CancelPilot):
+            _heard(actor, decision)
         raise Refused("It has moved on: nothing was left to do.")
     return decision.reason
+
+
+def _heard(actor: Actor, decision: CancelPilot) -> None:
+    """Raises Later while the way to the pilot's job is silent."""
+    pilot = Pilot.objects.select_related("profile__access").get(pk=decision.pilot)
+    way = actor.site.way_of(pilot.profile)
+    if error := actor.site.error(way):
+        raise Later(f"{actor.site.word(way)} does not answer: {error}")
 
 
 def _evict(actor: Actor, command: Command) -> str:
@@ -205,9 +213,12 @@ def _pause(actor: Actor, command: Command, paused: bool) -> str:
             Pool.objects.filter(pk=command.pool.pk).update(paused=paused)
             result = f"{command.pool} {word} from now on."
         else:
-            Cluster.objects.filter(pk=actor.cluster.pk).update(paused=paused)
-            actor.cluster.paused = paused
-            result = f"The fleet {word} from now on."
+            names = [_cluster(actor, command)] if command.args.get("cluster") else [*actor.site.clusters]
+            Cluster.objects.filter(pk__in=names).update(paused=paused)
+            for name in names:
+                actor.site.clusters[name].paused = paused
+            whole = len(names) == len(actor.site.clusters)
+            result = f"{'The fleet' if whole else f'Cluster {names[0]}'} {word} from now on."
         _note(actor, command, f"{command.asked_by} asked for it: {result}")
     return result
 
@@ -216,17 +227,33 @@ def _unknown_job(actor: Actor, command: Command) -> str:
     job_id = command.args.get("job_id")
     if not isinstance(job_id, int):
         raise Refused("It names no job.")
-    now, who = actor.clock(), command.asked_by
+    now, who, cluster = actor.clock(), command.asked_by, _of_job(actor, command, job_id)
     try:
         if command.kind == Command.Kind.REJECT:
-            return unknown.reject(actor.cluster, actor.client_for, job_id, who, now)
-        return unknown.adopt(
-            actor.cluster, actor.config, job_id, str(command.args.get("profile") or ""), who, now
-        )
+            return unknown.reject(actor.site, cluster, actor.client_for, job_id, who, now)
+        profile = str(command.args.get("profile") or "")
+        return unknown.adopt(actor.site, cluster, actor.config, job_id, profile, who, now)
     except unknown.Impossible as error:
         raise Refused(str(error)) from None
-    except NoAnswer as error:
+    except (NoAnswer, NotOffered) as error:
         raise Later(f"Slurm does not answer: {error}") from None
+
+
+def _of_job(actor: Actor, command: Command, job_id: int) -> str:
+    """The cluster that is named, else the only one that has such an unknown job: a number means a job within one."""
+    if command.args.get("cluster"):
+        return _cluster(actor, command)
+    having = [name for name, row in actor.site.clusters.items() if str(job_id) in row.orphans]
+    if len(having) > 1:
+        raise Refused(f"Clusters {' and '.join(having)} both have an unknown job {job_id}: name the cluster.")
+    return having[0] if having else actor.config.cluster
+
+
+def _cluster(actor: Actor, command: Command) -> str:
+    name = str(command.args.get("cluster"))
+    if name not in actor.site.clusters:
+        raise Refused(f"There is no cluster {name!r}; there are: {', '.join(actor.site.clusters)}.")
+    return name
 
 
 def _log(actor: Actor, command: Command) -> str:
@@ -239,8 +266,9 @@ def _log(actor: Actor, command: Command) -> str:
     if pilot.state in (PilotState.UP, PilotState.DRAINING) and waited_s < LOG_PATIENCE_S:
         raise Later("The agent has been asked.")
     try:
-        length = endings.keep_log(pilot, actor.client_for, actor.config, actor.clock())
-    except NoAnswer as error:
+        client = actor.client_for(actor.site.way_of(pilot.profile))
+        length = endings.keep_log(pilot, client, actor.config, actor.clock())
+    except (NoAnswer, NotOffered) as error:
         raise Refused(f"The log could not be read: {error}") from None
     return f"{length} characters of the log were read from the spool."
 

@@ -18,11 +18,13 @@ from portal.config import Config
 from portal.fleet import transitions as fleet
 from portal.fleet.models import Pilot, PilotLog, PilotState, Replica
 from portal.ledger import transitions as ledger
-from scheduler.jobspec import log_path, prefix_of, secret_path
-from scheduler.listing import ClientFor, Prefix
+from scheduler.jobspec import log_path, secret_path
+from scheduler.listing import ClientFor
 from scheduler.moves import moving
-from scheduler.slurm.protocol import NoAnswer, UsageInfo
+from scheduler.slurm.protocol import NoAnswer, NotOffered, SlurmClient, UsageInfo
+from scheduler.slurm.way import Way
 from scheduler.story import tell
+from scheduler.ways import Site
 
 logger = logging.getLogger(__name__)
 
@@ -71,17 +73,17 @@ def _tell(cur: Cursor, pilot: UUID, reason: str, now: float) -> None:
     tell("ended", said, now, pilot=pilot, pool=pools[0] if len(pools) == 1 else "", inputs=inputs)
 
 
-def accounted(pilots: Iterable[Pilot], client_for: ClientFor) -> dict[UUID, UsageInfo]:
+def accounted(pilots: Iterable[Pilot], site: Site, client_for: ClientFor) -> dict[UUID, UsageInfo]:
     """What accounting says of jobs that Slurm lists no more, where there is accounting."""
-    by_prefix: dict[Prefix, dict[int, UUID]] = defaultdict(dict)
+    by_way: dict[Way, dict[int, UUID]] = defaultdict(dict)
     for pilot in pilots:
         if pilot.job_id is not None:
-            by_prefix[prefix_of(pilot)][pilot.job_id] = pilot.pk
+            by_way[site.way_of(pilot.profile)][pilot.job_id] = pilot.pk
     found = {}
-    for prefix, jobs in by_prefix.items():
+    for way, jobs in by_way.items():
         try:
-            said = client_for(prefix).usage(sorted(jobs))
-        except NoAnswer as error:
+            said = client_for(way).usage(sorted(jobs))
+        except (NoAnswer, NotOffered) as error:
             logger.info("jobs %s vanished, and accounting does not say why: %s", sorted(jobs), error)
             continue
         found.update({jobs[job_id]: usage for job_id, usage in said.items() if job_id in jobs})
@@ -103,20 +105,34 @@ def release_rows(now: float) -> None:
             ledger.release(cur, UUID(str(pilot)), at, reason)
 
 
-def clean_up(pilots: Iterable[UUID], client_for: ClientFor, config: Config, now: float) -> None:
+def clean_up(pilots: Iterable[UUID], site: Site, client_for: ClientFor, config: Config, now: float) -> None:
     """Log and secret of pilots that have ended. What Slurm's side does not answer is left behind: a
-    secret that nobody accepts any more."""
-    for pilot in Pilot.objects.filter(id__in=list(pilots)).select_related("profile"):
-        try:
-            keep_log(pilot, client_for, config, now)
-            client_for(prefix_of(pilot)).forget(secret_path(config, str(pilot.pk)))
-        except NoAnswer as error:
-            logger.warning("pilot %s: log or secret left behind: %s", pilot.pk, error)
+    secret that nobody accepts any more. A way that did not answer once is not waited for again."""
+    mute: set[Way] = set()
+    for pilot in Pilot.objects.filter(id__in=list(pilots)).select_related("profile__access"):
+        way = site.way_of(pilot.profile)
+        for deed in (_keep, _forget) if way not in mute else ():
+            try:
+                deed(pilot, client_for(way), config, now)
+            except NotOffered as error:
+                logger.debug("pilot %s: %s", pilot.pk, error)
+            except NoAnswer as error:
+                mute.add(way)
+                logger.warning("pilot %s: log or secret left behind: %s", pilot.pk, error)
+                break
 
 
-def keep_log(pilot: Pilot, client_for: ClientFor, config: Config, now: float) -> int:
-    """Stores the end of the job's output for operators; answers its length. Raises NoAnswer."""
-    text = client_for(prefix_of(pilot)).log_tail(log_path(config, str(pilot.pk)), LOG_BYTES)
+def _forget(pilot: Pilot, client: SlurmClient, config: Config, now: float) -> None:
+    client.forget(secret_path(config, str(pilot.pk)))
+
+
+def _keep(pilot: Pilot, client: SlurmClient, config: Config, now: float) -> None:
+    keep_log(pilot, client, config, now)
+
+
+def keep_log(pilot: Pilot, client: SlurmClient, config: Config, now: float) -> int:
+    """Stores the end of the job's output for operators; answers its length. Raises NoAnswer, NotOffered."""
+    text = client.log_tail(log_path(config, str(pilot.pk)), LOG_BYTES)
     # PostgreSQL's text cannot hold a NUL.
     text = text.replace("\0", "\ufffd")
     at = datetime.fromtimestamp(now, UTC)

@@ -9,18 +9,21 @@ from __future__ import annotations
 import dataclasses
 import logging
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from django.db.models import Q
 
 from portal.catalog.models import Profile
 from portal.config import Config
 from portal.fleet.models import Cluster, Pilot, ProfileState
-from scheduler.jobspec import job_name, prefix_of, spec_of
-from scheduler.listing import ClientFor, Prefix
-from scheduler.slurm.protocol import NoAnswer, Rejected
+from scheduler.jobspec import job_name, spec_of
+from scheduler.listing import ClientFor
+from scheduler.slurm.protocol import NoAnswer, NotOffered, Rejected
 from scheduler.slurm.render import BadDirective
+from scheduler.slurm.way import Way
+from scheduler.ways import Site, served
 
 logger = logging.getLogger(__name__)
 
@@ -29,63 +32,79 @@ ESTIMATE_EVERY_S = 300.0
 ACCOUNTS_EVERY_S = 3600.0
 
 
-def refresh(cluster: Cluster, client_for: ClientFor, config: Config, now: float) -> None:
-    """At most one question of each kind per tick, each at its own pace."""
-    if cluster.error or cluster.answered_at is None:
-        return
+def refresh(site: Site, client_for: ClientFor, config: Config, now: float) -> None:
+    """At most one question of each kind per cluster and tick, each at its own pace. A way that does not answer one of
+    them is not asked the others in this tick."""
     at = datetime.fromtimestamp(now, UTC)
-    prefixes = sorted(
-        {
-            tuple(map(str, prefix))
-            for prefix in Profile.objects.filter(cluster=cluster.name, enabled=True).values_list(
-                "submit_prefix", flat=True
-            )
-        }
-    )
-    try:
-        if prefixes and _due(cluster.facts_at, FACTS_EVERY_S, at):
-            _describe(cluster, client_for, prefixes, at)
-        if prefixes and _due(cluster.accounts_at, ACCOUNTS_EVERY_S, at):
-            _ask_accounts(cluster, client_for, prefixes, at)
-        _estimate(cluster, client_for, config, at)
-    except NoAnswer as error:
-        logger.warning("Slurm's facts stay as they were: %s", error)
+    for cluster in site.clusters.values():
+        open_ = [way for way in _asked(site, cluster.name, config) if not site.error(way)]
+        mute: set[Way] = set()
+        if open_ and _due(cluster.facts_at, FACTS_EVERY_S, at):
+            _describe(cluster, client_for, open_, mute, at)
+        if open_ and _due(cluster.accounts_at, ACCOUNTS_EVERY_S, at):
+            _ask_accounts(cluster, client_for, [way for way in open_ if way not in mute], at)
+        _estimate(site, client_for, config, [way for way in open_ if way not in mute], at)
 
 
-def _describe(cluster: Cluster, client_for: ClientFor, prefixes: Iterable[Prefix], at: datetime) -> None:
+def _asked(site: Site, cluster: str, config: Config) -> list[Way]:
+    """Ways of enabled profiles that have been heard already."""
+    enabled = served(config).filter(cluster=cluster, enabled=True).select_related("access")
+    used = {site.way_of(profile) for profile in enabled}
+    return sorted(way for way in used if way in site.ways and site.ways[way].answered_at is not None)
+
+
+def _describe(
+    cluster: Cluster, client_for: ClientFor, ways: Iterable[Way], mute: set[Way], at: datetime
+) -> None:
+    """What one way does not tell stays as it was known. `mute` gets those that did not answer."""
     cluster.facts_at = at  # also when it fails: a slow slurmctld is not asked again at once
-    cluster.save(update_fields=["facts_at"])
-    partitions, reservations = {}, []
-    for prefix in prefixes:
-        client = client_for(prefix)
-        partitions.update({name: dataclasses.asdict(p) for name, p in client.partitions().items()})
-        reservations += [dataclasses.asdict(r) for r in client.reservations().values()]
-    cluster.partitions, cluster.reservations = partitions, reservations
-    cluster.save(update_fields=["partitions", "reservations"])
+    partitions: dict[str, Any] = {}
+    reservations: dict[str, Any] = {}
+    whole = True
+    for way in ways:
+        try:
+            client = client_for(way)
+            there = client.partitions()
+            held = client.reservations()
+        except (NoAnswer, NotOffered) as error:
+            logger.warning("%s: the facts stay as they were: %s", way.said, error)
+            whole = False
+            if isinstance(error, NoAnswer):
+                mute.add(way)
+            continue
+        partitions |= {name: dataclasses.asdict(one) for name, one in there.items()}
+        reservations |= {name: dataclasses.asdict(one) for name, one in held.items()}
+    if not whole:
+        partitions = cluster.partitions | partitions
+        reservations = {one["name"]: one for one in cluster.reservations} | reservations
+    cluster.partitions, cluster.reservations = partitions, list(reservations.values())
+    cluster.save(update_fields=["facts_at", "partitions", "reservations"])
 
 
-def _ask_accounts(cluster: Cluster, client_for: ClientFor, prefixes: Iterable[Prefix], at: datetime) -> None:
+def _ask_accounts(cluster: Cluster, client_for: ClientFor, ways: Iterable[Way], at: datetime) -> None:
     """Rarely: it is another server's work. A site without accounting has none, and nothing is checked against them."""
     cluster.accounts_at = at
     cluster.save(update_fields=["accounts_at"])
     found: dict[str, set[str]] = {}
-    for prefix in prefixes:
+    for way in ways:
         try:
-            for account, qos in client_for(prefix).accounts().items():
+            for account, qos in client_for(way).accounts().items():
                 found.setdefault(account, set()).update(qos)
-        except NoAnswer as error:
+        except (NoAnswer, NotOffered) as error:
             logger.info("accounts are not known: %s", error)
             return
     cluster.accounts = {account: sorted(qos) for account, qos in found.items()}
     cluster.save(update_fields=["accounts"])
 
 
-def _estimate(cluster: Cluster, client_for: ClientFor, config: Config, at: datetime) -> None:
-    """For the profile whose estimate is the oldest: one a tick. Slurm computes it against the whole queue."""
+def _estimate(site: Site, client_for: ClientFor, config: Config, ways: Collection[Way], at: datetime) -> None:
+    """For the profile whose estimate is the oldest, of those that are reached by `ways`: one a tick. Slurm computes it
+    against the whole queue."""
     old = Q(state__isnull=True) | Q(state__estimated_at__isnull=True)
     old |= Q(state__estimated_at__lt=at - timedelta(seconds=ESTIMATE_EVERY_S))
-    due = Profile.objects.filter(old, cluster=cluster.name, enabled=True, pool__isnull=False)
-    profile = due.order_by("state__estimated_at", "name").first()
+    due = served(config).filter(old, enabled=True, pool__isnull=False).select_related("access").distinct()
+    ordered = due.order_by("state__estimated_at", "name")
+    profile = next((one for one in ordered if site.way_of(one) in ways), None)
     if profile is None:
         return
     state, _ = ProfileState.objects.get_or_create(profile=profile)
@@ -93,8 +112,8 @@ def _estimate(cluster: Cluster, client_for: ClientFor, config: Config, at: datet
     state.save(update_fields=["estimated_at", "starts_at"])
     asked = _like_ours(profile, config)
     try:
-        starts_at = client_for(prefix_of(asked)).estimate_start(spec_of(asked, config))
-    except (Rejected, BadDirective) as error:
+        starts_at = client_for(site.way_of(profile)).estimate_start(spec_of(asked, config))
+    except (Rejected, BadDirective, NoAnswer, NotOffered) as error:
         # The launch itself will be refused, with its reason shown; an estimate has nobody to tell.
         logger.info("no estimate for profile %s: %s", profile.name, error)
         return

@@ -38,7 +38,7 @@ def looked_at_by() -> set[UUID]:
 
 def inspect(actor: Actor, command: Command) -> str:
     """What was found. Raises Later while that is not known, Failed, Refused."""
-    rows = Candidate.objects.select_related("profile", "pilot", "project")
+    rows = Candidate.objects.select_related("profile__access", "pilot", "project")
     candidate = rows.filter(pk=command.args.get("candidate")).first()
     if candidate is None:
         raise Refused("It is not to be registered any more.")
@@ -83,7 +83,7 @@ def _look(actor: Actor, command: Command, candidate: Candidate) -> None:
 def _choose(actor: Actor, command: Command, candidate: Candidate) -> None:
     """A pilot that is there, or a new one. Always raises: it has not looked yet."""
     there = Pilot.objects.filter(
-        profile=candidate.profile, cluster=actor.cluster.name, state__in=LIVE, said_ending=""
+        profile=candidate.profile, cluster=candidate.profile.cluster, state__in=LIVE, said_ending=""
     )
     running = there.filter(state=PilotState.UP).order_by("-slurm_end_at").first()
     pilot = running or there.order_by("planned_at").first()
@@ -94,7 +94,7 @@ def _choose(actor: Actor, command: Command, candidate: Candidate) -> None:
     profile, pilot_id = candidate.profile, uuid.uuid4()
     planned = fleet.NewPilot(
         id=pilot_id,
-        cluster=actor.cluster.name,
+        cluster=profile.cluster,
         profile_id=profile.pk,
         job_name=job_name(actor.config, str(pilot_id)),
         gpus=profile.gpus,
@@ -120,16 +120,19 @@ def _choose(actor: Actor, command: Command, candidate: Candidate) -> None:
 def _may_launch(actor: Actor, candidate: Candidate) -> None:
     """Raises Later, Refused: what keeps jobs for requests from being launched keeps this one, too."""
     profile = candidate.profile
-    if actor.cluster.error:
-        raise Later(f"Slurm does not answer: {actor.cluster.error}")
-    if actor.cluster.paused:
-        raise Later("The fleet is paused: no job is launched before an operator resumes it.")
-    if not profile.enabled or profile.cluster != actor.cluster.name:
+    way = actor.site.way_of(profile)
+    if not profile.enabled or way not in actor.site.ways:
         raise Refused(f"No jobs are launched under profile {profile.name}.")
+    if error := actor.site.error(way):
+        raise Later(f"{actor.site.word(way)} does not answer: {error}")
+    if actor.site.paused(profile.cluster):
+        raise Later(
+            f"The fleet is paused in cluster {profile.cluster}: no job is launched before an operator resumes it."
+        )
     held = ProfileState.objects.filter(profile=profile, latched_at__isnull=False).first()
     if held is not None:
         raise Refused(f"Profile {profile.name} is held: {held.reason}")
-    live = Pilot.objects.filter(cluster=actor.cluster.name).exclude(state=PilotState.ENDED)
+    live = Pilot.objects.exclude(state=PilotState.ENDED)
     if live.filter(profile=profile).count() >= profile.max_pilots:
         raise Later(f"Profile {profile.name} may have no more jobs now.")
     gpus = sum(live.values_list("gpus", flat=True))

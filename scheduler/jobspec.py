@@ -7,7 +7,6 @@ from portal.catalog import allowed
 from portal.catalog.models import Profile
 from portal.config import Config
 from portal.fleet.models import Pilot
-from scheduler.listing import Prefix
 from scheduler.slurm.spec import JobSpec, SecretFile
 
 SIGNAL_S = 60  # Slurm's hint before the end; the agent trusts the deadline that the portal tells it
@@ -16,10 +15,6 @@ SIGNAL_S = 60  # Slurm's hint before the end; the agent trusts the deadline that
 def job_name(config: Config, pilot: str) -> str:
     """The name by which a job is found again after a crash (invariant 2)."""
     return f"berth-{config.instance}-{pilot}"
-
-
-def prefix_of(pilot: Pilot) -> Prefix:
-    return tuple(map(str, pilot.profile.submit_prefix))
 
 
 def log_path(config: Config, pilot: str) -> str:

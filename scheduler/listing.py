@@ -1,116 +1,111 @@
-"""One listing of all our jobs, at most every slurm_min_interval_s, kept in the cluster's row.
+"""Per way one listing of all our jobs, at most every slurm_min_interval_s, kept in the way's row.
 
-Turns Slurm's three answers into: these jobs, no such job, or silence with its reason. Kept in the database,
-so that a restarted loop neither asks again at once nor forgets when Slurm was last heard.
+Turns Slurm's three answers into: these jobs, no such job, or silence with its reason; each way's for its own jobs only.
+Kept in the database, so that a restarted loop neither asks again at once nor forgets when Slurm was last heard.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-from portal.catalog.models import Profile
 from portal.config import Config
-from portal.fleet.models import Cluster, Pilot, PilotState
-from scheduler.slurm.protocol import JobInfo, NoAnswer, SlurmClient
-from scheduler.story import tell
+from portal.fleet.models import WayState
+from scheduler.asking import Answered, ask
+from scheduler.slurm.protocol import JobInfo, Jobs, SlurmClient
+from scheduler.slurm.way import Way
+from scheduler.ways import Site
 
 logger = logging.getLogger(__name__)
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(JobInfo))
 
-Prefix = tuple[str, ...]
-ClientFor = Callable[[Prefix], SlurmClient]
+ClientFor = Callable[[Way], SlurmClient]
 
 
 @dataclass(frozen=True, slots=True)
 class OurJob:
-    """A job that bears our instance's name, and through which prefix it is reached."""
+    """A job that bears our instance's name, and the way by which it is reached."""
 
     info: JobInfo
     pilot: str
-    prefix: Prefix
+    way: Way
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
+    """What one way said."""
+
     jobs: dict[str, tuple[OurJob, ...]]  # by pilot id, lowest job id first
     answered_at: float | None  # when Slurm was asked for the answer that this is; None = never heard
-    taken_now: bool  # asked and answered in this tick
+    taken_now: bool  # its answer came in this tick
 
 
-def listen(row: Cluster, config: Config, client_for: ClientFor, now: float) -> Listing:
-    """The listing to act on now: a new one, or the kept one while that is young. Writes the cluster's row."""
-    prefixes = _prefixes(row.name)
-    due = row.tried_at is None or now - row.tried_at.timestamp() >= config.slurm_min_interval_s
-    if not due or not prefixes:
-        return kept(row)
-    found: dict[str, list[OurJob]] = {}
-    try:
-        for prefix in prefixes:
-            for job in _ask(client_for(prefix), config.instance, prefix):
-                found.setdefault(job.pilot, []).append(job)
-    except NoAnswer as error:
-        row.tried_at = datetime.fromtimestamp(now, UTC)
+NEVER = Listing({}, None, False)
+
+Listings = Mapping[Way, Listing]
+
+
+def listen(site: Site, config: Config, client_for: ClientFor, now: float) -> dict[Way, Listing]:
+    """Return the listings to act on now: new ones, or those kept while they are young or the way is silent. The ways are
+    asked side by side; what one has not answered when the others have waited long enough, a later tick hears."""
+    due = [way for way, row in site.ways.items() if _is_due(row, config, now)]
+    questions = {way: partial(_jobs, client_for, way) for way in due}
+    answers = ask(questions, alone=len(site.ways) == 1, silent=site.error, now=now)
+    return {way: _heard(site, way, answers.get(way), config, now) for way in site.ways}
+
+
+def _jobs(client_for: ClientFor, way: Way) -> Jobs:
+    """Making a client is part of the question: one that cannot be made is this way's trouble, too."""
+    return client_for(way).jobs()
+
+
+def of_cluster(listings: Listings, cluster: str) -> dict[Way, Listing]:
+    return {way: listing for way, listing in listings.items() if way.cluster == cluster}
+
+
+def kept(way: Way, row: WayState) -> Listing:
+    jobs = {pilot: tuple(OurJob(JobInfo(**job), pilot, way) for job in js) for pilot, js in row.jobs.items()}
+    return Listing(jobs, row.answered_at.timestamp() if row.answered_at else None, False)
+
+
+def _is_due(row: WayState, config: Config, now: float) -> bool:
+    return row.tried_at is None or now - row.tried_at.timestamp() >= config.slurm_min_interval_s
+
+
+def _heard(site: Site, way: Way, answer: Answered[Jobs] | None, config: Config, now: float) -> Listing:
+    """The way's listing after this tick's question, if there was one and it has ended. Writes the way's row."""
+    row = site.ways[way]
+    if answer is None:
+        return kept(way, row)
+    row.tried_at = datetime.fromtimestamp(answer.asked_at, UTC)
+    if answer.value is None:
         row.save(update_fields=["tried_at"])
-        silence(row, str(error), now)
-        return kept(row)
-    jobs = {pilot: tuple(sorted(js, key=lambda job: job.info.job_id)) for pilot, js in found.items()}
-    if row.error:
-        tell("slurm_answers", "Slurm answers again: what waited for it goes on.", now)
-    row.tried_at = row.answered_at = datetime.fromtimestamp(now, UTC)
-    row.error = ""
-    row.jobs = {pilot: [_packed(job) for job in js] for pilot, js in jobs.items()}
+        site.silence(way, answer.error, now)
+        return kept(way, row)
+    jobs = _ours(answer.value, config.instance, way)
+    site.answered(way, row.tried_at, now)
+    row.jobs = {pilot: [_packed(job.info) for job in js] for pilot, js in jobs.items()}
     row.save(update_fields=["tried_at", "answered_at", "error", "jobs"])
-    return Listing(jobs, now, True)
+    return Listing(jobs, answer.asked_at, True)
 
 
-def kept(row: Cluster) -> Listing:
-    jobs = {pilot: tuple(_unpacked(pilot, job) for job in js) for pilot, js in row.jobs.items()}
-    answered_at = row.answered_at.timestamp() if row.answered_at else None
-    return Listing(jobs, answered_at, False)
-
-
-def silence(row: Cluster, error: str, now: float) -> None:
-    """A verb had no answer: nothing more is started until a listing has one. One row for the whole silence."""
-    if row.error != error:
-        logger.warning("Slurm does not answer: %s", error)
-    if not row.error:
-        said = f"Slurm does not answer: nothing is launched or cancelled until it does, what runs goes on. {error}"
-        tell("slurm_silent", said, now)
-    row.error = error
-    row.save(update_fields=["error"])
-
-
-def _ask(client: SlurmClient, instance: str, prefix: Prefix) -> list[OurJob]:
+def _ours(jobs: Jobs, instance: str, way: Way) -> dict[str, tuple[OurJob, ...]]:
     mark = f"berth-{instance}-"
-    return [
-        OurJob(info, name.removeprefix(mark), prefix)
-        for name, infos in client.jobs().items()
-        if name.startswith(mark)
-        for info in infos
-    ]
+    named: Iterable[tuple[str, tuple[JobInfo, ...]]] = (
+        (name.removeprefix(mark), infos) for name, infos in jobs.items() if name.startswith(mark)
+    )
+    return {
+        pilot: tuple(OurJob(info, pilot, way) for info in sorted(infos, key=lambda info: info.job_id))
+        for pilot, infos in named
+    }
 
 
-def _prefixes(cluster: str) -> list[Prefix]:
-    """Each way to reach Slurm that an enabled profile or a live pilot uses. `--me` may differ by prefix."""
-    enabled = Profile.objects.filter(cluster=cluster, enabled=True).values_list("submit_prefix", flat=True)
-    live = Pilot.objects.filter(cluster=cluster).exclude(state=PilotState.ENDED)
-    used = live.values_list("profile__submit_prefix", flat=True)
-    return sorted({tuple(map(str, prefix)) for prefix in [*enabled, *used]})
-
-
-def _packed(job: OurJob) -> dict[str, Any]:
-    info = job.info
+def _packed(info: JobInfo) -> dict[str, Any]:
     # Not asdict, which copies each value deeply: this is done for every job of the fleet, in every listing.
-    return {name: getattr(info, name) for name in _FIELDS} | {"prefix": list(job.prefix)}
-
-
-def _unpacked(pilot: str, kept_job: dict[str, Any]) -> OurJob:
-    fields = dict(kept_job)
-    prefix = tuple(fields.pop("prefix"))
-    return OurJob(JobInfo(**fields), pilot, prefix)
+    return {name: getattr(info, name) for name in _FIELDS}

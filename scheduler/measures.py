@@ -21,13 +21,13 @@ WORTH_WRITING = 0.05
 
 
 def remember(cluster: Cluster, pilots: Iterable[Pilot], heard: Mapping[str, Heard], now: float) -> None:
-    """Writes what changed, every EVERY_S at most."""
+    """Writes what changed, every EVERY_S at most; of the pilots of all clusters. `cluster`: whose row keeps the time."""
     if cluster.measured_at is not None and now - cluster.measured_at.timestamp() < EVERY_S:
         return
     at = datetime.fromtimestamp(now, UTC)
     gpu_types = {str(pilot.pk): pilot.gpu_type for pilot in pilots}
     _service(service_times(gpu_types, heard), at)
-    _waits(cluster.name, at)
+    _waits(at)
     cluster.measured_at = at
     cluster.save(update_fields=["measured_at"])
 
@@ -62,7 +62,7 @@ def _service(sums: Mapping[tuple[str, str], tuple[int, float]], at: datetime) ->
             fit.save(update_fields=["service_s", "updated_at"])
 
 
-def _waits(cluster: str, at: datetime) -> None:
+def _waits(at: datetime) -> None:
     """Until the agent spoke, not only until the job ran: a Python on a busy file system takes its time, too, and
     nothing loads before."""
     with moving() as cur:
@@ -71,9 +71,9 @@ def _waits(cluster: str, at: datetime) -> None:
                  percentile_cont(0.9) WITHIN GROUP (ORDER BY wait_s)
                FROM (SELECT profile_id, extract(epoch FROM registered_at - submitted_at) AS wait_s
                      FROM fleet_pilot
-                     WHERE cluster = %s AND planned_at > %s AND registered_at >= submitted_at) waits
+                     WHERE planned_at > %s AND registered_at >= submitted_at) waits
                GROUP BY profile_id""",
-            (cluster, at - WAITS_OVER),
+            (at - WAITS_OVER,),
         )
         found: list[tuple[Any, ...]] = cur.fetchall()
     known = {state.profile_id: state for state in ProfileState.objects.all()}

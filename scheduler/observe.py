@@ -7,7 +7,8 @@ Only what was heard changes anything. What the fleet looks like afterwards is `s
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -17,20 +18,23 @@ from django.db.models import QuerySet
 
 from portal.config import Config
 from portal.fleet import transitions as fleet
-from portal.fleet.models import Cluster, Pilot, PilotState
+from portal.fleet.models import Pilot, PilotState
 from portal.fleet.slurm_words import meaning
 from portal.ledger import transitions as ledger
 from scheduler import badnodes, endings, restored, silence, unknown
 from scheduler.forced import Limits, LiveJob, forced
 from scheduler.hearing import Heard, hear
-from scheduler.listing import ClientFor, Listing, listen
+from scheduler.listing import NEVER, ClientFor, Listing, listen, of_cluster
 from scheduler.moments import moment, seconds
 from scheduler.moves import moving
 from scheduler.pilots import BLAMELESS, Patience, PilotFacts, Verdict, judge
 from scheduler.policy.decisions import CancelPilot, DrainPilot
 from scheduler.policy.snapshot import ON_ITS_WAY
+from scheduler.restored import Behind
 from scheduler.silence import Silence
+from scheduler.slurm.way import Way
 from scheduler.story import tell
+from scheduler.ways import Site
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +44,6 @@ _AS_ASKED = frozenset({"COMPLETED", "CANCELLED"})
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    listing: Listing
     heard: dict[str, Heard]
     redis_answers: bool
     resubmit: tuple[UUID, ...]  # intents that Slurm has never seen
@@ -49,53 +52,55 @@ class Observed:
 
 
 def observe(
-    cluster: Cluster, redis: redis_library.Redis, client_for: ClientFor, config: Config, now: float
+    site: Site, redis: redis_library.Redis, client_for: ClientFor, config: Config, now: float
 ) -> Observed:
-    behind = restored.is_behind(cluster, config)
-    listing = listen(cluster, config, client_for, now)
-    pilots = list(live_pilots(cluster.name))
+    behind = {name: restored.look(cluster, config) for name, cluster in site.clusters.items()}
+    listings = listen(site, config, client_for, now)
+    pilots = list(live_pilots())
     reports = hear(redis, [str(pilot.pk) for pilot in pilots])
     heard = reports or {}
     patience = Patience(config.alive_s, 3 * config.sync_interval_s)
+    # Each pilot is judged by what its own way said: the silence of one, or its word, is nothing to the others.
+    own = {pilot.pk: listings.get(site.way_of(pilot.profile), NEVER) for pilot in pilots}
     verdicts = {
         pilot.pk: judge(
             _facts(pilot),
-            listing.jobs.get(str(pilot.pk), ()),
+            own[pilot.pk].jobs.get(str(pilot.pk), ()),
             heard.get(str(pilot.pk)),
             reports is not None,
-            listing.answered_at,
+            own[pilot.pk].answered_at,
             patience,
             now,
         )
         for pilot in pilots
     }
-    forgotten = _adopt(cluster.name, verdicts, now)
-    _write_facts(verdicts, listing, now)
+    forgotten = _adopt(pilots, verdicts, now)
+    _write_facts(verdicts, own)
     _register(pilots, now)
-    ended = forgotten + _end(pilots, verdicts, client_for, now)
-    endings.clean_up(ended, client_for, config, now)
+    ended = forgotten + _end(site, pilots, verdicts, client_for, now)
+    endings.clean_up(ended, site, client_for, config, now)
     silent = silence.look(redis, pilots, _running(verdicts), reports, config, now)
-    if listing.taken_now:
-        surplus = [job for verdict in verdicts.values() for job in verdict.surplus]
-        unknown.cancel(surplus, client_for, "it is a second one of its name", now)
-        live = {str(pilot.pk) for pilot in pilots} - {str(pilot) for pilot in ended}
-        _unknown_jobs(cluster, listing, live, redis, client_for, config, behind, now)
-    restored.remember(cluster, config, behind=behind and not listing.taken_now)
-    badnodes.look(cluster.name, config, now)
+    fresh = [pilot for pilot in pilots if own[pilot.pk].taken_now]
+    surplus = [job for pilot in fresh for job in verdicts[pilot.pk].surplus]
+    unknown.cancel(surplus, client_for, "it is a second one of its name", now)
+    live = {str(pilot.pk) for pilot in pilots} - {str(pilot) for pilot in ended}
+    for name in site.clusters:
+        _unknown_jobs(site, name, listings, live, redis, client_for, config, behind[name], now)
+    for name in site.clusters:
+        badnodes.look(name, config, now)
     _ledger_sweeps(config, now)
     return Observed(
-        listing=listing,
         heard=heard,
         redis_answers=reports is not None,
         resubmit=tuple(pilot for pilot, verdict in verdicts.items() if verdict.resubmit),
         lost=silent.lost(config.alive_s),
-        forced=tuple(_forced(pilots, verdicts, silent, config, now)) if listing.taken_now else (),
+        forced=tuple(_forced(fresh, verdicts, silent, config, now)),
     )
 
 
-def live_pilots(cluster: str) -> QuerySet[Pilot]:
+def live_pilots() -> QuerySet[Pilot]:
     # Not select_related, which builds a profile per pilot.
-    return Pilot.objects.filter(cluster=cluster).exclude(state=PilotState.ENDED).prefetch_related("profile")
+    return Pilot.objects.exclude(state=PilotState.ENDED).prefetch_related("profile__access")
 
 
 def _facts(pilot: Pilot) -> PilotFacts:
@@ -111,12 +116,13 @@ def _facts(pilot: Pilot) -> PilotFacts:
     )
 
 
-def _adopt(cluster: str, verdicts: dict[UUID, Verdict], now: float) -> list[UUID]:
+def _adopt(pilots: Iterable[Pilot], verdicts: dict[UUID, Verdict], now: float) -> list[UUID]:
     """Answers the pilots that ended for it."""
     forgotten = []
+    clusters = {pilot.pk: pilot.cluster for pilot in pilots}
     for pilot, verdict in verdicts.items():
         if verdict.adopt is not None:
-            forgotten += endings.make_room(cluster, verdict.adopt, pilot, now)
+            forgotten += endings.make_room(clusters[pilot], verdict.adopt, pilot, now)
             with moving() as cur:
                 if fleet.submitted(cur, pilot, verdict.adopt, datetime.fromtimestamp(now, UTC)):
                     said = f"Job {verdict.adopt} bears its name: sbatch did not say so, but this is what it asked for."
@@ -124,24 +130,28 @@ def _adopt(cluster: str, verdicts: dict[UUID, Verdict], now: float) -> list[UUID
     return forgotten
 
 
-def _write_facts(verdicts: dict[UUID, Verdict], listing: Listing, now: float) -> None:
-    """Only when the listing is new: an old one must not look like a new sighting."""
-    if not listing.taken_now:
-        return
-    facts = [
-        fleet.SlurmFact(
-            pilot=pilot,
-            state=verdict.job.info.state,
-            reason=verdict.job.info.reason,
-            start_at=moment(verdict.job.info.started_at),
-            end_at=moment(verdict.job.info.ends_at),
-            node=verdict.job.info.nodes,
+def _write_facts(verdicts: dict[UUID, Verdict], own: Mapping[UUID, Listing]) -> None:
+    """Only what is new: an old listing must not look like a new sighting. Seen is what was there when Slurm was asked."""
+    by_time: dict[float, list[fleet.SlurmFact]] = defaultdict(list)
+    for pilot, verdict in verdicts.items():
+        listing = own[pilot]
+        if verdict.job is None or not listing.taken_now or listing.answered_at is None:
+            continue
+        info = verdict.job.info
+        by_time[listing.answered_at].append(
+            fleet.SlurmFact(
+                pilot=pilot,
+                state=info.state,
+                reason=info.reason,
+                start_at=moment(info.started_at),
+                end_at=moment(info.ends_at),
+                node=info.nodes,
+            )
         )
-        for pilot, verdict in verdicts.items()
-        if verdict.job is not None
-    ]
-    with moving() as cur:
-        fleet.slurm_said(cur, facts, datetime.fromtimestamp(now, UTC))
+    if by_time:
+        with moving() as cur:
+            for at, facts in by_time.items():
+                fleet.slurm_said(cur, facts, datetime.fromtimestamp(at, UTC))
 
 
 def _register(pilots: Iterable[Pilot], now: float) -> None:
@@ -154,10 +164,11 @@ def _register(pilots: Iterable[Pilot], now: float) -> None:
 
 
 def _end(
-    pilots: Iterable[Pilot], verdicts: dict[UUID, Verdict], client_for: ClientFor, now: float
+    site: Site, pilots: Iterable[Pilot], verdicts: dict[UUID, Verdict], client_for: ClientFor, now: float
 ) -> list[UUID]:
     rows = {pilot.pk: pilot for pilot in pilots}
-    vanished = endings.accounted((p for p in rows.values() if verdicts[p.pk].vanished), client_for)
+    gone = [pilot for pilot in rows.values() if verdicts[pilot.pk].vanished]
+    vanished = endings.accounted(gone, site, client_for)
     ended = []
     for pilot, verdict in verdicts.items():
         if verdict.ended:
@@ -206,23 +217,32 @@ def _forced(
 
 
 def _unknown_jobs(
-    cluster: Cluster,
-    listing: Listing,
+    site: Site,
+    name: str,
+    listings: Mapping[Way, Listing],
     live: set[str],
     redis: redis_library.Redis,
     client_for: ClientFor,
     config: Config,
-    behind: bool,
+    behind: Behind | None,
     now: float,
 ) -> None:
-    """Cancelled once they are overdue; never while the fleet is paused, as it is after a restored database."""
-    found = unknown.unknown(listing, live, cluster.orphans, now)
-    if behind:
-        restored.pause(cluster, found, now)
+    """Of one cluster. Cancelled once they are overdue; never while the cluster is paused, as it is after a restored
+    database, and never by a listing that is not new. `live`: pilots of all clusters: the name of none is unknown."""
+    cluster, own = site.clusters[name], of_cluster(listings, name)
+    fresh = {way for way, listing in own.items() if listing.taken_now}
+    found = unknown.unknown(own.values(), live, cluster.orphans, now) if fresh else []
+    if behind is not None:
+        behind = restored.deal(cluster, behind, found, own, now)
+    restored.remember(cluster, config, behind)
+    if not fresh:
+        return
     if found and not cluster.paused:
         reports = hear(redis, [job.job.pilot for job in found])
         due = unknown.overdue(found, reports, config.orphan_grace_s, config.alive_s, now)
-        unknown.cancel([job.job for job in due], client_for, "no pilot of ours owns it", now)
+        unknown.cancel(
+            [job.job for job in due if job.job.way in fresh], client_for, "no pilot of ours owns it", now
+        )
     since = {str(job.job.info.job_id): job.since for job in found}
     if since != cluster.orphans:
         cluster.orphans = since

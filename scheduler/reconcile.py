@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from uuid import UUID
 
 import redis as redis_library
 
 from portal.catalog.models import Pool
 from portal.config import Config, config
-from portal.fleet.models import Cluster
-from scheduler import commands, facts, measures, parked, retention, routes, samples
+from portal.fleet.models import Cluster, Pilot
+from scheduler import commands, facts, measures, parked, retention, routes, samples, ways
 from scheduler.act import act
-from scheduler.listing import ClientFor, Prefix
+from scheduler.listing import ClientFor
 from scheduler.moves import loop_lock
 from scheduler.observe import live_pilots, observe
 from scheduler.policy.decide import decide
-from scheduler.slurm.cli import CliClient
+from scheduler.slurm.clients import client_for as client_for_way
 from scheduler.slurm.protocol import SlurmClient
+from scheduler.slurm.way import Way
 from scheduler.story import tell
 from scheduler.submission import Actor, submit
 from scheduler.view import snapshot_of
@@ -36,7 +37,7 @@ def run_once(
     with loop_lock() as ours:
         if ours:
             with without_gc():
-                _tick(settings, redis, client_for or cli_client, clock)
+                _tick(settings, redis, client_for or client_of, clock)
         return ours
 
 
@@ -56,30 +57,34 @@ def without_gc() -> Iterator[None]:
 def _tick(
     settings: Config, redis: redis_library.Redis, client_for: ClientFor, clock: Callable[[], float]
 ) -> None:
-    cluster, _ = Cluster.objects.get_or_create(name=settings.cluster)
-    actor = Actor(cluster, client_for, settings, clock)
+    site = ways.site(settings)
+    actor = Actor(site, client_for, settings, clock)
     now = clock()
-    observed = observe(cluster, redis, client_for, settings, now)
+    observed = observe(site, redis, client_for, settings, now)
     act(actor, [*observed.forced])
-    commands.execute(actor, lambda: snapshot_of(cluster, observed, settings, now))
-    for pilot in observed.resubmit:
-        if not (cluster.paused or cluster.error) and submit(actor, pilot):
-            said = "Slurm does not know the job that was asked of it: it is submitted once more."
-            tell("resubmit", said, clock(), pilot=pilot)
+    commands.execute(actor, lambda: snapshot_of(site, observed, settings, now))
+    _resubmit(actor, observed.resubmit)
     parked.unpark()
-    snapshot = snapshot_of(cluster, observed, settings, now)
+    snapshot = snapshot_of(site, observed, settings, now)
     act(actor, decide(snapshot, now))
     routes.sweep(redis, Pool.objects.values_list("name", flat=True), observed.lost)
     retention.sweep(redis, settings, now)
     # Last: nobody waits for these, and Slurm may take its time.
-    measures.remember(cluster, live_pilots(cluster.name), observed.heard, now)
-    samples.take(cluster.name, snapshot, now)
-    facts.refresh(cluster, client_for, settings, now)
-    cluster.ticked_at = actor.now()
-    cluster.save(update_fields=["ticked_at"])
+    measures.remember(site.clusters[settings.cluster], live_pilots(), observed.heard, now)
+    samples.take(settings.cluster, snapshot, now)
+    facts.refresh(site, client_for, settings, now)
+    Cluster.objects.filter(pk__in=list(site.clusters)).update(ticked_at=actor.now())
 
 
-@cache
-def cli_client(prefix: Prefix) -> SlurmClient:
-    """Kept, because a client remembers which release of Slurm it talks to."""
-    return CliClient(prefix, limit_s=config().slurm_timeout_s)
+def _resubmit(actor: Actor, pilots: Iterable[UUID]) -> None:
+    rows = Pilot.objects.filter(pk__in=list(pilots)).select_related("profile__access").order_by("planned_at")
+    for pilot in rows:
+        way = actor.site.way_of(pilot.profile)
+        held = actor.site.paused(pilot.cluster) or actor.site.error(way)
+        if not held and submit(actor, pilot.pk):
+            said = "Slurm does not know the job that was asked of it: it is submitted once more."
+            tell("resubmit", said, actor.clock(), pilot=pilot.pk)
+
+
+def client_of(way: Way) -> SlurmClient:
+    return client_for_way(way, config().slurm_timeout_s)

@@ -10,47 +10,77 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from portal.config import Config
 from portal.fleet.models import Cluster, Decision
+from scheduler.listing import Listings
 from scheduler.moves import moving
 from scheduler.unknown import UnknownJob
 
 logger = logging.getLogger(__name__)
 
 
-def is_behind(cluster: Cluster, config: Config) -> bool:
-    """Whether the tables have forgotten a tick that was there. Asked before a tick writes; the mark follows the row, so
-    that no crash looks like this."""
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """The tables are older than this installation's last tick. `heard`: names of the ways that have told since which jobs
+    there are."""
+
+    heard: frozenset[str] = frozenset()
+
+
+def look(cluster: Cluster, config: Config) -> Behind | None:
+    """Return that the tables have forgotten a tick that was there, or None. Asked before a tick writes; the mark follows
+    the row, so that no crash looks like this."""
     try:
         mark = json.loads(_mark(config, cluster).read_text())
         behind, marked_at = bool(mark["behind"]), float(mark["ticked_at"])
+        heard = frozenset(map(str, mark.get("heard", ())))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return False
-    return behind or cluster.ticked_at is None or cluster.ticked_at.timestamp() < marked_at
+        return None
+    if behind:
+        return Behind(heard)
+    lost = cluster.ticked_at is None or cluster.ticked_at.timestamp() < marked_at
+    return Behind() if lost else None
 
 
-def remember(cluster: Cluster, config: Config, *, behind: bool) -> None:
+def deal(
+    cluster: Cluster, behind: Behind, found: Iterable[UnknownJob], listings: Listings, now: float
+) -> Behind | None:
+    """Pause the cluster for what ways show that are heard for the first time since. Return what is left to be heard:
+    once every way was, a person has decided or nothing was missing."""
+    fresh = {way for way, one in listings.items() if one.taken_now and way.name not in behind.heard}
+    pause(cluster, [job for job in found if job.job.way in fresh], now)
+    heard = behind.heard | {way.name for way in fresh}
+    return None if listings and heard >= {way.name for way in listings} else Behind(heard)
+
+
+def remember(cluster: Cluster, config: Config, behind: Behind | None) -> None:
     """The last tick's time, as its row has it. `behind`: not dealt with yet, because Slurm was not heard."""
     path = _mark(config, cluster)
     ticked_at = cluster.ticked_at.timestamp() if cluster.ticked_at is not None else 0.0
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps({"ticked_at": ticked_at, "behind": behind}))
+    mark = {
+        "ticked_at": ticked_at,
+        "behind": behind is not None,
+        "heard": sorted(behind.heard) if behind else [],
+    }
+    draft.write_text(json.dumps(mark))
     draft.replace(path)
 
 
 def pause(cluster: Cluster, jobs: Collection[UnknownJob], now: float) -> None:
-    """The fleet starts nothing and cancels nothing unknown until somebody resumes it."""
+    """The cluster starts nothing and cancels nothing unknown until somebody resumes it."""
     if cluster.paused or not jobs:
         return
     reason = (
         "The database is older than this installation's last tick: it was restored. "
-        f"Slurm has {len(jobs)} job{'s' if len(jobs) > 1 else ''} of ours that it does not know; nothing is started "
-        "or cancelled until somebody has adopted or rejected them and resumed the fleet."
+        f"Slurm ({cluster.name}) has {len(jobs)} job{'s' if len(jobs) > 1 else ''} of ours that it does not know; "
+        "nothing is started or cancelled there until somebody has adopted or rejected them and resumed the fleet."
     )
     logger.warning("%s", reason)
     with moving():

@@ -20,7 +20,7 @@ _LOOKED_AT = 10_000
 
 
 def take(cluster: str, snapshot: Snapshot, now: float) -> None:
-    """Once a minute; the tick that comes first in it writes."""
+    """Once a minute; the tick that comes first in it writes. Of the whole fleet; `cluster`: under whose name."""
     at = datetime.fromtimestamp(now // EVERY_S * EVERY_S, UTC)
     if Sample.objects.filter(cluster=cluster, at=at).exists():
         return

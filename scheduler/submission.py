@@ -11,18 +11,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from portal.catalog.models import Pool, Profile
+from portal.catalog.models import Pool
 from portal.config import Config
 from portal.fleet import transitions as fleet
-from portal.fleet.models import Cluster, Pilot, PilotState, ProfileState
+from portal.fleet.models import Pilot, PilotState, ProfileState
 from portal.fleet.slurm_words import refused_for_good
 from scheduler import badnodes, endings
-from scheduler.jobspec import prefix_of, spec_of
-from scheduler.listing import ClientFor, silence
+from scheduler.jobspec import spec_of
+from scheduler.listing import ClientFor
 from scheduler.moves import moving
-from scheduler.slurm.protocol import NoAnswer, Rejected
+from scheduler.slurm.protocol import NoAnswer, NotOffered, Rejected
 from scheduler.slurm.render import BadDirective, render
+from scheduler.slurm.way import Way
 from scheduler.story import tell
+from scheduler.ways import Site, served
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ logger = logging.getLogger(__name__)
 class Actor:
     """What acting needs. `clock` gives UNIX seconds."""
 
-    cluster: Cluster
+    site: Site
     client_for: ClientFor
     config: Config
     clock: Callable[[], float]
@@ -42,14 +44,15 @@ class Actor:
 
 def submit(actor: Actor, pilot_id: UUID) -> bool:
     """planned → submitted, or ended when Slurm refuses it. On silence the intent stays: the job may exist."""
-    pilot = Pilot.objects.select_related("profile").get(pk=pilot_id)
+    pilot = Pilot.objects.select_related("profile__access").get(pk=pilot_id)
     if pilot.state != PilotState.PLANNED:
         return False
+    way = actor.site.way_of(pilot.profile)
     try:
-        job_id = _sbatch(actor, pilot)
-    except NoAnswer as error:
+        job_id = _sbatch(actor, pilot, way)
+    except (NoAnswer, NotOffered) as error:
         logger.warning("pilot %s: %s", pilot_id, error)
-        silence(actor.cluster, str(error), actor.clock())
+        actor.site.silence(way, str(error), actor.clock())
         return False
     except Rejected as error:
         said = f"Slurm refused the job: {error}"
@@ -64,7 +67,7 @@ def submit(actor: Actor, pilot_id: UUID) -> bool:
     forgotten = endings.make_room(pilot.cluster, job_id, pilot_id, actor.clock())
     with moving() as cur:
         taken = fleet.submitted(cur, pilot_id, job_id, actor.now())
-    endings.clean_up(forgotten, actor.client_for, actor.config, actor.clock())
+    endings.clean_up(forgotten, actor.site, actor.client_for, actor.config, actor.clock())
     if not taken:
         logger.warning("job %d: pilot %s has moved on; the orphan rule deals with it", job_id, pilot_id)
     return taken
@@ -73,14 +76,14 @@ def submit(actor: Actor, pilot_id: UUID) -> bool:
 def end(actor: Actor, pilot: UUID, reason: str, *, failed: bool) -> None:
     """Of a pilot whose job never ran."""
     ended = endings.end([pilot], reason, actor.clock(), failed=failed)
-    endings.clean_up(ended, actor.client_for, actor.config, actor.clock())
+    endings.clean_up(ended, actor.site, actor.client_for, actor.config, actor.clock())
 
 
-def _sbatch(actor: Actor, pilot: Pilot) -> int:
+def _sbatch(actor: Actor, pilot: Pilot, way: Way) -> int:
     """Without the bad nodes; with them where Slurm says that nothing is left: a bad node is a suspicion, and no reason
     to run nowhere. Raises NoAnswer, Rejected, BadDirective."""
-    client = actor.client_for(prefix_of(pilot))
-    if left_out := badnodes.excluded(actor.cluster.name, actor.clock()):
+    client = actor.client_for(way)
+    if left_out := badnodes.excluded(pilot.cluster, actor.clock()):
         spec = spec_of(pilot, actor.config, left_out)
         try:
             return client.submit(render(spec), spec)
@@ -94,7 +97,7 @@ def _hold_profile(actor: Actor, pilot: Pilot, reason: str) -> bool:
     """Nothing more is submitted under it, if whatever waits for this job may run under another one: then the profile
     is to blame, and not the model. False where there is no other."""
     pools = Pool.objects.filter(replicas__pilot=pilot.pk).distinct()
-    others = Profile.objects.filter(enabled=True, cluster=pilot.cluster).exclude(pk=pilot.profile_id)
+    others = served(actor.config).filter(enabled=True).exclude(pk=pilot.profile_id)
     open_ = others.exclude(state__latched_at__isnull=False)
     if not all(
         open_.filter(pool=pool, gpus__gte=pool.gpus, nodes__gte=pool.nodes, mem_mb__gte=pool.mem_mb).exists()

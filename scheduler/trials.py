@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from django.db import IntegrityError
 
-from portal.catalog.models import Model, Pool
+from portal.catalog.models import Model, Pool, Profile
 from portal.fleet.explain import explain
 from portal.fleet.facts import read_facts
 from portal.fleet.models import Command, Decision, PoolState, Replica, ReplicaState
@@ -19,8 +19,9 @@ from portal.fleet.times import clock, span
 from scheduler.act import carry_out
 from scheduler.moves import moving
 from scheduler.outcomes import Failed, Later, Refused
+from scheduler.policy.decisions import LaunchPilot
 from scheduler.policy.snapshot import SERVING, Snapshot
-from scheduler.policy.trial import trial
+from scheduler.policy.trial import Start, trial
 from scheduler.submission import Actor
 
 Look = Callable[[], Snapshot]
@@ -69,8 +70,16 @@ def _begin(actor: Actor, command: Command, pool: Pool, who: str, look: Look) -> 
         raise Later("Its place was taken meanwhile; another is looked for.") from None
     begun = _begun(command)
     if begun is None:
-        raise Later(f"It could not be started yet. {actor.cluster.error}".strip())
+        raise Later(f"It could not be started yet. {_silence(start, actor)}".strip())
     return begun
+
+
+def _silence(start: Start, actor: Actor) -> str:
+    """What was heard of the way by which its job would be submitted."""
+    if not isinstance(start, LaunchPilot):
+        return ""
+    profile = Profile.objects.select_related("access").get(name=start.profile)
+    return actor.site.error(actor.site.way_of(profile))
 
 
 def _ready(replica: Replica, begun: Decision, actor: Actor) -> str:

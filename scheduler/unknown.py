@@ -16,13 +16,15 @@ from uuid import UUID
 from portal.catalog.models import Profile
 from portal.config import Config
 from portal.fleet import transitions as fleet
-from portal.fleet.models import Cluster, Decision, Pilot, PilotState
+from portal.fleet.models import Decision, Pilot, PilotState
 from scheduler.hearing import Heard
 from scheduler.jobspec import job_name
 from scheduler.listing import ClientFor, Listing, OurJob, kept
 from scheduler.moves import moving
 from scheduler.pilots import is_over
-from scheduler.slurm.protocol import NoAnswer
+from scheduler.slurm.protocol import NoAnswer, NotOffered
+from scheduler.slurm.way import Way
+from scheduler.ways import Site
 
 logger = logging.getLogger(__name__)
 
@@ -38,16 +40,22 @@ class UnknownJob:
 
 
 def unknown(
-    listing: Listing, live: Iterable[str], first_seen: Mapping[str, float], now: float
+    listings: Iterable[Listing], live: Iterable[str], first_seen: Mapping[str, float], now: float
 ) -> list[UnknownJob]:
-    """Lowest job id first. Pure."""
+    """Lowest job id first; `listings` of one cluster, in which a number means one job, however many ways show it; one
+    whose answer is new shows it best. Pure."""
     owned = set(live)
-    jobs = [
-        job for pilot, jobs in listing.jobs.items() if pilot not in owned for job in jobs if not is_over(job)
-    ]
+    jobs = {
+        job.info.job_id: job
+        for listing in sorted(listings, key=lambda listing: listing.taken_now)
+        for pilot, jobs in listing.jobs.items()
+        if pilot not in owned
+        for job in jobs
+    }
     return [
-        UnknownJob(job, float(first_seen.get(str(job.info.job_id), now)))
-        for job in sorted(jobs, key=lambda job: job.info.job_id)
+        UnknownJob(job, float(first_seen.get(str(job_id), now)))
+        for job_id, job in sorted(jobs.items())
+        if not is_over(job)
     ]
 
 
@@ -74,21 +82,20 @@ def _reports(job: OurJob, heard: Heard | None, alive_s: float, now: float) -> bo
     return heard is not None and heard.job_id == job.info.job_id and now - heard.received_at <= alive_s
 
 
-def of(cluster: Cluster, now: float) -> list[UnknownJob]:
-    """Those of the last good listing."""
-    live = (
-        Pilot.objects.filter(cluster=cluster.name)
-        .exclude(state=PilotState.ENDED)
-        .values_list("pk", flat=True)
-    )
-    return unknown(kept(cluster), map(str, live), cluster.orphans, now)
+def of(site: Site, cluster: str, now: float) -> list[UnknownJob]:
+    """Those of the last good listings."""
+    live = Pilot.objects.exclude(state=PilotState.ENDED).values_list("pk", flat=True)
+    listings = [kept(way, row) for way, row in site.ways.items() if way.cluster == cluster]
+    return unknown(listings, map(str, live), site.clusters[cluster].orphans, now)
 
 
-def adopt(cluster: Cluster, config: Config, job_id: int, profile_name: str, who: str, now: float) -> str:
+def adopt(
+    site: Site, cluster: str, config: Config, job_id: int, profile_name: str, who: str, now: float
+) -> str:
     """Makes a pilot of an unknown job; what was done, in words. Its agent, if it runs, registers again and brings its
     address with it; the models that it had are not known and stop. `profile_name` may be empty where the job's
     partition tells. Raises Impossible."""
-    job = _find(cluster, job_id, now).job
+    job = _find(site, cluster, job_id, now).job
     try:
         pilot_id = UUID(job.pilot)
     except ValueError:
@@ -96,14 +103,14 @@ def adopt(cluster: Cluster, config: Config, job_id: int, profile_name: str, who:
     if Pilot.objects.filter(pk=pilot_id).exists():
         raise Impossible(f"The pilot of job {job_id} has ended here: cancel the job instead.")
     live = Pilot.objects.exclude(state=PilotState.ENDED)
-    if live.filter(cluster=cluster.name, job_id=job_id).exists():
+    if live.filter(cluster=cluster, job_id=job_id).exists():
         raise Impossible(
             f"Slurm gave the number {job_id} twice: try again once the pilot that had it before has ended."
         )
-    profile = _profile(cluster, job, profile_name)
+    profile = _profile(site, job, profile_name)
     pilot = fleet.NewPilot(
         id=pilot_id,
-        cluster=cluster.name,
+        cluster=cluster,
         profile_id=profile.pk,
         job_name=job_name(config, job.pilot),
         gpus=profile.gpus,
@@ -120,10 +127,10 @@ def adopt(cluster: Cluster, config: Config, job_id: int, profile_name: str, who:
     return reason
 
 
-def reject(cluster: Cluster, client_for: ClientFor, job_id: int, who: str, now: float) -> str:
+def reject(site: Site, cluster: str, client_for: ClientFor, job_id: int, who: str, now: float) -> str:
     """Cancels an unknown job. Raises Impossible, NoAnswer."""
-    job = _find(cluster, job_id, now).job
-    client_for(job.prefix).cancel([job_id])
+    job = _find(site, cluster, job_id, now).job
+    client_for(job.way).cancel([job_id])
     reason = f"{who} cancelled job {job_id}, which nothing here knew."
     _record("reject", reason, job, None, datetime.fromtimestamp(now, UTC))
     return reason
@@ -135,34 +142,54 @@ def cancel(jobs: Iterable[OurJob], client_for: ClientFor, why: str, now: float) 
         reason = f"Job {job.info.job_id} is cancelled: {why}."
         logger.warning("%s", reason)
         try:
-            client_for(job.prefix).cancel([job.info.job_id])
-        except NoAnswer as error:
+            client_for(job.way).cancel([job.info.job_id])
+        except (NoAnswer, NotOffered) as error:
             logger.warning("scancel %d: %s", job.info.job_id, error)
             continue
         _record("cancel_unknown", reason, job, None, datetime.fromtimestamp(now, UTC))
 
 
-def _find(cluster: Cluster, job_id: int, now: float) -> UnknownJob:
-    for found in of(cluster, now):
+def _find(site: Site, cluster: str, job_id: int, now: float) -> UnknownJob:
+    if cluster not in site.clusters:
+        raise Impossible(f"There is no cluster {cluster!r}. There are: {', '.join(site.clusters)}.")
+    for found in of(site, cluster, now):
         if found.job.info.job_id == job_id:
             return found
-    raise Impossible(f"Slurm's last listing shows no unknown job {job_id} of ours.")
+    which = f" of {cluster}" if len(site.clusters) > 1 else ""
+    raise Impossible(f"Slurm's last listing{which} shows no unknown job {job_id} of ours.")
 
 
-def _profile(cluster: Cluster, job: OurJob, name: str) -> Profile:
-    fitting = Profile.objects.filter(cluster=cluster.name)
+def _profile(site: Site, job: OurJob, name: str) -> Profile:
+    """One by whose way the job was seen: by another one it might not be found again."""
+    fitting = Profile.objects.filter(cluster=job.way.cluster).select_related("access")
     if name:
         found = fitting.filter(name=name).first()
         if found is None:
-            raise Impossible(f"There is no profile {name!r} on this cluster.")
+            raise Impossible(f"There is no profile {name!r} in cluster {job.way.cluster}.")
+        if not _sees(site, site.way_of(found), job):
+            raise Impossible(
+                f"{site.way_of(found).said}, by which profile {name} submits, does not list job {job.info.job_id}."
+            )
         return found
-    candidates = list(fitting.filter(partition=job.info.partition)[:2])
+    candidates = [
+        profile
+        for profile in fitting.filter(partition=job.info.partition)
+        if _sees(site, site.way_of(profile), job)
+    ]
     if len(candidates) != 1:
         raise Impossible(
             f"{'Several profiles use' if candidates else 'No profile uses'} partition {job.info.partition}: "
             "name the one that the job was submitted under."
         )
     return candidates[0]
+
+
+def _sees(site: Site, way: Way, job: OurJob) -> bool:
+    """The last listing by this way had the job; one that was never used sees what others of its kind and account see."""
+    row = site.ways.get(way)
+    if row is None or row.answered_at is None:
+        return (way.kind, way.prefix, way.user) == (job.way.kind, job.way.prefix, job.way.user)
+    return any(info["job_id"] == job.info.job_id for info in row.jobs.get(job.pilot, ()))
 
 
 def _record(kind: str, reason: str, job: OurJob, pilot: UUID | None, at: datetime) -> None:

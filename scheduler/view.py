@@ -26,6 +26,7 @@ from scheduler.policy.snapshot import (
     Snapshot,
 )
 from scheduler.pools import pool_views
+from scheduler.ways import Site, served
 
 _OF_PILOTS = (
     *(
@@ -49,8 +50,14 @@ _OF_REPLICAS = (
 )
 
 
-def snapshot_of(cluster: Cluster, observed: Observed, config: Config, now: float) -> Snapshot:
-    pilots = {str(p.id): p for p in _pilots(cluster)}
+def snapshot_of(site: Site, observed: Observed, config: Config, now: float) -> Snapshot:
+    pilots = {str(p.id): p for p in _pilots()}
+    profiles = list(served(config).select_related("project", "access").order_by("name"))
+    silent = _silent(site, profiles)
+    strange = {p.profile__name for p in pilots.values()} - {profile.name for profile in profiles}
+    silent |= dict.fromkeys(
+        strange, "No way to Slurm leads to its cluster: choose an access for its profile."
+    )
     live = list(_replicas([p.id for p in pilots.values()]))
     fresh = {id_ for id_, p in pilots.items() if _is_fresh(p, observed.heard.get(id_), config.alive_s, now)}
     heard = {id_: said for id_, said in observed.heard.items() if id_ in fresh}
@@ -62,19 +69,32 @@ def snapshot_of(cluster: Cluster, observed: Observed, config: Config, now: float
             _pilot(id_, p, id_ not in observed.lost, id_ in leaving, occupied) for id_, p in pilots.items()
         ),
         replicas=tuple(_replica(r, heard) for r in live),
-        profiles=_profiles(cluster, now),
+        profiles=_profiles(site, profiles, now),
         limits=_limits(config),
-        slurm_fresh=observed.listing.answered_at is not None and not cluster.error,
-        slurm_error=cluster.error,
-        paused=cluster.paused,
+        silent=silent,
+        paused=frozenset(p.name for p in profiles if site.paused(p.cluster)),
     )
 
 
 # Rows, not models: of each there are as many as GPUs, in every tick, and nothing is saved here.
 
 
-def _pilots(cluster: Cluster) -> Iterable[Any]:
-    live = live_pilots(cluster.name).prefetch_related(None).annotate(last_end=Max("replicas__ended_at"))
+def _silent(site: Site, profiles: Iterable[Profile]) -> dict[str, str]:
+    """Why jobs of a profile are neither launched nor let go now, by its name: its way was not heard."""
+    found = {}
+    for profile in profiles:
+        way = site.way_of(profile)
+        row = site.ways.get(way)
+        if row is None or row.answered_at is None or row.error:
+            said = row.error if row is not None else ""
+            found[profile.name] = (
+                f"{site.word(way)} does not answer; nothing is started until it does. {said}".strip()
+            )
+    return found
+
+
+def _pilots() -> Iterable[Any]:
+    live = live_pilots().prefetch_related(None).annotate(last_end=Max("replicas__ended_at"))
     return live.values_list(*_OF_PILOTS, "last_end", named=True)
 
 
@@ -162,11 +182,12 @@ def _replica(row: Any, heard: dict[str, Heard]) -> ReplicaView:
     )
 
 
-def _profiles(cluster: Cluster, now: float) -> tuple[ProfileView, ...]:
+def _profiles(site: Site, profiles: Iterable[Profile], now: float) -> tuple[ProfileView, ...]:
     states = {state.profile_id: state for state in ProfileState.objects.all()}
+    none = Cluster()
     return tuple(
-        _profile(p, states.get(p.pk) or ProfileState(profile=p), cluster, now)
-        for p in Profile.objects.filter(cluster=cluster.name).select_related("project").order_by("name")
+        _profile(p, states.get(p.pk) or ProfileState(profile=p), site.clusters.get(p.cluster, none), now)
+        for p in profiles
     )
 
 
@@ -184,7 +205,9 @@ def _profile(profile: Profile, state: ProfileState, cluster: Cluster, now: float
         cost=profile.cost,
         walltime_s=profile.walltime_min * 60.0,
         least_s=profile.walltime_least_min * 60.0,
-        free_until=free_until(profile.partition, cluster.partitions, cluster.reservations, now),
+        free_until=free_until(
+            profile.partition, cluster.partitions, cluster.reservations, now, profile.reservation
+        ),
         wait_p50_s=state.wait_p50_s,
         wait_p90_s=state.wait_p90_s,
         starts_in_s=max(0.0, starts_at - now) if starts_at is not None else None,
@@ -194,9 +217,14 @@ def _profile(profile: Profile, state: ProfileState, cluster: Cluster, now: float
 
 
 def free_until(
-    partition: str, partitions: dict[str, Any], reservations: Iterable[dict[str, Any]], now: float
+    partition: str,
+    partitions: dict[str, Any],
+    reservations: Iterable[dict[str, Any]],
+    now: float,
+    own: str = "",
 ) -> float | None:
-    """Start of the next reservation that takes every node of the partition; None when there is none. Pure.
+    """Start of the next reservation that takes every node of the partition; None when there is none. Pure. `own`: those
+    in which the jobs themselves run.
 
     One that takes some of the nodes leaves others: Slurm knows which, and `--time-min` lets it fit the job."""
     groups = partitions.get(partition, {}).get("groups", [])
@@ -206,6 +234,7 @@ def free_until(
         for r in reservations
         if r["starts_at"] is not None
         and r["starts_at"] > now
+        and r.get("name") not in own.split(",")
         and (not r["partition"] or r["partition"] == partition)
         and ("ALL_NODES" in r["flags"] or (nodes and (r["node_count"] or 0) >= nodes))
     ]

@@ -1,7 +1,8 @@
 """The development stack: private PostgreSQL, Redis and Slurm for the demo, the tests and the benches.
 
 Standard library only, because it runs under the system's python3 (3.11 or later) before any environment
-exists. Everything listens on 127.0.0.1 only, on free ports, keeps its files in the folder it was given, and
+exists. Everything listens on free ports of 127.0.0.1 only, or of a network that exists for this run only (as root the
+nodes of a cluster are hosts of their own, `devstack.hosts`), keeps its files in the folder it was given, and
 ends with the program that started it, even after kill -9. As a library, with `bin/` on `sys.path` (each is a
 context manager too):
 

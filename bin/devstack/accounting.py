@@ -11,13 +11,14 @@ import os
 import secrets
 import socket
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from devstack import apt
+from devstack.debootstrap import SLURMDBD_LIBRARIES
 from devstack.ports import accepts, free_port
 from devstack.procs import Child
 from devstack.say import StepFailed
+from devstack.slurmconf import Place
 
 ACCOUNT = "lab"
 
@@ -41,21 +42,25 @@ class Accounting:
         home: Path,
         env: Mapping[str, str],
         child: Callable[[str, list[str]], Child],
-        host: str,
-        address: str,
+        program: Callable[..., list[str]],
+        at: Place,
+        more: Sequence[str] = (),
     ) -> None:
         self.port = free_port()
         self._home = home
         self._env = dict(env)
         self._start_child = child
-        self._host, self._address = host, address
+        self._program = program
+        self._at, self._more = at, more
         self._children: list[Child] = []
 
     def start(self) -> None:
         password = secrets.token_hex(16)
         database_port = self._start_database(password)
         self._write_conf(database_port, password)
-        self._child("slurmdbd", ["slurmdbd", "-D"], lambda: accepts(self.port, address=self._address))
+        libraries = f"LD_LIBRARY_PATH={SLURMDBD_LIBRARIES}"  # a folder that only a tree has
+        ready = lambda: accepts(self.port, address=self._at.address)  # noqa: E731
+        self._child("slurmdbd", ["env", libraries, "slurmdbd", "-D"], ready)
         for words in (
             ("cluster", "berth"),
             ("account", ACCOUNT),
@@ -90,7 +95,7 @@ class Accounting:
         lines = [
             "AuthType=auth/munge",
             f"AuthInfo=socket={self._home}/munge/socket",
-            f"DbdHost={self._host}",
+            f"DbdHost={self._at.host}",
             f"DbdPort={self.port}",
             f"SlurmUser={getpass.getuser()}",
             "StorageType=accounting_storage/mysql",
@@ -100,6 +105,7 @@ class Accounting:
             f"StoragePass={password}",
             "StorageLoc=accounts",
             f"PidFile={self._home}/slurmdbd.pid",
+            *self._more,
         ]
         conf.write_text("\n".join(lines) + "\n")
 
@@ -110,7 +116,7 @@ class Accounting:
 
     def _run(self, *argv: str, say: str = "") -> None:
         done = subprocess.run(
-            [apt.program(argv[0]), *argv[1:]], env={**os.environ, **self._env}, input=say, capture_output=True,
+            self._program(*argv), env={**os.environ, **self._env}, input=say, capture_output=True,
             text=True, timeout=60, check=False,
         )  # fmt: skip
         if done.returncode != 0:

@@ -77,6 +77,7 @@ ACCOUNTING = (
 FIREWALL = (on_path("nftables", "nft"),)  # of tests that close a host to the portal
 BENCH = (on_path("wrk", "wrk"),)
 BROWSER = (on_path("chromium", "chromium"),)
+SHELLCHECK = (on_path("shellcheck", "shellcheck"),)
 
 # Precautions, each only where nobody had decided otherwise before, each undone at the end:
 # policy-rc.d 101 keeps maintainer scripts from starting or restarting services; the createcluster drop-in

@@ -126,12 +126,20 @@ def outcome(text: str, expected: str, detail: dict[str, Any]) -> Outcome:
     )
 
 
+def place(berth: Berth, node: str) -> str:
+    """Return the node's name, with its address where it is a host of its own."""
+    slurm = berth.stack.slurm
+    if slurm is None or slurm.why_one_host or node not in slurm.spec.node_names:
+        return node
+    return f"{node}, a host at {slurm.hosts[node].address}"
+
+
 def show(berth: Berth, got: Outcome, progress: Progress) -> None:
     say = progress.say
     say("")
     say(f"  Question   {QUESTION}")
     say(f"  Answer     {got.answer}")
-    say(f"  Slurm job  {got.slurm_job_id} on {got.node}")
+    say(f"  Slurm job  {got.slurm_job_id} on {place(berth, got.node)}")
     say("  Timeline   seconds since the request was accepted")
     for name, at_s in got.timeline.items():
         say(f"             {at_s:8.2f}  {TIMELINE[name]}")

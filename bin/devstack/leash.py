@@ -22,13 +22,7 @@ from devstack import proctable
 
 def end_recorded(pid_dir: Path, mark_prefix: str) -> None:
     """Ends the processes recorded in a folder of pid records, the newest first, and removes the records."""
-    records = []
-    for path in pid_dir.glob("*.json"):
-        try:
-            records.append((path, json.loads(path.read_text())))
-        except (OSError, ValueError):
-            path.unlink(missing_ok=True)
-    for path, record in sorted(records, key=lambda pair: -int(pair[1]["ticks"])):
+    for path, record in sorted(_records(pid_dir), key=lambda pair: -int(pair[1]["ticks"])):
         if str(record["mark"]).startswith(mark_prefix):
             proctable.end(
                 int(record["pid"]), int(record["ticks"]), int(record["signal"]), float(record["grace_s"])
@@ -36,15 +30,46 @@ def end_recorded(pid_dir: Path, mark_prefix: str) -> None:
             path.unlink(missing_ok=True)
 
 
+def mounts_of_recorded(pid_dir: Path, mark_prefix: str) -> proctable.Mounts:
+    """Return the mounts that recorded processes have for themselves, for as long as they are still there to ask."""
+    ours = [record for _, record in _records(pid_dir) if str(record["mark"]).startswith(mark_prefix)]
+    alive = [r for r in ours if proctable.start_ticks(int(r["pid"])) == int(r["ticks"])]
+    # Not those that whoever started them was in: a person may be in there, too.
+    outside = {int(record.get("mounts", 0)) for record in ours}
+    return proctable.Mounts((int(record["pid"]) for record in alive), outside)
+
+
+def _records(pid_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return what a folder of pid records holds; those that nobody can read are removed."""
+    records = []
+    for path in pid_dir.glob("*.json"):
+        try:
+            records.append((path, json.loads(path.read_text())))
+        except (OSError, ValueError):
+            path.unlink(missing_ok=True)
+    return records
+
+
 def leftovers(mark: str, slurm_conf: str) -> set[int]:
     """Processes of a run (or, with a mark that ends in "#", of any run in a folder) and of its cluster's jobs."""
     marked = proctable.with_environment(proctable.MARK, mark, prefix=mark.endswith("#"))
-    return marked | (proctable.of_jobs(slurm_conf) if slurm_conf else set())
+    if not slurm_conf:
+        return marked
+    return marked | proctable.of_jobs(slurm_conf) | proctable.keepers(str(Path(slurm_conf).parent))
+
+
+def end_all(pid_dir: Path, mark: str, slurm_conf: str) -> None:
+    """End what is recorded, then whatever else is left of the run (or, with a mark that ends in "#", of any run)."""
+    mounts = mounts_of_recorded(pid_dir, mark)
+    try:
+        end_recorded(pid_dir, mark)
+        proctable.sweep(lambda: leftovers(mark, slurm_conf) | mounts.processes())
+    finally:
+        mounts.close()
 
 
 def clean(pid_dir: Path, mark: str, slurm_conf: str, remove: list[str]) -> None:
-    end_recorded(pid_dir, mark)
-    proctable.sweep(lambda: leftovers(mark, slurm_conf))
+    end_all(pid_dir, mark, slurm_conf)
     for folder in remove:
         shutil.rmtree(folder, ignore_errors=True)
 

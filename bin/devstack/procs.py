@@ -96,6 +96,7 @@ class Child:
             "pid": self.pid,
             "ticks": proctable.start_ticks(self.pid) or 0,
             "mark": run_dir.mark,
+            "mounts": proctable.mounts_of(os.getpid()),
             "signal": int(command.stop_signal),
             "grace_s": command.grace_s,
         }

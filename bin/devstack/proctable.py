@@ -2,7 +2,8 @@
 
 Separate from `procs` because a restarted program and the leash must find and end processes that somebody else
 started. A pid alone is never trusted: it is paired with the kernel's start time, or with a mark in the
-environment.
+environment. Slurm's keeper of a job (slurmstepd) has had none since 24.11: it is known by its socket in the cluster's
+folder, and in a tree (see `trees`) by the mounts that it shares with the slurmd that started it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 # Not BERTH_…: the portal refuses settings it does not know.
@@ -61,6 +62,69 @@ def with_environment(variable: str, value: str, prefix: bool = False) -> set[int
         return any(entry.startswith(wanted) if prefix else entry == wanted for entry in _environment(pid))
 
     return {pid for pid in pids() if carries(pid)} - {os.getpid()}
+
+
+def keepers(folder: str) -> set[int]:
+    """Return the slurmstepd processes that listen at a socket below this folder."""
+    found = set()
+    bound: dict[int, set[str]] = {}  # by network namespace: each shows the sockets made in it
+    for pid in pids():
+        if not name(pid).startswith("slurmstepd"):
+            continue
+        try:
+            network = Path(f"/proc/{pid}/ns/net").stat().st_ino
+            if network not in bound:
+                bound[network] = _bound_below(
+                    folder, Path(f"/proc/{pid}/net/unix").read_text(errors="replace")
+                )
+            files = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+        except OSError:
+            continue  # gone, or not ours to look at
+        if bound[network].intersection(files):
+            found.add(pid)
+    return found
+
+
+def _bound_below(folder: str, table: str) -> set[str]:
+    """What links in /proc/PID/fd are called that lead to a socket with a path below the folder."""
+    rows = [line.split(maxsplit=7) for line in table.splitlines()[1:]]
+    return {f"socket:[{row[6]}]" for row in rows if len(row) == 8 and row[7].startswith(f"{folder}/")}
+
+
+def mounts_of(pid: int) -> int:
+    """Return the number of the mount namespace that a process is in; 0 where it is gone, or not ours to look at."""
+    try:
+        return Path(f"/proc/{pid}/ns/mnt").stat().st_ino
+    except OSError:
+        return 0
+
+
+class Mounts:
+    """The mount namespaces of some processes, except our own and those in `besides`. They are held open until `close`,
+    so that the kernel gives their numbers to no others when the last of these processes ends."""
+
+    def __init__(self, members: Iterable[int], besides: Iterable[int] = ()) -> None:
+        self._held: dict[int, int] = {}
+        others = {mounts_of(os.getpid()), *besides}
+        for pid in members:
+            try:
+                held = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                continue
+            number = os.fstat(held).st_ino
+            if number in others or number in self._held:
+                os.close(held)
+            else:
+                self._held[number] = held
+
+    def processes(self) -> set[int]:
+        """Return all that is in one of them, whoever started it and whatever it has in its environment."""
+        return {pid for pid in pids() if mounts_of(pid) in self._held} if self._held else set()
+
+    def close(self) -> None:
+        for held in self._held.values():
+            os.close(held)
+        self._held.clear()
 
 
 def of_jobs(slurm_conf: str) -> set[int]:

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from devstack import apt, longrun
+from devstack.debootstrap import APART, settings
 from devstack.say import Progress, StepFailed
-from devstack.trees import APART, Tree, settings
+from devstack.trees import Tree
 
 RELEASE = (26, 5)
 

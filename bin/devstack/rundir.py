@@ -65,6 +65,7 @@ class RunDir:
         self.mark = f"{self.path}#{secrets.token_hex(6)}"
         self.slurm_conf = ""  # of a cluster: its jobs are ended with it
         self._lock: IO[str] | None = None
+        self._mounts = proctable.Mounts(())
 
     def open(self) -> None:
         self.pid_dir.mkdir(parents=True, exist_ok=True)
@@ -84,8 +85,7 @@ class RunDir:
         lock.write(str(os.getpid()))
         lock.flush()
         self._lock = lock
-        leash.end_recorded(self.pid_dir, f"{self.path}#")
-        proctable.sweep(lambda: self._leftovers(f"{self.path}#"))
+        leash.end_all(self.pid_dir, f"{self.path}#", self.slurm_conf)
         for log in self.log_dir.glob("*.log"):
             log.replace(log.with_name(f"{log.name}.1"))  # a log begins with its run
 
@@ -95,7 +95,8 @@ class RunDir:
         _leash.watch(self.pid_dir, self.mark, self.slurm_conf, [str(path) for path in remove or []])
 
     def close(self, remove: list[Path] | None = None) -> None:
-        proctable.sweep(lambda: self._leftovers(self.mark))
+        proctable.sweep(lambda: leash.leftovers(self.mark, self.slurm_conf) | self._mounts.processes())
+        self._mounts.close()
         for folder in remove or []:
             shutil.rmtree(folder, ignore_errors=True)
         if self.mark in _watched:
@@ -106,8 +107,10 @@ class RunDir:
             self._lock.close()
             self._lock = None
 
-    def _leftovers(self, mark: str) -> set[int]:
-        return leash.leftovers(mark, self.slurm_conf)
+    def closing(self) -> None:
+        """Say that the processes are about to be ended one by one: `close` then finds what they leave in their mounts."""
+        self._mounts.close()
+        self._mounts = leash.mounts_of_recorded(self.pid_dir, self.mark)
 
     def short(self, uid: int | None = None, gid: int | None = None) -> Path:
         """This folder, or its substitute in /var/tmp: too deep for sockets, or closed to that user."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from devstack import apt, envs
+from devstack import envs, trees
 from devstack.checkout import ROOT
 from devstack.ports import free_port
 from devstack.procs import Child, Command
@@ -107,7 +107,7 @@ class Site:
     def env(self) -> dict[str, str]:
         """Every variable that Berth's processes read; those of the caller's own shell are not passed on."""
         return {
-            "PATH": f"{envs.PORTAL.folder() / 'bin'}:{apt.SERVER_PATH}",
+            "PATH": f"{envs.PORTAL.folder() / 'bin'}:{trees.search_path()}",
             "HOME": str(Path.home()),
             "LANG": "C.UTF-8",
             "PYTHONUNBUFFERED": "1",

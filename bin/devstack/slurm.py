@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from devstack import apt, proctable
+from devstack import apt, proctable, slurmrestd, trees
 from devstack.accounting import Accounting
 from devstack.checkout import ROOT, cache_dir
 from devstack.hosts import Hosts, why_not
@@ -20,24 +21,31 @@ from devstack.ports import free_port
 from devstack.procs import Child, Command, wait_until
 from devstack.rundir import RunDir
 from devstack.say import StepFailed
-from devstack.slurmconf import SlurmSpec
+from devstack.slurmconf import SlurmSpec, rest_lines
 from devstack.slurmfolder import lay_out, next_job_id, places
+from devstack.slurmrestd import Slurmrestd
+from devstack.trees import Tree
 
 NODES_S = 120.0
 POLITE_S = 10.0  # at stop, jobs have this long to end by themselves, whatever KillWait says
 
 
 class Slurm:
-    """`start()`, then give `env()` to whatever talks to it. `stop()` leaves no job, step or daemon behind."""
+    """`start()`, then give `env()` to whatever talks to it. `stop()` leaves no job, step or daemon behind.
 
-    def __init__(self, run_dir: Path, spec: SlurmSpec | None = None) -> None:
+    `tree`: where its programs come from, see `trees`. Commands of such a cluster are found with `prefix`.
+    """
+
+    def __init__(self, run_dir: Path, spec: SlurmSpec | None = None, tree: Tree | None = None) -> None:
         self.spec = spec or SlurmSpec()
+        self.tree = tree or trees.chosen()
         self._run_dir = RunDir(run_dir)
         self._home = self._run_dir.path
         self._munged: Child | None = None
         self._controller: Child | None = None
         self._nodes: dict[str, Child] = {}
         self._accounting: Accounting | None = None
+        self._rest: Slurmrestd | None = None
         self._controller_host = ""
         self._why_one_host = "asked for" if self.spec.one_host else why_not()
         self._hosts: Hosts | None = None
@@ -81,8 +89,34 @@ class Slurm:
     def controller_pid(self) -> int:
         return self._controller.pid if self._controller else 0
 
+    @property
+    def munge_pid(self) -> int:
+        return self._munged.pid if self._munged else 0
+
     def env(self) -> dict[str, str]:
         return {"SLURM_CONF": str(self.conf)}
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """What to put before a shell, so that sbatch and the others that it starts are this cluster's."""
+        words = self.tree.words if self.tree else ()
+        return (*words, "env", f"SLURM_CONF={self.conf}", f"PATH={apt.SERVER_PATH}")
+
+    @property
+    def rest(self) -> Slurmrestd:
+        """The slurmrestd of SlurmSpec(rest=True). Raises StepFailed where none was asked for."""
+        if self._rest is None:
+            raise StepFailed("this cluster has no slurmrestd", "SlurmSpec(rest=True), then start()")
+        return self._rest
+
+    @property
+    def rest_url(self) -> str:
+        """Where slurmrestd answers, e.g. http://10.231.7.2:20123."""
+        return self.rest.url
+
+    def token(self, lifespan_s: int = 1800) -> str:
+        """Return a token of this user for slurmrestd, which is taken for so long."""
+        return self.run("scontrol", "token", f"lifespan={lifespan_s}").strip().removeprefix("SLURM_JWT=")
 
     def run(self, *argv: str, timeout_s: float = 30) -> str:
         """A Slurm command against this cluster; its output, or StepFailed with what it said."""
@@ -92,6 +126,8 @@ class Slurm:
         return done.stdout
 
     def start(self) -> Slurm:
+        if self.spec.rest and (why := slurmrestd.refusal()):
+            raise StepFailed(why, "run it as root, or without rest=True")
         self._home_as(self._run_dir.short())
         self._run_dir.slurm_conf = str(self.conf)
         self._run_dir.open()
@@ -105,20 +141,21 @@ class Slurm:
     def stop(self) -> None:
         if self._controller is not None and self._controller.alive:
             self.cancel_jobs()
+        self._run_dir.closing()
         for child in [*self._nodes.values(), self._controller]:
             if child is not None and child.alive:
                 proctable.send(child.pid, child.command.stop_signal)  # all at once, then wait for each
         for child in [*self._nodes.values(), self._controller]:
             if child is not None:
                 child.stop()
-        for last in (self._accounting, self._munged):
+        for last in (self._rest, self._accounting, self._munged):
             if last is not None:
                 last.stop()
         self._nodes.clear()
-        self._controller = self._munged = self._accounting = None
+        self._controller = self._munged = self._accounting = self._rest = None
         if self._hosts is not None:
             self._hosts.stop()
-        self._run_dir.close(remove=[] if self._home == self._run_dir.path else [self._home])
+        self._run_dir.close(remove=self._disposable())
 
     def __enter__(self) -> Slurm:
         return self.start()
@@ -133,6 +170,11 @@ class Slurm:
             self._try("scancel", *sorted(set(jobs)))
             limit_s = min(self.spec.kill_wait_s + 2, POLITE_S)
             wait_until(lambda: not self._try("squeue", "-h", "-a", "-o", "%A").stdout.split(), limit_s)
+
+    def _disposable(self) -> list[Path]:
+        """Return the folders outside the run folder, which go with the cluster."""
+        home = [] if self._home == self._run_dir.path else [self._home]
+        return [*home, Slurmrestd.folder_of(self._home)] if self.spec.rest else home
 
     # What tests do to a cluster.
 
@@ -150,8 +192,19 @@ class Slurm:
 
     def node_down(self, name: str) -> None:
         """The node is lost with everything on it; Slurm is told, as its own time-out would take minutes."""
-        self._nodes.pop(name).kill()
-        proctable.sweep(lambda: proctable.with_environment(proctable.NODE_MARK, self._node_mark(name)))
+        slurmd = self._nodes.pop(name)
+        # In a tree slurmd's mounts are its own; else they are its host's, with all that is to stay there.
+        mounts = proctable.Mounts([slurmd.pid] if self.tree else [])
+
+        def of_node() -> set[int]:
+            marked = proctable.with_environment(proctable.NODE_MARK, self._node_mark(name))
+            return marked | proctable.keepers(str(self._home / name)) | mounts.processes()
+
+        try:
+            slurmd.kill()
+            proctable.sweep(of_node)
+        finally:
+            mounts.close()
         self.run("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=lost")
 
     def node_up(self, name: str) -> None:
@@ -159,19 +212,34 @@ class Slurm:
         self._start_node(name)
         self._await_nodes({name})
 
+    def node_back(self, name: str) -> None:
+        """The network of a host that was cut off is whole again, and its slurmd, started anew, registers: a node that
+        Slurm took DOWN would not be asked for many minutes. What ran there meanwhile goes on."""
+        self.hosts.mend(name)
+        self._nodes.pop(name).stop()
+        self.node_up(name)
+
     # How it starts.
 
     def _start(self) -> None:
-        self._run_dir.watch(remove=[] if self._home == self._run_dir.path else [self._home])
+        self._run_dir.watch(remove=self._disposable())
         if self._hosts is not None:
             self._hosts.start()
         at = places(self._hosts, self.spec.node_names, free_port())
         self._controller_host = at.controller.host
         if self.spec.accounting:
-            host = at.controller.host if self._hosts is not None else "localhost"
             self._accounting = Accounting(
-                self._home, self._env(), self._child_of_controller, host, at.controller.address
+                self._home,
+                self._env(),
+                self._child_of_controller,
+                self._program,
+                at.controller if self._hosts is not None else replace(at.controller, host="localhost"),
+                rest_lines(self._home) if self.spec.rest else [],
             )
+        if self.spec.rest:
+            address, with_accounts = at.controller.address, self.spec.accounting
+            beside = self._child_of_controller
+            self._rest = Slurmrestd(self._home, address, free_port(), beside, with_accounts)
         lay_out(
             self._home,
             self.spec,
@@ -184,6 +252,8 @@ class Slurm:
         if self._accounting is not None:
             self._accounting.start()
         self._start_controller("-c")  # nothing of an earlier start is recovered
+        if self._rest is not None:
+            self._rest.start()
         for name in self.spec.node_names:
             self._start_node(name)
         self._await_nodes(set(self.spec.node_names))
@@ -191,7 +261,7 @@ class Slurm:
     def _version(self) -> tuple[int, int]:
         """Slurm's release, e.g. (22, 5)."""
         said = subprocess.run(
-            [apt.program("slurmd"), "-V"], capture_output=True, text=True, check=True
+            self._program("slurmd", "-V"), capture_output=True, text=True, check=True
         ).stdout
         major, minor = said.split()[-1].split(".")[:2]
         return int(major), int(minor)
@@ -203,12 +273,18 @@ class Slurm:
     def _node_mark(self, name: str) -> str:
         return f"{self._run_dir.mark}/{name}"
 
+    def _program(self, name: str, *words: str) -> list[str]:
+        """Return the command line of a program of this cluster's release. MariaDB's are always the machine's."""
+        if self.tree is None or name.startswith("mariadb"):
+            return [apt.program(name), *words]
+        return [*self.tree.words, name, *words]
+
     def _child(
         self, name: str, argv: Sequence[str], *, host: str = "", node: str = "", grace_s: float = 10
     ) -> Child:
         """Start a process of this cluster: every one begins here. `host`: where it runs, "" is the machine itself."""
         prefix = self._hosts.enter(host) if self._hosts is not None and host else []
-        argv = [*prefix, apt.program(argv[0]), *argv[1:]]
+        argv = [*prefix, *self._program(*argv)]
         return Child(Command(name, argv, self._env(node), grace_s=grace_s), self._run_dir)
 
     def _child_of_controller(self, name: str, argv: list[str]) -> Child:
@@ -221,7 +297,7 @@ class Slurm:
         argv += [f"--socket={home}/munge/socket", f"--pid-file={home}/munge/pid"]
         argv += [f"--log-file={home}/munged.log", f"--seed-file={home}/munge.seed"]
         self._munged = self._child("munged", argv)
-        check = [apt.program("munge"), "-n", "-S", str(home / "munge" / "socket")]
+        check = self._program("munge", "-n", "-S", str(home / "munge" / "socket"))
 
         def answers() -> bool:
             return subprocess.run(check, capture_output=True, check=False).returncode == 0
@@ -260,7 +336,7 @@ class Slurm:
 
     def _try(self, *argv: str, timeout_s: float = 10) -> subprocess.CompletedProcess[str]:
         """A Slurm command; one that hangs or is missing counts as failed."""
-        command = [apt.program(argv[0]), *argv[1:]]
+        command = self._program(*argv)
         try:
             return subprocess.run(
                 command, env=self._env(), capture_output=True, text=True, timeout=timeout_s, check=False

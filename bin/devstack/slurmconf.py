@@ -28,7 +28,9 @@ class SlurmSpec:
     max_walltime_min: int = 240
     one_host: bool = False  # all nodes on the machine itself, also where each could be a host of its own
     accounting: bool = False  # slurmdbd, and limits of QOS and associations; wants apt.ACCOUNTING
+    rest: bool = False  # slurmrestd, see there
     extra: tuple[str, ...] = ()  # further lines of slurm.conf
+    node: str = ""  # further words of each node's line, e.g. "Feature=nvlink TmpDisk=1000"
 
     @property
     def node_names(self) -> tuple[str, ...]:
@@ -87,6 +89,11 @@ def accounting(spec: SlurmSpec, site: Site) -> list[str]:
     ]
 
 
+def rest_lines(home: Path) -> list[str]:
+    """Return what slurm.conf and slurmdbd.conf need, so that the tokens that slurmrestd passes on are taken."""
+    return ["AuthAltTypes=auth/jwt", f"AuthAltParameters=jwt_key={home}/jwt.key"]
+
+
 def slurm_conf(spec: SlurmSpec, site: Site) -> str:
     home = site.home
     # Slurm can bind to one address only, that of the machine's own name. Where this will not do, its daemons listen
@@ -95,7 +102,7 @@ def slurm_conf(spec: SlurmSpec, site: Site) -> str:
     preempt = ["PreemptType=preempt/partition_prio", "PreemptMode=CANCEL"] if spec.preemption else []
     nodes = [
         f"NodeName={name} NodeHostname={at.host} NodeAddr={at.address} Port={at.port} CPUs={spec.cpus} "
-        f"RealMemory={spec.memory_mb} Gres=gpu:{spec.gpu_type}:{spec.gpus} State=UNKNOWN"
+        f"RealMemory={spec.memory_mb} Gres=gpu:{spec.gpu_type}:{spec.gpus} State=UNKNOWN {spec.node}".rstrip()
         for name, at in zip(spec.node_names, site.nodes, strict=True)
     ]
     lines = [
@@ -116,6 +123,7 @@ def slurm_conf(spec: SlurmSpec, site: Site) -> str:
         "TaskPlugin=task/none",
         "JobAcctGatherType=jobacct_gather/none",
         *accounting(spec, site),
+        *(rest_lines(home) if spec.rest else []),
         "SelectType=select/cons_tres",
         "SelectTypeParameters=CR_Core_Memory",
         # Without it a job that names no memory takes its node's whole memory, and no second job fits.

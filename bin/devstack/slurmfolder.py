@@ -73,10 +73,9 @@ def lay_out(
     # munged wants its socket's folder open to all; everything else may stay private.
     (home / "munge").mkdir(exist_ok=True)
     (home / "munge").chmod(0o755)
-    key = home / "munge.key"
-    key.unlink(missing_ok=True)
-    key.touch(mode=0o600)
-    key.write_bytes(secrets.token_bytes(128))
+    write_key(home / "munge.key", 128)
+    if spec.rest:
+        write_key(home / "jwt.key", 32)
     for name in spec.node_names:
         (home / name).mkdir(exist_ok=True)
     for number in range(spec.gpus):
@@ -94,6 +93,13 @@ def lay_out(
     (home / "slurm.conf").write_text(slurm_conf(spec, site))
     (home / "gres.conf").write_text(gres_conf(spec, home))
     (home / "cgroup.conf").write_text(cgroup_conf(version))
+
+
+def write_key(path: Path, size: int) -> None:
+    """Make a key of so many bytes that only this user may read."""
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_bytes(secrets.token_bytes(size))
 
 
 def make_gpu(path: Path, number: int) -> None:

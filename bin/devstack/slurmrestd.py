@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from pathlib import Path
 from devstack.ports import accepts
 from devstack.procs import Child
 from devstack.rundir import substitute
-from devstack.say import StepFailed
 
 USER = "nobody"
 
@@ -33,19 +31,6 @@ def refusal() -> str:
     return (
         "" if os.getuid() == 0 else "slurmrestd runs as another user than slurmctld: only root can start both"
     )
-
-
-def conf_lines(home: Path) -> list[str]:
-    """Return what slurm.conf and slurmdbd.conf need, so that tokens are made and taken."""
-    return ["AuthAltTypes=auth/jwt", f"AuthAltParameters=jwt_key={home}/jwt.key"]
-
-
-def write_key(home: Path) -> None:
-    """Make the key that tokens of this start are signed with."""
-    key = home / "jwt.key"
-    key.unlink(missing_ok=True)
-    key.touch(mode=0o600)
-    key.write_bytes(secrets.token_bytes(32))
 
 
 @dataclass
@@ -67,17 +52,15 @@ class Slurmrestd:
     def pid(self) -> int:
         return self._child.pid if self._child else 0
 
-    @property
-    def folder(self) -> Path:
-        """The one place of this cluster that its user may enter."""
-        return substitute(self.home / "rest", pwd.getpwnam(USER).pw_uid)
+    @staticmethod
+    def folder_of(home: Path) -> Path:
+        """Return the one place of that cluster which slurmrestd's user may enter; make it where it is missing."""
+        return substitute(home / "rest", pwd.getpwnam(USER).pw_uid)
 
     def start(self) -> None:
         """Start it and wait until it listens. Raises StepFailed where that cannot be."""
-        if refusal():
-            raise StepFailed(refusal(), "run it as root, or without rest=True")
         user = pwd.getpwnam(USER)
-        folder = self.folder
+        folder = self.folder_of(self.home)
         shutil.copyfile(self.home / "slurm.conf", folder / "slurm.conf")
         become = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
         # Named, because of what is not: the part that asks slurmdbd keeps 24.11's from starting where there is none.

@@ -2,12 +2,15 @@
 
 Separate from `slurm`, because a tree is built once and only read afterwards, by any number of clusters. A program runs in
 it as `[*tree.words, "sinfo", …]`: with the tree's /usr and /etc and everything else of this machine (the checkout, the
-cache, /tmp, /proc, the users), in a mount namespace of its own. It takes 10 ms, the process stays the one that was
+cache, /tmp, /proc, the users), in a mount namespace of its own. That takes 10 ms, the process stays the one that was
 started, and nothing outside sees the mounts. Only root can.
 
-    tree = trees.ensure(trees.TRIXIE, Progress())  # builds it first where it is missing: half a minute
-    Slurm(folder, SlurmSpec(nodes=2), tree=tree)  # a cluster of that release; `slurm.prefix` reaches its commands
-    pyslurm.ensure(tree, Progress())  # devstack.pyslurm: an interpreter with it, run as [*tree.words, interpreter, …]
+    tree = trees.ensure(trees.TRIXIE, Progress())  # builds it first where it is missing: a minute
+    with Slurm(folder, SlurmSpec(nodes=2), tree=tree) as slurm:  # a cluster of that release
+        CliClient(slurm.prefix, limit_s=15)  # sbatch and the others, from outside
+        slurm.run("squeue")
+    python = pyslurm.ensure(trees.TESTING, Progress())  # devstack.pyslurm: an interpreter that can import it ...
+    subprocess.run([*slurm.prefix, python, "helper.py"])  # ... and how it runs
 """
 
 from __future__ import annotations
@@ -15,20 +18,32 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from devstack import apt, longrun, mirror
+from devstack import apt, debootstrap, longrun
 from devstack.checkout import cache_dir
 from devstack.say import Progress, StepFailed
 
+CHOICE = "DEVSTACK_TREE"  # the variable that names the tree of a whole run
 # What a tree shares with the machine below /etc: names of hosts and users, and how to reach package indexes.
-_SHARED = "hosts hostname resolv.conf passwd group nsswitch.conf localtime pip.conf ssl/certs xdg/pip".split()
-_COMMON = "slurm-wlm slurmrestd slurm-wlm-jwt-plugin slurmdbd munge python3 iproute2 procps ca-certificates"
+_SHARED = (
+    "hosts", "hostname", "resolv.conf", "passwd", "group", "nsswitch.conf", "localtime", "pip.conf", "xdg/pip",
+    "ssl/certs",
+)  # fmt: skip
+_COMMANDS = (
+    "sbatch", "squeue", "scancel", "sinfo", "scontrol", "sacct", "sacctmgr", "srun", "salloc", "sprio", "sshare",
+)  # fmt: skip
+_COMMON = (
+    "slurm-wlm", "slurmrestd", "slurm-wlm-jwt-plugin", "slurmdbd", "munge", "python3", "iproute2", "procps",
+    "ca-certificates",
+)  # fmt: skip
+_PYSLURM = ("libslurm-dev", "python3-venv", "python3-dev", "gcc", "libc6-dev")
 
 
 @dataclass(frozen=True)
@@ -42,111 +57,58 @@ class Tree:
     @property
     def folder(self) -> Path:
         """Where it is built: another recipe is another folder."""
-        recipe = repr((self, _BUILD, _enter(Path()))).encode()
-        return cache_dir() / "trees" / f"{self.suite}-{hashlib.sha256(recipe).hexdigest()[:12]}"
+        recipe = repr((self.suite, self.packages, debootstrap.SCRIPT))
+        return cache_dir() / "trees" / f"{self.suite}-{_digest(recipe)}"
 
     @property
     def root(self) -> Path:
         return self.folder / "root"
 
     @property
+    def programs(self) -> Path:
+        """What we put beside the tree's files, cheap and made anew when it is written otherwise."""
+        return self.folder / f"programs-{_digest(_enter(self.root))}"
+
+    @property
     def words(self) -> tuple[str, ...]:
         """What to put before a program and its arguments, so that it runs in the tree."""
-        return (str(self.folder / "enter"),)
+        return (str(self.programs / "enter"),)
+
+    @property
+    def commands(self) -> Path:
+        """A folder for the front of PATH, whose sbatch, squeue and so on run in the tree."""
+        return self.programs / "commands"
 
     def ready(self) -> bool:
         return (self.folder / ".complete").exists()
 
     def release(self) -> tuple[int, int]:
         """Return the release of Slurm that really is in it: Debian's testing moves on."""
-        said = subprocess.run(
-            [*self.words, "slurmd", "-V"],
-            env={"PATH": apt.SERVER_PATH},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        argv = [*self.words, "slurmd", "-V"]
+        env = {"PATH": apt.SERVER_PATH}
+        said = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
         found = re.search(r"(\d+)\.(\d+)", said.stdout)
         if found is None:
-            raise StepFailed(f"no Slurm runs in {self.folder}: {said.stderr.strip()[-300:]}", _AGAIN)
+            why = f"no Slurm runs in {self.folder}: {said.stderr.strip()[-300:]}"
+            raise StepFailed(why, "remove that folder, and the next run builds it again")
         return int(found.group(1)), int(found.group(2))
 
 
-TRIXIE = Tree("trixie", (24, 11), tuple(_COMMON.split()))
-TESTING = Tree(
-    "testing",
-    (26, 5),
-    (*_COMMON.split(), "libslurm-dev", "python3-venv", "python3-dev", "gcc", "libc6-dev"),
-)
+TRIXIE = Tree("trixie", (24, 11), _COMMON)
+TESTING = Tree("testing", (26, 5), (*_COMMON, *_PYSLURM))
 TREES = {tree.suite: tree for tree in (TRIXIE, TESTING)}
-_AGAIN = "remove that folder, and the next run builds it again"
-
-# In a pid namespace whose first process dies with us: an interrupted build leaves nothing that still writes.
-APART = [
-    *("nice", "-n", "10", "setpriv", "--pdeathsig", "KILL"),
-    *("unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"),
-]
-# debootstrap is unpacked, not installed. No service starts in the tree. Testing's index may be past its date at a mirror
-# that lags behind. slurmdbd of both releases ends at once with their own libmariadb: this machine's does.
-_BUILD = r"""
-set -eu
-folder=$1 suite=$2 uri=$3 keyring=$4 shared=$5
-shift 5
-root=$folder/root
-cd "$folder"
-get() { apt-get -q -o APT::Sandbox::User=root -o DPkg::Lock::Timeout=180 "$@"; }
-get download debootstrap || { get update; get download debootstrap; }
-dpkg -x debootstrap_*.deb debootstrap
-DEBOOTSTRAP_DIR=$folder/debootstrap/usr/share/debootstrap
-export DEBOOTSTRAP_DIR
-sh debootstrap/usr/sbin/debootstrap --variant=minbase --keyring="$keyring" "$suite" "$root" "$uri"
-printf '#!/bin/sh\nexit 101\n' > "$root/usr/sbin/policy-rc.d"
-chmod 755 "$root/usr/sbin/policy-rc.d"
-echo 'Acquire::Check-Valid-Until "false";' > "$root/etc/apt/apt.conf.d/90berth"
-apt-config dump Acquire::http Acquire::https >> "$root/etc/apt/apt.conf.d/90berth"
-mount --bind /dev "$root/dev"
-mount -t proc proc "$root/proc"
-inside() { chroot "$root" "$@"; }
-inside apt-get -q update
-inside apt-get -q -o Dpkg::Use-Pty=0 install -y --no-install-recommends "$@"
-inside apt-get clean
-rm -rf "$root"/var/lib/apt/lists/*
-for name in $shared; do
-    mkdir -p "$(dirname "$root/etc/$name")"
-    if [ -d "/etc/$name" ]; then mkdir -p "$root/etc/$name"; else rm -rf "$root/etc/$name"; : > "$root/etc/$name"; fi
-done
-get download libmariadb3
-dpkg -x libmariadb3_*.deb libmariadb3
-mkdir -p "$root/usr/lib/berth-slurmdbd"
-cp -a libmariadb3/usr/lib/*/libmariadb.so* "$root/usr/lib/berth-slurmdbd/"
-"""
-SLURMDBD_LIBRARIES = "/usr/lib/berth-slurmdbd"  # in a tree: slurmdbd's LD_LIBRARY_PATH
 
 
-def _enter(root: Path) -> str:
-    """The program `enter`: it makes its mounts in a namespace of its own and becomes the program that it is given."""
-    shared = " ".join(f"/etc/{name}" for name in _SHARED)
-    return f"""#!/bin/sh
-# enter PROGRAM ARGUMENT...: runs it with the /usr and /etc of this tree and everything else of this machine.
-set -eu
-root={root}
-if [ "${{1-}}" != --inside ]; then exec /usr/bin/unshare --mount /bin/sh "$0" --inside "$@"; fi
-shift
-for path in {shared} {" ".join(_interpreter())}; do
-    if [ -e "$path" ] && [ -e "$root$path" ]; then /usr/bin/mount --bind "$path" "$root$path"; fi
-done
-/usr/bin/mount --rbind "$root/etc" /etc
-/usr/bin/mount --rbind "$root/usr" /usr
-exec "$@"
-"""
+def chosen() -> Tree | None:
+    """Return the tree that this whole run shall use, as `bin/test --slurm` says; None for this machine's own Slurm."""
+    name = os.environ.get(CHOICE, "")
+    return TREES[name] if name else None
 
 
-def _interpreter() -> list[str]:
-    """What jobs need of this machine's Python, should it lie in the /usr that the tree's takes the place of."""
-    if sys.base_prefix == "/usr/local":
-        return ["/usr/local"]
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    return [f"/usr/bin/{version}", f"/usr/lib/{version}"] if sys.base_prefix == "/usr" else []
+def search_path() -> str:
+    """Return a PATH on which Slurm's commands are those of the chosen tree."""
+    tree = chosen()
+    return f"{tree.commands}:{apt.SERVER_PATH}" if tree else apt.SERVER_PATH
 
 
 def refusal() -> str:
@@ -167,7 +129,9 @@ def ensure(tree: Tree, progress: Progress) -> Tree:
         with progress.step(f"Build the tree of Debian {tree.suite}, for its Slurm") as note:
             with longrun.only_one(tree.folder, note):
                 if not tree.ready():
-                    _build(tree, note)
+                    debootstrap.build(tree.folder, tree.suite, tree.packages, note)
+    if not tree.programs.exists():
+        _write_programs(tree)
     done = subprocess.run([*tree.words, "true"], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise StepFailed(
@@ -176,36 +140,66 @@ def ensure(tree: Tree, progress: Progress) -> Tree:
     return tree
 
 
-def _build(tree: Tree, note: Callable[[str], None]) -> None:
-    """Builds in place; `.complete` comes last."""
-    folder, source = tree.folder, mirror.find()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    log = folder.with_name(f"{folder.name}.log")
-    log.unlink(missing_ok=True)
-    words = [str(folder), tree.suite, source.uri, source.keyring, " ".join(_SHARED), *tree.packages]
-    build = longrun.run(
-        [*APART, "sh", "-c", _BUILD, "build", *words],
-        log,
-        note,
-        longrun.last_line,
-        env={**settings(), "PATH": apt.SERVER_PATH, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
-    )
-    if build != 0:
-        raise StepFailed(f"the build ended with status {build}", f"does {source.uri} answer?", log)
-    for path in _interpreter():
+def _write_programs(tree: Tree) -> None:
+    """Make `enter`, the commands, and the places of what is mounted; by renaming, as others may be at it, too."""
+    for path in map(Path, _mounted()):
         inside = Path(f"{tree.root}{path}")
-        if Path(path).is_dir():
+        if path.is_dir():
             inside.mkdir(parents=True, exist_ok=True)
-        else:
+        elif path.exists():
+            inside.parent.mkdir(parents=True, exist_ok=True)
+            if inside.is_symlink():
+                inside.unlink(missing_ok=True)
             inside.touch()
-    enter = folder / "enter"
-    enter.write_text(_enter(tree.root))
-    enter.chmod(0o755)
-    (folder / ".complete").touch()
+    new = tree.folder / f"programs-new-{secrets.token_hex(4)}"
+    (new / "commands").mkdir(parents=True)
+    _write_program(new / "enter", _enter(tree.root))
+    for name in _COMMANDS:
+        # By its whole path: inside, PATH still begins with this folder.
+        text = f'#!/bin/sh\nexec {shlex.quote(tree.words[0])} /usr/bin/{name} "$@"\n'
+        _write_program(new / "commands" / name, text)
+    try:
+        new.rename(tree.programs)
+    except OSError:
+        shutil.rmtree(new)
+        if not tree.programs.exists():
+            raise
 
 
-def settings() -> dict[str, str]:
-    """Return the proxies and pip's settings that this process was started with."""
-    kept = ("http_proxy", "https_proxy", "no_proxy", "pip_", "ssl_cert", "requests_ca")
-    return {name: value for name, value in os.environ.items() if name.lower().startswith(kept)}
+def _write_program(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def _enter(root: Path) -> str:
+    """The program `enter`: it makes its mounts in a namespace of its own and becomes the program that it is given."""
+    return f"""#!/bin/sh
+# enter PROGRAM ARGUMENT...: runs it with the /usr and /etc of this tree and everything else of this machine.
+set -eu
+root={shlex.quote(str(root))}
+if [ "${{1-}}" != --inside ]; then exec /usr/bin/unshare --mount /bin/sh "$0" --inside "$@"; fi
+shift
+for path in {" ".join(_mounted())}; do
+    if [ -e "$path" ] && [ -e "$root$path" ]; then /usr/bin/mount --bind "$path" "$root$path"; fi
+done
+/usr/bin/mount --rbind "$root/etc" /etc
+/usr/bin/mount --rbind "$root/usr" /usr
+exec "$@"
+"""
+
+
+def _mounted() -> list[str]:
+    """What is this machine's inside a tree's /usr and /etc, too."""
+    return [f"/etc/{name}" for name in _SHARED] + _interpreter()
+
+
+def _interpreter() -> list[str]:
+    """What jobs need of this machine's Python, should it lie in the /usr that the tree's takes the place of."""
+    if sys.base_prefix == "/usr/local":
+        return ["/usr/local"]
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return [f"/usr/bin/{version}", f"/usr/lib/{version}"] if sys.base_prefix == "/usr" else []
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

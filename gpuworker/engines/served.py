@@ -82,8 +82,8 @@ class ServedEngine:
     def _wrapped(self, env: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
         """In a thread: it looks where links in the model's folder lead."""
         spec, own = self.spec, self.environment()
-        home, gpus = spec.log_path.parent, bool(spec.gpus)
-        return wrapping.wrapped(self.command(), env, own, spec.wrapping, self.folders(), home, gpus)
+        home, with_gpus = spec.log_path.parent, bool(spec.gpus)
+        return wrapping.wrapped(self.command(), env, own, spec.wrapping, self.folders(), home, with_gpus)
 
     @property
     def pid(self) -> int | None:

@@ -12,18 +12,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gpuworker.engines.protocol import BadArgument, Wrapping
+from gpuworker.gpus import VARIABLES
 
 FAILED = "berth: the prologue of the engine's environment failed"
 NO_TOOL = "berth: neither apptainer nor singularity is on this node's PATH"
 # $1 is the prologue. A line of it that fails ends it; one inside a file that it sources, or in a function, does not:
 # /etc/profile.d is full of those. BASH_SOURCE is empty here and not there.
 _BASH = f"""
-failed() {{ trap - EXIT ERR; echo "{FAILED} with exit code $1${{2:+: $2}}" >&2; exit "$(( $1 ? $1 : 1 ))"; }}
-trap 'failed $?' EXIT
-trap 'code=$?; [ ${{#BASH_SOURCE[@]}} -gt 0 ] || failed $code "$BASH_COMMAND"' ERR
-prologue=$1
+berth_code=0
+berth_failed() {{ trap - EXIT ERR; echo "{FAILED} with exit code $1${{2:+: $2}}" >&2; exit "$(( $1 ? $1 : 1 ))"; }}
+trap 'berth_failed $?' EXIT
+trap 'berth_code=$?; [ ${{#BASH_SOURCE[@]}} -gt 0 ] || berth_failed $berth_code "$BASH_COMMAND"' ERR
+berth_prologue=$1
 shift
-eval "$prologue"
+eval "$berth_prologue"
 trap - EXIT ERR
 set +eu
 """
@@ -38,10 +40,7 @@ exec "$tool" exec "$@"
 """
 # Apptainer puts these into the image whatever that one sets itself; SingularityCE knows them by its own name.
 _INSIDE = ("APPTAINERENV_", "SINGULARITYENV_")
-_OURS = (
-    *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"),
-    "PYTHONUNBUFFERED",
-)
+_OURS = (*VARIABLES, "CUDA_DEVICE_ORDER", "PYTHONUNBUFFERED")
 _GPU_FLAGS = {"nv": "--nv", "rocm": "--rocm"}
 
 

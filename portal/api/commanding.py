@@ -38,7 +38,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     Kind.INSPECT: ("candidate",),
 }
 _WORDS = {
-    "fleet": "nothing (the whole fleet)",
+    "fleet": "nothing (the whole fleet, or args.cluster)",
     "profile": "args.profile",
     "job_id": "args.job_id",
     "candidate": "args.candidate",
@@ -62,6 +62,10 @@ def _job(value: Any) -> int:
     return targets.unknown_job(str(value))
 
 
+def _cluster(value: Any) -> str:
+    return targets.cluster(str(value))
+
+
 def _candidate(value: Any) -> int:
     return targets.candidate(str(value)).pk
 
@@ -71,8 +75,10 @@ ARGS: dict[str, dict[str, Callable[[Any], Any]]] = {
     Kind.WAKE: {"for_s": seconds},
     Kind.PIN: {"for_s": seconds},
     Kind.RELAUNCH: {"profile": _profile},
-    Kind.ADOPT: {"job_id": _job, "profile": _profile},
-    Kind.REJECT: {"job_id": _job},
+    Kind.ADOPT: {"job_id": _job, "profile": _profile, "cluster": _cluster},
+    Kind.REJECT: {"job_id": _job, "cluster": _cluster},
+    Kind.PAUSE: {"cluster": _cluster},
+    Kind.RESUME: {"cluster": _cluster},
     Kind.INSPECT: {"candidate": _candidate},
 }
 
@@ -114,6 +120,10 @@ def _checked(wish: Wish) -> dict[str, Any]:
     given = named + [
         name for name in ("profile", "job_id", "candidate") if name in args and name in allowed
     ] or ["fleet"]
+    if "cluster" in args and wish.pool is not None:
+        raise ValidationError({"args": f"'{wish.kind}' takes a model or a cluster, not both."})
+    if "job_id" in args and not args.get("cluster"):
+        targets.only_cluster(args["job_id"])
     if len(given) != 1 or given[0] not in allowed:
         words = " or ".join(_WORDS.get(name, name) for name in allowed)
         raise ValidationError({"kind": f"'{wish.kind}' takes exactly one target: {words}."})

@@ -36,7 +36,7 @@ class Fleet(APIView):
     def get(self, request: Request) -> Response:
         """Clusters, live pilots and those that ended within the last hour, with their replicas."""
         now = timezone.now()
-        clusters = [told(cluster, now) for cluster in Cluster.objects.order_by("name")]
+        clusters = [told(row, now) for row in Cluster.objects.order_by("name").prefetch_related("ways")]
         return Response(FleetOut({"clusters": clusters, "pilots": recent_pilots(now)[:MOST_PILOTS]}).data)
 
 
@@ -83,14 +83,20 @@ class Decisions(APIView):
 
 
 def told(cluster: Cluster, now: datetime) -> dict[str, Any]:
+    """`tried_at` and `answered_at` as of the way that has waited longest."""
+    stands = standing(cluster, now)
+    tried = [way.tried_at for way in stands.ways]
+    answered = [way.answered_at for way in stands.ways]
     return {
         "name": cluster.name,
         "paused": cluster.paused,
-        "tried_at": cluster.tried_at,
-        "answered_at": cluster.answered_at,
+        "tried_at": min((at for at in tried if at is not None), default=None) if all(tried) else None,
+        "answered_at": min((at for at in answered if at is not None), default=None)
+        if all(answered)
+        else None,
         "ticked_at": cluster.ticked_at,
         "unknown_jobs": unknown_jobs(cluster),
-        **asdict(standing(cluster, now)),
+        **asdict(stands),
     }
 
 

@@ -157,16 +157,27 @@ class UnknownJobOut(serializers.Serializer[Any]):
     since = serializers.DateTimeField()
 
 
+class WayOut(serializers.Serializer[Any]):
+    name = serializers.CharField(help_text="Of its access; empty: Slurm's commands on the portal's host.")
+    answers = serializers.BooleanField()
+    text = serializers.CharField(help_text="In words: does Slurm answer by it, and if not, what was heard.")
+    tried_at = serializers.DateTimeField(allow_null=True)
+    answered_at = serializers.DateTimeField(allow_null=True)
+
+
 class ClusterOut(serializers.Serializer[Any]):
     name = serializers.CharField()
     paused = serializers.BooleanField()
     tried_at = serializers.DateTimeField(allow_null=True)
     answered_at = serializers.DateTimeField(allow_null=True)
     ticked_at = serializers.DateTimeField(allow_null=True)
-    slurm_answers = serializers.BooleanField()
+    slurm_answers = serializers.BooleanField(help_text="By every way.")
     slurm = serializers.CharField(help_text="In words: does Slurm answer, and if not, since when.")
     loop_runs = serializers.BooleanField()
     loop = serializers.CharField()
+    ways = WayOut(
+        many=True, help_text="By which Slurm is reached. One that is silent holds its own profiles only."
+    )
     unknown_jobs = UnknownJobOut(
         many=True,
         help_text="Jobs that carry this installation's name and that no row knows: adopt or reject them.",
@@ -196,7 +207,7 @@ class CommandIn(serializers.Serializer[Any]):
     args = serializers.DictField(
         required=False,
         help_text="pin, wake: for_s (seconds). relaunch: profile, in place of a pool. adopt: job_id, profile. "
-        "reject: job_id.",
+        "reject: job_id. adopt, reject, pause, resume: cluster, where there are several.",
     )
 
     def validate_pilot(self, word: str | None) -> Pilot | None:

@@ -1,11 +1,11 @@
-"""A cluster's row → what to tell an operator of it, in words. Pure, so that pages and API say the same."""
+"""The rows of a cluster and of the ways to it → what to tell an operator, so that pages and API say the same."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from portal.fleet.models import Cluster
+from portal.fleet.models import Cluster, WayState
 from portal.fleet.slurm_words import meaning
 from portal.fleet.times import ago
 
@@ -16,11 +16,23 @@ JUST_NOW_S = (
 
 
 @dataclass(frozen=True, slots=True)
+class WayStanding:
+    """One way to the cluster's Slurm."""
+
+    name: str  # of its access; "" = Slurm's commands on the portal's host
+    answers: bool
+    text: str
+    tried_at: datetime | None
+    answered_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
-    slurm_answers: bool
+    slurm_answers: bool  # by every way
     slurm: str
     loop_runs: bool
     loop: str
+    ways: tuple[WayStanding, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +58,44 @@ def standing(cluster: Cluster, now: datetime) -> Standing:
             f"The control loop's last tick was {ago(cluster.ticked_at, now)}: nothing is launched or let go. "
             "Look at the Celery worker and beat."
         )
-    return Standing(_answers(cluster), _slurm(cluster, now), loop_runs, loop)
+    ways = _ways(cluster, now)
+    text = (
+        " ".join(way.text for way in ways) or "Slurm has not been asked yet: no enabled profile leads there."
+    )
+    return Standing(bool(ways) and all(way.answers for way in ways), text, loop_runs, loop, ways)
 
 
-def _answers(cluster: Cluster) -> bool:
-    return cluster.answered_at is not None and not cluster.error
-
-
-def _slurm(cluster: Cluster, now: datetime) -> str:
-    if cluster.tried_at is None:
-        return "Slurm has not been asked yet."
-    if cluster.answered_at is None:
-        return f"Slurm has never answered. Nothing is launched and nothing is ended until it does. {cluster.error}"
-    if cluster.error:
-        since = cluster.answered_at.strftime("%Y-%m-%d %H:%M:%S UTC")
-        return (
-            f"No answer from Slurm since {since} ({ago(cluster.answered_at, now)}). "
-            f"Nothing is launched and nothing is ended until it answers. {cluster.error}"
+def _ways(cluster: Cluster, now: datetime) -> tuple[WayStanding, ...]:
+    rows = sorted(cluster.ways.all(), key=lambda row: row.name)
+    return tuple(
+        WayStanding(
+            row.name,
+            row.answered_at is not None and not row.error,
+            way_words(row, now, alone=len(rows) == 1),
+            row.tried_at,
+            row.answered_at,
         )
-    jobs = "1 job" if len(cluster.jobs) == 1 else f"{len(cluster.jobs)} jobs"
-    return f"Slurm answered {_ago(cluster.answered_at, now)}; {jobs} of ours in its last listing."
+        for row in rows
+    )
+
+
+def way_words(way: WayState, now: datetime, *, alone: bool = True) -> str:
+    """Return whether Slurm answers by this way, and if not, since when and what was heard. `alone`: there is no other
+    way to its cluster."""
+    who = "Slurm" if alone else way.said
+    held = "" if alone else " by this way"
+    if way.tried_at is None:
+        return f"{who} has not been asked yet."
+    if way.answered_at is None:
+        return f"{who} has never answered. Nothing is launched and nothing is ended{held} until it does. {way.error}"
+    if way.error:
+        since = way.answered_at.strftime("%Y-%m-%d %H:%M:%S UTC")
+        return (
+            f"No answer from {who} since {since} ({ago(way.answered_at, now)}). "
+            f"Nothing is launched and nothing is ended{held} until it answers. {way.error}"
+        )
+    jobs = "1 job" if len(way.jobs) == 1 else f"{len(way.jobs)} jobs"
+    return f"{who} answered {_ago(way.answered_at, now)}; {jobs} of ours in its last listing."
 
 
 def _ago(then: datetime, now: datetime) -> str:
@@ -73,8 +103,13 @@ def _ago(then: datetime, now: datetime) -> str:
 
 
 def unknown_jobs(cluster: Cluster) -> list[UnknownJob]:
-    """Those of the last listing, lowest id first."""
-    jobs = {str(job["job_id"]): job for packed in cluster.jobs.values() for job in packed}
+    """Those of the last listings, lowest id first."""
+    jobs = {
+        str(job["job_id"]): job
+        for way in cluster.ways.all()
+        for packed in way.jobs.values()
+        for job in packed
+    }
     return [
         UnknownJob(
             job_id=int(job_id),

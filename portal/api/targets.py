@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from uuid import UUID
 
 from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
 
 from portal.catalog.models import Model, Pool, Profile
 from portal.fleet.models import Candidate, Cluster, Pilot, PilotState, Replica
@@ -56,15 +57,15 @@ def profile(word: str) -> Profile:
 
 
 def pilot(word: str) -> Pilot:
-    """By its Slurm job id, its id or the beginning of it, or its job name. Of several with one job id the live one,
-    else the newest."""
+    """By its Slurm job id (`cluster/id` where several clusters have it), its id or the beginning of it, or its job name.
+    Of several with one job id the live one, else the newest."""
     _without_nul(word)
     rows = Pilot.objects.select_related("profile").order_by("-planned_at")
-    if word.isdecimal() and len(word) < 19:
-        matching = list(rows.filter(job_id=int(word))[:_SHOWN])
-        matching.sort(key=lambda row: row.state == PilotState.ENDED)
-        if matching:
-            return matching[0]
+    of, slash, number = word.rpartition("/")
+    if number.isdecimal() and len(number) < 19:
+        found_by_job = _by_job(rows.filter(cluster=of) if slash else rows, int(number))
+        if found_by_job is not None:
+            return found_by_job
     if (id_ := _uuid(word)) is not None and (row := rows.filter(pk=id_).first()) is not None:
         return row
     if (row := rows.filter(job_name=word).first()) is not None:
@@ -76,6 +77,17 @@ def pilot(word: str) -> Pilot:
             return found[0]
     jobs = [str(row.job_id or row.pk) for row in live]
     raise ValidationError(f"No pilot is job, name or id '{word[:128]}'. {_close(word, jobs)}")
+
+
+def _by_job(rows: QuerySet[Pilot], job_id: int) -> Pilot | None:
+    """A number means one job within a cluster only."""
+    matching = list(rows.filter(job_id=job_id)[:_SHOWN])
+    live = [row for row in matching if row.state != PilotState.ENDED] or matching
+    clusters = sorted({row.cluster for row in live})
+    if len(clusters) > 1:
+        names = " or ".join(f"{cluster}/{job_id}" for cluster in clusters)
+        raise ValidationError(f"Several clusters have a job {job_id}: write {names}.")
+    return live[0] if live else None
 
 
 def replica(word: str) -> Replica:
@@ -98,6 +110,24 @@ def unknown_job(word: str) -> int:
             raise ValidationError(f"'{word[:30]}' is no unknown job: Slurm's last listing shows none.")
         raise ValidationError(f"'{word[:30]}' is no unknown job. {_close(word, known)}")
     return int(word)
+
+
+def only_cluster(job_id: int) -> str:
+    """The cluster that has this unknown job, where only one has."""
+    having = sorted(row.name for row in Cluster.objects.all() if str(job_id) in row.orphans)
+    if len(having) > 1:
+        raise ValidationError(
+            f"Clusters {' and '.join(having)} both have an unknown job {job_id}: name the cluster."
+        )
+    return having[0] if having else ""
+
+
+def cluster(word: str) -> str:
+    _without_nul(word)
+    names = sorted(Cluster.objects.values_list("name", flat=True))
+    if word not in names:
+        raise ValidationError(f"No cluster is named '{word[:64]}'. {_close(word, names)}")
+    return word
 
 
 def _without_nul(word: str) -> None:

@@ -18,13 +18,14 @@ from django.db.models.signals import m2m_changed, post_delete, post_save, pre_de
 from portal.accounts.models import ApiToken, ClaimRule, Membership, Project, Quota, User
 from portal.audit.acting import actor
 from portal.audit.models import Change
-from portal.catalog.models import Environment, Pool, Profile
+from portal.catalog.models import Access, Environment, Pool, Profile
 from portal.catalog.models import Model as ServedModel
 from portal.fleet.models import Command
 from portal.notices.models import Webhook
 
 WATCHED: tuple[type[Model], ...] = (
-    User, Project, Membership, ClaimRule, ApiToken, Quota, Environment, Profile, Pool, ServedModel, Command,
+    User, Project, Membership, ClaimRule, ApiToken, Quota, Environment, Access, Profile, Pool, ServedModel,
+    Command,
     Webhook,
 )  # fmt: skip
 # Lists in rows of their own: their name on either side.

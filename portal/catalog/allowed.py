@@ -111,7 +111,9 @@ def extra_refused(name: str, value: object) -> str:
 
 def extra_pairs(extra: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """Return them as (name, text), sorted, those that are not allowed too: whoever renders refuses these by name."""
-    return tuple((str(name), extra_text(value) or "") for name, value in sorted(extra.items()))
+    found = ((str(name), value, extra_text(value)) for name, value in sorted(extra.items()))
+    # A blank stands in no directive: what is no value must not pass for a flag, or for a word.
+    return tuple((name, f" {value!r}" if text is None else text) for name, value, text in found)
 
 
 def _not_offered(name: str) -> str:

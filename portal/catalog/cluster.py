@@ -15,7 +15,9 @@ from typing import Any, Protocol
 from django.apps import apps
 from django.core.exceptions import ValidationError
 
-_GPUS = re.compile(r"gpu(?::(?P<type>[A-Za-z][\w.+-]*))?:(?P<count>\d+)")
+# MIG's types begin with a digit: gpu:1g.10gb:7.
+_GPUS = re.compile(r"gpu(?::(?P<type>\w[\w.+-]*))?:(?P<count>\d+)")
+_FEATURE = re.compile(r"[A-Za-z_][\w.+:=-]*|\d[\w.+:=-]*[A-Za-z][\w.+:=-]*")
 
 
 class Asked(Protocol):
@@ -28,21 +30,26 @@ class Asked(Protocol):
     account: str
     qos: str
     gpu_type: str
+    gpu_type_asked: bool
     gpus: int
     nodes: int
+    constraint: str
+    reservation: str
     walltime_min: int
     walltime_least_min: int
 
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """`gpus`: type → most on one node; "" is the type of GPUs that have none."""
+    """`gpus`: type → most on one node; "" is the type of GPUs that have none. `features`: of its nodes; None where the
+    client that was asked does not tell."""
 
     name: str
     up: bool
     limit_min: int | None
     nodes: int
     gpus: dict[str, int]
+    features: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,7 @@ class Known:
 
     partitions: dict[str, Partition]
     accounts: dict[str, list[str]]
+    reservations: frozenset[str] = frozenset()
 
 
 def known(cluster: str) -> Known | None:
@@ -58,7 +66,9 @@ def known(cluster: str) -> Known | None:
     row: Any = apps.get_model("fleet", "Cluster")._default_manager.filter(name=cluster).first()
     if row is None or not row.partitions:
         return None
-    return Known({name: _partition(name, said) for name, said in row.partitions.items()}, dict(row.accounts))
+    partitions = {name: _partition(name, said) for name, said in row.partitions.items()}
+    reservations = frozenset(str(said.get("name", "")) for said in row.reservations)
+    return Known(partitions, dict(row.accounts), reservations)
 
 
 def check(profile: Asked) -> None:
@@ -72,7 +82,7 @@ def check(profile: Asked) -> None:
         there = _listed(facts.partitions)
         wrong["partition"] = f"Slurm knows no partition '{profile.partition}'. There are: {there}."
     else:
-        wrong = _gpus(profile, partition)
+        wrong = _gpus(profile, partition) | _features(profile, partition)
         if profile.nodes > max(1, partition.nodes):
             wrong["nodes"] = f"Partition {partition.name} has {partition.nodes} nodes."
         limit = partition.limit_min
@@ -85,7 +95,7 @@ def check(profile: Asked) -> None:
 
 
 def doubts(profile: Asked) -> str:
-    """What could not be checked, or will be cut, in words; "" when there is nothing to say."""
+    """What could not be checked, will be cut, or is not there yet, in words; "" when there is nothing to say."""
     facts = known(profile.cluster)
     if facts is None:
         return (
@@ -93,6 +103,13 @@ def doubts(profile: Asked) -> str:
             f"{profile.name} are not checked."
         )
     partition = facts.partitions.get(profile.partition)
+    # Reservations come and go, and a site may hide them: no mistake yet.
+    missing = sorted(set(filter(None, profile.reservation.split(","))) - facts.reservations)
+    if missing:
+        return (
+            f"Slurm shows no reservation {', '.join(missing)}: it refuses the jobs of {profile.name} until there is one. "
+            f"There are: {_listed(facts.reservations)}."
+        )
     limit = partition.limit_min if partition is not None else None
     if limit is not None and profile.walltime_min > limit:
         return f"Partition {profile.partition} ends jobs after {limit} minutes: {profile.name} gets no more than that."
@@ -100,16 +117,29 @@ def doubts(profile: Asked) -> str:
 
 
 def _gpus(profile: Asked, partition: Partition) -> dict[str, str]:
+    if not profile.gpus:
+        return {}
     there = ", ".join(
         f"{kind or 'any type'} ({most} on a node)" for kind, most in sorted(partition.gpus.items())
     )
     if not partition.gpus:
         return {"gpus": f"No node of partition {partition.name} has GPUs."}
-    if profile.gpu_type and profile.gpu_type not in partition.gpus:
+    typed = profile.gpu_type if profile.gpu_type_asked else ""
+    if typed and typed not in partition.gpus:
         return {"gpu_type": f"Partition {partition.name} has no '{profile.gpu_type}'. There are: {there}."}
-    most = partition.gpus[profile.gpu_type] if profile.gpu_type else max(partition.gpus.values())
+    most = partition.gpus[typed] if typed else max(partition.gpus.values())
     if profile.gpus > most:
         return {"gpus": f"No node of partition {partition.name} has so many. There are: {there}."}
+    return {}
+
+
+def _features(profile: Asked, partition: Partition) -> dict[str, str]:
+    """Names only: whether one node has all that is asked for, Slurm says."""
+    if partition.features is None:
+        return {}
+    if strange := sorted(set(_FEATURE.findall(profile.constraint)) - partition.features):
+        there = f"There are: {_listed(partition.features)}."
+        return {"constraint": f"No node of partition {partition.name} has {', '.join(strange)}. {there}"}
     return {}
 
 
@@ -131,8 +161,13 @@ def _partition(name: str, said: dict[str, Any]) -> Partition:
         for found in _GPUS.finditer(str(group.get("gres", ""))):
             kind = found["type"] or ""
             gpus[kind] = max(gpus.get(kind, 0), int(found["count"]))
-    nodes = sum(int(group.get("count", 0)) for group in said.get("groups", ()))
-    return Partition(name, bool(said.get("up")), said.get("limit_min"), nodes, gpus)
+    groups = list(said.get("groups", ()))
+    nodes = sum(int(group.get("count", 0)) for group in groups)
+    told = [group["features"] for group in groups if group.get("features") is not None]
+    features = (
+        frozenset(str(one) for some in told for one in some) if groups and len(told) == len(groups) else None
+    )
+    return Partition(name, bool(said.get("up")), said.get("limit_min"), nodes, gpus, features)
 
 
 def _listed(names: Any) -> str:

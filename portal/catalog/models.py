@@ -6,12 +6,14 @@ Configuration only: people write it, the control loop reads it. What the loop kn
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.core.validators import MaxValueValidator, RegexValidator
 from django.db import models
 from django.db.models import F, Q
 
 from portal.accounts.models import Project
-from portal.catalog import allowed, cluster, rules
+from portal.catalog import allowed, cluster, rules, ways
 
 # Names reach file names, job names and engine arguments: a small alphabet, checked here and again there.
 model_name = RegexValidator(r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}\Z", "Letters, digits and . _ / - only.")
@@ -70,6 +72,68 @@ class Environment(models.Model):
         rules.image(self)
 
 
+class Access(models.Model):
+    """One way to the Slurm of one cluster: by which client, at which address, as whom. Holds where a token is kept,
+    never a token. A profile that names none is submitted with Slurm's commands on the portal's own host."""
+
+    class Kind(models.TextChoices):
+        CLI = "cli", "Slurm's commands"
+        REST = "rest", "slurmrestd"
+        NATIVE = "native", "pyslurm, in a helper process"
+
+    name = models.SlugField(unique=True)
+    kind = models.CharField(max_length=10, choices=Kind, default=Kind.CLI)
+    cluster = models.CharField(
+        max_length=64,
+        default="main",
+        validators=[directive],
+        help_text="What the cluster is called here. Several ways may lead to one.",
+    )
+    submit_prefix = models.JSONField(
+        default=list,
+        blank=True,
+        help_text='Put before Slurm\'s commands or the helper, e.g. ["ssh", "login01"].',
+    )
+    address = models.CharField(
+        max_length=200,
+        blank=True,
+        help_text="Where slurmrestd listens, e.g. http://slurm:6820 or unix:/run/slurmrestd.",
+    )
+    conf = models.CharField(
+        max_length=300,
+        blank=True,
+        help_text="slurm.conf for the commands or the helper; empty: SLURM_CONF, or Slurm's own.",
+    )
+    user = models.CharField(
+        max_length=64,
+        blank=True,
+        validators=[directive],
+        help_text="The account whose jobs these are, for slurmrestd.",
+    )
+    token_file = models.CharField(
+        max_length=300, blank=True, help_text="File on the portal's host that holds slurmrestd's token."
+    )
+    token_command = models.JSONField(
+        default=list, blank=True, help_text='Prints a token, e.g. ["scontrol", "token", "lifespan=3600"].'
+    )
+    python = models.CharField(
+        max_length=300, blank=True, help_text="Interpreter that has pyslurm, for the helper process."
+    )
+
+    class Meta:
+        verbose_name_plural = "accesses"
+        constraints = [
+            # What the profiles' own copy of the cluster's name refers to (migration profile_cluster_is_its_access).
+            models.UniqueConstraint(fields=["id", "cluster"], name="access_leads_to_cluster"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        ways.check(self)
+
+
 class Profile(models.Model):
     """How and where jobs are submitted. Every value that becomes a directive is allow-listed again there."""
 
@@ -97,7 +161,20 @@ class Profile(models.Model):
 
     name = models.SlugField(unique=True)
     enabled = models.BooleanField(default=True)
-    cluster = models.CharField(max_length=64, default="main")
+    access = models.ForeignKey(
+        Access,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="profiles",
+        help_text="How Slurm is reached; empty: by its commands on the portal's host.",
+    )
+    cluster = models.CharField(
+        max_length=64,
+        default="main",
+        validators=[directive],
+        help_text="With an access: that to which it leads.",
+    )
     partition = models.CharField(max_length=64, validators=[directive])
     account = models.CharField(max_length=64, blank=True, validators=[directive])
     qos = models.CharField(max_length=64, blank=True, validators=[directive])
@@ -164,9 +241,6 @@ class Profile(models.Model):
         help_text="Whose pilots these are when the project is charged.",
     )
     link = models.CharField(max_length=10, choices=Link, default=Link.DIRECT)
-    submit_prefix = models.JSONField(
-        default=list, blank=True, help_text='Put before every Slurm command, e.g. ["ssh", "login01"].'
-    )
     prologue = models.TextField(blank=True, help_text="Shell lines run in the job before the agent starts.")
     door_address = models.CharField(
         max_length=200,
@@ -228,12 +302,18 @@ class Profile(models.Model):
         rules.like("wckey", allowed.WORD, self.wckey, "Letters, digits and . _ + - only.")
         rules.memory(self.mem_request, self.mem_mb, self.gpus)
         rules.extra("extra", self.extra)
-        rules.command("submit_prefix", self.submit_prefix)
         rules.door("door_address", self.door_address)
         rules.ports("door_ports", self.door_ports)
         rules.url("portal_url_from_nodes", self.portal_url_from_nodes)
         rules.absolute("scratch", self.scratch)
+        ways.check_profile(self)
         cluster.check(self)
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save the row, with the cluster to which its access leads."""
+        if self.access is not None:
+            self.cluster = self.access.cluster
+        super().save(*args, **kwargs)
 
 
 class Pool(models.Model):

@@ -16,7 +16,7 @@ from django.db import models
 from django.db.models import QuerySet
 
 from portal.accounts.models import ApiToken, Project, Quota, User
-from portal.catalog.models import Environment, Model, Pool, Profile
+from portal.catalog.models import Access, Environment, Model, Pool, Profile
 from portal.fleet.models import Fit
 
 ANY = "any"  # how the file writes the GPU type that profiles leave empty
@@ -129,12 +129,18 @@ SECTIONS = (
         ("engine", "python", "engine_version", "gpu_types", "prologue", "image", "image_gpu", "image_binds"),
     ),
     Section(
+        ("accesses",), "access", Access, "name",
+        (
+            "kind", "cluster", "submit_prefix", "address", "conf", "user", "token_file", "token_command", "python",
+        ),
+    ),
+    Section(
         ("profiles",), "profile", Profile, "name",
         (
-            "enabled", "cluster", "partition", "account", "qos", "constraint", "reservation", "gpu_type", "gpus", "nodes",
-            "cpus", "mem_mb", "gpu_request", "gpu_type_asked", "mem_request", "licenses", "exclusive", "nice", "wckey",
-            "extra", "walltime_min", "walltime_least_min", "max_pilots", "preemptible", "cost", "charge", "project",
-            "link", "submit_prefix", "prologue", "door_address", "door_ports", "portal_url_from_nodes", "scratch",
+            "enabled", "access", "cluster", "partition", "account", "qos", "constraint", "reservation", "gpu_type",
+            "gpus", "nodes", "cpus", "mem_mb", "gpu_request", "gpu_type_asked", "mem_request", "licenses", "exclusive",
+            "nice", "wckey", "extra", "walltime_min", "walltime_least_min", "max_pilots", "preemptible", "cost", "charge",
+            "project", "link", "prologue", "door_address", "door_ports", "portal_url_from_nodes", "scratch",
         ),
     ),
     Section(

@@ -7,7 +7,7 @@ from typing import Any
 from django.db.models import QuerySet
 
 from portal.accounts.models import ApiToken, Membership, Project
-from portal.catalog.models import Environment, Model, Pool, Profile
+from portal.catalog.models import Access, Environment, Model, Pool, Profile
 from portal.fleet.models import REPLICA_ENDED, Candidate, Pilot, Replica
 from portal.ledger.models import Request, RequestState
 
@@ -19,6 +19,8 @@ def in_use(row: Any) -> str:
     match row:
         case Environment():
             needs = [("pools name it", Pool.objects.filter(environment=row))]
+        case Access():
+            needs = [("profiles use it", Profile.objects.filter(access=row))]
         case Profile():
             needs = [
                 ("pools run under it", Pool.objects.filter(profiles=row)),

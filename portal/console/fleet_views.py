@@ -32,15 +32,17 @@ LAST_DECISIONS = 5
 
 def status(width: int) -> Iterator[str]:
     now = timezone.now()
-    for cluster in Cluster.objects.order_by("name"):
+    clusters = list(Cluster.objects.order_by("name").prefetch_related("ways"))
+    for cluster in clusters:
         said = standing(cluster, now)
+        which = f" --cluster {cluster.name}" if len(clusters) > 1 else ""
         yield f"Cluster {cluster.name}: {said.slurm} {said.loop}"
         if cluster.paused:
-            yield "The whole fleet is paused: `fleet resume` ends it."
+            yield f"{'Cluster ' + cluster.name if which else 'The whole fleet'} is paused: `fleet resume{which}` ends it."
         for job in unknown_jobs(cluster):
             yield (
                 f"Unknown job {job.job_id} ({job.slurm}), seen {ago(job.since, now)}: "
-                f"`fleet adopt {job.job_id}` or `fleet reject {job.job_id}`."
+                f"`fleet adopt {job.job_id}{which}` or `fleet reject {job.job_id}{which}`."
             )
     for held in ProfileState.objects.filter(latched_at__isnull=False).select_related("profile"):
         name = held.profile.name

@@ -110,7 +110,9 @@ def look(cluster: str) -> Found:
                  EXISTS (SELECT FROM catalog_model WHERE enabled),
                  EXISTS (SELECT FROM accounts_project WHERE is_active),
                  EXISTS (SELECT FROM accounts_membership),
-                 c.ticked_at, c.answered_at, coalesce(c.error, '')
+                 c.ticked_at, (SELECT max(answered_at) FROM fleet_waystate),
+                 coalesce((SELECT string_agg(said || ': ' || error, ' ' ORDER BY said) FROM fleet_waystate
+                           WHERE error <> ''), '')
                FROM (SELECT 1) one LEFT JOIN fleet_cluster c ON c.name = %s""",
             (cluster,),
         )

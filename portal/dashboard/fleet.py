@@ -135,7 +135,7 @@ def command(request: HttpRequest) -> HttpResponse:
             pilot=targets.pilot(post["pilot"]) if post.get("pilot") else None,
             replica=targets.replica(post["replica"]) if post.get("replica") else None,
             pool=targets.pool(post["pool"]) if post.get("pool") else None,
-            args={name: post[name] for name in ("profile", "job_id") if post.get(name)},
+            args={name: post[name] for name in ("profile", "job_id", "cluster") if post.get(name)},
         )
         given = give(wish, operator(request))
     except ValidationError as error:
@@ -159,9 +159,11 @@ def shown(request: HttpRequest) -> dict[str, Any]:
     with connection.cursor() as cur:
         phases = read_phases(plain(cur), now.timestamp(), names)
     pilots = list(recent_pilots(now)[: MOST_PILOTS + 1])
+    clusters = list(Cluster.objects.order_by("name").prefetch_related("ways"))
     return {
         "clusters": [
-            (row, standing(row, now), unknown_jobs(row)) for row in Cluster.objects.order_by("name")
+            (row, standing(row, now), unknown_jobs(row), row.name if len(clusters) > 1 else "")
+            for row in clusters
         ],
         "pilots": pilots[:MOST_PILOTS],
         "more_pilots": len(pilots) > MOST_PILOTS,

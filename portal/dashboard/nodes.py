@@ -140,13 +140,15 @@ class Node:
 def nodes(pilots: Iterable[Pilot], live: Mapping[UUID, Sequence[Replica]], now: datetime) -> list[Node]:
     """Of pilots that Slurm has started, by node. `live`: the replicas of each that have not ended."""
     url = reverse("fleet-pilot", args=[ANY])
-    by_node: dict[str, list[Job]] = defaultdict(list)
+    by_node: dict[tuple[str, str], list[Job]] = defaultdict(list)
     for pilot in pilots:
         job = _job(pilot, url.replace(str(ANY), str(pilot.id)), live.get(pilot.id, ()), now)
-        by_node[pilot.node or UNKNOWN_NODE].append(job)
+        by_node[pilot.cluster, pilot.node or UNKNOWN_NODE].append(job)
+    # Two clusters may both have a gpu01.
+    several = len({cluster for cluster, _ in by_node}) > 1
     return [
-        Node(name, sorted(jobs, key=lambda job: job.pilot.job_id or 0))
-        for name, jobs in sorted(by_node.items())
+        Node(f"{cluster}: {name}" if several else name, sorted(jobs, key=lambda job: job.pilot.job_id or 0))
+        for (cluster, name), jobs in sorted(by_node.items())
     ]
 
 

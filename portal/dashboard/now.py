@@ -71,12 +71,20 @@ def charts_fragment(request: HttpRequest) -> HttpResponse:
 
 def shown() -> dict[str, Any]:
     now = timezone.now()
-    cluster = Cluster.objects.filter(name=config().cluster).first()
+    stands = {
+        row.name: standing(row, now) for row in Cluster.objects.order_by("name").prefetch_related("ways")
+    }
     rows = Pilot.objects.exclude(state=PilotState.ENDED).select_related("profile").order_by("-planned_at")
     pilots = list(rows[: MOST_PILOTS + 1])
     drawn = [pilot for pilot in pilots[:MOST_PILOTS] if pilot.state in ON_NODES]
     return {
-        "standing": standing(cluster, now) if cluster is not None else None,
+        "standing": stands.get(config().cluster),
+        "silent": [
+            (name if len(stands) > 1 else "", way.text)
+            for name, one in stands.items()
+            for way in one.ways
+            if not way.answers
+        ],
         "last": Sample.objects.filter(cluster=config().cluster).order_by("-at").first(),
         "depth": dict(Depth.objects.values_list("state").annotate(Sum("n"))),
         "nodes": nodes(drawn, _live(drawn), now),

@@ -81,8 +81,8 @@ def _submitted(replica: ReplicaFacts, facts: PoolFacts, now: float) -> Phase:
         on = f" on {job.node}" if job.node else ""
         return _starting(f"The model is not loaded yet. {what} and runs{on}: its worker starts", (load,))
     words = said.text if said is not None else "Slurm has not shown it yet"
-    if facts.silent:
-        words = f"{_silence(facts, now)}, so this may be old: {words}"
+    if job.silent:
+        words = f"{_silence(job, now)}, so this may be old: {words}"
     return _starting(f"The model is not loaded yet. {what}: {words}", (_wait(job, profile, now), load))
 
 
@@ -113,8 +113,9 @@ def _absent(facts: PoolFacts, asleep: bool, now: float) -> Phase:
         soon = f" (≈ {span(facts.wake_s)})" if facts.wake_s is not None else ""
         reason = f"The model is not loaded, but quick to start{soon}: it is kept in memory on a GPU node."
         return Phase("not_loaded", None, reason, next_step="The first request wakes it once its GPU is free.")
-    if facts.silent:
-        reason = f"The model is not loaded: {_silence(facts, now)}, and nothing is started until it does."
+    if facts.profiles and all(profile.silent for profile in facts.profiles):
+        silences = " and ".join(dict.fromkeys(_silence(profile, now) for profile in facts.profiles))
+        reason = f"The model is not loaded: {silences}, and nothing is started until it does."
         return Phase("not_loaded", None, reason, next_step="Requests keep their places meanwhile.")
     if facts.retry_at is not None and facts.retry_at > now:
         why = _sentence(facts.hold_reason or "Starting it failed")
@@ -132,7 +133,11 @@ def _absent(facts: PoolFacts, asleep: bool, now: float) -> Phase:
 def _first_request(facts: PoolFacts, now: float) -> Phase:
     """Nobody has asked for it. What it would take: the profile that would bring it soonest."""
     begin = "The model is not loaded; the first request starts it"
-    usable = [profile for profile in facts.profiles if not profile.latched]
+    usable = [
+        profile
+        for profile in facts.profiles
+        if not (profile.latched or profile.paused) and (profile.has_room or not profile.silent)
+    ]
     if not usable:
         return Phase("not_loaded", None, f"{begin}.")
     ways = [(_new_job(profile, now), _load(profile, facts)) for profile in usable]
@@ -207,10 +212,10 @@ def _sum(parts: tuple[Part, ...]) -> float | None:
     return round(sum(known), 1) if len(known) == len(parts) else None
 
 
-def _silence(facts: PoolFacts, now: float) -> str:
-    if facts.silent_since is None:
-        return "Slurm does not answer"
-    return f"Slurm has not answered since {clock(facts.silent_since, now)}"
+def _silence(of: JobFacts | ProfileFacts, now: float) -> str:
+    if of.silent_since is None:
+        return f"{of.silent} does not answer"
+    return f"{of.silent} has not answered since {clock(of.silent_since, now)}"
 
 
 def _sentence(text: str) -> str:

@@ -26,6 +26,8 @@ class JobFacts:
     slurm_reason: str = ""
     starts_at: float | None = None  # Slurm's own estimate while it is pending
     node: str = ""
+    silent: str = ""  # who does not answer, of the way by which the job was submitted; "" = it answers
+    silent_since: float | None = None  # when it last did
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,9 @@ class ProfileFacts:
     starts_at: float | None = None  # Slurm's estimate for a job submitted now
     load_s: float | None = None  # measured on its type of GPU
     latched: str = ""  # why nothing is submitted under it until a person looks
+    silent: str = ""  # as of a job
+    silent_since: float | None = None
+    paused: bool = False  # the fleet, in its cluster
     has_room: bool = False  # a job of it is up and holds GPUs and memory that the pool could have now
 
 
@@ -60,8 +65,6 @@ class PoolFacts:
     latched_reason: str = ""  # why a person has to look first
     hold_reason: str = ""  # why the loop starts nothing just now: no room, a back-off, a gap…
     retry_at: float | None = None
-    silent_since: float | None = None  # Slurm does not answer; when it last did
-    silent: bool = False
     load_s: float | None = None  # measured or estimated
     wake_s: float | None = None  # from asleep to ready, measured
     service_s: float | None = None  # engine time of one request, measured

@@ -204,6 +204,9 @@ class Slots:
     async def set(self, key: str, value: bytes, keep_s: int) -> None:
         await self._command("SET", key, value, "EX", keep_s)
 
+    async def delete(self, key: str) -> None:
+        await self._command("DEL", key)
+
     # Which process holds links that pilots have opened (portal.gateway.reverse)
 
     def relays_at(self, gateway: str, address: str) -> None:

@@ -17,7 +17,7 @@ from django.db.models import Count
 from portal.accounts.models import ApiToken
 from portal.catalog.models import Model
 from portal.config import Config
-from portal.fleet.models import Cluster, PoolState
+from portal.fleet.models import PoolState, WayState
 from portal.fleet.times import span
 from portal.ledger import lines
 from portal.ledger.models import Batch, File, Request
@@ -108,13 +108,18 @@ def _latched() -> Iterator[Event]:
 
 
 def _silent(now: datetime) -> Iterator[Event]:
-    for row in Cluster.objects.exclude(error="").filter(answered_at__lt=now - SILENT_FOR):
+    """Of each way: one that never answered has no time to tell it by, and is told by the page on which it is set up."""
+    several = WayState.objects.count() > 1
+    for row in WayState.objects.exclude(error="").filter(answered_at__lt=now - SILENT_FOR):
         assert row.answered_at is not None
+        who = f"Slurm of {row.cluster_id}" + (f" (access {row.name})" if row.name else "")
+        key = f"{row.cluster_id}/{row.name}" if row.name else row.cluster_id
+        held = "nothing is started by this way" if several else "nothing is started"
         yield Event(
-            f"silent:{row.pk}:{row.answered_at.timestamp():.0f}", Kind.SLURM_SILENT, "/fleet/",
-            f"Slurm of {row.pk} does not answer",
-            f"Slurm of {row.pk} last answered at {row.answered_at:%H:%M} UTC. What runs goes on; nothing is started.",
-            data={"cluster": row.pk},
+            f"silent:{key}:{row.answered_at.timestamp():.0f}", Kind.SLURM_SILENT, "/fleet/",
+            f"{who} does not answer",
+            f"{who} last answered at {row.answered_at:%H:%M} UTC. What runs goes on; {held}. {row.error}"[:1000],
+            data={"cluster": row.cluster_id, "access": row.name},
         )  # fmt: skip
 
 

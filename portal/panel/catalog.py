@@ -7,13 +7,15 @@ from typing import Any
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from portal.api.commanding import Wish
+from portal.api.standing import way_words
 from portal.catalog import cluster
-from portal.catalog.models import Environment, Model, Pool, Profile
-from portal.fleet.models import Command
+from portal.catalog.models import Access, Environment, Model, Pool, Profile
+from portal.fleet.models import Command, WayState
 from portal.panel.editable import EditableAdmin
 from portal.panel.readonly import command_each, link, link_list, may_command
 
@@ -30,19 +32,42 @@ class EnvironmentAdmin(EditableAdmin[Environment]):
     ]
 
 
+@admin.register(Access)
+class AccessAdmin(EditableAdmin[Access]):
+    list_display = ["name", "kind", "cluster", "address", "submit_prefix", "hears"]
+    list_filter = ["kind", "cluster"]
+    search_fields = ["name", "cluster", "address"]
+    readonly_fields = ["hears"]
+    fieldsets = [
+        (None, {"fields": ["name", "cluster", "kind", "hears"]}),
+        ("Slurm's commands, or the helper with pyslurm", {"fields": ["submit_prefix", "conf", "python"]}),
+        ("slurmrestd", {"fields": ["address", "user", "token_file", "token_command"]}),
+    ]
+
+    @admin.display(description="what it hears")
+    def hears(self, access: Access) -> str:
+        """From the control loop, which asks only while an enabled profile or a live job uses it."""
+        row = WayState.objects.filter(cluster=access.cluster, name=access.name).first()
+        return way_words(row, timezone.now()) if row is not None else "It has not been used yet."
+
+
 @admin.register(Profile)
 class ProfileAdmin(EditableAdmin[Profile]):
     list_display = ["name", "enabled", "place", "asks_for", "walltime_min", "max_pilots", "cost"]
-    list_filter = ["enabled", "cluster", "partition", "charge", "preemptible", "link"]
+    list_filter = ["enabled", "cluster", "access", "partition", "charge", "preemptible", "link"]
     search_fields = ["name", "partition", "account"]
     list_select_related = ["project"]
-    autocomplete_fields = ["project"]
+    autocomplete_fields = ["project", "access"]
     readonly_fields = ["slurm"]
     fieldsets = [
         (None, {"fields": ["name", "enabled", "slurm"]}),
         (
             "Where its jobs run",
-            {"fields": ["cluster", "partition", "account", "qos", "constraint", "reservation", "preemptible"]},
+            {
+                "fields": [
+                    "access", "cluster", "partition", "account", "qos", "constraint", "reservation", "preemptible",
+                ],
+            },
         ),
         ("What each job asks for", {"fields": ["gpu_type", "gpus", "nodes", "cpus", "mem_mb", "max_pilots"]}),
         (
@@ -60,7 +85,7 @@ class ProfileAdmin(EditableAdmin[Profile]):
             "Network, files and shell",
             {
                 "fields": [
-                    "link", "submit_prefix", "prologue", "door_address", "door_ports", "portal_url_from_nodes", "scratch",
+                    "link", "prologue", "door_address", "door_ports", "portal_url_from_nodes", "scratch",
                 ],
                 "classes": ["collapse"],
             },

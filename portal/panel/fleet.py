@@ -28,6 +28,7 @@ from portal.fleet.models import (
     Replica,
     ReplicaState,
     Sample,
+    WayState,
 )
 from portal.panel.listing import known
 from portal.panel.readonly import ReadOnlyAdmin, command_each, link, link_list, short
@@ -237,16 +238,23 @@ class PilotLogAdmin(ReadOnlyAdmin[PilotLog]):
 
 @admin.register(Cluster)
 class ClusterAdmin(ReadOnlyAdmin[Cluster]):
-    list_display = ["name", "paused", "tried_at", "answered_at", "error", "ticked_at"]
+    list_display = ["name", "paused", "facts_at", "ticked_at"]
     actions = ["pause", "resume"]
 
-    @admin.action(description="Pause: the whole fleet launches nothing", permissions=["command"])
+    @admin.action(description="Pause: nothing is launched in these clusters", permissions=["command"])
     def pause(self, request: HttpRequest, clusters: QuerySet[Cluster]) -> None:
-        command_each(request, [Wish(Command.Kind.PAUSE)])
+        command_each(request, (Wish(Command.Kind.PAUSE, args={"cluster": row.name}) for row in clusters))
 
-    @admin.action(description="Resume the whole fleet", permissions=["command"])
+    @admin.action(description="Resume", permissions=["command"])
     def resume(self, request: HttpRequest, clusters: QuerySet[Cluster]) -> None:
-        command_each(request, [Wish(Command.Kind.RESUME)])
+        command_each(request, (Wish(Command.Kind.RESUME, args={"cluster": row.name}) for row in clusters))
+
+
+@admin.register(WayState)
+class WayStateAdmin(ReadOnlyAdmin[WayState]):
+    list_display = ["said", "cluster", "tried_at", "answered_at", "error"]
+    list_filter = ["cluster"]
+    exclude = ["jobs"]
 
 
 @admin.register(Sample)

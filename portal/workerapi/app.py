@@ -43,6 +43,7 @@ PREFIX = "/worker/v1/"
 LOOK_S = 1.0  # a waiting poll looks by itself: hints may be lost
 BEAT_S = 10.0
 KEEP_SYNC_S = 600
+CLOCK_SLACK_S = 2.0
 _NO_UPGRADE = json.dumps(
     {
         "error": {
@@ -151,9 +152,10 @@ class WorkerApi:
             raise ApiError("invalid_parameter", detail=f"{error}.") from None
 
     async def _register(self, ex: Exchange, body: bytes) -> bytes:
-        said = await self._reached(self._read(ex, wire.Register, body))
+        said = await self._reached(_by_our_clock(self._read(ex, wire.Register, body), time.time()))
         work = partial(reports.register, said=said, interval_s=self._config.sync_interval_s)
         answer = await self._database.run(work)
+        await self._forget_sync(said.pilot)
         log.info(
             "pilot %s registered from job %d on %s, %s", said.pilot, said.job_id, said.node, said.address
         )
@@ -194,6 +196,13 @@ class WorkerApi:
                 self._beaten[said.pilot] = time.monotonic()
             await self._pass_on(said, heard)
         return wire.dumps(heard.answer)
+
+    async def _forget_sync(self, pilot: str) -> None:
+        """A new agent counts from its own clock, which may have been set back since the last one's report."""
+        try:
+            await self._slots.delete(f"berth:sync:{pilot}")
+        except QueueDown as error:
+            log.warning("the last report of %s: %s", pilot, error)
 
     async def _is_stale(self, said: wire.Sync) -> bool:
         try:
@@ -328,6 +337,14 @@ class WorkerApi:
                 self._wake_batches.soon()
         except psycopg2.Error as error:
             log.warning("batches: PostgreSQL: %s", str(error).strip().split("\n")[0])
+
+
+def _by_our_clock(said: wire.Register, now: float) -> wire.Register:
+    """An agent that registers first does not know our clock yet. What the way may have taken is no difference."""
+    ahead_s = now - said.sent_at
+    if not said.sent_at or abs(ahead_s) < CLOCK_SLACK_S:
+        return said
+    return replace(said, started_at=said.started_at + ahead_s, agent_at=said.agent_at + ahead_s)
 
 
 def _check_ids(ids: Any) -> None:

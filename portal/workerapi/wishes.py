@@ -6,6 +6,7 @@ Separate because `register` and `sync` both answer with it.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,6 +90,7 @@ def answer(
         cancels=_cancels(cur, pilot, rows),
         interval_s=interval_s,
         want_log=_wants_log(cur, pilot),
+        at=time.time(),
         stage=_stage(cur, row),
         inspect=inspections(cur, pilot) if row.inspects else [],
     )

@@ -83,8 +83,11 @@ def is_pinned(pool: PoolView, now: float) -> bool:
 
 def blocked(pool: PoolView, snapshot: Snapshot) -> str:
     """Why nothing may be started for the pool now, in words; "" when it may."""
-    if snapshot.paused:
-        return "An operator has paused the whole fleet; nothing is started."
+    if snapshot.paused and (own := [name for name in pool.profiles if name in snapshot.profile_names]):
+        if snapshot.paused.issuperset(snapshot.profile_names):
+            return "An operator has paused the whole fleet; nothing is started."
+        if snapshot.paused.issuperset(own):
+            return "An operator has paused the cluster of its profiles; nothing is started for it."
     if pool.paused:
         return "An operator has paused this model; nothing is started for it."
     return ""

@@ -86,6 +86,11 @@ class Books:
 
     # What is there.
 
+    def is_silent(self, pilot: str) -> bool:
+        """Slurm is not heard by the way to its job: it is neither drained nor cancelled (invariant 1)."""
+        there = self.pilots.get(pilot)
+        return there is not None and there.profile in self.snapshot.silent
+
     def owner_of(self, pilot: PilotView) -> str:
         """The project whose pilot it is; "" = shared."""
         profile = self.profiles.get(pilot.profile)

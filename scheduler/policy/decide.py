@@ -59,21 +59,19 @@ def decide(snapshot: Snapshot, now: float) -> list[Decision]:
     successor is hot drain. 4. Replicas past their keep-alive drain. 5. Empty pilots, and jobs for what nobody
     wants any more, are let go. 6. Of what has to wait for room, the weights are staged where it may come.
 
-    When Slurm did not answer, only a pilot that we have may get a replica: nothing is launched, drained or
-    cancelled (invariant 1)."""
+    Where the way to Slurm is silent, only a pilot that we have may get a replica: nothing is launched, drained or
+    cancelled by it (invariant 1). Other ways are not held by that."""
     tick = _Tick(Books(snapshot, now))
-    if snapshot.slurm_fresh:
-        _withdraw(tick)
+    _withdraw(tick)
     for pool in sorted(snapshot.pools, key=lambda pool: (-pool.weight * (pool.waited_s or 0.0), pool.name)):
         _supply(pool, tick)
-    if snapshot.slurm_fresh:
-        _hand_over(tick)
-        for pool in snapshot.pools:
-            tick.decisions += keepalive.idle_replicas(pool, tick.books)
-        let_go = {d.pilot for d in tick.decisions if isinstance(d, DrainPilot)}
-        tick.decisions += (d for d in keepalive.idle_pilots(tick.books) if d.pilot not in let_go)
-        tick.decisions += withdrawal.unwanted_jobs(tick.books)
-        tick.decisions += staging.ahead(tick.waiting, tick.books)
+    _hand_over(tick)
+    for pool in snapshot.pools:
+        tick.decisions += keepalive.idle_replicas(pool, tick.books)
+    let_go = {d.pilot for d in tick.decisions if isinstance(d, DrainPilot)}
+    tick.decisions += (d for d in keepalive.idle_pilots(tick.books) if d.pilot not in let_go)
+    tick.decisions += withdrawal.unwanted_jobs(tick.books)
+    tick.decisions += staging.ahead(tick.waiting, tick.books)
     return tick.decisions
 
 
@@ -81,7 +79,7 @@ def _withdraw(tick: _Tick) -> None:
     """Cancels jobs that will never start, and latches what they were submitted under: a second job like it would
     wait for ever too. The pools that waited for it are latched with it when no other profile is left to them."""
     books = tick.books
-    hopeless = [pilot for pilot in books.snapshot.pilots if pilot.hopeless]
+    hopeless = [pilot for pilot in books.snapshot.pilots if pilot.hopeless and not books.is_silent(pilot.id)]
     doomed = {pilot.profile: _never(pilot) for pilot in reversed(hopeless)}  # reasons by profile
     open_ = {p.name for p in books.profiles.values() if p.enabled and not p.latched and p.name not in doomed}
     for pilot in hopeless:
@@ -94,7 +92,9 @@ def _withdraw(tick: _Tick) -> None:
             tick.decisions.append(HoldProfile(profile=name, reason=reason))
     for replica in books.snapshot.replicas if doomed else ():
         pool, where = books.pools.get(replica.pool), books.pilots.get(replica.pilot)
-        if pool is None or where is None or not where.hopeless or pool.name in tick.latched:
+        if pool is None or where is None or not where.hopeless or where.profile not in doomed:
+            continue
+        if pool.name in tick.latched:
             continue
         if open_.intersection(pool.profiles):
             continue
@@ -170,10 +170,8 @@ def _start(pool: PoolView, target: autoscale.Target, may: dict[str, ProfileView]
                 )
             )
             return ""
-    if not books.snapshot.slurm_fresh:
-        return (
-            f"Slurm does not answer; nothing is started until it does. {books.snapshot.slurm_error}".strip()
-        )
+    if isinstance(spot, Nowhere) and spot.silent:
+        return spot.reason
     if isinstance(spot, Nowhere) and placement.clear_soon(pool, may, books, float("inf")):
         return ""
     if (clearing := switching.clear(pool, spot, may, tick.residents, books)) is not None:
@@ -253,7 +251,7 @@ def _why_leave(
 def _hand_over(tick: _Tick) -> None:
     books = tick.books
     for drain in handover.drains(books.snapshot, tick.wanted, books.now):
-        if drain.pilot in books.filled:
+        if drain.pilot in books.filled or books.is_silent(drain.pilot):
             continue
         if isinstance(drain, DrainPilot):
             books.moved.update(replica.id for replica in books.snapshot.by_pilot[drain.pilot])

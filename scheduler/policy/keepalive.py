@@ -28,6 +28,8 @@ def idle_replicas(pool: PoolView, books: Books) -> Iterator[DrainReplica]:
         staying,
         key=lambda r: (books.is_steady(r), len(snapshot.by_pilot[r.pilot]), r.idle_since or now, r.id),
     ):
+        if books.is_silent(replica.pilot):
+            continue
         above = count > max(1, needed)
         for_s = min(snapshot.limits.lull_s, pool.keep_alive_s) if above else pool.keep_alive_s
         if count > needed and is_idle(replica, for_s, now):
@@ -35,7 +37,8 @@ def idle_replicas(pool: PoolView, books: Books) -> Iterator[DrainReplica]:
             yield _drain(pool, replica, for_s, above, books)
     if needed == 0:
         for replica in hot:
-            if replica.id in books.leaving and is_idle(replica, pool.keep_alive_s, now):
+            ends = replica.id in books.leaving and not books.is_silent(replica.pilot)
+            if ends and is_idle(replica, pool.keep_alive_s, now):
                 yield _drain(pool, replica, pool.keep_alive_s, False, books)
 
 
@@ -43,7 +46,7 @@ def idle_pilots(books: Books) -> Iterator[DrainPilot | CancelPilot]:
     """Pilots that host nothing, or nothing but what sleeps."""
     pilot_idle_s = books.snapshot.limits.pilot_idle_s
     for pilot in books.snapshot.pilots:
-        since = _empty_since(pilot, books)
+        since = None if books.is_silent(pilot.id) else _empty_since(pilot, books)
         if since is None or pilot.hopeless or pilot.id in books.filled or books.now - since < pilot_idle_s:
             continue
         idle_s = books.now - since

@@ -25,6 +25,7 @@ class NewPilot:
 @dataclass(frozen=True, slots=True)
 class Nowhere:
     reason: str
+    silent: bool = False  # Slurm is heard by none of the ways by which its jobs are submitted
 
 
 def allowed(pool: PoolView, books: Books, *, interactive: bool) -> dict[str, ProfileView]:
@@ -32,13 +33,15 @@ def allowed(pool: PoolView, books: Books, *, interactive: bool) -> dict[str, Pro
 
     1. Those set for it, on GPUs that it fits as far as that was measured, and of its own project where a
        profile's pilots serve one project only.
-    2. Not preemptible ones for the first replica that people wait for (`interactive`), unless there are no
+    2. Not those of a cluster in which an operator has paused the fleet.
+    3. Not preemptible ones for the first replica that people wait for (`interactive`), unless there are no
        others: batch and what comes on top of a steady replica may be preempted.
     """
     found = {
         name: profile
         for name in pool.profiles
         if (profile := books.profiles.get(name)) is not None
+        and name not in books.snapshot.paused
         and fits(pool, profile.gpu_type)
         and (not profile.project or profile.project == pool.project)
     }
@@ -52,8 +55,8 @@ def allowed(pool: PoolView, books: Books, *, interactive: bool) -> dict[str, Pro
 def new_pilot(pool: PoolView, may: dict[str, ProfileView], books: Books) -> NewPilot | Nowhere:
     """A job under the profile with the least (Slurm's wait + load); about the same: the cheaper one.
 
-    Left out, each with its reason: disabled and latched profiles, those whose caps are reached, and those
-    over whose nodes a reservation begins before a job would have been useful.
+    Left out, each with its reason: disabled and latched profiles, those whose way to Slurm is silent, those whose
+    caps are reached, and those over whose nodes a reservation begins before a job would have been useful.
     """
     if not may:
         return Nowhere(_none_allowed(pool, books))
@@ -66,7 +69,7 @@ def new_pilot(pool: PoolView, may: dict[str, ProfileView], books: Books) -> NewP
     why = {profile.name: _blocked(pool, profile, books) for profile in fitting}
     ready = [profile for profile in fitting if not why[profile.name]]
     if not ready:
-        return Nowhere(_sentence(why))
+        return Nowhere(_sentence(why), all(profile.name in books.snapshot.silent for profile in fitting))
     best = min(
         ready,
         key=lambda p: (ready_s(pool, p) // SAME_S, _cost(p), p.preemptible, ready_s(pool, p), p.name),
@@ -150,6 +153,8 @@ def _none_allowed(pool: PoolView, books: Books) -> str:
 def _blocked(pool: PoolView, profile: ProfileView, books: Books) -> str:
     """Why no job is submitted under it now, or "". Without numbers that change from tick to tick: the reason is
     stored, and a new row is written when it changes."""
+    if (silent := books.snapshot.silent.get(profile.name)) is not None:
+        return silent
     if profile.latched:
         return f"Nothing is submitted under {profile.name} until an operator has looked: {profile.latched}"
     if books.jobs_left(profile) <= 0:

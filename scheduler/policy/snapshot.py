@@ -29,7 +29,7 @@ class Limits:
     wait_bound_s: float = 600.0  # work that has waited longer outweighs whatever is resident (invariant 8)
     lull_s: float = 120.0  # a replica above need goes after so long without work
     hand_over_margin_s: float = 15.0  # kept in hand when a successor is timed
-    max_gpus: int | None = None  # of all live pilots of the cluster; None: no cap
+    max_gpus: int | None = None  # of all live pilots; None: no cap
     project_gpus: Mapping[str, int] = field(default_factory=dict)  # caps of projects that have one
 
 
@@ -167,9 +167,13 @@ class Snapshot:
     replicas: tuple[ReplicaView, ...]  # live ones
     profiles: tuple[ProfileView, ...]
     limits: Limits
-    slurm_fresh: bool  # the last question to Slurm was answered
-    slurm_error: str = ""
-    paused: bool = False
+    # By profile: why its jobs are neither launched nor let go now, in words. Their way to Slurm does not answer.
+    silent: Mapping[str, str] = field(default_factory=dict)
+    paused: frozenset[str] = frozenset()  # profiles in whose cluster an operator has paused the fleet
+
+    @cached_property
+    def profile_names(self) -> frozenset[str]:
+        return frozenset(profile.name for profile in self.profiles)
 
     @cached_property
     def pilots_by_id(self) -> dict[str, PilotView]:

@@ -26,7 +26,11 @@ class Waiting:
 def ahead(waiting: Sequence[Waiting], books: Books) -> Iterator[StageWeights]:
     """1. Where room is being cleared for it. 2. Else in a pilot that it could enter, if one had room: the one with the
     most room now. Not where its weights lie on one of them already, or are on their way."""
-    disks = {p.id: p for p in books.snapshot.pilots if p.state == "up" and p.serves and p.scratch}
+    disks = {
+        p.id: p
+        for p in books.snapshot.pilots
+        if p.state == "up" and p.serves and p.scratch and not books.is_silent(p.id)
+    }
     asked = {wait.pool.name for wait in waiting}
     for wait in waiting[:MOST] if disks else ():
         pool = wait.pool

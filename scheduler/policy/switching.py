@@ -59,7 +59,12 @@ class Residents:
         steady: dict[str, list[Leaver]] = defaultdict(list)
         for replica in books.snapshot.replicas:
             pilot = books.pilots.get(replica.pilot)
-            if pilot is None or pilot.state != "up" or not books.is_open(pilot.id):
+            if (
+                pilot is None
+                or pilot.state != "up"
+                or not books.is_open(pilot.id)
+                or books.is_silent(pilot.id)
+            ):
                 continue
             if not self._evictable(replica):
                 continue

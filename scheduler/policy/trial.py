@@ -21,7 +21,7 @@ def trial(name: str, snapshot: Snapshot, now: float) -> tuple[Start | None, str]
         snapshot,
         pools=tuple(_asked_for(pool, now) if pool.name == name else pool for pool in snapshot.pools),
         profiles=tuple(replace(profile, latched="") for profile in snapshot.profiles),
-        paused=False,
+        paused=frozenset(),
     )
     why = "There is no room for it now."
     for decision in decide(supposed, now):

@@ -25,6 +25,8 @@ def unwanted_jobs(books: Books) -> Iterator[CancelPilot]:
         waiting = books.snapshot.by_pilot[pilot.id]
         if pilot.state not in ON_ITS_WAY or pilot.hopeless or pilot.id in books.filled or not waiting:
             continue
+        if books.is_silent(pilot.id):
+            continue
         if all(
             replica.pool in unwanted and books.now - replica.wanted_at >= unwanted[replica.pool].keep_alive_s
             for replica in waiting

@@ -34,4 +34,4 @@ def local_tail(path: str, max_bytes: int, way: Way) -> str:
             file.seek(max(0, size - max_bytes))
             return file.read(max_bytes).decode(errors="replace")
     except OSError:
-        raise NotOffered("log_tail", f"{way.said}: {path} is not on a file system of the portal's") from None
+        raise NotOffered(f"{way.said}: {path} is not on a file system of the portal's") from None

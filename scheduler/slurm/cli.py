@@ -9,10 +9,11 @@ import re
 from pathlib import PurePosixPath
 from shlex import quote
 
-from scheduler.slurm import listing, shell
+from scheduler.slurm import errors, listing, shell
 from scheduler.slurm.protocol import (
     Jobs,
     NoAnswer,
+    NotOffered,
     PartitionInfo,
     Rejected,
     ReservationInfo,
@@ -22,15 +23,11 @@ from scheduler.slurm.render import check, render
 from scheduler.slurm.shell import Answer, here_document
 from scheduler.slurm.spec import JobSpec
 
-# sbatch fails with these when the controller was not heard, or not to the end: the job may exist.
-_SILENCE = re.compile(
-    r"unable to contact|timed out|zero bytes|insane message|header lengths|message (send|receive) failure"
-    r"|communication (connection|shutdown)|connection (refused|reset)|authentication|credential|munge"
-    r"|temporarily un|unexpected message|incompatible versions|standby mode|not responding"
-    r"|configuration source|unable to (open|process) config|getaddrinfo|no route to host",
-    re.IGNORECASE,
-)
 _REFUSAL = re.compile(r"submission failed: (?P<reason>.+)|allocation failure: (?P<test>.+)")
+# What sacct and sacctmgr say where the site has no accounting: nobody is to be waited for.
+_NO_ACCOUNTING = re.compile(
+    r"accounting storage is disabled|not running a supported accounting_storage", re.I
+)
 
 
 class CliClient:
@@ -78,7 +75,7 @@ class CliClient:
 
     def accounts(self) -> dict[str, list[str]]:
         words = 'sacctmgr -n -P show associations where user="$(id -un)" format=Account,QOS'
-        return listing.accounts(self._ask(words, "sacctmgr"))
+        return listing.accounts(self._ask_accounting(words, "sacctmgr"))
 
     def estimate_start(self, spec: JobSpec) -> float:
         words = f"sbatch --test-only --export={self._export_word()} --job-name={quote(spec.name)}"
@@ -92,8 +89,8 @@ class CliClient:
     def usage(self, job_ids: list[int]) -> dict[int, UsageInfo]:
         if not job_ids:
             return {}
-        fields = "JobIDRaw,State,ExitCode,ElapsedRaw,NodeList"
-        return listing.usage(self._ask(f"sacct -n -P -X -j {_ids(job_ids, ',')} -o {fields}", "sacct"))
+        words = f"sacct -n -P -X -j {_ids(job_ids, ',')} -o JobIDRaw,State,ExitCode,ElapsedRaw,NodeList"
+        return listing.usage(self._ask_accounting(words, "sacct"))
 
     def log_tail(self, path: str, max_bytes: int) -> str:
         program = f"if [ -e {quote(path)} ]; then tail -c {int(max_bytes)} -- {quote(path)}; fi"
@@ -107,8 +104,16 @@ class CliClient:
         if answer.code != 0:
             raise NoAnswer(f"rm: {answer.said}")
 
-    def _ask(self, words: str, command: str) -> str:
+    def _ask_accounting(self, words: str, command: str) -> str:
         answer = self._run(f"{shell.CLEAN} {words}", command)
+        if _NO_ACCOUNTING.search(answer.err + answer.out):
+            raise NotOffered(f"{command}: {answer.said}")
+        return self._heard(answer, command)
+
+    def _ask(self, words: str, command: str) -> str:
+        return self._heard(self._run(f"{shell.CLEAN} {words}", command), command)
+
+    def _heard(self, answer: Answer, command: str) -> str:
         # Some failures end with code 0 and nothing on stdout: that is not "no jobs".
         if answer.code != 0 or (not answer.out.strip() and "error" in answer.err.lower()):
             raise NoAnswer(f"{command}: {answer.said}")
@@ -146,8 +151,11 @@ def _make_folder(path: str) -> str:
 def _refused(answer: Answer, command: str) -> Rejected | NoAnswer:
     """Which of the two a failed sbatch is. In doubt it is silence: the next listing then decides."""
     reason = _REFUSAL.search(answer.err)
+    # A refused --test-only says "allocation failure" and no more; what else is said bears the word "error".
+    if reason is None and "error:" not in answer.err:
+        return NoAnswer(f"{command}: {answer.said}")
     text = (reason.group("reason") or reason.group("test")).strip() if reason else answer.said
-    if _SILENCE.search(text) or "error:" not in answer.err:
+    if errors.unheard(text):
         return NoAnswer(f"{command}: {answer.said}")
     return Rejected(text if reason else text.removeprefix(f"{command}: error: "))
 

@@ -23,8 +23,8 @@ from scheduler.slurm.protocol import (
 RECORD, FIELD = "\x1e", "\x1f"
 # id, state, partition, submitted, started, ends, nodes, reason, name
 SQUEUE_FORMAT = RECORD + FIELD.join(["%i", "%T", "%P", "%V", "%S", "%e", "%N", "%r", "%j"])
-# partition, available, limit, nodes, state, gres, cpus, memory
-SINFO_FORMAT = RECORD + FIELD.join(["%R", "%a", "%l", "%D", "%T", "%G", "%c", "%m"])
+# partition, available, limit, nodes, state, gres, cpus, memory, features
+SINFO_FORMAT = RECORD + FIELD.join(["%R", "%a", "%l", "%D", "%T", "%G", "%c", "%m", "%f"])
 
 
 def jobs(text: str) -> Jobs:
@@ -52,10 +52,11 @@ def jobs(text: str) -> Jobs:
 def partitions(text: str) -> dict[str, PartitionInfo]:
     """One line per partition and kind of node becomes one value per partition."""
     found: dict[str, PartitionInfo] = {}
-    for name, available, limit, count, state, gres, cpus, mem_mb in _records(text, 8, "sinfo"):
+    for name, available, limit, count, state, gres, cpus, mem_mb, features in _records(text, 9, "sinfo"):
         if not count.isdigit():
             raise NoAnswer(f"sinfo: not a node count: {count!r}")
-        group = NodeGroup(int(count), state, "" if gres == "(null)" else gres, cpus, mem_mb)
+        has = tuple(filter(None, _known(features).split(",")))
+        group = NodeGroup(int(count), state, "" if gres == "(null)" else gres, cpus, mem_mb, has)
         known = found.get(name)
         groups = (*known.groups, group) if known else (group,)
         found[name] = PartitionInfo(name, available == "up", _minutes(limit), groups)
@@ -84,14 +85,19 @@ def reservations(text: str) -> dict[str, ReservationInfo]:
 
 
 def usage(text: str) -> dict[int, UsageInfo]:
-    """`sacct -n -P -X -o JobIDRaw,State,ExitCode,ElapsedRaw,NodeList`."""
+    """`sacct -n -P -X -o JobIDRaw,State,ExitCode,ElapsedRaw,NodeList`. A row that is odd (a job that was refused, one of
+    an array) tells nothing of its own job and spoils nobody else's; text without one row is no answer."""
     found = {}
-    for line in text.splitlines():
+    lines = [line for line in text.splitlines() if line.strip()]
+    for line in lines:
         fields = line.split("|")
-        if len(fields) != 5 or not fields[0].isdigit() or not fields[3].isdigit():
-            raise NoAnswer(f"sacct: not a job: {line[:200]!r}")
-        state = fields[1].split()[0] if fields[1] else ""  # "CANCELLED by 1000"
-        found[int(fields[0])] = UsageInfo(int(fields[0]), state, fields[2], int(fields[3]), fields[4])
+        if len(fields) != 5 or not fields[0].isdigit() or not fields[1]:
+            continue
+        job_id, elapsed_s = int(fields[0]), int(fields[3]) if fields[3].isdigit() else 0
+        state = fields[1].split()[0]  # "CANCELLED by 1000"
+        found[job_id] = UsageInfo(job_id, state, fields[2], elapsed_s, _known(fields[4]))
+    if lines and not any(line.count("|") == 4 for line in lines):
+        raise NoAnswer(f"sacct: not a job: {lines[0][:200]!r}")
     return found
 
 
@@ -135,4 +141,4 @@ def _minutes(text: str) -> int | None:
 
 
 def _known(text: str) -> str:
-    return "" if text in ("(null)", "None") else text
+    return "" if text in ("(null)", "None", "None assigned") else text

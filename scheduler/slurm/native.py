@@ -106,7 +106,7 @@ class NativeClient:
         return {account: sorted(qos) for account, qos in sorted(found.items())}
 
     def estimate_start(self, spec: JobSpec) -> float:
-        raise NotOffered("estimate_start", f"{self._way.said}: pyslurm has no dry run")
+        raise NotOffered(f"{self._way.said}: pyslurm has no dry run")
 
     def usage(self, job_ids: list[int]) -> dict[int, UsageInfo]:
         if not job_ids:
@@ -118,7 +118,7 @@ class NativeClient:
         return local_tail(path, max_bytes, self._way)
 
     def forget(self, secret_path: str) -> None:
-        raise NotOffered("forget", f"{self._way.said}: the secret was never in a file of ours")
+        raise NotOffered(f"{self._way.said}: the secret was never in a file of ours")
 
     def _ask(self, verb: str, **args: Any) -> Any:
         """An answer to a question that Slurm has no reason to refuse: a refusal is no answer then."""

@@ -76,7 +76,7 @@ class Helper:
                 raise
             self._failures = 0
         if said.get("not_offered"):
-            raise NotOffered(verb, f"{self._way.said}: {said.get('error')}")
+            raise NotOffered(f"{self._way.said}: {said.get('error')}")
         if "error" in said:
             number = said.get("number")
             raise Refused(number if isinstance(number, int) else 0, str(said["error"])[:500])

@@ -32,11 +32,7 @@ class Rejected(SlurmError):
 
 
 class NotOffered(SlurmError):
-    """This way to Slurm does not have the verb, now or later. No silence: nothing waits for it to come back."""
-
-    def __init__(self, verb: str, why: str) -> None:
-        super().__init__(why)
-        self.verb = verb
+    """This way to Slurm has no such verb: neither an answer nor silence, and asking again changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +61,7 @@ class NodeGroup:
     gres: str
     cpus: str  # "8", or "8+" where nodes differ
     mem_mb: str
+    features: tuple[str, ...] | None = None  # None: this client does not tell
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from scheduler.slurm import errors, rest_shapes
 from scheduler.slurm.carried import local_tail, without_shell
@@ -37,13 +37,21 @@ Data = dict[str, Any]
 
 
 class RestClient:
-    """See SlurmClient. `limit_s` bounds each question, `max_bytes` each answer."""
+    """See SlurmClient. `limit_s` bounds each question, `max_bytes` each answer; `versions`, the best first."""
 
-    def __init__(self, way: Way, *, limit_s: float = 20.0, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        way: Way,
+        *,
+        limit_s: float = 20.0,
+        max_bytes: int = MAX_BYTES,
+        versions: tuple[str, ...] = VERSIONS,
+    ) -> None:
         self._way = way
+        self._versions = versions
         self._link = RestLink(way, limit_s, max_bytes)
         self._version = ""
-        self._accounting = False
+        self._accounting = self._cancels_many = False
         self._kept: Jobs = {}
         self._kept_update = 0
         self._whole_at = -WHOLE_EVERY_S
@@ -62,27 +70,50 @@ class RestClient:
         return job_id
 
     def jobs(self) -> Jobs:
-        asked_at = time.monotonic()
-        query: dict[str, str | int] = {"flags": "ALL"}  # not DETAIL: nothing here needs the larger half
-        if self._kept_update and asked_at - self._whole_at < WHOLE_EVERY_S:
-            query["update_time"] = self._kept_update
-        answer = self._read(f"jobs/?{urlencode(query)}")
-        if "update_time" in query and rest_shapes.unchanged(answer):
-            return self._kept
+        if self._kept_update and time.monotonic() - self._whole_at < WHOLE_EVERY_S:
+            answer = self._read_changes()
+            if answer is not None and rest_shapes.unchanged(answer):
+                return self._kept
+        else:
+            answer = None
+        if answer is None or not rest_shapes.listed_at(answer):
+            self._whole_at = time.monotonic()
+            answer = self._read("jobs/?flags=ALL")  # not DETAIL: nothing here needs it
+        self._kept_update = rest_shapes.listed_at(answer)
+        if not self._kept_update:
+            raise NoAnswer(f"{self._way.said}: jobs: a listing that does not say of when it is")
         self._kept = rest_shapes.jobs(answer, self._link.user)
-        self._kept_update = rest_shapes.number(answer.get("last_update")) or 0
-        self._whole_at = asked_at
         return self._kept
 
+    def _read_changes(self) -> Data | None:
+        """The listing, or that it is the same as before; None where the server does not take the question."""
+        try:
+            # "uts" and the seconds: v0.0.40 takes a bare number for a date.
+            return self._ask("GET", f"jobs/?flags=ALL&update_time=uts{self._kept_update}")
+        except Refused:
+            return None
+
     def cancel(self, job_ids: list[int]) -> None:
-        for job_id in job_ids:
-            try:
-                answer = self._ask("DELETE", f"job/{int(job_id)}")
-            except Refused as error:
-                if error.number not in errors.GONE:
-                    raise NoAnswer(f"{self._way.said}: cancel {job_id}: {error.reason}") from None
-                continue
-            self._check_cancelled(job_id, answer)
+        ids = [str(int(job_id)) for job_id in job_ids]
+        if not ids:
+            return
+        self._chosen()
+        if self._cancels_many:
+            self._cancel("jobs/", {"jobs": ids})
+            return
+        for job_id in ids:  # the first releases of 23.11
+            self._cancel(f"job/{job_id}", None)
+
+    def _cancel(self, path: str, body: Data | None) -> None:
+        try:
+            answer = self._ask("DELETE", path, body)
+        except Refused as error:
+            if error.number not in errors.GONE:
+                raise NoAnswer(f"{self._way.said}: cancel: {error.reason}") from None
+            return
+        for row in rest_shapes.not_cancelled(answer, listed=body is not None):
+            if row.code not in errors.GONE:
+                raise NoAnswer(f"{self._way.said}: cancel {row.job}: {row.words}")
 
     def partitions(self) -> dict[str, PartitionInfo]:
         return rest_shapes.partitions(self._read("partitions/?flags=ALL"), self._read("nodes/?flags=ALL"))
@@ -91,16 +122,16 @@ class RestClient:
         return rest_shapes.reservations(self._read("reservations/"))
 
     def accounts(self) -> dict[str, list[str]]:
-        self._want_accounting("accounts")
+        self._want_accounting()
         return rest_shapes.accounts(
             self._read(f"associations/?user={quote(self._link.user)}", room="slurmdb")
         )
 
     def estimate_start(self, spec: JobSpec) -> float:
-        raise NotOffered("estimate_start", f"{self._way.said}: slurmrestd has no dry run")
+        raise NotOffered(f"{self._way.said}: slurmrestd has no dry run")
 
     def usage(self, job_ids: list[int]) -> dict[int, UsageInfo]:
-        self._want_accounting("usage")
+        self._want_accounting()
         found: dict[int, UsageInfo] = {}
         for job_id in job_ids:
             try:
@@ -114,16 +145,7 @@ class RestClient:
         return local_tail(path, max_bytes, self._way)
 
     def forget(self, secret_path: str) -> None:
-        raise NotOffered("forget", f"{self._way.said}: the secret was never in a file of ours")
-
-    def _check_cancelled(self, job_id: int, answer: Data) -> None:
-        """Its HTTP status and its list of errors say little: what became of the job stands in a list of its own."""
-        for row in answer.get("status") or ():
-            error = row.get("error") if isinstance(row, dict) else None
-            code = rest_shapes.number(error.get("code")) if isinstance(error, dict) else None
-            if code and code not in errors.GONE:
-                said = str(error.get("message") or error.get("string") or errors.words(code))  # type: ignore[union-attr]
-                raise NoAnswer(f"{self._way.said}: cancel {job_id}: {said}")
+        raise NotOffered(f"{self._way.said}: the secret was never in a file of ours")
 
     def _read(self, path: str, room: str = "slurm") -> Data:
         """An answer to a question that Slurm has no reason to refuse: a refusal is no answer then."""
@@ -150,17 +172,18 @@ class RestClient:
             if not isinstance(paths, dict):
                 raise NoAnswer(f"{self._way.said}: /openapi/v3 lists no paths")
             listed = set(re.findall(r"/(slurm|slurmdb)/(v[0-9.]+)/jobs/?(?=\s|$)", "\n".join(paths)))
-            spoken = [version for version in VERSIONS if ("slurm", version) in listed]
+            spoken = [version for version in self._versions if ("slurm", version) in listed]
             if not spoken:
                 has = ", ".join(sorted({version for _, version in listed})) or "none"
                 raise NoAnswer(
-                    f"{self._way.said}: it serves {has}, and Berth speaks {' and '.join(VERSIONS)} (Slurm 23.11 to "
+                    f"{self._way.said}: it serves {has}, and Berth speaks {' and '.join(self._versions)} (Slurm 23.11 to "
                     "26.05): use Slurm's commands (a way of kind cli)"
                 )
             self._version, self._accounting = spoken[0], ("slurmdb", spoken[0]) in listed
+            self._cancels_many = "delete" in (paths.get(f"/slurm/{spoken[0]}/jobs/") or {})
         return self._version
 
-    def _want_accounting(self, verb: str) -> None:
+    def _want_accounting(self) -> None:
         self._chosen()
         if not self._accounting:
-            raise NotOffered(verb, f"{self._way.said}: slurmrestd serves no accounting here")
+            raise NotOffered(f"{self._way.said}: slurmrestd serves no accounting here")

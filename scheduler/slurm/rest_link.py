@@ -102,6 +102,7 @@ class RestLink:
             "Accept": "application/json",
             "Connection": "close",
         }
+        base = "" if url.scheme == "unix" else url.path.rstrip("/")
         payload = None
         if body is not None:
             payload = json.dumps(body).encode()
@@ -109,7 +110,7 @@ class RestLink:
         deadline = _Deadline(link, self._limit_s)
         try:
             with deadline:
-                link.request(method, url.path.rstrip("/") + path, payload, headers)
+                link.request(method, base + path, payload, headers)
                 answer = link.getresponse()
                 text = answer.read(self._max_bytes + 1)
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -128,17 +129,34 @@ class RestLink:
         return Reply(answer.status, text)
 
     def _link(self, what: str) -> http.client.HTTPConnection:
+        if self._way.address.startswith("unix:"):
+            return _UnixConnection(
+                self._way.address.removeprefix("unix:").replace("//", "", 1), self._limit_s
+            )
         url = urlsplit(self._way.address)
         try:
             host, port = url.hostname, url.port
         except ValueError:
             host, port = None, None
         if not host or url.scheme not in ("http", "https"):
-            raise NoAnswer(f"{what}: its address is no http(s) URL")
+            raise NoAnswer(f"{what}: its address is neither an http(s) URL nor unix:/path/of/a/socket")
         if url.scheme == "https":
             context = ssl.create_default_context()
             return http.client.HTTPSConnection(host, port, timeout=self._limit_s, context=context)
         return http.client.HTTPConnection(host, port, timeout=self._limit_s)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over the unix socket that slurmrestd was started with."""
+
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
 
 
 class _Deadline:

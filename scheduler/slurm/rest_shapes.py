@@ -7,6 +7,7 @@ of Slurm's commands is (`listing`), so that each shape can be tested without a s
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from scheduler.slurm.protocol import (
@@ -55,9 +56,42 @@ def jobs(data: Data, user: str) -> Jobs:
 
 
 def unchanged(data: Data) -> bool:
-    """Return whether a listing says that no job has changed since the time that was asked for: it is empty and bears
-    no time of its own."""
-    return data.get("jobs") == [] and not number(data.get("last_update"))
+    """Return whether a listing says that no job has changed since the time that was asked for: it is empty, bears no time
+    of its own, and says so."""
+    said = [row.get("description") for row in data.get("warnings") or () if isinstance(row, dict)]
+    return (
+        data.get("jobs") == []
+        and not listed_at(data)
+        and any(str(text).startswith("No job changes") for text in said)
+    )
+
+
+def listed_at(data: Data) -> int:
+    """Return when the jobs of a listing last changed, in UNIX seconds; 0 where it does not say. A listing of no jobs says
+    it, too."""
+    return number(data.get("last_update")) or 0
+
+
+@dataclass(frozen=True, slots=True)
+class NotCancelled:
+    """A job that was not cancelled, with Slurm's error number and words."""
+
+    job: str
+    code: int
+    words: str
+
+
+def not_cancelled(data: Data, *, listed: bool) -> list[NotCancelled]:
+    """Return the jobs that were not cancelled: neither the HTTP status nor the list of errors tells of them. `listed`:
+    the answer must have that list."""
+    found = []
+    for row in _rows(data, "status") if listed or "status" in data else ():
+        error = row.get("error")
+        code = number(error.get("code")) if isinstance(error, dict) else None
+        if code and isinstance(error, dict):
+            words = _text(error.get("message")) or _text(error.get("string"))
+            found.append(NotCancelled(_text(row.get("step_id")), code, words))
+    return found
 
 
 def partitions(data: Data, nodes: Data) -> dict[str, PartitionInfo]:

@@ -8,7 +8,6 @@ never a token.
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
@@ -41,8 +40,9 @@ class Way:
 
 
 def _by(prefix: tuple[str, ...]) -> str:
-    # Nothing after the first words: a prefix may hold a path to a key, and people need to know only which one it is.
-    return f"by {shlex.join(prefix[:2])}" if prefix else ""
+    """The program and where it leads; between them may stand a key, and in front of a host name a secret."""
+    words = dict.fromkeys((prefix[0], prefix[-1])) if prefix else {}
+    return f"by {' '.join(word[:60] for word in words)}" if words else ""
 
 
 def _at(address: str) -> str:

@@ -12,6 +12,7 @@ from portal.catalog.models import Model
 from portal.fleet.models import Cluster, Command
 from portal.fleet.times import seconds_of
 from tests.api.world import World, pilot_row
+from tests.ways import way_row
 
 
 def post(world: World, **wish: Any) -> Any:
@@ -74,9 +75,10 @@ def test_a_bad_command_is_refused_with_what_would_be_right(
 def test_unknown_jobs_are_shown_and_may_be_adopted_or_rejected(world: World) -> None:
     job = {
         "job_id": 98, "name": "berth-x-y", "state": "PENDING", "reason": "Priority", "partition": "gpu", "nodes": "",
-        "submitted_at": None, "started_at": None, "ends_at": None, "prefix": [],
+        "submitted_at": None, "started_at": None, "ends_at": None,
     }  # fmt: skip
-    Cluster.objects.create(name="main", jobs={"y": [job]}, orphans={"98": timezone.now().timestamp() - 300})
+    way_row(jobs={"y": [job]})
+    Cluster.objects.update(orphans={"98": timezone.now().timestamp() - 300})
     (told,) = world.operator.api.send("GET", "fleet").json()["clusters"]
     (unknown,) = told["unknown_jobs"]
     assert (unknown["job_id"], unknown["slurm"]) == (98, "PENDING: other jobs are ahead of it")

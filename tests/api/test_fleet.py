@@ -12,6 +12,7 @@ from django.utils import timezone
 from portal.accounts.issue import issue_token
 from portal.fleet.models import Cluster, Command, Decision
 from tests.api.world import ApiClient, World, pilot_row, replica_row
+from tests.ways import way_row
 
 OPERATORS = {"owner": 403, "mate": 403, "manager": 403, "outsider": 403, "operator": 200, "anonymous": 401}
 
@@ -51,10 +52,11 @@ def cluster(world: World) -> dict[str, Any]:
 
 def test_a_silent_slurm_is_said_with_since_when(world: World) -> None:
     now = timezone.now()
-    row = Cluster.objects.create(name="main")
+    row = way_row()
     assert not cluster(world)["slurm_answers"] and "not been asked" in cluster(world)["slurm"]
-    row.tried_at = row.answered_at = row.ticked_at = now
+    row.tried_at = row.answered_at = now
     row.save()
+    Cluster.objects.update(ticked_at=now)
     assert cluster(world)["slurm_answers"] and cluster(world)["loop_runs"]
     row.answered_at, row.error = now - timedelta(minutes=7), "squeue timed out after 20 s"
     row.save()

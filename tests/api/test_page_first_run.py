@@ -13,6 +13,7 @@ from portal.catalog.models import Environment, Model, Pool, Profile
 from portal.dashboard.firstrun import Found, Step, next_step
 from portal.fleet.models import Cluster
 from tests.api.world import World
+from tests.ways import way_row
 
 pytestmark = pytest.mark.django_db
 PAGES = (
@@ -65,10 +66,9 @@ def test_one_step_after_the_other_until_nothing_is_missing(root: Client) -> None
     assert told() == "4 of 8: Add somebody to a project."
     Membership.objects.create(user=User.objects.get(), project=project)
     assert told() == "5 of 8: Start the control loop."
-    cluster = Cluster.objects.create(name="main", ticked_at=now)
+    Cluster.objects.create(name="main", ticked_at=now)
     assert told() == "6 of 8: Let Berth reach Slurm."
-    cluster.answered_at = now
-    cluster.save()
+    way_row(answered_at=now)
     assert told() == "7 of 8: Register a model."
     assert 'href="/models/register/">Do it' in root.get("/").content.decode()
     pool = Pool.objects.create(name="surf", environment=environment)
@@ -89,11 +89,13 @@ def test_a_user_is_told_whom_to_ask_and_nothing_of_the_machinery() -> None:
 
 def test_an_operator_hears_of_the_loop_and_slurm_and_users_that_nothing_starts(world: World) -> None:
     long_ago = timezone.now() - timedelta(hours=1)
-    Cluster.objects.create(name="main", ticked_at=long_ago, answered_at=long_ago)
+    Cluster.objects.create(name="main", ticked_at=long_ago)
+    way_row(answered_at=long_ago)
     assert "The control loop has stopped." in world.operator.browser.get("/").content.decode()
     page = world.owner.browser.get("/").content.decode()
     assert "Models cannot be started now." in page and "Celery" not in page
-    Cluster.objects.update(ticked_at=timezone.now(), error="squeue: timed out")
+    Cluster.objects.update(ticked_at=timezone.now())
+    way_row(error="squeue: timed out")
     assert "Slurm does not answer." in world.operator.browser.get("/").content.decode()
 
 

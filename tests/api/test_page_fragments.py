@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from portal.fleet.models import Cluster
 from tests.api.world import World, request_row
+from tests.ways import way_row
 
 
 @pytest.mark.parametrize("path", ["/fragments/home", "/requests/fragments/list"])
@@ -25,10 +26,12 @@ def test_nothing_is_sent_when_nothing_changed(world: World, path: str) -> None:
 def test_a_fleet_in_which_all_is_well_is_sent_once(world: World) -> None:
     """Though Slurm answers and the loop runs all the time."""
     browser, now = world.operator.browser, timezone.now()
-    Cluster.objects.create(name="main", tried_at=now, answered_at=now, ticked_at=now)
+    Cluster.objects.create(name="main", ticked_at=now)
+    way_row(tried_at=now, answered_at=now)
     etag = browser.get("/fleet/fragments/fleet")["ETag"]
     before = now - timedelta(seconds=9)
-    Cluster.objects.update(tried_at=before, answered_at=before, ticked_at=before)
+    Cluster.objects.update(ticked_at=before)
+    way_row(tried_at=before, answered_at=before)
     assert browser.get("/fleet/fragments/fleet", headers={"If-None-Match": etag}).status_code == 304
 
 

@@ -12,8 +12,9 @@ from django.utils import timezone
 
 from portal.dashboard import now as page_now
 from portal.dashboard.nodes import nodes
-from portal.fleet.models import Cluster, Pilot, Sample
+from portal.fleet.models import Pilot, Sample
 from tests.api.world import World, pilot_row, replica_row, request_row
+from tests.ways import way_row
 
 PATHS = ("/now/", "/now/fragments/now", "/now/fragments/charts")
 
@@ -122,7 +123,7 @@ def test_samples_of_another_cluster_are_not_ours(world: World) -> None:
 
 def test_silence_is_said_first(world: World) -> None:
     now = timezone.now()
-    Cluster.objects.create(name="main", tried_at=now, answered_at=now - timedelta(hours=1), error="timed out")
+    way_row(tried_at=now, answered_at=now - timedelta(hours=1), error="timed out")
     page = text(world)
     assert "Slurm does not answer." in page and "The control loop does not run." in page
 

@@ -19,6 +19,7 @@ from portal.catalog.models import Pool
 from portal.dashboard import errors
 from portal.fleet.models import Cluster, Command, Decision, Pilot, PilotLog, PoolState
 from tests.api.world import CANARY_BODY, CANARY_RESULT, PASSWORD, World, pilot_row, replica_row, request_row
+from tests.ways import way_row
 
 
 @pytest.fixture
@@ -71,13 +72,8 @@ def test_no_page_shows_a_payload(world: World, pilot: Pilot) -> None:
 
 def test_fleet_says_since_when_slurm_is_silent(world: World) -> None:
     now = timezone.now()
-    Cluster.objects.create(
-        name="main",
-        tried_at=now,
-        answered_at=now - timedelta(minutes=7),
-        error="squeue: timed out",
-        ticked_at=now,
-    )
+    way_row(tried_at=now, answered_at=now - timedelta(minutes=7), error="squeue: timed out")
+    Cluster.objects.update(ticked_at=now)
     page = text(world.operator.browser, "/fleet/")
     assert "Slurm does not answer." in page and "(7 min ago)" in page and "squeue: timed out" in page
     assert "The control loop runs." in page

@@ -9,6 +9,7 @@ these is who opened the connection.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import sys
 from dataclasses import dataclass, field
@@ -50,11 +51,11 @@ async def main(asked: dict[str, Any]) -> None:
     if not asked["portal"]:
         await asyncio.Event().wait()
     secret = wire.Secret(asked["pilot"], asked["portal"], asked["token"], asked["key"])
-    await Reverse(secret, 1, ingress, lambda: CAP, lambda: None).run()
+    await Reverse(secret, 1, ingress.answer, lambda: CAP, lambda: None).run()
 
 
 async def serve(ingress: Ingress, port: int) -> None:
-    await ingress.start("127.0.0.1", (port, port))
+    await ingress.start([ipaddress.ip_address("127.0.0.1")], (port, port))
 
 
 if __name__ == "__main__":

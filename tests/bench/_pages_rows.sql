@@ -25,10 +25,10 @@ INSERT INTO django_admin_log (action_time, object_id, object_repr, action_flag, 
 -- the catalog
 INSERT INTO catalog_environment (id, name, engine, python, engine_version, gpu_types) VALUES (1, 'echo', 'echo', '', '', '[]');
 INSERT INTO catalog_profile (id, name, enabled, cluster, partition, account, qos, gpu_type, gpus, cpus, mem_mb, walltime_min,
-    walltime_least_min, max_pilots, preemptible, cost, charge, link, submit_prefix, prologue, door_address, door_ports,
+    walltime_least_min, max_pilots, preemptible, cost, charge, link, prologue, door_address, door_ports,
     portal_url_from_nodes, scratch)
   SELECT i, 'profile-' || i, true, 'main', 'gpu', '', '', 'a100', 4, 4, 64000, 240, 30, 100, false, i, 'service', 'direct',
-    '[]', '', '', '', '', '' FROM generate_series(1, 3) i;
+    '', '', '', '', '' FROM generate_series(1, 3) i;
 INSERT INTO catalog_pool (name, environment_id, gpus, mem_mb, cap, min_replicas, max_replicas, keep_alive_s, load_limit_s,
     drain_limit_s, load_estimate_s, paused, sleep_level, asleep_mem_mb, args)
   SELECT 'model-' || lpad(i::text, 4, '0'), 1, 1, 8000, 32, 0, 1, 600, 3600, 120, 240, false, 0, 0, '{}'
@@ -42,9 +42,12 @@ INSERT INTO fleet_fit (pool_id, gpu_type, fits, load_s, service_s, note, updated
 INSERT INTO fleet_profilestate (profile_id, wait_p50_s, wait_p90_s, reason) SELECT id, 60, 600, '' FROM catalog_profile;
 
 -- the fleet and its story
-INSERT INTO fleet_cluster (name, paused, tried_at, answered_at, error, jobs, orphans, partitions, reservations, ticked_at)
-  VALUES ('main', false, now(), now() + interval '1 hour', '', '{}', '{}', '{}', '[]', now() + interval '1 hour')
-  ON CONFLICT (name) DO UPDATE SET answered_at = excluded.answered_at, ticked_at = excluded.ticked_at;
+INSERT INTO fleet_cluster (name, paused, orphans, partitions, reservations, ticked_at)
+  VALUES ('main', false, '{}', '{}', '[]', now() + interval '1 hour')
+  ON CONFLICT (name) DO UPDATE SET ticked_at = excluded.ticked_at;
+INSERT INTO fleet_waystate (cluster_id, name, said, tried_at, answered_at, error, jobs)
+  VALUES ('main', '', 'Slurm (main)', now(), now() + interval '1 hour', '', '{}')
+  ON CONFLICT (cluster_id, name) DO UPDATE SET answered_at = excluded.answered_at;
 INSERT INTO fleet_pilot (id, cluster, profile_id, state, job_name, job_id, gpus, mem_mb, walltime_min, planned_at, submitted_at,
     up_at, registered_at, job_started_at, ended_at, end_reason, slurm_state, slurm_reason, slurm_end_at, node, address, gpu_ids,
     agent_version, said_ending)

@@ -26,6 +26,7 @@ from portal.fleet.models import (
 from portal.ledger.models import Batch, File, Payload, Request, RequestEvent
 from portal.notices.models import Delivery, Webhook
 from tests.api.world import World, build, candidate_row, pilot_row, replica_row, request_row
+from tests.ways import way_row
 
 LOG = "12:00:03 loading weights\n12:00:31 engine is ready\n" * 12
 
@@ -61,9 +62,8 @@ def furnish(now: datetime | None = None) -> Furnished:
     world.owner.user.save()
     admin = User.objects.create_superuser("root", password=None)
     fresh = now + timedelta(hours=1)  # however long somebody looks at the pages
-    Cluster.objects.create(
-        name="main", tried_at=fresh, answered_at=fresh, ticked_at=fresh, orphans={}, jobs={}, paused=False
-    )
+    Cluster.objects.create(name="main", ticked_at=fresh, orphans={}, paused=False)
+    way_row(tried_at=fresh, answered_at=fresh)
     Model.objects.filter(name="surf").update(
         description="A small model for questions about waves.", context_tokens=32768
     )

@@ -13,6 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from portal.accounts.models import ClaimRule, Quota, User
+from portal.catalog.models import Access
 from portal.fleet.models import (
     BadNode,
     Candidate,
@@ -40,6 +41,7 @@ from portal.ledger.models import (
 from portal.notices.models import Delivery, OptOut, Webhook, Wish
 from tests.api import world as make
 from tests.api.world import ApiClient, Person, World
+from tests.ways import way_row
 
 
 @pytest.fixture
@@ -61,6 +63,8 @@ def world(db: None) -> World:
     ProfileState.objects.create(profile=pilot.profile, wait_p50_s=60)
     BadNode.objects.create(cluster="main", node="gpu01", failures=1, reason="no GPU")
     PilotLog.objects.create(pilot=pilot, text="loading weights", at=now)
+    Access.objects.create(name="login", submit_prefix=["ssh", "login01"])
+    way_row(name="login", tried_at=now, answered_at=now)
     Sample.objects.create(
         cluster="main", at=now, busy=1, ready=0, loading=0, empty=0, asked=0, running=1, queued_held=0,
         queued_async=0, queued_batch=0, parked=0,

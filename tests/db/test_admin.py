@@ -23,7 +23,7 @@ from tests.db.admin_site import world as world
 
 EDITABLE = {
     "accounts.User", "accounts.Project", "accounts.Membership", "accounts.Quota", "accounts.ClaimRule",
-    "catalog.Environment", "catalog.Profile", "catalog.Pool", "catalog.Model",
+    "catalog.Environment", "catalog.Access", "catalog.Profile", "catalog.Pool", "catalog.Model",
 }  # fmt: skip
 OURS = ("accounts", "catalog", "ledger", "fleet", "audit", "notices")
 TABLES = [

@@ -12,7 +12,7 @@ from django.urls import reverse
 
 from portal import hints
 from portal.accounts.models import Project, Quota, User
-from portal.catalog.models import Model, Pool, Profile
+from portal.catalog.models import Access, Model, Pool, Profile
 from portal.fleet.models import Cluster
 from tests.api.world import ApiClient, World
 from tests.db.admin_site import admin_url, management, save
@@ -42,7 +42,10 @@ def test_a_pool_is_edited_by_a_person(root: ApiClient, world: World) -> None:
         (Profile, {"door_address": "::"}, "door_address"),
         (Profile, {"door_address": "fe80::1"}, "door_address"),
         (Profile, {"door_address": "http://10.0.0.1"}, "door_address"),
-        (Profile, {"submit_prefix": '"ssh"'}, "submit_prefix"),
+        (Access, {"submit_prefix": '"ssh"'}, "submit_prefix"),
+        (Access, {"kind": "rest"}, "address"),
+        (Access, {"kind": "native"}, "python"),
+        (Access, {"user": "berth"}, "user"),
         (Profile, {"scratch": "tmp"}, "scratch"),
         (Profile, {"walltime_least_min": 999}, "__all__"),
         (Project, {"model_roots": '["models"]'}, "model_roots"),

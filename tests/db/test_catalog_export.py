@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from portal.accounts.issue import issue_token
 from portal.accounts.models import Membership, Quota
-from portal.catalog.models import Model, Pool, Profile
+from portal.catalog.models import Access, Model, Pool, Profile
 from portal.catalog_file.applying import apply
 from portal.catalog_file.exporting import export
 from portal.catalog_file.reading import read
@@ -29,8 +29,17 @@ pytestmark = pytest.mark.django_db
 def _rich(world: World) -> None:
     """Something in every section, also what is awkward to write."""
     Membership.objects.filter(user=world.owner.user).update(role="manager")
+    Access.objects.create(name="login", submit_prefix=["ssh", "login01"], conf="/etc/slurm/it's.conf")
+    Access.objects.create(
+        name="alps",
+        kind="rest",
+        cluster="alps",
+        address="http://slurm:6820",
+        user="berth",
+        token_file="/run/alps.jwt",
+    )
     Profile.objects.filter(name="gpu").update(
-        submit_prefix=["ssh", "login01"], prologue="module load cuda\n# 'quoted' \"too\"\n", charge="project",
+        access=Access.objects.get(name="login"), prologue="module load cuda\n# 'quoted' \"too\"\n", charge="project",
         project=world.project, door_ports="20000-20100",
     )  # fmt: skip
     Pool.objects.filter(name="surf").update(
@@ -59,7 +68,7 @@ def test_what_is_exported_applies_to_nothing_new_and_puts_everything_back(
     _rich(world)
     text = export()
     changes = apply(read(text))
-    assert {change.kind for change in changes} == {"unchanged"} and len(changes) == 10
+    assert {change.kind for change in changes} == {"unchanged"} and len(changes) == 12
     Pool.objects.update(cap=1, args={})
     Model.objects.update(is_public=True, revision="")
     world.model.projects.clear()

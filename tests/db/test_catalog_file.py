@@ -24,7 +24,10 @@ PARTITIONS = {
         "name": "gpu",
         "up": True,
         "limit_min": 240,
-        "groups": [{"count": 4, "gres": "gpu:a100:4(S:0-1)"}],
+        "groups": [
+            {"count": 3, "gres": "gpu:a100:4(S:0-1)", "features": ["a100", "80gb"]},
+            {"count": 1, "gres": "gpu:a100:4(S:0-1)", "features": ["a100", "ib"]},
+        ],
     },
     "cpu": {"name": "cpu", "up": True, "limit_min": None, "groups": [{"count": 9, "gres": ""}]},
 }
@@ -61,9 +64,9 @@ def applied(tmp_path: Path) -> Put:
 def test_the_example_applies_and_once_only(sent: list[str], django_capture_on_commit_callbacks: Any) -> None:
     with django_capture_on_commit_callbacks(execute=True):
         first = put("", file=EXAMPLE)
-    assert "+ model llama-3.1-70b" in first and "Applied: 11 added." in first
+    assert "+ model llama-3.1-70b" in first and "Applied: 17 added." in first
     assert sent == ["directory", "tick"]
-    assert put("", file=EXAMPLE) == "Applied: 11 unchanged.\n"
+    assert put("", file=EXAMPLE) == "Applied: 17 unchanged.\n"
     big = Model.objects.get(name="llama-3.1-70b")
     assert not big.is_public and [str(one) for one in big.projects.all()] == ["waves"]
     assert big.pool.args == {"max_model_len": 16384, "tensor_parallel_size": 4}
@@ -87,7 +90,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(
 ) -> None:
     with django_capture_on_commit_callbacks(execute=True):
         said = put("", "--dry-run", file=EXAMPLE)
-    assert "+ pool llama-3.1-8b" in said and said.endswith("Dry run, nothing is changed: 11 added.\n")
+    assert "+ pool llama-3.1-8b" in said and said.endswith("Dry run, nothing is changed: 17 added.\n")
     assert not Project.objects.exists() and not Pool.objects.exists() and sent == []
 
 
@@ -99,7 +102,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(
             "line 4: profiles.a.wall_time",
             "no such field",
         ),
-        ("projcts: {}", "line 1: projcts", "there are: environments"),
+        ("projcts: {}", "line 1: projcts", "there are: accesses, environments"),
         ("quotas: {group: {}}", "quotas.group", "Write one of: model, project"),
         ("quotas: {project: {nobody: {queued: 1}}}", "quotas.project.nobody", "No project is named 'nobody'"),
         ("quotas: {model: {nothing: {queued: 1}}}", "quotas.model.nothing", "No model is named"),
@@ -129,7 +132,48 @@ def test_a_dry_run_says_the_same_and_changes_nothing(
         ("profiles: {a: {partition: 'gpu; rm'}}", "profiles.a.partition", "Letters, digits"),
         ("profiles: {a: {partition: gpu, cost: .nan}}", "profiles.a.cost", "Write a number"),
         ("profiles: {a: {partition: gpu, enabled: maybe}}", "profiles.a.enabled", "Write true or false"),
-        ("profiles: {a: {partition: gpu, submit_prefix: ssh}}", "profiles.a.submit_prefix", "JSON list"),
+        (
+            "profiles: {a: {partition: gpu, submit_prefix: [ssh]}}",
+            "profiles.a.submit_prefix",
+            "no such field",
+        ),
+        (
+            "profiles: {a: {partition: gpu, access: nowhere}}",
+            "profiles.a.access",
+            "No access is named 'nowhere'",
+        ),
+        (
+            "profiles: {a: {partition: gpu, cluster: alps}}",
+            "profiles.a.access",
+            "choose the access that leads to alps",
+        ),
+        (
+            "accesses: {x: {cluster: alps}}\nprofiles: {a: {partition: gpu, access: x, cluster: other}}",
+            "profiles.a.cluster",
+            "Access x leads to cluster alps",
+        ),
+        ("accesses: {x: {submit_prefix: ssh}}", "accesses.x.submit_prefix", "JSON list"),
+        ("accesses: {x: {kind: ssh}}", "accesses.x.kind", "not a valid choice"),
+        ("accesses: {x: {cluster: ../y}}", "accesses.x.cluster", "Letters, digits"),
+        ("accesses: {x: {address: 'http://s:1'}}", "accesses.x.address", "kind cli does not use this"),
+        ("accesses: {x: {kind: rest}}", "accesses.x.address", "where slurmrestd listens"),
+        (
+            "accesses: {x: {kind: rest, address: 'http://me:pw@s:1'}}",
+            "accesses.x.address",
+            "without a name or password",
+        ),
+        ("accesses: {x: {kind: rest, address: 'http://s:1'}}", "accesses.x.token_file", "wants a token"),
+        (
+            "accesses: {x: {kind: rest, address: 'http://s:1', token_file: eyJhbGciOiJIUzI1NiJ9.e30.x}}",
+            "accesses.x.token_file",
+            "absolute path",
+        ),
+        (
+            "accesses: {x: {kind: rest, address: 'http://s:1', token_command: [echo, eyJhbGciOiJIUzI1NiJ9.e30.x]}}",
+            "accesses.x.token_command",
+            "Keep it in a file",
+        ),
+        ("accesses: {x: {kind: native}}", "accesses.x.python", "has pyslurm"),
         (
             "environments: {v: {engine: vllm, engine_version: 0.11}}",
             "environments.v.engine_version",
@@ -222,6 +266,7 @@ def test_a_profile_is_held_to_what_slurm_has(applied: Put) -> None:
             "walltime_least_min",
             "ends jobs after 240 minutes",
         ),
+        ({"constraint": "a100&(ib|eth*2)"}, "constraint", "has eth. There are: 80gb, a100, ib"),
         ({"account": "land"}, "account", "There are: sea"),
         ({"qos": "long"}, "qos", "There are: normal, quick"),
         ({"account": "sea", "qos": "fast"}, "qos", "There are: normal, quick"),
@@ -229,7 +274,15 @@ def test_a_profile_is_held_to_what_slurm_has(applied: Put) -> None:
 )
 def test_what_slurm_would_refuse_is_refused(change: dict[str, Any], field: str, says: str) -> None:
     Cluster.objects.create(name="main", partitions=PARTITIONS, accounts={"sea": ["normal", "quick"]})
-    fine = Profile(name="a", partition="gpu", gpu_type="a100", gpus=4, account="sea", qos="quick")
+    fine = Profile(
+        name="a",
+        partition="gpu",
+        gpu_type="a100",
+        gpus=4,
+        account="sea",
+        qos="quick",
+        constraint="[80gb*2]&ib",
+    )
     fine.full_clean()
     for name, value in change.items():
         setattr(fine, name, value)
@@ -239,6 +292,22 @@ def test_what_slurm_would_refuse_is_refused(change: dict[str, Any], field: str, 
         fine.full_clean()
     assert list(caught.value.message_dict) == [field]
     assert says in caught.value.message_dict[field][0]
+
+
+def test_a_type_that_is_not_named_to_slurm_need_not_be_one_of_slurms() -> None:
+    Cluster.objects.create(name="main", partitions=PARTITIONS)
+    Profile(name="a", partition="gpu", gpu_type="a100-80gb", gpus=4, gpu_type_asked=False).full_clean()
+    Profile(name="b", partition="cpu", gpus=0).full_clean()
+    mig = {"gpu": {**PARTITIONS["gpu"], "groups": [{"count": 1, "gres": "gpu:1g.10gb:7(S:0)"}]}}
+    Cluster.objects.update(partitions=mig)
+    Profile(name="c", partition="gpu", gpu_type="1g.10gb", gpus=7, constraint="anything").full_clean()
+
+
+def test_a_reservation_that_slurm_does_not_show_is_a_doubt_and_no_mistake(applied: Put) -> None:
+    Cluster.objects.create(name="main", partitions=PARTITIONS, reservations=[{"name": "class"}])
+    said = applied("profiles: {a: {partition: gpu, reservation: ours}}")
+    assert "warning: Slurm shows no reservation ours" in said and "There are: class" in said
+    assert "warning" not in applied("profiles: {b: {partition: gpu, reservation: class}}")
 
 
 def test_a_row_that_the_database_refuses_is_told_like_any_other(applied: Put) -> None:

@@ -16,6 +16,7 @@ from portal.console.table import table
 from portal.fleet.models import Cluster, Command, Decision, PoolState, ProfileState
 from portal.fleet.times import FOR_EVER
 from tests.api.world import World, build, pilot_row, replica_row, request_row
+from tests.ways import way_row
 
 pytestmark = pytest.mark.django_db
 
@@ -24,7 +25,8 @@ pytestmark = pytest.mark.django_db
 def world(db: None, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(hints, "_send_tick", lambda: None)
     now = timezone.now()
-    Cluster.objects.create(name="main", tried_at=now, answered_at=now, ticked_at=now)
+    Cluster.objects.create(name="main", ticked_at=now)
+    way_row(tried_at=now, answered_at=now)
     return build()
 
 
@@ -38,9 +40,10 @@ def test_status_shows_clusters_models_and_pilots(world: World) -> None:
     replica_row(world, pilot_row(world))
     job = {
         "job_id": 98, "name": "n", "state": "RUNNING", "reason": "None", "partition": "gpu", "nodes": "gpu04",
-        "submitted_at": None, "started_at": None, "ends_at": None, "prefix": [],
+        "submitted_at": None, "started_at": None, "ends_at": None,
     }  # fmt: skip
-    Cluster.objects.update(jobs={"x": [job]}, orphans={"98": timezone.now().timestamp()}, paused=True)
+    way_row(jobs={"x": [job]})
+    Cluster.objects.update(orphans={"98": timezone.now().timestamp()}, paused=True)
     ProfileState.objects.create(
         profile=world.profile, latched_at=timezone.now(), reason="Its account is not valid."
     )

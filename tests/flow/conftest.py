@@ -23,11 +23,17 @@ def seeded(transactional_db: None) -> Seeded:
 
 
 @pytest.fixture
+def link(request: pytest.FixtureRequest) -> str:
+    """Who opens the connections between gateway and ingress; `dataplane.both_links` asks for either."""
+    return str(getattr(request, "param", "direct"))
+
+
+@pytest.fixture
 async def plane(
-    seeded: Seeded, test_dsn: str, pg: Connection, redis: redis_library.Redis
+    seeded: Seeded, test_dsn: str, pg: Connection, redis: redis_library.Redis, link: str
 ) -> AsyncIterator[Plane]:
     """The data plane with a fake ingress, nothing routed yet."""
-    async with dataplane.running(seeded, test_dsn, pg, redis) as plane:
+    async with dataplane.running(seeded, test_dsn, pg, redis, link=link) as plane:
         yield plane
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import io
 import json
@@ -15,10 +16,13 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import aiohttp
+import pytest
 import redis as redis_library
 import uvicorn
 from psycopg2.extensions import connection as Connection
 
+from gpuworker import wire
+from gpuworker.reverse import Reverse
 from portal.accounts.issue import issue_token
 from portal.accounts.models import Membership, Project, User
 from portal.asgi import Application
@@ -28,6 +32,10 @@ from portal.workerapi.link import Upgrade
 from tests.flow.fake_ingress import FakeIngress
 
 T = TypeVar("T")
+both_links = pytest.mark.parametrize("link", ["direct", "reverse"], indirect=True)
+both_links_nightly = pytest.mark.parametrize(
+    "link", ["direct", pytest.param("reverse", marks=pytest.mark.nightly)], indirect=True
+)
 WITHIN_S = 60.0  # nothing that is tested takes seconds, but a busy machine may
 
 
@@ -81,6 +89,7 @@ class Plane:
         redis: redis_library.Redis,
         settings: Config,
         client: aiohttp.ClientSession,
+        link: str = "direct",
     ) -> None:
         self.app = app
         self.url = url
@@ -90,6 +99,8 @@ class Plane:
         self.redis = redis
         self.settings = settings
         self.client = client
+        self.link = link
+        self.linked = ""  # the transport over links that the fake ingress has opened
 
     @property
     def gateway(self) -> Any:
@@ -154,7 +165,7 @@ class Plane:
 
     def set_route(self, replica: str, pilot: str, cap: int = 4, url: str | None = None) -> None:
         said = {
-            "transport": url or self.ingress.url,
+            "transport": url or self.linked or self.ingress.url,
             "pilot": pilot,
             "cap": cap,
             "state": "hot",
@@ -213,10 +224,10 @@ def chat(stream: object = False, **more: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def serving(app: Any) -> AsyncIterator[str]:
+async def serving(app: Any, host: str = "127.0.0.1") -> AsyncIterator[str]:
     """The application on a free port, as uvicorn serves it."""
     link = socket.socket()
-    link.bind(("127.0.0.1", 0))
+    link.bind((host, 0))
     server = uvicorn.Server(
         uvicorn.Config(
             app, ws=Upgrade, log_level="error", lifespan="on", access_log=False, timeout_graceful_shutdown=1
@@ -227,7 +238,7 @@ async def serving(app: Any) -> AsyncIterator[str]:
         await until(lambda: server.started or task.done(), "the server's start")
         if task.done():
             task.result()
-        yield f"http://127.0.0.1:{link.getsockname()[1]}"
+        yield f"http://{host}:{link.getsockname()[1]}"
     finally:
         server.should_exit = True
         await task
@@ -236,19 +247,49 @@ async def serving(app: Any) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def running(
-    seeded: Seeded, dsn: str, pg: Connection, redis: redis_library.Redis, **changes: Any
+    seeded: Seeded,
+    dsn: str,
+    pg: Connection,
+    redis: redis_library.Redis,
+    **changes: Any,
 ) -> AsyncIterator[Plane]:
+    host = changes.pop("host", "127.0.0.1")  # where it listens
+    link = changes.pop("link", "direct")
     set_here: dict[str, Any] = {"database_url": dsn, "serve": "gateway", "heartbeat_s": 0.3}
     settings = dataclasses.replace(config(), **(set_here | changes))
     ingress = FakeIngress()
     runner = await ingress.start()
     app = Application(settings)
-    async with serving(app) as url, aiohttp.ClientSession() as client:
+    async with serving(app, host) as url, aiohttp.ClientSession() as client:
+        plane = Plane(app, url, seeded, ingress, pg, redis, settings, client, link)
         try:
-            yield Plane(app, url, seeded, ingress, pg, redis, settings, client)
+            async with contextlib.AsyncExitStack() as links:
+                if link == "reverse":
+                    await links.enter_async_context(linking(plane))
+                yield plane
         finally:
             ingress.gate.set()
     await runner.cleanup()
+
+
+@asynccontextmanager
+async def linking(plane: Plane, most: int = 64) -> AsyncIterator[Reverse]:
+    """The fake ingress behind links that the agent's own code opens, as a pilot that has registered."""
+    pilot = plane.new_pilot(job_id=7)
+    plane.sql("UPDATE fleet_pilot SET agent_job_id = job_id WHERE id = %s", (pilot,))
+    token = wire.derive_key(plane.settings.site_key, "portal", pilot)
+    secret = wire.Secret(pilot, plane.url, token, "")
+    reverse = Reverse(secret, 7, plane.ingress.handle, lambda: most, lambda: None)
+    task = asyncio.create_task(reverse.run())
+    plane.linked = f"{wire.REVERSE}{pilot}"
+    try:
+        await until(lambda: plane.gateway.reverse.holds(pilot), "a link")
+        yield reverse
+    finally:
+        plane.linked = ""
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await reverse.stop()
 
 
 async def answered(plane: Plane, body: Any = None) -> tuple[int, str, str]:

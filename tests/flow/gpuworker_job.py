@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -24,8 +24,8 @@ from tests.flow.gpuworker_portal import KEY, PILOT, TOKEN, WITHIN_S, FakePortal,
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_S = 90.0
-_short = Path(tempfile.mkdtemp(prefix="b-"))
-atexit.register(shutil.rmtree, _short, ignore_errors=True)
+SHORT = Path(tempfile.mkdtemp(prefix="b-"))
+atexit.register(shutil.rmtree, SHORT, ignore_errors=True)
 
 
 class Worker:
@@ -92,7 +92,7 @@ def alive(pid: int) -> bool:
 
 def scratch_of(folder: Path) -> Path:
     """Stands for this folder in a place short enough for sockets, which pytest's own is not in every process."""
-    return _short / hashlib.sha256(str(folder).encode()).hexdigest()[:8]
+    return SHORT / hashlib.sha256(str(folder).encode()).hexdigest()[:8]
 
 
 @contextlib.contextmanager
@@ -102,9 +102,11 @@ def started(
     env: Mapping[str, str] | None = None,
     secret_mode: int = 0o600,
     carried: bool = False,
+    there: Sequence[str] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The supervisor as a job script starts it; whatever it leaves is ended. Its log is `job.log` in the folder.
-    `carried`: the secret comes on standard input, as where no shell wrote a file."""
+    `carried`: the secret comes on standard input, as where no shell wrote a file. `there`: what comes before its
+    command, so that it runs on another host."""
     scratch = scratch_of(folder)
     scratch.mkdir(exist_ok=True)
     path = folder / "secret.json"
@@ -121,7 +123,7 @@ def started(
         "BERTH_JOB_LOG": str(log),
         **(env or {}),
     }
-    argv = [sys.executable, "-m", "gpuworker", "--secret", "-" if carried else str(path)]
+    argv = [*there, sys.executable, "-m", "gpuworker", "--secret", "-" if carried else str(path)]
     with log.open("wb") as out, path.open("rb") as text:
         if carried:
             path.unlink()
@@ -144,18 +146,27 @@ def worker(
     env: Mapping[str, str] | None = None,
     secret_mode: int = 0o600,
     carried: bool = False,
+    there: Sequence[str] = (),
 ) -> Iterator[Worker]:
     """Below the fake portal."""
     secret = wire.Secret(PILOT, portal.url, TOKEN, KEY)
-    with started(secret, folder, env, secret_mode, carried) as process:
+    with started(secret, folder, env, secret_mode, carried, there) as process:
         yield Worker(process, portal, scratch_of(folder), folder / "job.log")
 
 
 @contextlib.contextmanager
-def job(plane: Plane, pilot: str, folder: Path, link: str = "direct") -> Iterator[subprocess.Popen[bytes]]:
+def job(
+    plane: Plane,
+    pilot: str,
+    folder: Path,
+    link: str = "direct",
+    env: Mapping[str, str] | None = None,
+    there: Sequence[str] = (),
+) -> Iterator[subprocess.Popen[bytes]]:
     """Below the real data plane."""
     token, key = (wire.derive_key(plane.settings.site_key, use, pilot) for use in ("portal", "ingress"))
-    with started(wire.Secret(pilot, plane.url, token, key), folder, {"BERTH_LINK": link}) as process:
+    secret = wire.Secret(pilot, plane.url, token, key)
+    with started(secret, folder, {"BERTH_LINK": link, **(env or {})}, there=there) as process:
         yield process
 
 

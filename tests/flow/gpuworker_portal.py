@@ -82,6 +82,7 @@ class FakePortal:
         self.sync_status = 200
         self.results_status = 200
         self.registers: list[wire.Register] = []
+        self.clock_ahead_s = 0.0  # of the gpuworker's
         self.unreached: wire.Unreached | None = None  # the answer to `register`, while it stands here
         self.syncs: list[wire.Sync] = []
         self.asks: list[wire.LeaseAsk] = []
@@ -130,11 +131,14 @@ class FakePortal:
         self.registers.append(wire.loads(wire.Register, body))
         if self.unreached is not None and not self.registers[-1].refusal:
             return web.Response(status=424, body=wire.dumps(self.unreached))
-        return self._say(self.answer, self.register_status)
+        return self._say(self._wishes(), self.register_status)
 
     async def _sync(self, body: bytes) -> web.Response:
         self.syncs.append(wire.loads(wire.Sync, body))
-        return self._say(self.answer, self.sync_status)
+        return self._say(self._wishes(), self.sync_status)
+
+    def _wishes(self) -> wire.SyncAnswer:
+        return dataclasses.replace(self.answer, at=time.time() + self.clock_ahead_s)
 
     async def _lease(self, body: bytes) -> web.Response:
         ask = wire.loads(wire.LeaseAsk, body)
@@ -166,15 +170,15 @@ class FakePortal:
 
 
 @contextlib.asynccontextmanager
-async def fake_portal() -> AsyncIterator[FakePortal]:
+async def fake_portal(host: str = "127.0.0.1") -> AsyncIterator[FakePortal]:
     portal = FakePortal()
     app = web.Application(client_max_size=64 * 2**20)
     app.router.add_post("/worker/v1/{verb}", portal._call)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, host, 0)
     await site.start()
-    portal.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    portal.url = f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}"
     try:
         yield portal
     finally:

@@ -6,7 +6,9 @@ import asyncio
 import json
 from typing import Any
 
-from tests.flow.dataplane import Plane, chat, until
+from tests.flow.dataplane import Plane, both_links_nightly, chat, until
+
+pytestmark = both_links_nightly
 
 
 async def test_a_stream_is_held_with_heartbeats_until_a_replica_is_there(plane: Plane) -> None:

@@ -8,8 +8,10 @@ from functools import partial
 from itertools import pairwise
 
 from gpuworker import wire
-from tests.flow.dataplane import Plane, answered, chat, until
+from tests.flow.dataplane import Plane, answered, both_links, chat, until
 from tests.flow.fake_ingress import break_off, lose, refuse
+
+pytestmark = both_links
 
 
 def _tried(plane: Plane, times: int) -> bool:

@@ -8,27 +8,19 @@ import os
 import signal
 from pathlib import Path
 
-import pytest
-
-from gpuworker import proctree
-from tests.flow.dataplane import Plane, chat, until
+from gpuworker import proctree, wire
+from tests.flow.dataplane import Plane, both_links, chat, until
 from tests.flow.gpuworker_job import START_S, job, planned
 from tests.flow.test_workerapi_rows import _put
 
-
-@pytest.fixture(params=["direct", "reverse"])
-def link(request: pytest.FixtureRequest) -> str:
-    """Who opens the connection between gateway and ingress."""
-    return str(request.param)
+pytestmark = both_links
 
 
-async def test_cold_request_hot_request_async_row_and_a_drain(
-    plane: Plane, tmp_path: Path, link: str
-) -> None:
+async def test_cold_request_hot_request_async_row_and_a_drain(plane: Plane, tmp_path: Path) -> None:
     pilot, replica = planned(plane)
     async with plane.post(chat(stream=True)) as answer:
         assert (await answer.content.readline()).startswith(b": berth ")
-        with job(plane, pilot, tmp_path, link) as running:
+        with job(plane, pilot, tmp_path, plane.link) as running:
             async with asyncio.timeout(START_S):
                 text = await answer.text()
             assert text.endswith("data: [DONE]\n\n") and '"usage"' not in text
@@ -38,6 +30,8 @@ async def test_cold_request_hot_request_async_row_and_a_drain(
 
             async with plane.post() as hot_answer:
                 assert hot_answer.status == 200
+            ((_, route),) = plane.redis.hgetall("berth:{demo}:routes").items()
+            assert (wire.REVERSE in str(route)) == (plane.link == "reverse")
             hot = await plane.ended(hot_answer.headers["x-request-id"])
             assert (hot["state"], hot["replica"]) == ("done", replica)
 
@@ -52,13 +46,13 @@ async def test_cold_request_hot_request_async_row_and_a_drain(
             plane.sql("UPDATE fleet_replica SET state = 'draining', draining_at = now()")
             await until(lambda: running.poll() is not None, "the end of the drained job", START_S)
     assert plane.sql("SELECT state FROM fleet_replica") == [("stopped",)]
-    assert plane.sql("SELECT said_ending <> '' FROM fleet_pilot") == [(True,)]
+    assert plane.sql("SELECT said_ending <> '' FROM fleet_pilot WHERE id = %s", (pilot,)) == [(True,)]
     assert not plane.redis.exists("berth:{demo}:routes")
 
 
-async def test_more_than_the_cap_wait_their_turn(plane: Plane, tmp_path: Path, link: str) -> None:
+async def test_more_than_the_cap_wait_their_turn(plane: Plane, tmp_path: Path) -> None:
     pilot, replica = planned(plane)
-    with job(plane, pilot, tmp_path, link):
+    with job(plane, pilot, tmp_path, plane.link):
         await until(lambda: plane.redis.exists("berth:{demo}:routes"), "a route", START_S)
 
         async def ask() -> int:
@@ -81,10 +75,10 @@ async def _keep_a_replica(plane: Plane, pilot: str) -> None:
 
 
 async def test_an_engine_that_dies_under_a_request_does_not_take_it_along_for_ever(
-    plane: Plane, tmp_path: Path, link: str
+    plane: Plane, tmp_path: Path
 ) -> None:
     pilot, _ = planned(plane, '{"load_s": 0.2, "crash_on_text": "BOOM"}')
-    with job(plane, pilot, tmp_path, link):
+    with job(plane, pilot, tmp_path, plane.link):
         await until(lambda: plane.redis.exists("berth:{demo}:routes"), "a route", START_S)
         loop = asyncio.create_task(_keep_a_replica(plane, pilot))
         asking = asyncio.create_task(
@@ -104,12 +98,10 @@ async def test_an_engine_that_dies_under_a_request_does_not_take_it_along_for_ev
     assert plane.sql("SELECT count(*) FROM fleet_replica WHERE state = 'failed'") == [(3,)]
 
 
-async def test_a_job_that_is_killed_leaves_its_request_to_the_next(
-    plane: Plane, tmp_path: Path, link: str
-) -> None:
+async def test_a_job_that_is_killed_leaves_its_request_to_the_next(plane: Plane, tmp_path: Path) -> None:
     pilot, _ = planned(plane, '{"load_s": 0.2, "hang_on_text": "WAIT"}')
     asked = chat(messages=[{"role": "user", "content": "WAIT"}])
-    with job(plane, pilot, tmp_path, link) as running:
+    with job(plane, pilot, tmp_path, plane.link) as running:
         await until(lambda: plane.redis.exists("berth:{demo}:routes"), "a route", START_S)
         asking = asyncio.create_task(plane.post(asked).__aenter__())
         await until(lambda: plane.gateway.keeper.in_hand == 1, "it runs")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 from gpuworker import wire
-from tests.flow.dataplane import Plane, chat
+from tests.flow.dataplane import Plane, both_links, chat
+
+pytestmark = both_links
 
 
 async def test_an_answer_in_one_piece_comes_back_and_is_recorded(plane: Plane) -> None:

@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.flow.dataplane import Plane, answered, chat
+from tests.flow.dataplane import Plane, answered, both_links_nightly, chat
 from tests.flow.fake_ingress import reject
 from tests.flow.gpuworker_job import START_S, job, planned
 from tests.flow.test_gateway_limits import _quota
+
+pytestmark = both_links_nightly
 
 WORD = "prompt" * 100 + " "  # long ones, which the echo engine counts in no time
 PROMPT = WORD * (10 * 2**20 // len(WORD))
@@ -27,7 +29,7 @@ async def test_ten_megabytes_cold_hot_and_later_through_a_real_gpuworker(
     pilot, _ = planned(plane)
     cold = asyncio.create_task(answered(plane, _large(stream=True)))
     (first,) = await plane.waiting()
-    with job(plane, pilot, tmp_path):
+    with job(plane, pilot, tmp_path, plane.link):
         async with asyncio.timeout(START_S):
             status, text, request = await cold
         assert (status, request) == (200, first) and text.count('"content":"prompt') == 2

@@ -6,8 +6,10 @@ import asyncio
 
 from aiohttp import web
 
-from tests.flow.dataplane import Plane, chat
+from tests.flow.dataplane import Plane, both_links_nightly, chat
 from tests.flow.fake_ingress import FakeIngress, Seen, event
+
+pytestmark = both_links_nightly
 
 
 async def linger(ingress: FakeIngress, request: web.BaseRequest, seen: Seen) -> web.StreamResponse:

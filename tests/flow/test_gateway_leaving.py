@@ -6,8 +6,10 @@ import asyncio
 import json
 from typing import Any
 
-from tests.flow.dataplane import Plane, answered, chat, until
+from tests.flow.dataplane import Plane, answered, both_links, chat, until
 from tests.flow.fake_ingress import go_on_for_ever
+
+pytestmark = both_links
 
 
 async def test_a_client_that_leaves_takes_its_request_along(plane: Plane) -> None:

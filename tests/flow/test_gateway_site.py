@@ -54,8 +54,8 @@ async def test_ready_means_database_queue_and_a_recent_tick(plane: Plane) -> Non
     status, said = await ready()
     assert (status, said["tick"], said["database"], said["redis"]) == (503, "never", True, True)
     plane.sql(
-        """INSERT INTO fleet_cluster (name, paused, error, jobs, orphans, partitions, reservations, ticked_at)
-           VALUES ('main', false, '', '{}', '{}', '{}', '[]', now())"""
+        """INSERT INTO fleet_cluster (name, paused, orphans, partitions, reservations, ticked_at)
+           VALUES ('main', false, '{}', '{}', '[]', now())"""
     )
     status, said = await ready()
     assert (status, said["tick"]) == (200, "ok") and said["tick_age_s"] < 5

@@ -13,7 +13,17 @@ import pytest
 
 from gpuworker import exits, wire
 from tests.flow.gpuworker_job import Worker, alive, fence, serving, worker
-from tests.flow.gpuworker_portal import KEY, TOKEN, FakePortal, chat_body, echo, fake_portal, row, until
+from tests.flow.gpuworker_portal import (
+    KEY,
+    TOKEN,
+    WITHIN_S,
+    FakePortal,
+    chat_body,
+    echo,
+    fake_portal,
+    row,
+    until,
+)
 
 CHAT = "/v1/chat/completions"
 AGENT = "gpuworker.agent"
@@ -303,3 +313,23 @@ def _ended(portal: FakePortal, job: Worker, why: str) -> None:
     assert {r.state for r in last.replicas} <= {"stopped"}
     assert last.rows == []
     assert list(job.scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("ahead_s", [-3600.0, 3600.0])
+async def test_a_node_whose_clock_is_wrong_tells_the_portals_time_and_keeps_the_portals_deadline(
+    tmp_path: Path, ahead_s: float
+) -> None:
+    async with fake_portal() as portal:
+        portal.clock_ahead_s = ahead_s
+        # By the node's own clock it is over already, or an hour off.
+        portal.set(desired=[echo()], deadline_at=time.time() + ahead_s + 600)
+        with worker(portal, tmp_path) as job:
+            seen = await portal.state("hot")
+            theirs = time.time() + ahead_s
+            assert seen.started_at is not None and seen.hot_at is not None
+            assert theirs - WITHIN_S < seen.started_at <= seen.hot_at < theirs + 1
+            assert abs(portal.syncs[-1].at - theirs) < WITHIN_S
+            assert not portal.syncs[-1].draining
+            portal.set(deadline_at=time.time() + ahead_s + 6)
+            assert await job.exit_code() == exits.DONE
+        assert portal.syncs[-1].ending == "walltime"

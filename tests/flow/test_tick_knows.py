@@ -9,10 +9,9 @@ import redis as redis_library
 
 from gpuworker.wire import ObservedReplica
 from portal.accounts.models import Project
-from portal.fleet.models import Cluster, Fit, Pilot, PoolState, ProfileState
+from portal.fleet.models import Fit, Pilot, PoolState, ProfileState
 from scheduler import measures
 from scheduler.hearing import Heard
-from scheduler.listing import Listing
 from scheduler.observe import Observed
 from scheduler.policy.snapshot import Snapshot
 from scheduler.slurm.protocol import NodeGroup, PartitionInfo, ReservationInfo
@@ -28,9 +27,8 @@ def world(redis: redis_library.Redis) -> World:
 
 
 def snapshot(world: World) -> Snapshot:
-    seen = Observed(Listing({}, world.now, True), {}, True, (), frozenset(), ())
-    cluster, _ = Cluster.objects.get_or_create(name=world.config.cluster)
-    return snapshot_of(cluster, seen, world.config, world.now)
+    seen = Observed({}, True, (), frozenset(), ())
+    return snapshot_of(world.site(), seen, world.config, world.now)
 
 
 def test_reservations_of_a_whole_partition_bound_its_jobs(world: World) -> None:
@@ -57,6 +55,15 @@ def test_a_reservation_that_has_begun_bounds_nothing_new() -> None:
     assert free_until("gpu", groups, [taken], 100.0) is None
     assert free_until("gpu", groups, [taken], 40.0) == 50.0
     assert free_until("gpu", groups, [{**taken, "partition": "cpu"}], 40.0) is None
+
+
+def test_the_reservation_in_which_its_own_jobs_run_bounds_nothing() -> None:
+    groups = {"gpu": {"groups": [{"count": 2}]}}
+    ours = {"name": "ours", "starts_at": 50.0, "partition": "", "flags": "", "node_count": 2}
+    assert free_until("gpu", groups, [ours], 40.0, "ours,class") is None
+    assert (
+        free_until("gpu", groups, [ours, {**ours, "name": "maint", "starts_at": 60.0}], 40.0, "ours") == 60.0
+    )
 
 
 def test_slurms_estimate_is_asked_for_now_and_then(world: World) -> None:

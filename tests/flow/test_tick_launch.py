@@ -101,13 +101,13 @@ def test_while_slurm_is_silent_nothing_is_launched_and_the_fleet_page_can_say_wh
     world.tick()
     world.tick()
     assert not Pilot.objects.exists()
-    cluster = world.cluster()
-    assert (cluster.error, cluster.answered_at) == ("squeue: no answer within 20 s", None)
+    way = world.way()
+    assert (way.error, way.answered_at) == ("squeue: no answer within 20 s", None)
     assert "Slurm does not answer" in PoolState.objects.get().reason
     world.slurm.silent = ""
     world.tick()
     assert world.pilot().state == "submitted"
-    assert world.cluster().error == ""
+    assert world.way().error == ""
     assert PoolState.objects.get().reason == ""
 
 
@@ -119,7 +119,7 @@ def test_a_submission_whose_answer_was_lost_is_adopted_by_its_name_and_not_doubl
     world.ask()
     world.tick()
     assert world.pilot().state == "planned"
-    assert world.cluster().error == "sbatch: no answer within 20 s"
+    assert world.way().error == "sbatch: no answer within 20 s"
     world.tick()
     assert (world.pilot().state, world.pilot().job_id) == ("pending", 101)
     assert len(world.slurm.submitted) == 1

@@ -13,7 +13,7 @@ from devstack.slurm import Slurm
 from devstack.slurmconf import SlurmSpec
 
 from portal.catalog.models import Profile
-from portal.fleet.models import Cluster, Pilot, PilotLog
+from portal.fleet.models import Pilot, PilotLog
 from scheduler.reconcile import run_once
 from scheduler.slurm.cli import CliClient
 from scheduler.slurm.spec import JobSpec
@@ -92,13 +92,13 @@ def test_a_controller_that_is_gone_launches_and_kills_nothing(world: RealWorld, 
     cluster.stop_controller()
     try:
         world.tick()
-        assert "squeue" in world.cluster().error
+        assert "squeue" in world.way().error
         assert Pilot.objects.count() == 1
         assert world.pilot().state == pilot.state
     finally:
         cluster.start_controller()
     world.tick()
-    assert world.cluster().error == ""
+    assert world.way().error == ""
     assert Pilot.objects.exclude(state="ended").count() == 2
 
 
@@ -158,7 +158,7 @@ def test_two_installations_of_one_user_leave_each_others_jobs_alone(world: RealW
         assert run_once(
             dataclasses.replace(other, cluster="other"), world.redis, lambda prefix: world.client, time.time
         )
-    assert Cluster.objects.get(name="other").answered_at is not None
+    assert world.way("other").answered_at is not None
     assert world.client.jobs()[mine.job_name][0].state in ("PENDING", "RUNNING", "CONFIGURING")
 
 

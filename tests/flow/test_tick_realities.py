@@ -105,16 +105,16 @@ def test_a_job_leaves_out_bad_nodes_until_they_are_taken_back(world: World) -> N
 def test_an_unknown_job_is_adopted_once_and_only_under_a_profile_that_fits(world: World) -> None:
     cluster_job = world.slurm.add(f"berth-{world.config.instance}-{uuid.uuid4()}", "RUNNING")
     world.tick()
-    cluster = world.cluster()
-    [found] = unknown.of(cluster, world.now)
+    site = world.site()
+    [found] = unknown.of(site, "main", world.now)
     assert found.job.info.job_id == cluster_job
     with pytest.raises(unknown.Impossible, match="no profile 'nope'"):
-        unknown.adopt(cluster, world.config, cluster_job, "nope", "root", world.now)
-    assert "took job" in unknown.adopt(cluster, world.config, cluster_job, "", "root", world.now)
+        unknown.adopt(site, "main", world.config, cluster_job, "nope", "root", world.now)
+    assert "took job" in unknown.adopt(site, "main", world.config, cluster_job, "", "root", world.now)
     pilot = Pilot.objects.get()
     assert (pilot.state, pilot.job_id, pilot.profile.name) == ("submitted", cluster_job, "gpu")
     with pytest.raises(unknown.Impossible, match="no unknown job"):
-        unknown.adopt(world.cluster(), world.config, cluster_job, "", "root", world.now)
+        unknown.adopt(world.site(), "main", world.config, cluster_job, "", "root", world.now)
 
 
 def test_an_unknown_job_with_the_number_of_a_live_pilot_is_not_adopted_yet(world: World) -> None:
@@ -125,4 +125,4 @@ def test_an_unknown_job_with_the_number_of_a_live_pilot_is_not_adopted_yet(world
     assert again == world.pilot().job_id
     world.tick()
     with pytest.raises(unknown.Impossible, match=f"gave the number {again} twice"):
-        unknown.adopt(world.cluster(), world.config, again, "", "root", world.now)
+        unknown.adopt(world.site(), "main", world.config, again, "", "root", world.now)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import uuid
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from gpuworker import wire
 from tests.flow.dataplane import Plane
-from tests.flow.speaking import Pilot, registered, seen
+from tests.flow.speaking import Pilot, registered, seen, state_of
 
 
 async def test_only_the_pilots_own_key_opens_the_door(plane: Plane) -> None:
@@ -89,3 +92,23 @@ async def test_a_job_that_cannot_serve_registers_to_say_why(plane: Plane) -> Non
     assert status == 200
     ((said,),) = plane.sql("SELECT said_ending FROM fleet_pilot")
     assert said == "refused: " + why.replace("\0", "\ufffd")
+
+
+@pytest.mark.parametrize("behind_s", [-600.0, 0.0, 600.0])
+async def test_a_jobs_start_is_kept_by_the_portals_clock(plane: Plane, behind_s: float) -> None:
+    pilot = Pilot(plane, plane.new_pilot("pending", job_id=77))
+    theirs = time.time() - behind_s
+    assert (await pilot.register(started_at=theirs - 30, agent_at=theirs - 29, sent_at=theirs))[0] == 200
+    (began,) = plane.sql("SELECT extract(epoch FROM now() - job_started_at) FROM fleet_pilot")[0]
+    assert 28 <= float(began) <= 60
+
+
+async def test_an_agent_that_starts_again_on_a_clock_that_was_set_back_is_heard(plane: Plane) -> None:
+    pilot, replica = registered(plane)
+    assert (await pilot.sync(seen(replica, "starting")))[0] == 200
+    pilot.seq -= 500
+    await pilot.sync(seen(replica))
+    assert state_of(plane, replica) == "starting", "a late report of the same agent changes nothing"
+    assert (await pilot.register())[0] == 200
+    await pilot.sync(seen(replica))
+    assert state_of(plane, replica) == "hot"

@@ -20,7 +20,7 @@ from gpuworker.wire import ObservedReplica, Sync
 from portal.catalog.models import Engine, Environment, Model, Pool, Profile
 from portal.config import Config, config
 from portal.fleet import transitions as fleet
-from portal.fleet.models import Cluster, Command, Pilot, Replica
+from portal.fleet.models import Cluster, Command, Pilot, Replica, WayState
 from portal.ledger import transitions as ledger
 from scheduler.moves import moving
 from scheduler.reconcile import run_once
@@ -34,6 +34,8 @@ from scheduler.slurm.protocol import (
     UsageInfo,
 )
 from scheduler.slurm.spec import JobSpec
+from scheduler.slurm.way import Way
+from scheduler.ways import Site, site
 
 
 class FakeSlurm:
@@ -138,6 +140,7 @@ class World:
     slurm: FakeSlurm = field(default_factory=FakeSlurm)
     now: float = field(default_factory=lambda: float(int(time.time())))  # whole: a datetime holds it exactly
     seq: int = 0
+    slurms: dict[str, FakeSlurm] = field(default_factory=dict)  # by name of an access or of a cluster
 
     def __post_init__(self) -> None:
         self.config: Config = dataclasses.replace(
@@ -162,7 +165,11 @@ class World:
 
     def tick(self, after_s: float = 2.0) -> None:
         self.now += after_s
-        assert run_once(self.config, self.redis, lambda prefix: self.slurm, lambda: self.now)
+        assert run_once(self.config, self.redis, self.client_for, lambda: self.now)
+
+    def client_for(self, way: Way) -> FakeSlurm:
+        """Of the access, of the cluster, or the only one."""
+        return self.slurms.get(way.name) or self.slurms.get(way.cluster) or self.slurm
 
     def ask(self, pool: str = "llama", lane: str = "async", holder: str | None = None) -> UUID:
         request = ledger.NewRequest(
@@ -184,8 +191,14 @@ class World:
     def replica(self, pilot: Pilot) -> Replica:
         return Replica.objects.get(pilot=pilot)
 
-    def cluster(self) -> Cluster:
-        return Cluster.objects.get()
+    def cluster(self, name: str = "main") -> Cluster:
+        return Cluster.objects.get(pk=name)
+
+    def way(self, cluster: str = "main", name: str = "") -> WayState:
+        return WayState.objects.get(cluster=cluster, name=name)
+
+    def site(self) -> Site:
+        return site(self.config)
 
     def start(self, pilot: Pilot) -> None:
         """Slurm runs the job and its agent registers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,34 +14,45 @@ from devstack.slurmconf import SlurmSpec
 
 from scheduler.slurm.cli import CliClient
 from scheduler.slurm.clients import client_for
-from scheduler.slurm.protocol import NoAnswer, Rejected
+from scheduler.slurm.protocol import NoAnswer, NotOffered, Rejected
 from scheduler.slurm.render import BadDirective, render
 from scheduler.slurm.way import Way
-from tests.slurm.contract import Contract, make_spec, spec
+from tests.slurm.contract import PARTITIONS, QUICK, Contract, make_spec, spec
 
 __all__ = ["spec"]
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    with Slurm(
-        tmp_path_factory.mktemp("slurm"), SlurmSpec(nodes=2, sched_interval_s=1, extra=("MessageTimeout=3",))
-    ) as slurm:
+    spec = SlurmSpec(nodes=2, sched_interval_s=1, partitions=PARTITIONS, extra=(QUICK,))
+    with Slurm(tmp_path_factory.mktemp("slurm"), spec) as slurm:
         yield slurm
 
 
 @pytest.mark.slurm
 class TestCliClient(Contract):
+    kind = "cli"
+
     @pytest.fixture
     def client(self, cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> CliClient:
-        monkeypatch.setenv("SLURM_CONF", cluster.env()["SLURM_CONF"])
         # What a user's shell may hold; the listing must not care.
         monkeypatch.setenv("SQUEUE_STATES", "FAILED")
         monkeypatch.setenv("SQUEUE_FORMAT", "%i")
         monkeypatch.setenv("SQUEUE_PARTITION", "nowhere")
         monkeypatch.setenv("SLURM_TIME_FORMAT", "relative")
         monkeypatch.setenv("TZ", "Asia/Tokyo")
-        return CliClient(("env",), limit_s=15)
+        return CliClient(cluster.prefix, limit_s=8)
+
+    @pytest.fixture
+    def broken(self, cluster: Slurm, tmp_path: Path) -> Callable[[str], CliClient]:
+        """Commands that say something else than Slurm's, and are content with it."""
+
+        def one(_situation: str) -> CliClient:
+            for name in ("sbatch", "squeue", "scancel", "sinfo", "scontrol", "sacct", "sacctmgr"):
+                fake(tmp_path, name, "echo 'Have a nice day'")
+            return CliClient((*cluster.prefix, "env", f"PATH={tmp_path}:/usr/bin:/bin"), limit_s=15)
+
+        return one
 
     def test_the_name_of_a_strangers_job_may_hold_anything(self, client: CliClient, cluster: Slurm) -> None:
         name = "odd | name,\nsecond line"
@@ -145,6 +156,47 @@ def test_only_what_slurm_refused_is_a_refusal(
     job = make_spec(tmp_path)
     with pytest.raises(error):
         CliClient(limit_s=5).submit(render(job), job)
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ("allocation failure: Invalid partition name specified", Rejected),
+        ("sbatch: error: Batch job submission failed: Invalid qos specification", Rejected),
+        ("allocation failure: Unable to contact slurm controller (connect failure)", NoAnswer),
+        ("allocation failure: Socket timed out on send/recv operation", NoAnswer),
+        ("ssh: connect to host login01 port 22: No route to host", NoAnswer),
+        ("", NoAnswer),
+    ],
+)
+def test_a_refused_estimate_is_slurms_no(
+    commands: Path, tmp_path: Path, said: str, error: type[Exception]
+) -> None:
+    version = '[ "$1" = --version ] && echo "slurm 23.02.1" && exit 0'
+    fake(commands, "sbatch", f"{version}\necho '{said}' >&2\nexit 1")
+    with pytest.raises(error) as caught:
+        CliClient(limit_s=5).estimate_start(make_spec(tmp_path))
+    assert "allocation failure" not in str(caught.value) or error is NoAnswer
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["Slurm accounting storage is disabled", "You are not running a supported accounting_storage plugin"],
+)
+def test_accounting_that_the_site_has_not_is_not_offered(commands: Path, said: str) -> None:
+    for command in ("sacct", "sacctmgr"):
+        fake(commands, command, f"echo '{said}' >&2; exit 1")
+    with pytest.raises(NotOffered):
+        CliClient(limit_s=5).usage([7])
+    with pytest.raises(NotOffered):
+        CliClient(limit_s=5).accounts()
+    fake(
+        commands,
+        "sacct",
+        "echo 'sacct: error: slurm_persist_conn_open_without_init: Connection refused' >&2; exit 1",
+    )
+    with pytest.raises(NoAnswer):
+        CliClient(limit_s=5).usage([7])
 
 
 @pytest.mark.parametrize(("version", "word"), [("22.05.8", "ALL"), ("23.02.0", "NIL"), ("25.11.7", "NIL")])

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from devstack import apt, checkout, hosts
+from devstack import apt, checkout, hosts, proctable
 from devstack.procs import wait_until
 from devstack.say import SILENT
 from devstack.slurm import Slurm
@@ -97,16 +97,20 @@ def from_node(slurm: Slurm, node: str, address: str, port: int) -> str:
 def test_a_job_has_its_hosts_name_address_and_tmp_and_gpus_like_a_real_one(
     cluster: Slurm, tmp_path: Path
 ) -> None:
-    script = "cat /proc/sys/kernel/hostname; ls /tmp | wc -l; echo $$ > /tmp/mine; ip -br -4 addr show eth0"
-    script += "; echo $CUDA_VISIBLE_DEVICES; echo $SLURM_JOB_GPUS; cut -d' ' -f1 /etc/hosts | tail -2"
-    for node in ("gpu01", "gpu02"):
-        name, files, link, visible, given, *known = on_node(cluster, node, script, tmp_path)
-        host = cluster.hosts[node]
-        assert (name, files) == (node, "0")
-        assert f" {host.address}/24" in link
-        assert (visible, given) == ("0,1", "0,1")
-        assert known == [cluster.hosts["gpu01"].address, cluster.hosts["gpu02"].address]
-        assert [path.name for path in host.tmp.iterdir()] == ["mine"]
+    with tempfile.NamedTemporaryFile(dir="/tmp") as ours:
+        script = f"cat /proc/sys/kernel/hostname; test -e {ours.name}; echo $?; test -e /tmp/mine; echo $?"
+        script += (
+            "; touch /tmp/mine; ip -br -4 addr show eth0; echo $CUDA_VISIBLE_DEVICES; echo $SLURM_JOB_GPUS"
+        )
+        script += "; cut -d' ' -f1 /etc/hosts | tail -2"
+        for node in ("gpu01", "gpu02"):
+            name, machines, others, link, visible, given, *known = on_node(cluster, node, script, tmp_path)
+            host = cluster.hosts[node]
+            assert (name, machines, others) == (node, "1", "1"), "neither sees the other's files in /tmp"
+            assert f" {host.address}/24" in link
+            assert (visible, given) == ("0,1", "0,1")
+            assert known == [cluster.hosts["gpu01"].address, cluster.hosts["gpu02"].address]
+            assert (host.tmp / "mine").exists()
     assert cluster.hosts["gpu01"].address != cluster.hosts["gpu02"].address
     assert not Path("/tmp/mine").exists()
 
@@ -198,19 +202,18 @@ def is_own_address(address: str) -> bool:
     return True
 
 
-def namespaces() -> set[str]:
-    """The networks that some process on this machine uses."""
+def networks(pids: set[int]) -> set[str]:
+    """The network namespaces that these processes are in."""
     found = set()
-    for entry in Path("/proc").glob("[0-9]*/ns/net"):
+    for pid in pids:
         try:
-            found.add(str(entry.readlink()))
+            found.add(str(Path(f"/proc/{pid}/ns/net").readlink()))
         except OSError:
             continue
     return found
 
 
 def test_kill_9_of_the_program_that_made_them_leaves_no_host_and_no_interface(tmp_path: Path) -> None:
-    before = namespaces()
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER, str(tmp_path / "orphaned")],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(checkout.ROOT / "bin")},
@@ -222,24 +225,25 @@ def test_kill_9_of_the_program_that_made_them_leaves_no_host_and_no_interface(tm
     assert owner.stdout is not None
     with owner.stdin, owner.stdout:
         machine = owner.stdout.readline().strip()
-        made = namespaces() - before
-        assert len(made) >= 4  # the switch, the controller's and two nodes'
+        mark = f"{(tmp_path / 'orphaned').resolve()}#"
+        made = networks(proctable.with_environment(proctable.MARK, mark, prefix=True)) - networks(
+            {os.getpid()}
+        )
+        assert len(made) == 4  # the switch's, the controller's and two nodes'
         assert is_own_address(machine)
         owner.send_signal(signal.SIGKILL)
         owner.wait()
-    assert wait_until(lambda: not namespaces() & made, 60)
+    assert wait_until(lambda: not networks(set(proctable.pids())) & made, 60)
     assert wait_until(lambda: not is_own_address(machine), 10)
 
 
-def test_a_folder_below_tmp_that_is_said_to_be_shared_is_seen_by_every_host(
-    cluster: Slurm, tmp_path: Path
-) -> None:
-    with tempfile.TemporaryDirectory(dir="/tmp") as below:
-        with Slurm(Path(below) / "run" / "slurm", SlurmSpec(nodes=1, sched_interval_s=1)) as slurm:
-            [line] = on_node(slurm, "gpu01", "ls /tmp", Path(below) / "run")
-            assert line == Path(below).name
-            assert not list(slurm.hosts["gpu01"].tmp.glob("*/run/slurm/slurm.conf"))  # seen there, not copied
-        assert (Path(below) / "run" / "slurm" / "slurm.conf").exists()
+def test_a_shared_folder_below_tmp_is_seen_by_every_host() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as below, tempfile.NamedTemporaryFile(dir="/tmp") as ours:
+        folder = Path(below) / "run"
+        with Slurm(folder / "slurm", SlurmSpec(nodes=1, sched_interval_s=1)) as slurm:
+            script = f"test -e {slurm.conf}; echo $?; test -e {ours.name}; echo $?"
+            assert on_node(slurm, "gpu01", script, folder) == ["0", "1"]
+        assert (folder / "slurm" / "slurm.conf").exists(), "it goes with its owner, not with the hosts"
 
 
 def test_an_ordinary_user_is_told_why_all_nodes_are_on_one_host() -> None:

@@ -93,10 +93,10 @@ def test_people_hear_of_a_silent_slurm_of_a_long_wait_and_of_results_that_go(
 
     whole.slurm.stop_controller()
     try:
-        whole.until(lambda: whole.one("SELECT error FROM fleet_cluster"), what="silence")
-        whole.rows("UPDATE fleet_cluster SET answered_at = now() - interval '6 minutes'")
+        whole.until(lambda: whole.one("SELECT error FROM fleet_waystate"), what="silence")
+        whole.rows("UPDATE fleet_waystate SET answered_at = now() - interval '6 minutes'")
         told("Slurm of main does not answer")
     finally:
         whole.slurm.start_controller()
-    whole.until(lambda: not whole.one("SELECT error FROM fleet_cluster"), what="an answer of Slurm's")
+    whole.until(lambda: not whole.one("SELECT error FROM fleet_waystate"), what="an answer of Slurm's")
     assert len(letters.subjects(OLGA)) == 3, "once each"

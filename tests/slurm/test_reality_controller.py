@@ -25,7 +25,7 @@ def outage(whole: Whole, begin: Callable[[], None], end: Callable[[], None]) -> 
     planned = whole.one("SELECT count(*) FROM fleet_pilot")
     begin()
     try:
-        whole.until(lambda: whole.one("SELECT error FROM fleet_cluster") != "", 120, "Slurm's silence")
+        whole.until(lambda: whole.one("SELECT error FROM fleet_waystate") != "", 120, "Slurm's silence")
         # Whoever has a hot model notices nothing; whoever needs a new job waits.
         scenario.post(3)
         scenario.ask(3)
@@ -38,7 +38,7 @@ def outage(whole: Whole, begin: Callable[[], None], end: Callable[[], None]) -> 
     finally:
         end()
     try:
-        whole.until(lambda: whole.one("SELECT error FROM fleet_cluster") == "", 120, "Slurm's answer")
+        whole.until(lambda: whole.one("SELECT error FROM fleet_waystate") == "", 120, "Slurm's answer")
         hot = "SELECT count(*) FROM fleet_replica WHERE state = 'hot'"
         whole.until(lambda: whole.one(hot) == 2, 120, "the second replica")
         assert job in whole.live_jobs()

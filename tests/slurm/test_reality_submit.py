@@ -64,7 +64,7 @@ def test_a_job_whose_sbatch_timed_out_is_adopted_by_its_name(
         patch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
         world.client = CliClient(limit_s=4)
         world.tick()
-        assert "no answer within 4 s" in world.cluster().error
+        assert "no answer within 4 s" in world.way().error
         assert world.pilot().state == "planned"
         assert is_kept(request)
     world.client = CliClient(limit_s=15)

@@ -61,9 +61,47 @@ def fleet(rng: Random) -> Snapshot:
         max_gpus=rng.choice([None, None, rng.randint(0, 16)]),
         project_gpus=rng.choice([{}, {"physics": 2}, {"physics": 6}]),
     )
-    fresh, paused = rng.random() < 0.8, rng.random() < 0.1
-    found = Snapshot(made, tuple(pilots), tuple(replicas), profiles, limits, slurm_fresh=fresh, paused=paused)
+    found = Snapshot(
+        made, tuple(pilots), tuple(replicas), profiles, limits, silent=silences(rng), paused=some(rng, 0.1)
+    )
     return crowded(rng, found) if rng.random() < 0.4 else found
+
+
+def beside(fleet: Snapshot) -> Snapshot:
+    """The same once more, under names of its own."""
+
+    def other(name: str) -> str:
+        return f"other-{name}" if name else ""
+
+    return replace(
+        fleet,
+        pools=tuple(
+            replace(p, name=other(p.name), profiles=tuple(map(other, p.profiles)), project=other(p.project))
+            for p in fleet.pools
+        ),
+        pilots=tuple(
+            replace(
+                p, id=other(p.id), profile=other(p.profile), replaces=other(p.replaces), stage_wish=other(p.stage_wish),
+                staged=frozenset(map(other, p.staged)),
+            )
+            for p in fleet.pilots
+        ),
+        replicas=tuple(
+            replace(r, id=other(r.id), pool=other(r.pool), pilot=other(r.pilot)) for r in fleet.replicas
+        ),
+        profiles=tuple(replace(p, name=other(p.name), project=other(p.project)) for p in fleet.profiles),
+    )  # fmt: skip
+
+
+def silences(rng: Random) -> dict[str, str]:
+    return dict.fromkeys(some(rng, 0.2), "Slurm does not answer.")
+
+
+def some(rng: Random, chance: float) -> frozenset[str]:
+    """All profiles, or none, or some."""
+    if rng.random() < 0.5:
+        return frozenset(PROFILES) if rng.random() < chance else frozenset()
+    return frozenset(name for name in PROFILES if rng.random() < chance)
 
 
 def crowded(rng: Random, fleet: Snapshot) -> Snapshot:

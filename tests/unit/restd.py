@@ -26,8 +26,8 @@ class Asked:
 
 @dataclass
 class Restd:
-    """`answers`: "METHOD path" → status and body (JSON unless it is bytes); "*" answers everything else. `drip`: the
-    answer comes byte by byte, for ever. A token that is not in `tokens` is refused, where any are given."""
+    """`answers`: "METHOD path" → status and body (JSON unless it is bytes); with "?update" for listings since a time.
+    `drip`: the answer comes byte by byte, for ever. A token that is not in `tokens` is refused, where any are given."""
 
     url: str = ""
     answers: dict[str, tuple[int, Data | bytes]] = field(default_factory=dict)
@@ -39,7 +39,8 @@ class Restd:
     def serve(self, versions: tuple[str, ...] = ("v0.0.42",), *, accounting: bool = False) -> None:
         """List these versions at /openapi/v3."""
         rooms = ("slurm", "slurmdb") if accounting else ("slurm",)
-        paths: Data = {f"/{room}/{version}/jobs/": {} for room in rooms for version in versions}
+        verbs: Data = {"get": {}, "delete": {}}
+        paths: Data = {f"/{room}/{version}/jobs/": verbs for room in rooms for version in versions}
         self.answers["GET /openapi/v3"] = (200, {"openapi": "3.0.3", "paths": paths})
 
     def paths(self) -> list[str]:
@@ -105,7 +106,7 @@ def restd() -> Iterator[Restd]:
             path, _, query = self.path.partition("?")
             body = json.loads(text) if text else None
             state.asked.append(Asked(self.command, path, query, dict(self.headers), body))
-            status, answer = self._answer(path)
+            status, answer = self._answer(path + "?update" if "update_time=" in query else path, path)
             data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data) + (1000 if state.drip else 0)))
@@ -122,11 +123,11 @@ def restd() -> Iterator[Restd]:
             except OSError:
                 pass
 
-        def _answer(self, path: str) -> tuple[int, Data | bytes]:
+        def _answer(self, *paths: str) -> tuple[int, Data | bytes]:
             if state.tokens and self.headers.get("X-SLURM-USER-TOKEN") not in state.tokens:
                 return 401, b"Authentication failure"
-            found = state.answers.get(f"{self.command} {path}", state.answers.get("*"))
-            return found if found is not None else NO_PATH
+            found = (state.answers.get(f"{self.command} {path}") for path in paths)
+            return next((answer for answer in found if answer is not None), NO_PATH)
 
         do_GET = do_POST = do_DELETE = handle_any  # noqa: N815
 

@@ -92,7 +92,7 @@ SITUATIONS = [
         "starts; loading takes 4 min.",
     ),
     (
-        pool(replica("wanted", job()), silent=True, silent_since=NOW - 5 * MIN), "starting", 21 * MIN,
+        pool(replica("wanted", job(silent="Slurm", silent_since=NOW - 5 * MIN))), "starting", 21 * MIN,
         "The model is not loaded yet. Its GPU job 4711 was submitted at 09:12 UTC: Slurm has not answered since 09:15 "
         "UTC, so this may be old: other jobs are ahead of it; jobs like it waited 6–25 min today, and loading takes "
         "4 min.",
@@ -108,9 +108,24 @@ SITUATIONS = [
         "places; it starts when an operator resumes it.",
     ),
     (
-        pool(silent=True, silent_since=NOW - 26 * 3600), "not_loaded", None,
+        pool(profiles=(ProfileFacts("gpu", silent="Slurm", silent_since=NOW - 26 * 3600),)), "not_loaded", None,
         "The model is not loaded: Slurm has not answered since 20 Nov 07:20 UTC, and nothing is started until it "
         "does. Requests keep their places meanwhile.",
+    ),
+    (
+        pool(
+            profiles=(
+                ProfileFacts("gpu", silent="Slurm (main)", silent_since=NOW - 5 * MIN),
+                ProfileFacts("far", silent="Slurm (alps, at slurm:6820)"),
+            )
+        ), "not_loaded", None,
+        "The model is not loaded: Slurm (main) has not answered since 09:15 UTC and Slurm (alps, at slurm:6820) does not "
+        "answer, and nothing is started until it does. Requests keep their places meanwhile.",
+    ),
+    (
+        pool(profiles=(WAITS, ProfileFacts("far", silent="Slurm (alps)", starts_at=NOW))), "not_loaded", 10 * MIN,
+        "The model is not loaded; the first request starts it: jobs like its waited 6–25 min today, and loading takes "
+        "4 min.",
     ),
     (
         pool(hold_reason="Starting it failed: out of memory", retry_at=NOW + 2 * MIN), "not_loaded", None,
@@ -238,17 +253,17 @@ jobs = st.builds(
     state=st.sampled_from(["planned", "submitted", "pending", "up", "draining"]),
     profile=st.sampled_from(["gpu", "gone"]), job_id=st.none() | st.just(1), submitted_at=moments,
     slurm_state=st.sampled_from(["", "PENDING", "RUNNING", "NEW"]), slurm_reason=st.sampled_from(["", "Priority"]),
-    starts_at=moments, node=texts,
+    starts_at=moments, node=texts, silent=st.sampled_from(["", "Slurm", "Slurm (alps)"]), silent_since=moments,
 )  # fmt: skip
 profiles = st.builds(
     ProfileFacts, name=st.just("gpu"), wait_p50_s=numbers, wait_p90_s=numbers, starts_at=moments, load_s=numbers,
-    latched=texts,
+    latched=texts, silent=st.sampled_from(["", "Slurm", "Slurm (alps)"]), silent_since=moments, paused=st.booleans(),
 )  # fmt: skip
 pools = st.builds(
     PoolFacts,
     replicas=st.lists(st.builds(ReplicaFacts, states, jobs, moments, texts), max_size=3),
     profiles=st.lists(profiles, max_size=2), paused=st.booleans(), fleet_paused=st.booleans(),
-    latched_reason=texts, hold_reason=texts, retry_at=moments, silent=st.booleans(), silent_since=moments,
+    latched_reason=texts, hold_reason=texts, retry_at=moments,
     load_s=numbers, service_s=numbers, cap=st.integers(1, 64),
 )  # fmt: skip
 

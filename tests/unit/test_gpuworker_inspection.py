@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 
-from gpuworker import inspection
+from gpuworker import inspection, settings
 from gpuworker.bringup import BringUp
 from gpuworker.engines.protocol import BadArgument
+from gpuworker.gpus import Gpus
+from gpuworker.holding import Holding
 from gpuworker.inspection import NotInspected, inspect
 from gpuworker.inspector import Inspector
+from gpuworker.nodes import Nodes
 from gpuworker.roots import Outside, inside
 from gpuworker.wire import DesiredReplica, Inspected, InspectWish, ModelFacts, Sync, SyncAnswer, dumps, loads
 
@@ -232,6 +235,11 @@ def test_before_a_load_only_the_folder_and_its_links_count(model: Path, roots: P
         inside(str(model), [str(roots)])
 
 
+def one_node(folder: Path) -> Nodes:
+    given = settings.read({"BERTH_PILOT_DIR": str(folder)})
+    return Nodes(given, Holding(Gpus(("0",), ("0",)), 1000), {}, folder)
+
+
 async def test_a_replica_whose_folder_leads_outside_by_now_does_not_start(
     model: Path, roots: Path, tmp_path: Path
 ) -> None:
@@ -244,7 +252,7 @@ async def test_a_replica_whose_folder_leads_outside_by_now_does_not_start(
         id="r", pool="m", model="m", engine="echo", state="hot", path=str(model), python="", gpus=[0], cap=1, args={},
         load_limit_s=10, drain_limit_s=1, roots=[str(roots)],
     )  # fmt: skip
-    up = BringUp(want, ["0"], "python3", nearest, tmp_path / "s", tmp_path / "log")
+    up = BringUp(want, one_node(tmp_path), "python3", nearest, tmp_path / "s", tmp_path / "log")
     with pytest.raises(BadArgument, match="may not be used: late is a link to something outside"):
         await up.run(lambda: None)
     assert up.engine is None

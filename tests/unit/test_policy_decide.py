@@ -51,7 +51,7 @@ def fleet(
     replicas: tuple[ReplicaView, ...] = (),
     **changes: object,
 ) -> Snapshot:
-    plain = Snapshot(pools, pilots, replicas, (GPU,), LIMITS, slurm_fresh=True)
+    plain = Snapshot(pools, pilots, replicas, (GPU,), LIMITS)
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
@@ -202,7 +202,7 @@ def test_a_job_that_can_never_start_is_withdrawn_and_its_pool_latched_at_once() 
 
 
 def test_a_pause_of_fleet_or_pool_launches_nothing_and_says_so() -> None:
-    for case in (fleet((pool(queued=1),), paused=True), fleet((pool(queued=1, paused=True),))):
+    for case in (fleet((pool(queued=1),), paused=frozenset({"gpu"})), fleet((pool(queued=1, paused=True),))):
         made = only(decide(case, NOW))
         assert isinstance(made, HoldPool)
         assert "paused" in made.reason
@@ -212,8 +212,9 @@ def test_when_slurm_is_silent_nothing_is_launched_or_killed_and_the_waiting_are_
     case = fleet(
         (pool(queued=1), pool("other")),
         (pilot(empty_since=NOW - 999, state="draining"), pilot("p2", state="pending", hopeless="held")),
-        slurm_fresh=False,
-        slurm_error="squeue: no answer within 20 s",
+        silent={
+            "gpu": "Slurm does not answer; nothing is started until it does. squeue: no answer within 20 s"
+        },
     )
     made = only(decide(case, NOW))
     assert isinstance(made, HoldPool)

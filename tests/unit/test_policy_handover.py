@@ -46,7 +46,7 @@ def fleet(
     profile: ProfileView = GPU,
     limits: Limits = LIMITS,
 ) -> Snapshot:
-    return Snapshot(pools, pilots, replicas, (profile,), limits, slurm_fresh=True)
+    return Snapshot(pools, pilots, replicas, (profile,), limits)
 
 
 def gone(snapshot: Snapshot) -> set[str]:

@@ -12,6 +12,7 @@ from scheduler.policy.deadlines import leaving
 from scheduler.policy.decide import decide
 from scheduler.policy.decisions import (
     CancelPilot,
+    Decision,
     DrainPilot,
     DrainReplica,
     HoldPool,
@@ -21,7 +22,7 @@ from scheduler.policy.decisions import (
     WakeReplica,
 )
 from scheduler.policy.snapshot import Snapshot
-from tests.unit.fleets import BOUND_S, NOW, RESIDENCY_S, acted, drained, snapshots
+from tests.unit.fleets import BOUND_S, NOW, RESIDENCY_S, acted, beside, drained, snapshots
 
 Started = LaunchPilot | PlaceReplica | WakeReplica
 
@@ -173,7 +174,7 @@ def test_at_most_one_replica_a_tick_and_none_for_what_is_held_back(snapshot: Sna
         ]
         assert times == 1
         assert len(serving) < pool.max_replicas
-        assert not (snapshot.paused or pool.paused or pool.hold.latched or len(pool.failures) >= 3)
+        assert not (pool.paused or pool.hold.latched or len(pool.failures) >= 3)
 
 
 @settings(max_examples=300, deadline=None)
@@ -222,8 +223,52 @@ def test_work_switches_out_nothing_that_is_pinned_kept_ready_or_only_just_hot(sn
 @settings(max_examples=100, deadline=None)
 @given(snapshots())
 def test_no_answer_launches_and_kills_nothing(snapshot: Snapshot) -> None:
-    for decision in decide(replace(snapshot, slurm_fresh=False), NOW):
+    silent = {profile.name: "Slurm does not answer." for profile in snapshot.profiles}
+    for decision in decide(replace(snapshot, silent=silent), NOW):
         assert isinstance(decision, PlaceReplica | WakeReplica | HoldPool)
+
+
+@settings(max_examples=300, deadline=None)
+@given(snapshots())
+def test_a_way_that_is_silent_or_paused_holds_its_own_profiles_only(snapshot: Snapshot) -> None:
+    of = {pilot.id: pilot.profile for pilot in snapshot.pilots}
+    for decision in decide(snapshot, NOW):
+        match decision:
+            case LaunchPilot(profile=name):
+                assert name not in snapshot.silent and name not in snapshot.paused
+            case PlaceReplica(pilot=pilot) | WakeReplica(pilot=pilot):
+                assert of[pilot] not in snapshot.paused
+            case DrainReplica(pilot=pilot) | DrainPilot(pilot=pilot) | CancelPilot(pilot=pilot):
+                assert of[pilot] not in snapshot.silent
+
+
+@settings(max_examples=200, deadline=None)
+@given(snapshots())
+def test_what_is_silent_takes_nothing_from_models_that_run_elsewhere(snapshot: Snapshot) -> None:
+    """Of two fleets side by side, which share no profile, the one decides the same whether the other's Slurm answers."""
+    mine = replace(
+        snapshot,
+        silent={},
+        paused=frozenset(),
+        limits=replace(snapshot.limits, max_gpus=None, project_gpus={}),
+    )
+    others = beside(mine)
+    both = replace(
+        mine,
+        pools=mine.pools + others.pools,
+        pilots=mine.pilots + others.pilots,
+        replicas=mine.replicas + others.replicas,
+        profiles=mine.profiles + others.profiles,
+    )
+    held = replace(both, silent={profile.name: "Slurm does not answer." for profile in others.profiles})
+    names = {pool.name for pool in mine.pools} | {pilot.id for pilot in mine.pilots} | {"gpu", "spare", "own"}
+
+    def own(fleet: Snapshot) -> list[Decision]:
+        return [
+            d for d in decide(fleet, NOW) if names & {getattr(d, f, "") for f in ("pool", "pilot", "profile")}
+        ]
+
+    assert own(held) == own(both)
 
 
 @settings(max_examples=100, deadline=None)

@@ -82,4 +82,4 @@ def test_nothing_is_staged_for_what_gets_its_replica() -> None:
 
 
 def test_slurms_silence_stages_nothing() -> None:
-    assert staged(decide(full(pilot(scratch=True), slurm_fresh=False), NOW)) == []
+    assert staged(decide(full(pilot(scratch=True), silent={"gpu": "Slurm does not answer."}), NOW)) == []

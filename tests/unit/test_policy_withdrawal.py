@@ -17,7 +17,7 @@ REPLICA = ReplicaView("r", "llama", "p", "wanted", (0,), 1000, wanted_at=NOW - 7
 
 def withdrawn(pool: PoolView = POOL, pilot: PilotView = PILOT, replica: ReplicaView = REPLICA) -> list[str]:
     profiles = (ProfileView("gpu", True, 2, 4000, 4),)
-    snapshot = Snapshot((pool,), (pilot,), (replica,), profiles, LIMITS, slurm_fresh=True)
+    snapshot = Snapshot((pool,), (pilot,), (replica,), profiles, LIMITS)
     return [decision.reason for decision in unwanted_jobs(Books(snapshot, NOW))]
 
 

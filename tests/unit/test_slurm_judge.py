@@ -8,6 +8,7 @@ from scheduler.hearing import Heard
 from scheduler.listing import OurJob
 from scheduler.pilots import Patience, PilotFacts, Verdict, judge
 from scheduler.slurm.protocol import JobInfo
+from scheduler.slurm.way import Way
 
 NOW = 1_000_000.0
 PATIENCE = Patience(alive_s=30, quiet_s=6)
@@ -16,7 +17,7 @@ UP = PilotFacts("p", "up", NOW - 100, NOW - 99, 7, 7, NOW - 50, "")
 
 
 def job(job_id: int = 7, state: str = "RUNNING", reason: str = "None") -> OurJob:
-    return OurJob(JobInfo(job_id, "berth-x-p", state, reason, "gpu", "n1", None, None, None), "p", ())
+    return OurJob(JobInfo(job_id, "berth-x-p", state, reason, "gpu", "n1", None, None, None), "p", Way())
 
 
 def said(age_s: float, job_id: int = 7) -> Heard:

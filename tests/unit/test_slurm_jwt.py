@@ -13,14 +13,14 @@ from scheduler.slurm.jwt import TokenSource
 from scheduler.slurm.protocol import NoAnswer
 from scheduler.slurm.rest import RestClient
 from scheduler.slurm.way import Way
-from tests.unit.restd import Restd, fine, jwt, restd
+from tests.unit.restd import Restd, fine, jwt, number, restd
 
 
 @pytest.fixture
 def server() -> Iterator[Restd]:
     with restd() as found:
         found.serve()
-        found.answers["GET /slurm/v0.0.42/jobs/"] = fine(jobs=[])
+        found.answers["GET /slurm/v0.0.42/jobs/"] = fine(jobs=[], last_update=number(5))
         yield found
 
 

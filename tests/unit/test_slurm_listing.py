@@ -47,15 +47,16 @@ def test_text_that_is_no_listing_is_no_answer_and_never_an_error(text: str) -> N
 
 
 def test_partitions_are_gathered_from_their_groups_of_nodes() -> None:
-    text = record("gpu", "up", "4:00:00", "3", "idle", "gpu:a100:4", "8", "16000")
-    text += record("gpu", "up", "4:00:00", "1", "down*", "(null)", "8+", "16000")
-    text += record("long", "inact", "infinite", "1", "idle", "(null)", "8", "16000")
+    text = record("gpu", "up", "4:00:00", "3", "idle", "gpu:a100:4", "8", "16000", "a100,ib")
+    text += record("gpu", "up", "4:00:00", "1", "down*", "(null)", "8+", "16000", "(null)")
+    text += record("long", "inact", "infinite", "1", "idle", "(null)", "8", "16000", "(null)")
     found = listing.partitions(text)
     assert (found["gpu"].up, found["gpu"].limit_min, [g.count for g in found["gpu"].groups]) == (
         True,
         240,
         [3, 1],
     )
+    assert [g.features for g in found["gpu"].groups] == [("a100", "ib"), ()]
     assert (found["long"].up, found["long"].limit_min, found["long"].groups[0].gres) == (False, None, "")
 
 
@@ -64,6 +65,22 @@ def test_accounting_lines() -> None:
     assert (found[12].state, found[12].elapsed_s) == ("CANCELLED", 61)
     with pytest.raises(NoAnswer):
         listing.usage("Slurm accounting storage is disabled\n")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "13|FAILED|1:0|0|None assigned",
+        "14_[3-4]|PENDING|0:0|0|None assigned",
+        "15|||",
+        "16|FAILED|1:0||",
+        "a warning",
+    ],
+)
+def test_one_odd_row_of_accounting_does_not_spoil_the_others(odd: str) -> None:
+    found = listing.usage(f"{odd}\n12|COMPLETED|0:0|61|gpu01\n")
+    assert (found[12].state, found[12].nodes) == ("COMPLETED", "gpu01")
+    assert all(row.nodes == "" for job_id, row in found.items() if job_id != 12)
 
 
 def test_accounts_are_gathered_over_clusters_and_partitions() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -153,7 +155,7 @@ def test_the_listing_holds_our_jobs_by_name_the_lower_id_first(server: Restd, cl
 
 
 def test_a_job_that_may_be_ours_and_names_no_user_is_no_answer(server: Restd, client: RestClient) -> None:
-    server.answers[f"GET {V}/jobs/"] = fine(jobs=[job(7, "berth-x-1", user="")])
+    server.answers[f"GET {V}/jobs/"] = fine(jobs=[job(7, "berth-x-1", user="")], last_update=number(5))
     with pytest.raises(NoAnswer, match="does not name the user of job 7"):
         client.jobs()
 
@@ -161,8 +163,15 @@ def test_a_job_that_may_be_ours_and_names_no_user_is_no_answer(server: Restd, cl
 def test_no_jobs_is_an_answer_and_a_list_that_is_missing_is_none(server: Restd, client: RestClient) -> None:
     server.answers[f"GET {V}/jobs/"] = fine(jobs=[], last_update=number(5))
     assert client.jobs() == {}
-    for broken in (fine(), fine(jobs={}), fine(jobs=[1]), fine(jobs=[{"user_name": "berth"}])):
-        server.answers[f"GET {V}/jobs/"] = broken
+    answers: list[dict[str, Any]] = [
+        {},
+        {"jobs": {}},
+        {"jobs": [1]},
+        {"jobs": [{"user_name": "berth"}]},
+        {"jobs": None},
+    ]
+    for broken in answers:
+        server.answers[f"GET {V}/jobs/"] = fine(**broken, last_update=number(6))
         with pytest.raises(NoAnswer):
             client.jobs()
 
@@ -174,10 +183,10 @@ def test_nothing_has_changed_means_the_same_jobs_and_an_empty_cluster_means_none
     first = client.jobs()
     # What slurmrestd says where slurmctld says SLURM_NO_CHANGE_IN_DATA.
     server.answers[f"GET {V}/jobs/"] = fine(
-        jobs=[], last_update=unset(), warnings=[{"description": "No job changes"}]
+        jobs=[], last_update=unset(), warnings=[{"description": "No job changes since"}]
     )
     assert client.jobs() == first
-    assert "update_time=1000" in server.asked[-1].query
+    assert "update_time=uts1000" in server.asked[-1].query
     server.answers[f"GET {V}/jobs/"] = fine(jobs=[], last_update=number(1001))
     assert client.jobs() == {}
 
@@ -189,9 +198,30 @@ def test_after_a_minute_the_whole_listing_is_asked_for_again(
     client.jobs()
     later = time.monotonic() + 61
     monkeypatch.setattr("scheduler.slurm.rest.time.monotonic", lambda: later)
-    server.answers[f"GET {V}/jobs/"] = fine(jobs=[], last_update=unset())
+    server.answers[f"GET {V}/jobs/"] = fine(jobs=[], last_update=number(1000))
     assert client.jobs() == {}
     assert "update_time" not in server.asked[-1].query
+
+
+def test_an_empty_listing_that_bears_no_time_is_not_believed(server: Restd, client: RestClient) -> None:
+    server.answers[f"GET {V}/jobs/"] = fine(jobs=[], last_update=unset())
+    with pytest.raises(NoAnswer, match="does not say of when"):
+        client.jobs()
+    server.answers[f"GET {V}/jobs/"] = fine(jobs=[job(7, "berth-x-1")], last_update=number(1000))
+    client.jobs()
+    server.answers[f"GET {V}/jobs/"] = fine(jobs=[], last_update=unset(), warnings=[{"description": "hm"}])
+    with pytest.raises(NoAnswer):
+        client.jobs()
+
+
+def test_a_server_that_does_not_take_a_time_is_asked_for_everything(
+    server: Restd, client: RestClient
+) -> None:
+    server.answers[f"GET {V}/jobs/"] = fine(jobs=[job(7, "berth-x-1")], last_update=number(1000))
+    client.jobs()
+    server.answers[f"GET {V}/jobs/?update"] = refused(9202, "Unable to convert Data type", 422)
+    assert len(client.jobs()) == 1
+    assert ["update_time" in one.query for one in server.asked[-2:]] == [True, False]
 
 
 def test_a_listing_that_is_refused_is_no_answer(server: Restd, client: RestClient) -> None:
@@ -202,7 +232,9 @@ def test_a_listing_that_is_refused_is_no_answer(server: Restd, client: RestClien
 
 def test_an_answer_that_is_too_large_is_not_read(server: Restd, token: Path) -> None:
     way = Way(kind="rest", address=server.url, token_file=str(token))
-    server.answers[f"GET {V}/jobs/"] = fine(jobs=[job(n, "x" * 100) for n in range(100)])
+    server.answers[f"GET {V}/jobs/"] = fine(
+        jobs=[job(n, "x" * 100) for n in range(100)], last_update=number(5)
+    )
     with pytest.raises(NoAnswer, match="larger than"):
         RestClient(way, limit_s=5, max_bytes=10_000).jobs()
 
@@ -228,32 +260,71 @@ def test_a_server_that_is_gone_is_no_answer(token: Path) -> None:
 
 @pytest.mark.parametrize("address", ["", "slurm:6820", "ftp://slurm", "http://", "http://slurm:port"])
 def test_an_address_that_is_none_is_no_answer(token: Path, address: str) -> None:
-    with pytest.raises(NoAnswer, match="no http"):
+    with pytest.raises(NoAnswer, match="neither an http"):
         RestClient(Way(kind="rest", address=address, token_file=str(token)), limit_s=5).jobs()
 
 
+def test_a_unix_socket_will_do(tmp_path: Path, token: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        thread = threading.Thread(target=answer_twice, args=(listening,))
+        thread.start()
+        for address in (f"unix:{path}", f"unix://{path}"):
+            client = RestClient(Way(kind="rest", address=address, token_file=str(token)), limit_s=5)
+            with pytest.raises(NoAnswer, match="it serves none"):
+                client.jobs()
+        thread.join()
+
+
+def answer_twice(listening: socket.socket) -> None:
+    for _ in range(2):
+        link, _ = listening.accept()
+        with link:
+            assert link.recv(65536).startswith(b"GET /openapi/v3 HTTP/1.1\r\n")
+            link.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{"paths":{}}')
+
+
 def test_cancelling_is_judged_by_what_became_of_the_job(server: Restd, client: RestClient) -> None:
-    def status(code: int, message: str) -> tuple[int, Any]:
-        return fine(
-            status=[{"job_id": number(7), "error": {"code": code, "message": message, "string": message}}]
-        )
+    def status(code: int, words: str) -> tuple[int, Any]:
+        error = {"code": code, "message": words, "string": words}
+        return fine(status=[{"job_id": number(7), "step_id": "7", "error": error}])
 
     for answer in (
         fine(status=[]),
         status(0, "No error"),
         status(2021, "Job/step already completing or completed"),
-        refused(2017, "Invalid job id specified", 200),
+        status(2017, "Invalid job id specified"),
+        refused(2017, "Invalid job id specified", 404),
         refused(2021, "Job/step already completing or completed"),
     ):
-        server.answers[f"DELETE {V}/job/7"] = answer
-        client.cancel([7])
-    for answer in (status(2002, "Access/permission denied"), refused(2010, "Invalid user id", 200)):
-        server.answers[f"DELETE {V}/job/7"] = answer
-        with pytest.raises(NoAnswer, match="cancel 7"):
+        server.answers[f"DELETE {V}/jobs/"] = answer
+        client.cancel([7, 8])
+        assert server.asked[-1].body == {"jobs": ["7", "8"]}
+    for answer in (
+        status(2002, "Access/permission denied"),
+        refused(2010, "Invalid user id", 200),
+        refused(1, "Operation not permitted"),
+        fine(),
+    ):
+        server.answers[f"DELETE {V}/jobs/"] = answer
+        with pytest.raises(NoAnswer):
             client.cancel([7])
     asked = len(server.asked)
     client.cancel([])
     assert len(server.asked) == asked
+
+
+def test_a_server_that_cancels_no_list_is_told_job_by_job(server: Restd, client: RestClient) -> None:
+    _, document = server.answers["GET /openapi/v3"]
+    assert isinstance(document, dict)
+    document["paths"][f"{V}/jobs/"].pop("delete")
+    server.answers[f"DELETE {V}/job/7"] = fine()
+    server.answers[f"DELETE {V}/job/8"] = refused(1, "Operation not permitted")
+    client.cancel([7])
+    with pytest.raises(NoAnswer, match="Operation not permitted"):
+        client.cancel([7, 8])
 
 
 def test_partitions_are_gathered_from_their_nodes(server: Restd, client: RestClient) -> None:
@@ -356,7 +427,7 @@ def test_the_higher_version_that_both_speak_is_chosen_once(
     server: Restd, client: RestClient, served: tuple[str, ...], spoken: str
 ) -> None:
     server.serve(served)
-    server.answers[f"GET /slurm/{spoken}/jobs/"] = fine(jobs=[])
+    server.answers[f"GET /slurm/{spoken}/jobs/"] = fine(jobs=[], last_update=number(5))
     client.jobs()
     client.jobs()
     assert server.paths() == ["GET /openapi/v3", *[f"GET /slurm/{spoken}/jobs/"] * 2]
@@ -371,10 +442,10 @@ def test_a_server_that_speaks_neither_is_no_answer_and_says_what_to_do(
 
 
 def test_a_server_that_was_replaced_is_asked_anew_what_it_speaks(server: Restd, client: RestClient) -> None:
-    server.answers[f"GET {V}/jobs/"] = fine(jobs=[])
+    server.answers[f"GET {V}/jobs/"] = fine(jobs=[], last_update=number(5))
     client.jobs()
     server.serve(("v0.0.40",))
-    server.answers["GET /slurm/v0.0.40/jobs/"] = fine(jobs=[])
+    server.answers["GET /slurm/v0.0.40/jobs/"] = fine(jobs=[], last_update=number(5))
     del server.answers[f"GET {V}/jobs/"]
     assert client.jobs() == {}
     assert server.paths()[-1] == "GET /slurm/v0.0.40/jobs/"

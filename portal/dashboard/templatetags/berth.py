@@ -97,17 +97,21 @@ def button(
     key: object = "",
     confirm: str = "",
     back: str = "",
+    cluster: str = "",
 ) -> SafeString:
     """A form of one button that writes a command. Not a template of its own: a page of the fleet has hundreds."""
     which = escape(str(key))
     aim = f'<input type="hidden" name="{target}" value="{which}">' if target else ""
+    if cluster:
+        aim += f'<input type="hidden" name="cluster" value="{escape(cluster)}">'
+    in_ = f"-{escape(cluster)}" if cluster else ""
     ask = f' data-confirm="{escape(confirm)}"' if confirm else ""
     return mark_safe(
         f'<form method="post" action="{reverse("fleet-command")}">'
         f'<input type="hidden" name="csrfmiddlewaretoken" value="{context["csrf_token"]}">'
         f'<input type="hidden" name="kind" value="{kind}">{aim}'
         f'<input type="hidden" name="next" value="{escape(back)}">'
-        f'<button id="{kind}-{target or "fleet"}-{which or "all"}"{ask}>{escape(text)}</button></form>'
+        f'<button id="{kind}-{target or "fleet"}-{which or "all"}{in_}"{ask}>{escape(text)}</button></form>'
     )
 
 

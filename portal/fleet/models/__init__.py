@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from portal.fleet.models.candidates import Candidate
-from portal.fleet.models.memory import BadNode, Cluster, Fit, PoolState, ProfileState
+from portal.fleet.models.memory import BadNode, Cluster, Fit, PoolState, ProfileState, WayState
 from portal.fleet.models.pilots import REPLICA_ENDED, GpuClaim, Pilot, PilotState, Replica, ReplicaState
 from portal.fleet.models.record import Command, Decision, FleetEvent, PilotLog
 from portal.fleet.models.samples import Sample
@@ -29,4 +29,5 @@ __all__ = [
     "Replica",
     "ReplicaState",
     "Sample",
+    "WayState",
 ]

@@ -1,4 +1,4 @@
-"""What the control loop remembers between ticks: of pools, profiles, nodes, and the cluster itself."""
+"""What the control loop remembers between ticks: of pools, profiles, nodes, clusters and the ways to them."""
 
 from __future__ import annotations
 
@@ -97,16 +97,10 @@ class BadNode(models.Model):
 
 
 class Cluster(models.Model):
-    """What the loop knows of a Slurm cluster: its last listing, and whether it answers at all."""
+    """What the loop knows of a Slurm cluster, whichever way it heard it."""
 
     name = models.CharField(max_length=64, primary_key=True)
-    paused = models.BooleanField(default=False, help_text="The whole fleet launches nothing.")
-    tried_at = models.DateTimeField(null=True, help_text="Last time Slurm was asked.")
-    answered_at = models.DateTimeField(null=True, help_text="Last time it answered.")
-    error = models.TextField(
-        blank=True, help_text="Why the last question had no answer; empty when it had one."
-    )
-    jobs = models.JSONField(default=dict, help_text="The last good listing, by job name.")
+    paused = models.BooleanField(default=False, help_text="Nothing is launched in this cluster.")
     orphans = models.JSONField(
         default=dict, help_text="Jobs of ours that no row knows: first seen, by job id."
     )
@@ -126,3 +120,25 @@ class Cluster(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class WayState(models.Model):
+    """What came by one way to a cluster's Slurm: the last listing, and whether it answers. Writer: the control loop."""
+
+    cluster = models.ForeignKey(Cluster, on_delete=models.CASCADE, related_name="ways")
+    name = models.CharField(
+        max_length=50, blank=True, help_text="Of the access; empty: Slurm's commands on the portal's host."
+    )
+    said = models.CharField(max_length=300, blank=True, help_text="The way in words.")
+    tried_at = models.DateTimeField(null=True, help_text="Last time Slurm was asked.")
+    answered_at = models.DateTimeField(null=True, help_text="Last time it answered.")
+    error = models.TextField(
+        blank=True, help_text="Why the last question had no answer; empty when it had one."
+    )
+    jobs = models.JSONField(default=dict, help_text="The last good listing, by pilot.")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["cluster", "name"], name="waystate_once")]
+
+    def __str__(self) -> str:
+        return self.said

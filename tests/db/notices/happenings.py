@@ -12,11 +12,12 @@ from django.utils import timezone
 from portal.accounts.issue import issue_token
 from portal.accounts.models import ApiToken
 from portal.config import config
-from portal.fleet.models import Cluster, PoolState
+from portal.fleet.models import PoolState
 from portal.ledger.models import Batch, File
 from tests.api import world as make
 from tests.api.world import CANARY_BODY, CANARY_RESULT, World
 from tests.sinks import Mailbox
+from tests.ways import way_row
 
 
 def batch_row(world: World, state: str = "completed", **fields: Any) -> Batch:
@@ -54,8 +55,7 @@ def trouble(world: World) -> None:
     PoolState.objects.create(
         pool_id="surf", failures=3, latched_at=now, reason=f"no file named {CANARY_BODY}"
     )
-    silent = {"error": "timed out", "answered_at": now - timedelta(minutes=9)}
-    Cluster.objects.update_or_create(name="main", defaults=silent)
+    way_row(error="timed out", answered_at=now - timedelta(minutes=9))
     make.request_row(world, "queued", accepted_at=now - timedelta(hours=2))
 
 

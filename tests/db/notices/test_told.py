@@ -12,7 +12,6 @@ from django.utils import timezone
 
 from portal.accounts.models import ApiToken, User
 from portal.config import Config
-from portal.fleet.models import Cluster
 from portal.ledger import lines
 from portal.ledger.models import Batch, File
 from portal.notices.look import look
@@ -33,6 +32,7 @@ from tests.db.notices.happenings import (
     trouble,
 )
 from tests.sinks import Mailbox, Receiver, is_ours
+from tests.ways import way_row
 
 
 def test_every_kind_is_told_once_by_mail_and_by_webhook(
@@ -193,7 +193,7 @@ def test_operators_hear_of_what_waits_for_them(world: World, here: Config, box: 
 
 def test_what_is_young_or_batches_is_no_news_for_operators(world: World, here: Config, box: Mailbox) -> None:
     now = timezone.now()
-    Cluster.objects.create(name="main", error="timed out", answered_at=now - timedelta(minutes=2))
+    way_row(error="timed out", answered_at=now - timedelta(minutes=2))
     make.request_row(world, "queued")
     make.request_row(
         world, "queued", lane="batch", batch_id=uuid4(), batch_line=1, accepted_at=now - timedelta(hours=9)

@@ -19,6 +19,7 @@ from django.utils import timezone
 from portal.api import deciding, targets
 from portal.api.commanding import Wish, give
 from portal.api.standing import standing
+from portal.config import config
 from portal.console import fleet_views as views
 from portal.fleet.models import Cluster
 from portal.fleet.models import Command as Row
@@ -70,6 +71,7 @@ class Command(BaseCommand):
         for name, text in (("pause", "start nothing"), ("resume", "end a pause")):
             verb = verbs.add_parser(name, help=f"{text}, for one model or the whole fleet")
             verb.add_argument("target", metavar=MODEL, nargs="?", help="none: the whole fleet")
+            verb.add_argument("--cluster", help="of one cluster, in place of the whole fleet")
             _waits(verb)
         relaunch = verbs.add_parser("relaunch", help="forget a model's failures, or open a held profile")
         relaunch.add_argument("target", metavar=MODEL, nargs="?")
@@ -78,6 +80,7 @@ class Command(BaseCommand):
         for name, text in (("adopt", "take an unknown job for a pilot"), ("reject", "cancel an unknown job")):
             verb = verbs.add_parser(name, help=text)
             verb.add_argument("job", metavar="JOB")
+            verb.add_argument("--cluster", help="where several clusters have such a job")
             if name == "adopt":
                 verb.add_argument(
                     "--profile", help="that it was submitted under, where its partition does not tell"
@@ -105,10 +108,10 @@ class Command(BaseCommand):
 
     def _give(self, wish: Wish, wait_s: float | None) -> None:
         command = give(wish, f"{getpass.getuser()} at the command line")
-        for cluster in Cluster.objects.order_by("name"):
-            said = standing(cluster, timezone.now())
-            if not said.loop_runs:
-                self.stderr.write(said.loop)
+        # One loop serves all clusters.
+        cluster = Cluster.objects.filter(name=config().cluster).first() or Cluster.objects.first()
+        if cluster is not None and not (said := standing(cluster, timezone.now())).loop_runs:
+            self.stderr.write(said.loop)
         if wait_s is None:
             self.stdout.write(
                 f"Command {command.pk} ({command.kind}) is written; the control loop carries it out at its next tick. "
@@ -153,6 +156,8 @@ def _wish(verb: str, options: dict[str, Any]) -> Wish:
         args["for_s"] = options["for_s"]
     if options.get("profile"):
         args["profile"] = options["profile"]
+    if options.get("cluster"):
+        args["cluster"] = options["cluster"]
     if options.get("job"):
         args["job_id"] = options["job"]
     if word is None:

@@ -2,7 +2,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("fleet", "0010_said_ending_in_full")]
+    dependencies = [("fleet", "0011_way_state")]
 
     operations = [
         migrations.AddField(

@@ -4,7 +4,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('catalog', '0004_profile_directives'),
+        ('catalog', '0005_profile_directives'),
     ]
 
     operations = [

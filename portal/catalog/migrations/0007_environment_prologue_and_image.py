@@ -4,7 +4,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('catalog', '0005_cpu_only'),
+        ('catalog', '0006_cpu_only'),
     ]
 
     operations = [

@@ -2,7 +2,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("catalog", "0006_environment_prologue_and_image")]
+    dependencies = [("catalog", "0010_profile_cluster_is_its_access")]
 
     operations = [
         migrations.AddField(

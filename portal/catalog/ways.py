@@ -1,0 +1,129 @@
+"""A way to Slurm as an administrator wrote it → nothing, or a ValidationError that names what to write instead.
+
+Separate from `rules`, which need no database: which way a live job is reached by must not change under it, and which
+cluster a profile belongs to depends on its access.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from django.apps import apps
+from django.core.exceptions import ValidationError
+
+from portal.catalog import rules
+from portal.config import config
+
+# What each kind of client reads beside the cluster's name; anything else would have no effect.
+_FIELDS: dict[str, tuple[str, ...]] = {
+    "cli": ("submit_prefix", "conf"),
+    "rest": ("address", "user", "token_file", "token_command"),
+    "native": ("submit_prefix", "conf", "python"),
+}
+_ADDRESS = re.compile(r"https?://[A-Za-z0-9\[][A-Za-z0-9.:/_\[\]-]*|unix:/[A-Za-z0-9._/-]+")
+_TOKEN = re.compile(r"eyJ[\w-]{8,}\.[\w-]+")  # how a JWT begins
+
+
+def check(access: Any) -> None:
+    """Raises ValidationError with the fields of an Access that are wrong."""
+    if access.kind not in _FIELDS:
+        return  # its own field says so
+    for field in ("submit_prefix", "token_command"):
+        rules.command(field, getattr(access, field))
+    for field in ("conf", "token_file", "python"):
+        rules.absolute(field, getattr(access, field))
+    wrong = _useless(access) | _secrets(access) | (_rest(access) if access.kind == "rest" else {})
+    if access.kind == "native" and not access.python:
+        wrong["python"] = (
+            "Write the interpreter of an environment that has pyslurm for this cluster's release."
+        )
+    wrong = wrong or _moved(access)
+    if wrong:
+        raise ValidationError(wrong)
+
+
+def check_profile(profile: Any) -> None:
+    """Raises ValidationError where a profile's access and cluster contradict each other, or change under live jobs."""
+    table = type(profile)
+    old = table._default_manager.filter(pk=profile.pk).first() if profile.pk else None
+    if profile.access is not None:
+        leads_to = profile.access.cluster
+        # As it was, or never written: then it follows the access.
+        unsaid = (table._meta.get_field("cluster").default, old.cluster if old is not None else leads_to)
+        if profile.cluster not in (*unsaid, leads_to):
+            raise ValidationError(
+                {
+                    "cluster": f"Access {profile.access} leads to cluster {leads_to}: write that, or leave the field out."
+                }
+            )
+        profile.cluster = leads_to
+    elif profile.enabled and profile.cluster != config().cluster:
+        raise ValidationError(
+            {
+                "access": f"Slurm's commands on this host lead to cluster {config().cluster} (BERTH_CLUSTER): choose the "
+                f"access that leads to {profile.cluster}."
+            }
+        )
+    if old is None or (old.access_id, old.cluster) == (profile.access_id, profile.cluster):
+        return
+    if live := _live(profile=profile):
+        raise ValidationError(
+            {
+                "access": f"{live} of this profile would not be found by another way: let them end first (disable the "
+                "profile and drain them), or add a second profile."
+            }
+        )
+
+
+def _useless(access: Any) -> dict[str, str]:
+    fields = {field for known in _FIELDS.values() for field in known}
+    takes = ", ".join(_FIELDS[access.kind])
+    return {
+        field: f"A way of kind {access.kind} does not use this; it takes: {takes}."
+        for field in sorted(fields - set(_FIELDS[access.kind]))
+        if getattr(access, field)
+    }
+
+
+def _secrets(access: Any) -> dict[str, str]:
+    """Catalogs are exported, printed and put under version control."""
+    return {
+        field: "This holds a token. Keep it in a file that only Berth's account may read, and write the file's path."
+        for field in ("submit_prefix", "address", "user", "token_file", "token_command")
+        if _TOKEN.search(str(getattr(access, field)))
+    }
+
+
+def _rest(access: Any) -> dict[str, str]:
+    if not access.address:
+        return {
+            "address": "Write where slurmrestd listens, e.g. http://slurm:6820 or unix:/run/slurmrestd/socket."
+        }
+    if not _ADDRESS.fullmatch(access.address):
+        return {
+            "address": "Write http://, https:// or unix:/ and an address, without a name or password in it."
+        }
+    if access.token_file and access.token_command:
+        return {"token_command": "Write token_file or token_command, not both."}
+    if not access.address.startswith("unix:") and not (access.token_file or access.token_command):
+        return {"token_file": "slurmrestd wants a token: write the file that holds it, or token_command."}
+    return {}
+
+
+def _moved(access: Any) -> dict[str, str]:
+    """A job is known by its number in one cluster, and listed for one account."""
+    old = type(access)._default_manager.filter(pk=access.pk).first() if access.pk else None
+    if old is None:
+        return {}
+    changed = [field for field in ("cluster", "user") if getattr(old, field) != getattr(access, field)]
+    live = _live(profile__access=access) if changed else ""
+    text = f"{live} submitted by this way would not be found any more: let them end first, or add a second access."
+    return dict.fromkeys(changed, text) if live else {}
+
+
+def _live(**which: Any) -> str:
+    """How many live jobs there are, in words; "" for none."""
+    rows = apps.get_model("fleet", "Pilot")._default_manager.filter(**which).exclude(state="ended")
+    count = rows.count()
+    return f"{count} job{'s' if count > 1 else ''}" if count else ""

@@ -1,0 +1,335 @@
+"""Links that pilots open: who may, what a peer that misbehaves costs, how many there are, and what survives what."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from gpuworker import frames, reverse, wire
+from portal.gateway import reverse as held
+from tests.flow.dataplane import Plane, answered, chat, linking, until
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 17\r\n\r\n"
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNK = b'10\r\ndata: {"a": 1}\n\n\r\n'
+
+
+def registered(plane: Plane, job: int = 7) -> str:
+    pilot = plane.new_pilot(job_id=job)
+    plane.sql(
+        "UPDATE fleet_pilot SET agent_job_id = job_id, address = %s || id WHERE id = %s", ("reverse:", pilot)
+    )
+    return pilot
+
+
+def headers(plane: Plane, pilot: str, **more: str) -> dict[str, str]:
+    said = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Authorization": f"Bearer {wire.derive_key(plane.settings.site_key, 'portal', pilot)}",
+        wire.HEADER_PILOT: pilot,
+        wire.HEADER_JOB: "7",
+    }
+    return {name: value for name, value in (said | more).items() if value}
+
+
+class Peer:
+    """A pilot's end of a link, by hand."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self._frames = frames.Frames(wants_masked=False)
+        self._got = b""
+
+    def say(self, data: bytes, kind: int = frames.BINARY) -> None:
+        self.writer.write(frames.head(kind, len(data), b"abcd") + frames.masked(data, b"abcd"))
+
+    async def hear(self, end: bytes) -> bytes:
+        """What comes down the link, until it ends so."""
+        while not self._got.endswith(end):
+            data = await self.reader.read(65_536)
+            assert data, "closed"
+            self._got += self._frames.feed(data)[0]
+        return self._got
+
+    async def closed(self) -> None:
+        async with asyncio.timeout(30):
+            with contextlib.suppress(ConnectionError):
+                while await self.reader.read(65_536):
+                    pass
+
+
+@contextlib.asynccontextmanager
+async def peer(plane: Plane, pilot: str) -> AsyncIterator[Peer]:
+    host, _, port = plane.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    lines = [f"GET {wire.LINK_PATH} HTTP/1.1", "Host: x"]
+    lines += [f"{name}: {value}" for name, value in headers(plane, pilot).items()]
+    writer.write("\r\n".join([*lines, "", ""]).encode())
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 101 "), head
+    try:
+        yield Peer(reader, writer)
+    finally:
+        writer.close()
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence is noticed in a second."""
+    monkeypatch.setattr(wire, "PING_S", 0.2)
+    monkeypatch.setattr(wire, "SILENT_S", 1.0)
+    monkeypatch.setattr(held, "SILENT_S", 1.0)
+    monkeypatch.setattr(held, "SWEEP_S", 0.1)
+    monkeypatch.setattr(reverse, "LOOK_S", 0.05)
+
+
+# Who may
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "status"),
+    [
+        ("", {"Authorization": "Bearer nonsense"}, 401),
+        ("", {"Authorization": ""}, 401),
+        ("", {wire.HEADER_PILOT: "nobody"}, 401),
+        ("", {wire.HEADER_JOB: "8"}, 409),
+        ("state = 'ended', ended_at = now()", {}, 410),
+        ("agent_job_id = NULL", {}, 428),
+        ("", {"Sec-WebSocket-Version": "8"}, 400),
+        ("", {"Upgrade": "", "Connection": ""}, 426),
+    ],
+)
+async def test_who_may_not_open_a_link_is_told_why(
+    plane: Plane, change: str, more: dict[str, str], status: int
+) -> None:
+    pilot = registered(plane)
+    if change:
+        plane.sql(f"UPDATE fleet_pilot SET {change} WHERE id = %s", (pilot,))
+    async with plane.client.get(plane.url + wire.LINK_PATH, headers=headers(plane, pilot, **more)) as answer:
+        assert answer.status == status
+        assert (await answer.json())["error"]["message"]
+    assert not plane.gateway.reverse.holds(pilot)
+    assert (await answered(plane, body=b"no json"))[0] == 400  # the gateway is well
+
+
+async def test_a_pilot_that_no_row_knows_is_told_to_come_again(plane: Plane) -> None:
+    pilot = registered(plane)
+    said = headers(plane, pilot)
+    plane.sql("DELETE FROM fleet_pilot WHERE id = %s", (pilot,))
+    async with plane.client.get(plane.url + wire.LINK_PATH, headers=said) as answer:
+        assert answer.status == 503
+
+
+async def test_a_websocket_elsewhere_is_not_found(plane: Plane) -> None:
+    said = headers(plane, registered(plane))
+    async with plane.client.get(plane.url + "/v1/models", headers=said) as answer:
+        assert answer.status == 404
+
+
+# Peers that misbehave
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x00" * 100,
+        frames.head(frames.BINARY, 2**21, b"abcd"),
+        frames.head(frames.TEXT, 2, b"abcd") + b"xx",
+        frames.head(frames.BINARY, 4, b"abcd") + frames.masked(b"spam", b"abcd"),  # unasked
+    ],
+)
+async def test_garbage_costs_its_own_link_and_no_other(plane: Plane, sent: bytes) -> None:
+    async with linking(plane):
+        pilot = registered(plane, 8)
+        plane.sql("UPDATE fleet_pilot SET agent_job_id = 7 WHERE id = %s", (pilot,))
+        async with peer(plane, pilot) as bad:
+            await until(lambda: plane.gateway.reverse.holds(pilot), "the link")
+            bad.writer.write(sent)
+            await bad.closed()
+        await until(lambda: not plane.gateway.reverse.holds(pilot), "it is forgotten")
+        plane.route()
+        assert (await answered(plane))[0] == 200
+
+
+async def test_an_answer_by_hand_then_the_link_is_used_again(plane: Plane) -> None:
+    pilot = registered(plane)
+    plane.route(pilot=pilot, url=wire.REVERSE + pilot)
+    async with peer(plane, pilot) as link:
+        for _ in range(3):
+            asking = asyncio.create_task(answered(plane))
+            link._got = b""
+            said = await link.hear(b"}")
+            assert said.startswith(b"POST /v1/chat/completions HTTP/1.1\r\nHost: ")
+            link.say(ANSWER + b'{"choices": [] }\n')
+            assert (await asking)[:2] == (200, '{"choices": [] }\n')
+
+
+async def test_a_link_that_stalls_before_the_answer_costs_a_retry(hurry: None, plane: Plane) -> None:
+    """A pilot that hangs goes on being connected; only what it does not say tells."""
+    pilot = registered(plane)
+    plane.route(pilot=pilot, url=wire.REVERSE + pilot)
+    async with peer(plane, pilot) as link:
+        asking = asyncio.create_task(answered(plane))
+        await link.hear(b"}")
+        await link.closed()
+    (request,) = await plane.waiting()
+    await plane.open()
+    assert (await asking)[0] == 200
+    assert (await plane.ended(request))["crashes"] == 0
+
+
+async def test_a_link_that_stalls_in_the_middle_of_a_stream_is_lost(hurry: None, plane: Plane) -> None:
+    pilot = registered(plane)
+    plane.route(pilot=pilot, url=wire.REVERSE + pilot)
+    async with peer(plane, pilot) as link:
+        asking = asyncio.create_task(answered(plane, chat(stream=True)))
+        await link.hear(b"}")
+        link.say(STREAM + CHUNK)
+        status, text, _ = await asking
+    assert status == 200 and text.startswith('data: {"a": 1}\n\n') and '"replica_lost"' in text
+
+
+async def test_a_link_that_pings_is_not_silent(hurry: None, plane: Plane) -> None:
+    pilot = registered(plane)
+    plane.route(pilot=pilot, url=wire.REVERSE + pilot)
+    async with peer(plane, pilot) as link:
+        asking = asyncio.create_task(answered(plane))
+        await link.hear(b"}")
+        for _ in range(12):  # of 0.2 s: twice as long as silence is borne
+            link.say(b"", frames.PING)
+            await asyncio.sleep(0.2)
+        link.say(ANSWER + b'{"choices": [] }\n')
+        assert (await asking)[0] == 200
+
+
+async def test_a_cancelled_request_closes_its_link(plane: Plane) -> None:
+    pilot = registered(plane)
+    plane.route(pilot=pilot, url=wire.REVERSE + pilot)
+    async with peer(plane, pilot) as link:
+        asking = asyncio.create_task(answered(plane))
+        await link.hear(b"}")
+        asking.cancel()
+        await asyncio.wait([asking])
+        await link.closed()
+
+
+async def test_without_a_link_a_request_waits_for_the_next_replica(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held, "WAIT_S", 0.3)
+    pilot = registered(plane)
+    plane.route(pilot=pilot, url=wire.REVERSE + pilot)
+    asking = asyncio.create_task(answered(plane))
+    await plane.waiting()
+    assert not plane.redis.exists("berth:{demo}:routes")
+    await plane.open()
+    assert (await asking)[0] == 200
+
+
+async def test_a_link_that_comes_late_takes_the_request_that_waits_for_it(plane: Plane) -> None:
+    pilot = registered(plane)
+    plane.route(pilot=pilot, url=wire.REVERSE + pilot)
+    asking = asyncio.create_task(answered(plane))
+    await until(lambda: plane.gateway.reverse._pilots.get(pilot), "it waits for a link")
+    async with peer(plane, pilot) as link:
+        await link.hear(b"}")
+        link.say(ANSWER + b'{"choices": [] }\n')
+        assert (await asking)[0] == 200
+
+
+# The agent's end
+
+
+def count(plane: Plane) -> int:
+    found = plane.gateway.reverse._pilots.get(plane.linked.removeprefix(wire.REVERSE))
+    return len(found.links) if found else 0
+
+
+async def test_links_come_with_the_load_and_go_with_it(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reverse, "SHRINK_S", 0.2)
+    monkeypatch.setattr(reverse, "LOOK_S", 0.05)
+    async with linking(plane, most=32):
+        await until(lambda: count(plane) == reverse.SPARE, "the first ones")
+        plane.ingress.gate.clear()
+        plane.route(cap=40)
+        asking = [asyncio.create_task(answered(plane)) for _ in range(30)]
+        await until(lambda: plane.ingress.running == 30, "each has a link")
+        await until(lambda: count(plane) == 32 + reverse.SPARE, "as many as may be asked for")
+        plane.ingress.gate.set()
+        assert {(await one)[0] for one in asking} == {200}
+        # While they go, requests come: none is lost on a link that was about to close.
+        while count(plane) > reverse.SPARE:
+            assert (await answered(plane))[0] == 200
+    assert plane.sql("SELECT count(*) FROM ledger_request WHERE crashes > 0 OR attempt > 1") == [(0,)]
+
+
+async def test_a_portal_that_says_nothing_is_left(hurry: None) -> None:
+    """Its kernel goes on acknowledging, so TCP would not notice."""
+    opened = []
+
+    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        key = next(
+            line[19:] for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key: ")
+        )
+        writer.write(b"HTTP/1.1 101 x\r\nSec-WebSocket-Accept: " + frames.accept_of(key) + b"\r\n\r\n")
+        opened.append(writer)
+
+    server = await asyncio.start_server(mute, "127.0.0.1", 0)
+    secret = wire.Secret("p", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "t", "k")
+    agent = reverse.Reverse(secret, 1, _nobody, lambda: 8, lambda: None)
+    task = asyncio.create_task(agent.run())
+    try:
+        await until(lambda: len(opened) > 2 * reverse.SPARE, "it tries again")
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await agent.stop()
+        for writer in opened:
+            writer.close()
+        server.close()
+        await server.wait_closed()
+
+
+async def _nobody(request: aiohttp.web.BaseRequest) -> aiohttp.web.StreamResponse:
+    raise AssertionError("nobody asks")
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 5\r\n\r\nnginx", "426 nginx"),
+        (b"HTTP/1.1 101 x\r\nSec-WebSocket-Accept: wrong\r\n\r\n", "not to a WebSocket"),
+        (b"220 mail.example.org ESMTP\r\n\r\n", "it answers"),
+        (b"x" * 20_000, "no web server"),
+        (b"", "closed"),
+    ],
+)
+async def test_why_there_is_no_link_is_known_in_words(said: bytes, why: str) -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(said)
+        writer.close()
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    secret = wire.Secret("p", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "t", "k")
+    agent = reverse.Reverse(secret, 1, _nobody, lambda: 8, lambda: None)
+    task = asyncio.create_task(agent.run())
+    try:
+        await until(lambda: why in agent.why, f"{why!r} in {agent.why!r}")
+        assert agent.unlinked_since is not None
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await agent.stop()
+        server.close()
+        await server.wait_closed()
