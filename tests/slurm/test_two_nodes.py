@@ -93,6 +93,7 @@ def test_it_answers_on_two_hosts_and_when_a_rank_is_killed_it_dies_as_a_whole_an
     assert pids(wide, HELPER) == helpers
 
 
+@pytest.mark.nightly  # a minute
 def test_it_is_handed_over_as_a_whole(wide: Whole) -> None:
     scenario = Scenario(wide)
     wide.tune(load_s=0.5, tokens_per_s=40)
