@@ -21,6 +21,8 @@ _MEETS_SLURM = (
     "tests/slurm/test_cli_client.py",
     "tests/slurm/test_rest_client.py",
     "tests/slurm/test_native_client.py",
+    "tests/slurm/test_one_table.py",
+    "tests/slurm/test_scripts_accepted.py",
     "tests/slurm/test_whole_path.py",
 )
 _ALL_THAT_MEETS_SLURM = ("tests/flow/test_tick_on_slurm.py", "tests/slurm")
