@@ -34,6 +34,7 @@ from gpuworker.wakeup import woken
 
 log = logging.getLogger("berth.agent")
 
+SECRET_WAIT_S = 30.0
 STEP_S = 0.2
 # Changes that come together go into one sync; a replica going idle is news, but not at 100 per second.
 GATHER_S = 0.03
@@ -320,7 +321,7 @@ def main() -> int:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     try:
-        secret = settings.read_secret(Path(given.secret))
+        secret = settings.await_secret(Path(given.secret), SECRET_WAIT_S)
         read = settings.read(os.environ)
     except settings.SettingsError as error:
         log.error("%s", error)

@@ -108,7 +108,7 @@ class Access(models.Model):
         max_length=64,
         blank=True,
         validators=[directive],
-        help_text="The account whose jobs these are, for slurmrestd.",
+        help_text="Whose jobs these are, for slurmrestd and pyslurm; empty: the token's, or the helper's own.",
     )
     token_file = models.CharField(
         max_length=300, blank=True, help_text="File on the portal's host that holds slurmrestd's token."
