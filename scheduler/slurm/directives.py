@@ -194,16 +194,16 @@ _EXTRA: dict[str, tuple[Column | None, Column | None]] = {
     "core-spec": (_as("core_specification", int), _as("cores_reserved_for_system", int)),
     "cores-per-socket": (None, _as("cores_per_socket", int)),
     "cpu-freq": (_as("cpu_frequency"), None),
-    "gpu-bind": (_as("tres_bind", lambda how: f"gres/gpu:{how}"), None),
+    "gpu-bind": (_as("tres_bind", lambda how: f"gres/gpu:{how}"), None),  # pyslurm's does not name the GPUs
     "gpu-freq": (_as("tres_freq", lambda how: f"gpu:{how}"), None),
     "gres-flags": (
-        _as("flags", lambda how: [f"GRES_BINDING_{how.split('-')[0].upper()}D"]),
+        _as("flags", lambda how: [f"GRES_BINDING_{how.partition('-')[0].upper()}D"]),
         _as("gres_binding"),
     ),
     "hint": (None, None),
     "mail-type": (lambda _: {}, lambda _: {}),  # none is what they send anyway
     "mcs-label": (_as("mcs_label"), _as("mcs_label")),
-    "mincpus": (_as("minimum_cpus_per_node", int), None),
+    "mincpus": (_as("minimum_cpus_per_node", int), None),  # pyslurm's is the least of all nodes together
     "network": (_as("network"), _as("network")),
     "prefer": (_as("prefer"), None),
     "sockets-per-node": (_as("sockets_per_node", int), _as("sockets_per_node", int)),
