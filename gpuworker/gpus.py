@@ -38,7 +38,7 @@ VARIABLES = (
     "ZE_AFFINITY_MASK",
     "NVIDIA_VISIBLE_DEVICES",
 )
-_SHOWN = (CUDA, ROCR, "SLURM_JOB_GPUS")
+_SHOWN = (CUDA, "SLURM_JOB_GPUS")
 # Slurm's and CUDA's words for "none is named here".
 _NO_NAME = frozenset({"NoDevFiles", "none", "void"})
 
@@ -114,18 +114,19 @@ def _refusal(found: Sequence[Device], asked: int, said: devices.Answer, env: Map
     there = (
         _listed(said.devices)
         if said.there
-        else f"the devices cannot be asked ({said.silence or 'no nvidia-smi'})"
+        else f"no devices could be listed ({said.silence or 'no nvidia-smi'})"
     )
     return (
         f"This job asked for {asked} GPUs and has {len(found)}: {_variables(env)}; {there}. "
-        "Compare with `scontrol show node` and gres.conf, and look at the node's driver (`nvidia-smi`, dmesg): a GPU "
-        "that fell off the bus has to be drained from Slurm."
+        "Compare `nvidia-smi -L` and dmesg of the node with gres.conf: a GPU that fell off the bus has to be drained."
     )
 
 
 def _variables(env: Mapping[str, str]) -> str:
+    """AMD's own where it stands alone: Slurm sets all of them, alike, unless it was told not to."""
+    shown = (ROCR, *_SHOWN[1:]) if ROCR in env and CUDA not in env else _SHOWN
     return ", ".join(
-        f"{name}={env[name] or '(empty)'}" if name in env else f"{name} not set" for name in _SHOWN[:3]
+        f"{name}={env[name] or '(empty)'}" if name in env else f"{name} not set" for name in shown
     )
 
 

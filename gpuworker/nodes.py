@@ -26,7 +26,8 @@ from gpuworker.settings import Settings, SettingsError
 log = logging.getLogger("berth.nodes")
 
 COME_S = 120.0  # for a helper to be there: srun, an interpreter from a shared file system, the GPUs' list
-TRIES = 3
+AGAIN_COME_S = 30.0  # for one that was there before; a node that is down makes srun wait
+TRIES = 2
 AGAIN_S = 2.0
 # Where the ranks of an engine meet: on the network that a profile's prologue chose for them, if it chose one.
 _FABRIC = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
@@ -151,7 +152,7 @@ class Nodes:
         """A helper on that node, again and again until it has failed TRIES times in a row."""
         tries, why = 0, ""
         while tries < TRIES and not self._bad.is_set():
-            came, why = await self._one(node)
+            came, why = await self._one(node, AGAIN_COME_S if node.holds else COME_S)
             tries = 0 if came else tries + 1
             log.warning("the helper on node %s is gone: %s", node.name, why)
             await asyncio.sleep(AGAIN_S)
@@ -159,7 +160,7 @@ class Nodes:
             self.lost = f"Node {node.name} of this job does not serve: {why}"
             self._bad.set()
 
-    async def _one(self, node: Remote) -> tuple[bool, str]:
+    async def _one(self, node: Remote, within_s: float) -> tuple[bool, str]:
         """One life of a helper: whether it came, and why it is gone."""
         said = self._folder / f"node-{node.name}.log"
         expected = self._expected[node.name] = asyncio.get_running_loop().create_future()
@@ -172,12 +173,12 @@ class Nodes:
             return False, f"srun could not be started: {error}"
         ended = asyncio.create_task(srun.wait())
         try:
-            await asyncio.wait([expected, ended], timeout=COME_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([expected, ended], timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
             if not expected.done():
                 how = (
                     f"srun ended with exit code {srun.returncode}"
                     if ended.done()
-                    else f"not there within {COME_S:.0f} s"
+                    else f"not there within {within_s:.0f} s"
                 )
                 return False, f"{how}. {logtail.tail(said, 2000).strip()}".strip()
             link, hello = expected.result()

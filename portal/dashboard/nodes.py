@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import groupby
 from uuid import UUID
@@ -47,6 +47,7 @@ class Gpu:
     model: str = ""
     state: str = ""
     on_cpus: bool = False
+    id: str = ""  # as its agent knows it: a UUID, of a GPU or of a MIG slice
 
     @property
     def name(self) -> str:
@@ -118,7 +119,8 @@ class Job:
         for gpu in self.gpus:
             x, y = gpu.index % SIDE_BY_SIDE * (WIDTH + GAP), gpu.index // SIDE_BY_SIDE * (HEIGHT + GAP)
             at = f'x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}"'
-            title, name = escape(f"{gpu.name}: {gpu.what}"), escape(gpu.short or "–")
+            known_as = f" ({gpu.id})" if gpu.id not in ("", str(gpu.index)) else ""
+            title, name = escape(f"{gpu.name}{known_as}: {gpu.what}"), escape(gpu.short or "–")
             yield (
                 f'<g class="gpu {LOOKS[gpu.state]}"><title>{title}</title><rect {at} rx="4"/><svg {at}>'
                 f'<text x="6" y="18" class="name">{name}</text><text x="6" y="35">{gpu.state or "empty"}</text></svg></g>'
@@ -155,17 +157,18 @@ def nodes(pilots: Iterable[Pilot], live: Mapping[UUID, Sequence[Replica]], now: 
 def _job(pilot: Pilot, url: str, live: Sequence[Replica], now: datetime) -> Job:
     awake = [replica for replica in live if replica.state != ReplicaState.ASLEEP]
     asleep = sorted(replica.model for replica in live if replica.state == ReplicaState.ASLEEP)
-    gpus = _gpus(pilot.gpus, awake)
+    gpus = _gpus(pilot.gpus, pilot.gpu_ids, awake)
     width = min(len(gpus), SIDE_BY_SIDE) * (WIDTH + GAP) - GAP
     left_s = max(0.0, (pilot.slurm_end_at - now).total_seconds()) if pilot.slurm_end_at else None
     life = round(width * min(1.0, left_s / (60 * pilot.walltime_min))) if left_s is not None else 0
     return Job(pilot, url, gpus, _whats(gpus), asleep, left_s, life, width)
 
 
-def _gpus(count: int, replicas: Sequence[Replica]) -> list[Gpu]:
+def _gpus(count: int, ids: Sequence[str], replicas: Sequence[Replica]) -> list[Gpu]:
     """The GPUs, and behind them a place for each replica that runs without; a job has one place at least."""
     on = {index: replica for replica in replicas for index in replica.gpu_indices}
     found = [Gpu(i, on[i].model, on[i].state) if i in on else Gpu(i) for i in range(count)]
+    found = [replace(gpu, id=ids[gpu.index]) if gpu.index < len(ids) else gpu for gpu in found]
     without = sorted((r.model, r.state) for r in replicas if not r.gpu_indices)
     found += [Gpu(i, model, state, on_cpus=True) for i, (model, state) in enumerate(without, start=count)]
     return found or [Gpu(0, on_cpus=True)]

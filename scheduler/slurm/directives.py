@@ -184,7 +184,8 @@ FIXED: tuple[Fixed, ...] = (
     Fixed("no-requeue", "", {"requeue": False}, {"is_requeueable": False}),
 )
 
-# Option → slurmrestd, pyslurm.
+# Option → slurmrestd, pyslurm. What pyslurm 25.11 has a keyword for and sends wrongly is left out: switches,
+# cpu_frequency, min_cpus_per_node, gpu_binding (tests/slurm/test_one_table.py).
 _EXTRA: dict[str, tuple[Column | None, Column | None]] = {
     "acctg-freq": (_as("account_gather_frequency"), None),
     "cluster-constraint": (_as("cluster_constraint"), _as("cluster_constraints")),

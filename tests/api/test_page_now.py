@@ -48,6 +48,19 @@ def test_an_empty_fleet_is_said_to_be_empty(world: World) -> None:
     assert "No job of ours runs on a node." in text(world)
 
 
+def test_gpus_have_the_names_that_their_driver_gives_them_and_jobs_over_nodes_one_figure(
+    world: World,
+) -> None:
+    slices = ["MIG-377e0049-554c-540b-93c6-d0976f8426cb", "1"]
+    pilot = pilot_row(world, gpus=2, nodes=2, gpu_ids=slices, node="gpu[01-02]")
+    replica_row(world, pilot, gpu_indices=[0, 1])
+    page = text(world)
+    assert f"GPU 0 ({slices[0]}): surf, hot" in page and "<title>GPU 1: surf, hot" in page
+    assert page.count("gpu[01-02]") and "GPU 0–1: surf, hot" in page
+    facts = world.operator.browser.get(f"/fleet/pilots/{pilot.id}/").content.decode()
+    assert "2 on 2 nodes" in facts and slices[0] in facts
+
+
 def test_a_node_is_drawn_with_its_models_and_what_is_left_of_the_job(world: World) -> None:
     pilot = pilot_row(world, gpus=2)
     replica_row(world, pilot)

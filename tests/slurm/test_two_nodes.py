@@ -12,7 +12,7 @@ from devstack import hosts
 
 from tests.slurm.scenario import Scenario
 from tests.slurm.test_handover import LIVE, Load, end_soon, ended
-from tests.slurm.whole import WORDS, Whole
+from tests.slurm.whole import POOL, WORDS, Whole
 
 pytestmark = [
     pytest.mark.slurm,
@@ -27,10 +27,10 @@ def wide(whole: Whole) -> Iterator[Whole]:
     """The pool over two nodes with two GPUs each, under a profile that allows it."""
     whole.empty()
     with whole.profile(nodes=2):
-        whole.rows("UPDATE catalog_pool SET nodes = 2, gpus = 2")
+        whole.rows("UPDATE catalog_pool SET nodes = 2, gpus = 2 WHERE name = %s", POOL)
         yield whole
         whole.empty()
-        whole.rows("UPDATE catalog_pool SET nodes = 1, gpus = 1")
+        whole.rows("UPDATE catalog_pool SET nodes = 1, gpus = 1 WHERE name = %s", POOL)
     whole.until(lambda: not any(everything(whole)), what="no process of an engine or a helper on any node")
 
 
@@ -93,6 +93,7 @@ def test_it_answers_on_two_hosts_and_when_a_rank_is_killed_it_dies_as_a_whole_an
     assert pids(wide, HELPER) == helpers
 
 
+@pytest.mark.nightly  # a minute
 def test_it_is_handed_over_as_a_whole(wide: Whole) -> None:
     scenario = Scenario(wide)
     wide.tune(load_s=0.5, tokens_per_s=40)
@@ -123,11 +124,11 @@ def test_when_a_node_is_lost_the_job_ends_and_the_work_waits_for_two_nodes(wide:
     [job] = wide.live_jobs()
     wide.slurm.hosts.cut("gpu02")
     try:
+        scenario.post()  # a job that nobody needs any more would just be let go
         wide.until(lambda: wide.pilot(job)["state"] == "ended", 240, "the end of the job")
         lost = wide.pilot(job)["end_reason"]
         assert "one of its nodes was lost" in lost or "its node failed" in lost
         wide.until(lambda: not pids(wide, HEAD), 60, "the end of the head's part")
-        scenario.post()
     finally:
         wide.slurm.hosts.mend("gpu02")
     scenario.answered(300)
@@ -137,7 +138,10 @@ def test_when_a_node_is_lost_the_job_ends_and_the_work_waits_for_two_nodes(wide:
 def test_each_of_several_replicas_in_one_job_has_its_own_device(whole: Whole) -> None:
     whole.empty()
     whole.tune(load_s=0, tokens_per_s=200)
-    whole.rows("UPDATE catalog_pool SET min_replicas = 2, max_replicas = 2")
+    [(mem_mb,)] = whole.rows("SELECT mem_mb FROM catalog_pool WHERE name = %s", POOL)
+    whole.rows(
+        "UPDATE catalog_pool SET min_replicas = 2, max_replicas = 2, mem_mb = 1000 WHERE name = %s", POOL
+    )
     try:
         whole.until(lambda: whole.one("SELECT count(*) FROM fleet_replica WHERE state = 'hot'") == 2)
         assert len(whole.live_jobs()) == 1
@@ -147,20 +151,22 @@ def test_each_of_several_replicas_in_one_job_has_its_own_device(whole: Whole) ->
         assert len(set(heads.values())) == 1
         assert whole.ask().result() == WORDS
     finally:
-        whole.rows("UPDATE catalog_pool SET min_replicas = 0, max_replicas = 1")
+        back = "UPDATE catalog_pool SET min_replicas = 0, max_replicas = 1, mem_mb = %s WHERE name = %s"
+        whole.rows(back, mem_mb, POOL)
         whole.empty()
 
 
 def test_a_job_with_fewer_devices_than_it_asked_for_says_so_to_those_who_wait(whole: Whole) -> None:
     """The prologue takes one away, as a GPU does that has fallen off the bus."""
     whole.empty()
-    whole.tune()
+    whole.tune(load_s=0, tokens_per_s=200)
     with whole.profile(prologue="export CUDA_VISIBLE_DEVICES=0"):
-        held = whole.ask()
+        held, detached = whole.ask(), whole.post()
         assert "model_unavailable" in held.result()
         said = str(whole.one("SELECT reason FROM fleet_poolstate WHERE latched_at IS NOT NULL"))
         assert "asked for 2 GPUs and has 1: CUDA_VISIBLE_DEVICES=0" in said
         ends = "SELECT end_reason FROM fleet_pilot WHERE end_reason LIKE '%%could not serve%%'"
         assert "gres.conf" in str(whole.one(ends))
     whole.relaunch()
-    assert whole.ask().result() == WORDS
+    whole.until(lambda: whole.detail(detached)["state"] == "done", what="the answer after a relaunch")
+    assert whole.text_of(detached) == WORDS

@@ -1,0 +1,104 @@
+"""A pool over several nodes, through the tick: its job, its replica, what is counted, and who may not join."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import redis as redis_library
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+
+from portal.catalog.models import Engine, Environment, Pool, Profile
+from portal.fleet.models import Pilot, PoolState, Replica
+from tests.flow.tick_world import World
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def world(redis: redis_library.Redis) -> World:
+    made = World(redis)
+    Profile.objects.update(nodes=2)
+    made.add_pool("wide", nodes=2, gpus=2)
+    return made
+
+
+def test_its_job_has_the_nodes_and_its_replica_all_of_their_gpus(world: World) -> None:
+    world.ask("wide")
+    world.tick()
+    pilot = world.pilot()
+    assert (pilot.nodes, pilot.gpus) == (2, 4)
+    assert world.replica(pilot).gpu_indices == [0, 1, 2, 3]
+    (spec,) = world.slurm.submitted
+    assert (spec.nodes, spec.gpus, spec.gres, spec.mem_mb) == (2, 2, "gpu:a100:2", 16_000)
+    script = world.slurm.scripts[0].splitlines()
+    for line in ("#SBATCH --nodes=2", "#SBATCH --ntasks=2", "export BERTH_NODES=2", "export BERTH_GPUS=2"):
+        assert line in script
+
+
+def test_a_job_of_several_nodes_hosts_nothing_else_and_one_of_one_node_not_it(world: World) -> None:
+    world.ask("llama")
+    world.tick()
+    world.start(world.pilot())
+    world.ask("wide")
+    world.tick()
+    assert sorted(Pilot.objects.values_list("nodes", "gpus")) == [(1, 2), (2, 4)]
+    wide = Pilot.objects.get(nodes=2)
+    world.start(wide)
+    Profile.objects.update(max_pilots=2)
+    small = world.add_pool("small")
+    world.ask(small.name)
+    world.tick()
+    assert [r.pool_id for r in wide.replicas.all()] == ["wide"]
+    assert Replica.objects.get(pool=small).pilot.nodes == 1
+
+
+@pytest.mark.parametrize(("nodes", "gpus"), [(1, 2), (2, 4), (2, 1)])
+def test_without_a_profile_of_its_shape_it_says_what_is_missing(world: World, nodes: int, gpus: int) -> None:
+    Profile.objects.update(nodes=nodes, gpus=gpus)
+    world.ask("wide")
+    world.tick()
+    assert not Pilot.objects.exists()
+    said = PoolState.objects.get(pool_id="wide").reason
+    assert said == "No enabled profile has 2 nodes with exactly 2 GPUs, and 8000 MiB, on each for it."
+
+
+def test_all_of_its_gpus_count_against_the_caps(world: World) -> None:
+    world.config = dataclasses.replace(world.config, max_gpus=3)
+    world.ask("wide")
+    world.tick()
+    assert not Pilot.objects.exists()
+    assert "All of the 3 GPUs" in PoolState.objects.get(pool_id="wide").reason
+
+
+@pytest.mark.parametrize(
+    ("engine", "args", "wrong"),
+    [
+        (Engine.VLLM, {"tensor_parallel_size": 2, "pipeline_parallel_size": 2}, ""),
+        (Engine.VLLM, {"tensor_parallel_size": 4}, ""),
+        (Engine.VLLM, {}, "2 nodes x 2 GPUs = 4"),
+        (Engine.VLLM, {"tensor_parallel_size": 2}, "2 nodes x 2 GPUs = 4"),
+        (Engine.VLLM, {"tensor_parallel_size": "4"}, "2 nodes x 2 GPUs = 4"),
+        (Engine.TORCH, {}, "does not run over several nodes"),
+        (Engine.ECHO, {}, ""),
+    ],
+)
+def test_what_its_engine_could_not_be_cut_into_is_refused_when_it_is_saved(
+    world: World, engine: Engine, args: dict[str, object], wrong: str
+) -> None:
+    environment = Environment.objects.create(name="other", engine=engine, python="/x/python")
+    pool = Pool(name="p", environment=environment, nodes=2, gpus=2, args=args)
+    if not wrong:
+        pool.full_clean()
+        return
+    with pytest.raises(ValidationError, match=wrong):
+        pool.full_clean()
+
+
+@pytest.mark.parametrize("values", [{"gpus": 0}, {"sleep_level": 1}, {"nodes": 0}])
+def test_the_database_refuses_what_makes_no_sense_over_several_nodes(
+    world: World, values: dict[str, int]
+) -> None:
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Pool.objects.filter(name="wide").update(**values)
