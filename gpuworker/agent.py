@@ -34,6 +34,7 @@ from gpuworker.wakeup import woken
 
 log = logging.getLogger("berth.agent")
 
+SECRET_WAIT_S = 30.0
 STEP_S = 0.2
 # Changes that come together go into one sync; a replica going idle is news, but not at 100 per second.
 GATHER_S = 0.03
@@ -43,7 +44,6 @@ RESULTS_LIMIT_S = 5.0
 END_GRACE_S = 2.0
 LAST_SYNC_LIMIT_S = 3.0
 CLEAN_UP_LIMIT_S = 5.0
-LINK_LIMIT_S = 120.0  # the portal answers, and takes no link
 
 
 class Agent:
@@ -53,6 +53,8 @@ class Agent:
         self._secret = secret
         self._agent_at = time.time()
         self._portal = PortalClient(secret)
+        self._wake_step = asyncio.Event()
+        self._wake_sync = asyncio.Event()
         fence = Fence()
         self._replicas = Replicas(self._nodes, given.pilot_dir, self._changed)
         self._outbox = Outbox(secret.pilot, self._portal)
@@ -62,13 +64,11 @@ class Agent:
         self._replicas.cut = self._leaser.give_back
         self._ingress = Ingress(secret.ingress_key, self._replicas, fence, self._held_left)
         self._reverse = (
-            Reverse(secret, given.job_id, self._ingress.answer, self._replicas.most_held, self._wake_sync_now)
+            Reverse(secret, given.job_id, self._ingress.answer, self._replicas.most_held, self._wake_sync.set)
             if given.reverse
             else None
         )
         self._inspector = Inspector(self._changed)
-        self._wake_step = asyncio.Event()
-        self._wake_sync = asyncio.Event()
         # From the clock, so that it also rises over a restart of the agent.
         self._seq = int(self._agent_at * 1000)
         self._answer: wire.SyncAnswer | None = None
@@ -124,9 +124,6 @@ class Agent:
         self._wake_step.set()
         self._wake_sync.set()
         self._leaser.look()
-
-    def _wake_sync_now(self) -> None:
-        self._wake_sync.set()
 
     def _held_left(self, replica: Replica) -> None:
         self._leaser.look()
@@ -206,7 +203,7 @@ class Agent:
         while True:
             try:
                 self._apply(await self._sync())
-                await self._check_links()
+                self._heard(answered=True)
             except (Lost, Ended) as error:
                 raise JobOver(exits.DONE, f"the portal holds this pilot for ended: {error}") from None
             except Unregistered:
@@ -215,22 +212,15 @@ class Agent:
             except (Refused, Unavailable) as error:
                 # A portal that refuses our token may be one that is being repaired; silence ends us in time.
                 log.warning("no sync: %s", error)
+                self._heard(answered=False)
             assert self._answer is not None
             if await woken(self._wake_sync, max(self._answer.interval_s, GATHER_S)):
                 await asyncio.sleep(GATHER_S)
             self._wake_sync.clear()
 
-    async def _check_links(self) -> None:
-        """A portal that answers and takes no link will send no request: whoever waits learns why, and the GPUs are
-        given back. Raises JobOver."""
-        if self._reverse is None or self._reverse.unlinked_since is None or self._drain is not None:
-            return
-        if time.time() - self._reverse.unlinked_since < LINK_LIMIT_S:
-            return
-        why = self._reverse.why or "no answer"
-        self._ending = f"no link to the portal: {why}"[:200]
-        await self._say_the_end()
-        raise JobOver(exits.UNLINKED, self._ending)
+    def _heard(self, *, answered: bool) -> None:
+        if self._reverse is not None and self._drain is None:
+            self._reverse.heard(answered)
 
     async def _sync(self) -> wire.SyncAnswer:
         self._seq += 1
@@ -331,7 +321,7 @@ def main() -> int:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     try:
-        secret = settings.read_secret(Path(given.secret))
+        secret = settings.await_secret(Path(given.secret), SECRET_WAIT_S)
         read = settings.read(os.environ)
     except settings.SettingsError as error:
         log.error("%s", error)

@@ -1,8 +1,8 @@
 """WebSocket frames (RFC 6455) as bytes → what they carry, and back: what a byte stream over a WebSocket needs of them.
 
 Frames are no messages here: a payload is passed on as its bytes come, in pieces of any size, so that nothing is
-gathered and no frame can cost memory. Own code instead of a library's because a library gathers messages, and costs
-more per chunk of a stream than all the rest of a link (decisions/0023). Standard library only: both ends import it.
+gathered and no frame can cost memory. Own code instead of a library's, which gathers messages and costs twice as much a
+frame (decisions/0023). Standard library only: both ends import it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from gpuworker import frames, wire
+from gpuworker import exits, frames, wire
+from gpuworker.exits import CannotServe
 from gpuworker.tunnel import Tunnel, watch
 from gpuworker.wakeup import woken
 
@@ -28,6 +29,9 @@ AT_ONCE = 16  # openings under way
 LOOK_S = 1.0
 SHRINK_S = 30.0  # more idle links than needed for so long: one in two goes
 OPEN_LIMIT_S = 10.0
+# Without a link while the portal answers otherwise: a proxy that passes no Upgrade on, most likely.
+FIRST_LINK_LIMIT_S = 30.0
+LINK_AGAIN_LIMIT_S = 300.0
 PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 NEVER_S = 1e8
 MOST_HEAD = 16_384
@@ -74,8 +78,10 @@ class Reverse:
         self._failures = 0
         self._next_at = 0.0
         self._roomy_since: float | None = None
+        self._ever = False
         self.why = ""  # the last opening failed
-        self.unlinked_since: float | None = time.time()  # None while there is a link
+        self._answers_since: float | None = None
+        self.unlinked_since: float | None = time.monotonic()  # None while there is a link
 
     async def run(self) -> None:
         """For ever."""
@@ -94,6 +100,22 @@ class Reverse:
                 pinged_at = now
                 self._look_after()
             await woken(self._wake, min(LOOK_S, max(0.01, self._next_at - now)) if missing > 0 else LOOK_S)
+
+    def heard(self, answered: bool) -> None:
+        """Whether the portal has answered a sync. One that does and takes no link will send no request: whoever waits
+        is to learn why, and the GPUs are to be given back. One that is silent says nothing. Raises CannotServe."""
+        now = time.monotonic()
+        self._answers_since = (self._answers_since or now) if answered else None
+        limit_s = LINK_AGAIN_LIMIT_S if self._ever else FIRST_LINK_LIMIT_S
+        if self._answers_since is None or self.unlinked_since is None:
+            return
+        if now - max(self._answers_since, self.unlinked_since) < limit_s:
+            return
+        raise CannotServe(
+            exits.UNLINKED,
+            f"The portal answers at {self._url.removesuffix(wire.LINK_PATH)}, but for {limit_s:.0f} s it took none of "
+            f"the links that the profile's link: reverse wants: {self.why or 'no answer'}",
+        )
 
     async def stop(self) -> None:
         for task in self._openings:
@@ -167,12 +189,13 @@ class Reverse:
             self._busy.discard(link)
             self._leaving.discard(link)
             if not self._links and self.unlinked_since is None:
-                self.unlinked_since = time.time()
+                self.unlinked_since = time.monotonic()
                 self._changed()
             self._wake.set()
 
         link = Tunnel(self._server(), client=True, on_lost=lost)
         self._links[link] = time.monotonic()
+        self._ever = True
         if self.unlinked_since is not None:
             self.unlinked_since = None
             self._changed()

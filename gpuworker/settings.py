@@ -24,6 +24,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +144,15 @@ def _reverse(link: str) -> bool:
     if link not in ("direct", "reverse"):
         raise SettingsError(f"BERTH_LINK={link!r} is neither direct nor reverse")
     return link == "reverse"
+
+
+def await_secret(path: Path, wait_s: float) -> wire.Secret:
+    """As `read_secret`, with patience for a file that is not there: a node may have looked into its folder on a shared
+    file system before it was written, and believe what it saw for some seconds."""
+    until = time.monotonic() + wait_s
+    while not path.exists() and time.monotonic() < until:
+        time.sleep(min(0.5, wait_s))
+    return read_secret(path)
 
 
 def read_secret(path: Path) -> wire.Secret:

@@ -1,8 +1,8 @@
 """One question to several ways at once → the answers that have come, each with the time at which it was asked.
 
 A way that hangs must not make the tick wait for all: it is waited for shortly, and its answer, or its silence, is taken
-by a later tick of the same process. Separate from the listing, because it is the only place of the loop that has threads.
-Clients touch no database, so no thread needs a connection.
+by a later tick of the same process. Separate from the listing, because here are the loop's threads. Clients touch no
+database, so no thread needs a connection.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def ask(
         del _under_way[way]
     for way, question in questions.items():
         if way not in _under_way:
-            _under_way[way] = _Asked(now, time.monotonic(), _start(question, way))
+            _under_way[way] = _Asked(now, time.monotonic(), start(question, way))
     asked = {way: _under_way[way] for way in questions}
     _wait([a.future for way, a in asked.items() if not silent(way)], WAIT_S)
     _wait([a.future for way, a in asked.items() if silent(way)], WAIT_SILENT_S)
@@ -88,7 +88,12 @@ def _settled(way: Way, at: float, future: Future[T]) -> Answered[T]:
     return Answered(at, None, str(error))
 
 
-def _start(question: Callable[[], T], way: Way) -> Future[T]:
+def forget(way: Way) -> None:
+    """Take no answer to what was asked by this way before now: it may lack what was begun since."""
+    _under_way.pop(way, None)
+
+
+def start(question: Callable[[], T], way: Way) -> Future[T]:
     """In a thread that no exit waits for: its command ends at its own limit."""
     future: Future[T] = Future()
     run = partial(_run, question, future)

@@ -89,14 +89,19 @@ def look(cluster: str, config: Config, now: float) -> None:
     """Leaves out what failed, takes back what has waited long enough; each with a row that says so."""
     at = datetime.fromtimestamp(now, UTC)
     for row in BadNode.objects.filter(cluster=cluster, excluded_until__lte=at, failures__gt=0):
-        _readmit(row, at)
+        _readmit(row, _named(row.node, cluster, config), at)
     if not _failed(cluster, at).exists():
         return
     rows = {row.node: row.excluded_until for row in BadNode.objects.filter(cluster=cluster)}
     forgiven = {node: until.timestamp() for node, until in rows.items() if until is not None}
     out = {node for node, until in rows.items() if until is not None and until > at}
     for suspect in suspects(_starts(cluster, at), out, forgiven, config.bad_node_after):
-        _exclude(cluster, suspect, config.bad_node_s, at)
+        _exclude(cluster, suspect, _named(suspect.node, cluster, config), config.bad_node_s, at)
+
+
+def _named(node: str, cluster: str, config: Config) -> str:
+    """Two clusters may both have a gpu01."""
+    return node if cluster == config.cluster else f"{node} of cluster {cluster}"
 
 
 def _failed(cluster: str, at: datetime) -> QuerySet[Replica]:
@@ -121,9 +126,9 @@ def _starts(cluster: str, at: datetime) -> list[Start]:
     return [start for start in found if _ONE_NODE.fullmatch(start.node)]
 
 
-def _exclude(cluster: str, suspect: Suspect, for_s: float, at: datetime) -> None:
+def _exclude(cluster: str, suspect: Suspect, named: str, for_s: float, at: datetime) -> None:
     reason = (
-        f"{suspect.failures} starts in a row failed on {suspect.node}: new jobs leave it out for {for_s / 60:.0f} min. "
+        f"{suspect.failures} starts in a row failed on {named}: new jobs leave it out for {for_s / 60:.0f} min. "
         f"The last one: {suspect.reason}"
     )
     logger.warning("%s", reason)
@@ -137,16 +142,18 @@ def _exclude(cluster: str, suspect: Suspect, for_s: float, at: datetime) -> None
                 "reason": suspect.reason,
             },
         )
-        inputs = {"node": suspect.node, "failures": suspect.failures, "for_s": for_s}
+        inputs = {"node": suspect.node, "cluster": cluster, "failures": suspect.failures, "for_s": for_s}
         Decision.objects.create(at=at, kind="exclude_node", reason=reason, inputs=inputs)
 
 
-def _readmit(row: BadNode, at: datetime) -> None:
+def _readmit(row: BadNode, named: str, at: datetime) -> None:
     with moving():
         row.failures = 0
         row.save(update_fields=["failures", "updated_at"])
-        reason = f"{row.node} has been left out long enough: jobs may use it again."
-        Decision.objects.create(at=at, kind="readmit_node", reason=reason, inputs={"node": row.node})
+        reason = f"{named} has been left out long enough: jobs may use it again."
+        Decision.objects.create(
+            at=at, kind="readmit_node", reason=reason, inputs={"node": row.node, "cluster": row.cluster}
+        )
 
 
 def _brief(reason: str) -> str:

@@ -7,6 +7,7 @@ decision with a reason, carried out and recorded like those of the policies.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from scheduler.policy.decisions import CancelPilot, DrainPilot, Inputs
 from scheduler.policy.snapshot import ON_ITS_WAY
@@ -28,6 +29,7 @@ class LiveJob:
     ends_at: float | None  # as the listing before this one said
     job: JobInfo
     silent_s: float  # it could have been heard for so long, and was not
+    portal_url: str = ""  # where it was told that the portal is
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,10 @@ def forced(live: LiveJob, limits: Limits, now: float) -> DrainPilot | CancelPilo
         return None
     inputs: Inputs = {"job": job.job_id, "node": job.nodes, "silent_s": round(live.silent_s, 1)}
     if live.state in ON_ITS_WAY and not live.registered and live.silent_s >= limits.register_s:
-        said = f"Its job has run on {job.nodes} for {live.silent_s:.0f} s, and its agent has not said a word."
+        said = (
+            f"Its job has run on {job.nodes} for {live.silent_s:.0f} s, and its agent has not said a word. "
+            f"{_dialled(live.portal_url)}"
+        )
         return CancelPilot(pilot=live.pilot, failed=True, reason=said, inputs=inputs)
     if live.state in ("up", "draining") and live.silent_s >= limits.silent_cancel_s:
         said = f"Its agent on {job.nodes} has been silent for {live.silent_s:.0f} s: the job is given up."
@@ -64,3 +69,14 @@ def forced(live: LiveJob, limits: Limits, now: float) -> DrainPilot | CancelPilo
             inputs = {"job": job.job_id, "left_s": round(left_s, 1), "earlier_s": round(earlier_s, 1)}
             return DrainPilot(pilot=live.pilot, reason=said, inputs=inputs)
     return None
+
+
+def _dialled(portal_url: str) -> str:
+    """What a site that is being set up has to look at first."""
+    host = urlsplit(portal_url).hostname or ""
+    if host == "localhost" or host == "::1" or host.startswith("127."):
+        return (
+            f"Nodes were told that the portal is at {portal_url}, which is each node itself: set BERTH_PORTAL_URL, or "
+            "the profile's portal_url_from_nodes, to an address of the portal that nodes reach."
+        )
+    return f"Nodes have to reach the portal at {portal_url}; the job's log says what hindered it."

@@ -25,12 +25,17 @@ def secret_path(config: Config, pilot: str) -> str:
     return f"{config.spool}/secret/{pilot}.json"
 
 
+def portal_url_of(profile: Profile, config: Config) -> str:
+    """Where the nodes of a profile's jobs reach the portal."""
+    return profile.portal_url_from_nodes or config.portal_url
+
+
 def spec_of(pilot: Pilot, config: Config, exclude: tuple[str, ...] = ()) -> JobSpec:
     """`exclude`: nodes on which starts have failed."""
     profile, name = pilot.profile, str(pilot.pk)
     secret = Secret(
         pilot=name,
-        portal_url=profile.portal_url_from_nodes or config.portal_url,
+        portal_url=portal_url_of(profile, config),
         portal_token=derive_key(config.site_key, "portal", name),
         ingress_key=derive_key(config.site_key, "ingress", name),
     )

@@ -17,6 +17,7 @@ from typing import Any
 from portal.config import Config
 from portal.fleet.models import WayState
 from scheduler.asking import Answered, ask
+from scheduler.patience import is_busy
 from scheduler.slurm.protocol import JobInfo, Jobs, SlurmClient
 from scheduler.slurm.way import Way
 from scheduler.ways import Site
@@ -54,7 +55,7 @@ Listings = Mapping[Way, Listing]
 def listen(site: Site, config: Config, client_for: ClientFor, now: float) -> dict[Way, Listing]:
     """Return the listings to act on now: new ones, or those kept while they are young or the way is silent. The ways are
     asked side by side; what one has not answered when the others have waited long enough, a later tick hears."""
-    due = [way for way, row in site.ways.items() if _is_due(row, config, now)]
+    due = [way for way, row in site.ways.items() if _is_due(row, config, now) and not is_busy(way)]
     questions = {way: partial(_jobs, client_for, way) for way in due}
     answers = ask(questions, alone=len(site.ways) == 1, silent=site.error, now=now)
     return {way: _heard(site, way, answers.get(way), config, now) for way in site.ways}
@@ -75,6 +76,8 @@ def kept(way: Way, row: WayState) -> Listing:
 
 
 def _is_due(row: WayState, config: Config, now: float) -> bool:
+    if row.busy_until is not None and now < row.busy_until.timestamp():
+        return False
     return row.tried_at is None or now - row.tried_at.timestamp() >= config.slurm_min_interval_s
 
 

@@ -24,7 +24,8 @@ from portal.ledger import transitions as ledger
 from scheduler import badnodes, endings, restored, silence, unknown
 from scheduler.forced import Limits, LiveJob, forced
 from scheduler.hearing import Heard, hear
-from scheduler.listing import NEVER, ClientFor, Listing, listen, of_cluster
+from scheduler.jobspec import portal_url_of
+from scheduler.listing import NEVER, ClientFor, Listing, Listings, of_cluster
 from scheduler.moments import moment, seconds
 from scheduler.moves import moving
 from scheduler.pilots import BLAMELESS, Patience, PilotFacts, Verdict, judge
@@ -32,7 +33,6 @@ from scheduler.policy.decisions import CancelPilot, DrainPilot
 from scheduler.policy.snapshot import ON_ITS_WAY
 from scheduler.restored import Behind
 from scheduler.silence import Silence
-from scheduler.slurm.way import Way
 from scheduler.story import tell
 from scheduler.ways import Site
 
@@ -52,10 +52,14 @@ class Observed:
 
 
 def observe(
-    site: Site, redis: redis_library.Redis, client_for: ClientFor, config: Config, now: float
+    site: Site,
+    redis: redis_library.Redis,
+    listings: Listings,
+    client_for: ClientFor,
+    config: Config,
+    now: float,
 ) -> Observed:
     behind = {name: restored.look(cluster, config) for name, cluster in site.clusters.items()}
-    listings = listen(site, config, client_for, now)
     pilots = list(live_pilots())
     reports = hear(redis, [str(pilot.pk) for pilot in pilots])
     heard = reports or {}
@@ -210,6 +214,7 @@ def _forced(
             ends_at=seconds(pilot.slurm_end_at),
             job=verdict.job.info,
             silent_s=silent.of(str(pilot.pk)),
+            portal_url=portal_url_of(pilot.profile, config),
         )
         decision = forced(live, limits, now)
         if decision is not None:
@@ -219,7 +224,7 @@ def _forced(
 def _unknown_jobs(
     site: Site,
     name: str,
-    listings: Mapping[Way, Listing],
+    listings: Listings,
     live: set[str],
     redis: redis_library.Redis,
     client_for: ClientFor,

@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from uuid import UUID
 
 import redis as redis_library
@@ -15,9 +16,10 @@ from portal.config import Config, config
 from portal.fleet.models import Cluster, Pilot
 from scheduler import commands, facts, measures, parked, retention, routes, samples, ways
 from scheduler.act import act
-from scheduler.listing import ClientFor
+from scheduler.listing import ClientFor, listen
 from scheduler.moves import loop_lock
 from scheduler.observe import live_pilots, observe
+from scheduler.patience import Patient
 from scheduler.policy.decide import decide
 from scheduler.slurm.clients import client_for as client_for_way
 from scheduler.slurm.protocol import SlurmClient
@@ -58,9 +60,12 @@ def _tick(
     settings: Config, redis: redis_library.Redis, client_for: ClientFor, clock: Callable[[], float]
 ) -> None:
     site = ways.site(settings)
-    actor = Actor(site, client_for, settings, clock)
+    one_by_one = client_for
+    if len(site.ways) > 1:
+        one_by_one = cache(lambda way: Patient(way, client_for))
+    actor = Actor(site, one_by_one, settings, clock)
     now = clock()
-    observed = observe(site, redis, client_for, settings, now)
+    observed = observe(site, redis, listen(site, settings, client_for, now), one_by_one, settings, now)
     act(actor, [*observed.forced])
     commands.execute(actor, lambda: snapshot_of(site, observed, settings, now))
     _resubmit(actor, observed.resubmit)
@@ -72,7 +77,7 @@ def _tick(
     # Last: nobody waits for these, and Slurm may take its time.
     measures.remember(site.clusters[settings.cluster], live_pilots(), observed.heard, now)
     samples.take(settings.cluster, snapshot, now)
-    facts.refresh(site, client_for, settings, now)
+    facts.refresh(site, one_by_one, settings, now)
     Cluster.objects.filter(pk__in=list(site.clusters)).update(ticked_at=actor.now())
 
 

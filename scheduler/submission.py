@@ -20,6 +20,7 @@ from scheduler import badnodes, endings
 from scheduler.jobspec import spec_of
 from scheduler.listing import ClientFor
 from scheduler.moves import moving
+from scheduler.patience import LeftAlone
 from scheduler.slurm.protocol import NoAnswer, NotOffered, Rejected
 from scheduler.slurm.render import BadDirective, render
 from scheduler.slurm.way import Way
@@ -53,6 +54,8 @@ def submit(actor: Actor, pilot_id: UUID) -> bool:
     except (NoAnswer, NotOffered) as error:
         logger.warning("pilot %s: %s", pilot_id, error)
         actor.site.silence(way, str(error), actor.clock())
+        if isinstance(error, LeftAlone):
+            actor.site.leave(way, actor.clock() + actor.config.slurm_timeout_s)
         return False
     except Rejected as error:
         said = f"Slurm refused the job: {error}"

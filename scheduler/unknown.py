@@ -193,5 +193,6 @@ def _sees(site: Site, way: Way, job: OurJob) -> bool:
 
 
 def _record(kind: str, reason: str, job: OurJob, pilot: UUID | None, at: datetime) -> None:
-    inputs = {"job": job.info.job_id, "name": job.info.name, "state": job.info.state}
+    info = job.info
+    inputs = {"job": info.job_id, "name": info.name, "state": info.state, "cluster": job.way.cluster}
     Decision.objects.create(at=at, kind=kind, pilot=pilot, reason=reason, inputs=inputs)

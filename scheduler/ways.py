@@ -16,6 +16,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from portal.catalog.models import Access, Profile
 from portal.config import Config
 from portal.fleet.models import Cluster, Pilot, PilotState, WayState
+from scheduler.moments import moment
 from scheduler.slurm.way import Way
 from scheduler.story import tell
 
@@ -74,6 +75,13 @@ class Site:
             tell("slurm_silent", said, now)
         row.error = error
         row.save(update_fields=["error"])
+
+    def leave(self, way: Way, until: float) -> None:
+        """Ask nothing by this way before `until`, in whatever process the next tick is: a submission may be under way,
+        and a listing that lacks its job would have it asked for twice."""
+        if (row := self.ways.get(way)) is not None:
+            row.busy_until = moment(until)
+            row.save(update_fields=["busy_until"])
 
     def answered(self, way: Way, at: datetime, now: float) -> None:
         """Note that a listing had an answer, asked for at `at`. The caller saves the row."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,11 +50,13 @@ def running(
     spec: SlurmSpec | None = None,
     settings: Mapping[str, str] | None = None,
     keep: bool = False,
+    also: Sequence[str] = (),
 ) -> Iterator[Berth]:
-    """Starts everything below `run_dir`, and stops everything on the way out; the data go too unless `keep`."""
+    """Starts everything below `run_dir`, and stops everything on the way out; the data go too unless `keep`. `also`: the
+    portal's addresses on further private clusters."""
     with Stack(run_dir, progress, slurm=spec or SlurmSpec(), keep=keep) as stack:
         nodes = stack.slurm.portal_addresses if stack.slurm is not None else ()
-        with Site(run_dir, stack.env(), progress, settings, nodes) as site:
+        with Site(run_dir, stack.env(), progress, settings, (*nodes, *also)) as site:
             with progress.step("Migrate the database; set up keys, people, a token, the model"):
                 berth = set_up(stack, site, model)
             with progress.step("Start web, worker and beat"):

@@ -108,7 +108,7 @@ class Access(models.Model):
         max_length=64,
         blank=True,
         validators=[directive],
-        help_text="The account whose jobs these are, for slurmrestd.",
+        help_text="Whose jobs these are, for slurmrestd and pyslurm; empty: the token's, or the helper's own.",
     )
     token_file = models.CharField(
         max_length=300, blank=True, help_text="File on the portal's host that holds slurmrestd's token."
@@ -143,7 +143,7 @@ class Profile(models.Model):
 
     class Link(models.TextChoices):
         DIRECT = "direct", "the gateway dials the ingress"
-        REVERSE = "reverse", "the agent opens the connection"
+        REVERSE = "reverse", "the agent opens links to the portal"
 
     class GpuRequest(models.TextChoices):
         GRES = "gres", "--gres=gpu:TYPE:N"
@@ -240,7 +240,13 @@ class Profile(models.Model):
         blank=True,
         help_text="Whose pilots these are when the project is charged.",
     )
-    link = models.CharField(max_length=10, choices=Link, default=Link.DIRECT)
+    link = models.CharField(
+        max_length=10,
+        choices=Link,
+        default=Link.DIRECT,
+        help_text="Who opens the connections for requests. Reverse: for nodes that the portal cannot dial; they need to "
+        "reach the portal only, and a proxy before it has to pass WebSockets on (Upgrade).",
+    )
     prologue = models.TextField(blank=True, help_text="Shell lines run in the job before the agent starts.")
     door_address = models.CharField(
         max_length=200,

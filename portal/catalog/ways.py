@@ -19,7 +19,7 @@ from portal.config import config
 _FIELDS: dict[str, tuple[str, ...]] = {
     "cli": ("submit_prefix", "conf"),
     "rest": ("address", "user", "token_file", "token_command"),
-    "native": ("submit_prefix", "conf", "python"),
+    "native": ("submit_prefix", "conf", "python", "user"),
 }
 _ADDRESS = re.compile(r"https?://[A-Za-z0-9\[][A-Za-z0-9.:/_\[\]-]*|unix:/[A-Za-z0-9._/-]+")
 _TOKEN = re.compile(r"eyJ[\w-]{8,}\.[\w-]+")  # how a JWT begins

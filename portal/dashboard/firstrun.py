@@ -112,7 +112,7 @@ def look(cluster: str) -> Found:
                  EXISTS (SELECT FROM accounts_membership),
                  c.ticked_at, (SELECT max(answered_at) FROM fleet_waystate),
                  coalesce((SELECT string_agg(said || ': ' || error, ' ' ORDER BY said) FROM fleet_waystate
-                           WHERE error <> ''), '')
+                           HAVING bool_and(error <> '')), '')
                FROM (SELECT 1) one LEFT JOIN fleet_cluster c ON c.name = %s""",
             (cluster,),
         )

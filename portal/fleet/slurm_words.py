@@ -24,6 +24,12 @@ _ENDED = {
     "PREEMPTED": "Slurm gave its GPUs to a job of higher priority",
     "REVOKED": "it was taken over by another cluster",
 }
+# The node could not begin with the script; some releases name signal 53, which stands for a file that was not opened.
+_NOT_LAUNCHED = ("JobLaunchFailure", "RaisedSignal:53")
+_NO_LAUNCH = (
+    "Slurm could not begin with its script on the node; most often the folder of its output (BERTH_SPOOL/log) is not "
+    "there, or its user is not known there"
+)
 _RUNNING = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"})
 # The job will wait for ever: cancel it and latch what asked for it (DESIGN §6).
 _HOPELESS = {
@@ -106,6 +112,8 @@ def meaning(state: str, reason: str) -> Meaning:
     word = state.split(" ")[0]
     if word in _ENDED:
         text = _ENDED[word]
+        if code.startswith(_NOT_LAUNCHED):
+            text = _NO_LAUNCH
         return Meaning("ended", text if code in ("", "None") else f"{text} ({code})")
     if word in _RUNNING:
         return Meaning("running", "it runs")

@@ -77,9 +77,9 @@ class Relay:
         for port in ports:
             try:
                 self._server = await loop.create_server(self._lender, host, port)
-            except OSError:
+            except OSError as error:
                 if port == ports[-1]:
-                    raise
+                    raise OSError(f"BERTH_RELAY_ADDRESS={self._where}: {error}") from None
                 continue
             break
         assert self._server is not None
@@ -348,9 +348,14 @@ def listening(where: str) -> tuple[str, range]:
     if not ports:
         return host, range(1)
     first, _, last = ports.partition("-")
-    span = range(int(first), int(last or first) + 1)
+    try:
+        span = range(int(first), int(last or first) + 1)
+    except ValueError:
+        span = range(0)
     if not host or not span or not 0 < span[0] <= span[-1] < 65536:
-        raise ValueError(f"{where!r} is no address like 10.0.0.5 or 10.0.0.5:20000-20010")
+        raise ValueError(
+            f"BERTH_RELAY_ADDRESS={where!r} is no address like 10.0.0.5, [fd00::5] or 10.0.0.5:20000-20010"
+        )
     return host, span
 
 

@@ -69,12 +69,15 @@ class Reverse:
     def leave(self) -> None:
         """This process is about to end: its pilots' links are to be at others. Those in use are closed after it."""
         self._stopping = True
-        for held in list(self._pilots.values()):
+        for pilot, held in list(self._pilots.items()):
+            self._slots.holds_no_links(pilot, self._gateway)
             while held.idle:
                 self._close(held, held.idle.pop())
 
     def holds(self, pilot: str) -> bool:
-        return pilot in self._pilots
+        """Return whether this process has a link of this pilot, idle or in use."""
+        held = self._pilots.get(pilot)
+        return held is not None and bool(held.links)
 
     def room(self, pilot: str) -> bool:
         """Return whether one more link of this pilot may be taken in."""
@@ -207,7 +210,8 @@ class Reverse:
         """Says again what is held (Redis may have forgotten), and ends links that have fallen silent: agents ping."""
         while True:
             self._slots.relays_at(self._gateway, self._relay.address)
-            self._slots.holds_links(self._gateway, [p for p, held in self._pilots.items() if held.links])
+            if not self._stopping:
+                self._slots.holds_links(self._gateway, [p for p, held in self._pilots.items() if held.links])
             for pilot, held in list(self._pilots.items()):
                 for tunnel in list(held.links.values()):
                     if tunnel.silent_s() > SILENT_S:

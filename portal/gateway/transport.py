@@ -6,6 +6,8 @@ reverse:<pilot>    the agent has opened links, to this process or to another one
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from gpuworker.wire import REVERSE
 from portal.gateway.link import Link, Links, request_head
 from portal.gateway.reverse import Reverse
@@ -18,11 +20,13 @@ class Transports:
         self._links = Links()
         self._reverse = reverse
 
-    async def send(self, transport: str, path: str, headers: str, body: bytes) -> Link:
+    def send(self, transport: str, path: str, headers: str, body: bytes) -> Awaitable[Link]:
         """`headers` are whole lines. Raises Unreachable, LinkLost."""
-        if not transport.startswith(REVERSE):
-            return await self._links.send(transport, path, headers, body)
-        pilot = transport.removeprefix(REVERSE)
+        if transport.startswith(REVERSE):
+            return self._taken(transport.removeprefix(REVERSE), path, headers, body)
+        return self._links.send(transport, path, headers, body)
+
+    async def _taken(self, pilot: str, path: str, headers: str, body: bytes) -> Link:
         link = await self._reverse.take(pilot)
         try:
             await link.send(request_head(path, pilot, headers, len(body)), body)

@@ -13,7 +13,6 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
@@ -35,6 +34,7 @@ from portal.ledger.contents import Contents
 from portal.workerapi import probe, reports, rows, spent, wishes
 from portal.workerapi.hints import Hints
 from portal.workerapi.link import Refused
+from portal.workerapi.reached import NotReached, by_our_clock, reached
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -43,7 +43,6 @@ PREFIX = "/worker/v1/"
 LOOK_S = 1.0  # a waiting poll looks by itself: hints may be lost
 BEAT_S = 10.0
 KEEP_SYNC_S = 600
-CLOCK_SLACK_S = 2.0
 _NO_UPGRADE = json.dumps(
     {
         "error": {
@@ -53,14 +52,6 @@ _NO_UPGRADE = json.dumps(
         }
     }
 ).encode()
-
-
-class NotReached(Exception):
-    """The ingress that an agent wants to register was not reached at any address."""
-
-    def __init__(self, said: wire.Unreached) -> None:
-        super().__init__()
-        self.said = said
 
 
 class WorkerApi:
@@ -152,7 +143,8 @@ class WorkerApi:
             raise ApiError("invalid_parameter", detail=f"{error}.") from None
 
     async def _register(self, ex: Exchange, body: bytes) -> bytes:
-        said = await self._reached(_by_our_clock(self._read(ex, wire.Register, body), time.time()))
+        told = by_our_clock(self._read(ex, wire.Register, body), time.time())
+        said = await reached(told, self._database, self._site_key)
         work = partial(reports.register, said=said, interval_s=self._config.sync_interval_s)
         answer = await self._database.run(work)
         await self._forget_sync(said.pilot)
@@ -161,19 +153,6 @@ class WorkerApi:
         )
         self._wake.soon()
         return wire.dumps(answer)
-
-    async def _reached(self, said: wire.Register) -> wire.Register:
-        """With the address at which its ingress was reached. Raises NotReached, Busy, and what `reports.known` raises."""
-        known = await self._database.run(partial(reports.known, said=said))
-        if said.refusal or said.address.startswith(wire.REVERSE):
-            return said
-        key = wire.derive_key(self._site_key, "ingress", said.pilot)
-        found = await probe.first([said.address, *said.others], key)
-        if found.address:
-            return replace(said, address=found.address)
-        log.warning("pilot %s on %s: %s", said.pilot, said.node, found.tried)
-        await self._database.run(partial(reports.heard, pilot=said.pilot))
-        raise NotReached(wire.Unreached(list(found.tried), known))
 
     async def _sync(self, ex: Exchange, body: bytes) -> bytes:
         said = self._read(ex, wire.Sync, body)
@@ -337,14 +316,6 @@ class WorkerApi:
                 self._wake_batches.soon()
         except psycopg2.Error as error:
             log.warning("batches: PostgreSQL: %s", str(error).strip().split("\n")[0])
-
-
-def _by_our_clock(said: wire.Register, now: float) -> wire.Register:
-    """An agent that registers first does not know our clock yet. What the way may have taken is no difference."""
-    ahead_s = now - said.sent_at
-    if not said.sent_at or abs(ahead_s) < CLOCK_SLACK_S:
-        return said
-    return replace(said, started_at=said.started_at + ahead_s, agent_at=said.agent_at + ahead_s)
 
 
 def _check_ids(ids: Any) -> None:

@@ -1,7 +1,7 @@
 """A WebSocket that a pilot opens → a link in this process's hands; `uvicorn --ws portal.workerapi.link:Upgrade`.
 
 uvicorn hands the connection over once it has read a request that asks for a WebSocket. ASGI's WebSockets are messages
-between tasks, which would cost more per chunk than the rest of a link (decisions/0023); this keeps the connection.
+from task to task; this keeps the connection, which what stands inside may then pause and resume (decisions/0023).
 Nothing of what a peer sends after its headers is read before its token is checked.
 """
 

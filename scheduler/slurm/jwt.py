@@ -94,7 +94,7 @@ class TokenSource:
         answer = shell.run((), program, limit_s=self._limit_s, what=what)
         if answer.code != 0:
             raise NoAnswer(f"{what}: it ended with code {answer.code}: {' '.join(answer.err.split())[:300]}")
-        return answer.out
+        return next((line for line in reversed(answer.out.splitlines()) if line.strip()), "")
 
 
 def read(text: str) -> Token:

@@ -77,10 +77,11 @@ class NativeClient:
 
     def partitions(self) -> dict[str, PartitionInfo]:
         answer = self._ask("partitions")
-        groups: dict[str, Counter[tuple[str, str, str, str]]] = {}
+        groups: dict[str, Counter[tuple[str, str, str, str, tuple[str, ...]]]] = {}
         for node in answer["nodes"]:
             state = node_state(node["state"].replace("*", "+NOT_RESPONDING").upper().split("+"))
-            kind = (state, node["gres"], str(node["cpus"]), str(node["mem_mb"]))
+            features = tuple(node["features"])
+            kind = (state, node["gres"], str(node["cpus"]), str(node["mem_mb"]), features)
             for name in node["partitions"]:
                 groups.setdefault(name, Counter())[kind] += 1
         return {

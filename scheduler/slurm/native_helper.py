@@ -16,6 +16,8 @@ from typing import Any
 
 # Longer than the asking side waits: this is for a helper whose asking side is gone, or behind a cut connection.
 GRACE_S = 5.0
+# A helper whose way is in use no longer goes by itself.
+IDLE_S = 900.0
 
 Row = dict[str, Any]
 
@@ -41,7 +43,7 @@ def main(mark: str) -> None:
         # Ends the process by the kernel's hand, even where a call of libslurm's holds the interpreter.
         signal.setitimer(signal.ITIMER_REAL, asked["limit_s"] + GRACE_S)
         say({"id": asked["id"], **answer(asked["verb"], asked["args"])})
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_REAL, IDLE_S)
 
 
 def answer(verb: str, args: Row) -> Row:
@@ -56,7 +58,7 @@ def answer(verb: str, args: Row) -> Row:
         return {"error": str(error), "not_offered": True}
     except pyslurm.PyslurmError as error:
         return {"error": str(error), "number": getattr(error, "errno", 0) or 0}
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, NameError, TypeError, ValueError) as error:
         # pyslurm itself cannot make a job of what was asked: Slurm would have refused it without a reason.
         return {"error": f"pyslurm: {error}", "number": -1}
     except Exception as error:  # noqa: BLE001 - the next question deserves its answer
@@ -119,7 +121,8 @@ def partitions(pyslurm: Any) -> Row:
             "gres": gres(node.configured_gres),
             "cpus": int(node.total_cpus or 0),
             "mem_mb": int(node.real_memory or 0),
-            "partitions": [str(name) for name in node.partitions or ()],
+            "features": words(node.available_features),
+            "partitions": words(node.partitions),
         }
         for node in pyslurm.Nodes.load().values()
     ]
@@ -180,6 +183,11 @@ def text(value: Any) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else ",".join(str(one) for one in value)
+
+
+def words(value: Any) -> list[str]:
+    """Return names as a list."""
+    return [word for word in text(value).split(",") if word]
 
 
 def moment(value: Any) -> Any:

@@ -92,6 +92,8 @@ class Helper:
         if self._process is not None and self._owner != os.getpid():
             self._process.returncode = 0  # this is a fork of the loop: the process belongs to its parent
             self._end()
+        if self._process is not None and self._process.poll() is not None:
+            self._end()  # it went while nobody asked, which is no failure
         if self._process is not None:
             return
         way = self._way

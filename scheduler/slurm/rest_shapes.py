@@ -96,13 +96,14 @@ def not_cancelled(data: Data, *, listed: bool) -> list[NotCancelled]:
 
 def partitions(data: Data, nodes: Data) -> dict[str, PartitionInfo]:
     """Return the partitions, each with its nodes grouped by what they have and how they are."""
-    groups: dict[str, dict[tuple[str, str, str, str], int]] = {}
+    groups: dict[str, dict[tuple[str, str, str, str, tuple[str, ...]], int]] = {}
     for node in _rows(nodes, "nodes"):
         kind = (
             node_state(_words(node.get("state"))),
             _text(node.get("gres")),
             str(number(node.get("cpus")) or 0),
             str(number(node.get("real_memory")) or 0),
+            tuple(_words(node.get("features"))),
         )
         for name in _words(node.get("partitions")):
             counts = groups.setdefault(name, {})

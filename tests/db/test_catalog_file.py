@@ -64,9 +64,9 @@ def applied(tmp_path: Path) -> Put:
 def test_the_example_applies_and_once_only(sent: list[str], django_capture_on_commit_callbacks: Any) -> None:
     with django_capture_on_commit_callbacks(execute=True):
         first = put("", file=EXAMPLE)
-    assert "+ model llama-3.1-70b" in first and "Applied: 17 added." in first
+    assert "+ model llama-3.1-70b" in first and "Applied: 19 added." in first
     assert sent == ["directory", "tick"]
-    assert put("", file=EXAMPLE) == "Applied: 17 unchanged.\n"
+    assert put("", file=EXAMPLE) == "Applied: 19 unchanged.\n"
     big = Model.objects.get(name="llama-3.1-70b")
     assert not big.is_public and [str(one) for one in big.projects.all()] == ["waves"]
     assert big.pool.args == {"max_model_len": 16384, "tensor_parallel_size": 4}
@@ -90,7 +90,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(
 ) -> None:
     with django_capture_on_commit_callbacks(execute=True):
         said = put("", "--dry-run", file=EXAMPLE)
-    assert "+ pool llama-3.1-8b" in said and said.endswith("Dry run, nothing is changed: 17 added.\n")
+    assert "+ pool llama-3.1-8b" in said and said.endswith("Dry run, nothing is changed: 19 added.\n")
     assert not Project.objects.exists() and not Pool.objects.exists() and sent == []
 
 

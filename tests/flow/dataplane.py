@@ -226,7 +226,7 @@ def chat(stream: object = False, **more: Any) -> dict[str, Any]:
 @asynccontextmanager
 async def serving(app: Any, host: str = "127.0.0.1") -> AsyncIterator[str]:
     """The application on a free port, as uvicorn serves it."""
-    link = socket.socket()
+    link = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     link.bind((host, 0))
     server = uvicorn.Server(
         uvicorn.Config(
@@ -238,7 +238,7 @@ async def serving(app: Any, host: str = "127.0.0.1") -> AsyncIterator[str]:
         await until(lambda: server.started or task.done(), "the server's start")
         if task.done():
             task.result()
-        yield f"http://{host}:{link.getsockname()[1]}"
+        yield f"http://{f'[{host}]' if ':' in host else host}:{link.getsockname()[1]}"
     finally:
         server.should_exit = True
         await task

@@ -95,6 +95,20 @@ async def test_over_ipv6(net: Hosts, tmp_path: Path) -> None:
             assert _reached(net[NODE].address6, int(url.rpartition(":")[2]))
 
 
+async def test_a_request_is_answered_over_ipv6(
+    net: Hosts, seeded: Seeded, test_dsn: str, pg: Connection, redis: redis_library.Redis, tmp_path: Path
+) -> None:
+    if not net.portal6:
+        pytest.skip("this machine has no IPv6")
+    async with dataplane.running(seeded, test_dsn, pg, redis, host=net.portal6) as plane:
+        pilot, _ = planned(plane)
+        with job(plane, pilot, tmp_path, there=net.enter(NODE)):
+            await until(lambda: plane.sql("SELECT registered_at FROM fleet_pilot")[0][0], "a registration")
+            status, text, _ = await dataplane.answered(plane)
+        assert status == 200, text
+        assert str(plane.sql("SELECT address FROM fleet_pilot")[0][0]).startswith("http://[fd62:")
+
+
 @pytest.mark.parametrize("door", ["ib0", "10.232.0.0/16"])
 async def test_one_word_in_the_profile_names_another_network(net: Hosts, tmp_path: Path, door: str) -> None:
     async with fake_portal(net.portal) as portal:

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import openai
 
-from tests.flow.dataplane import Plane
+from tests.flow.dataplane import Plane, both_links_nightly
 from tests.flow.gpuworker_job import START_S, job, planned
 from tests.flow.test_openai_sdk_chat import ASK
+
+pytestmark = both_links_nightly
 
 
 async def test_every_api_through_a_real_gpuworker(plane: Plane, tmp_path: Path) -> None:
     pilot, _ = planned(plane)
     async with openai.AsyncOpenAI(base_url=plane.url + "/v1", api_key=plane.seeded.token) as ask:
-        with job(plane, pilot, tmp_path):
+        with job(plane, pilot, tmp_path, plane.link):
             async with asyncio.timeout(START_S):
                 chat = await ask.chat.completions.create(**ASK)
             assert (chat.choices[0].message.content, chat.choices[0].finish_reason) == ("hi", "stop")

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
 
-from gpuworker import frames, reverse, wire
+from gpuworker import exits, frames, reverse, wire
+from gpuworker.exits import CannotServe
 from portal.gateway import reverse as held
 from tests.flow.dataplane import Plane, answered, chat, linking, until
+from tests.flow.gpuworker_job import Worker, worker
+from tests.flow.gpuworker_portal import KEY, PILOT, TOKEN, FakePortal, fake_portal
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 17\r\n\r\n"
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -302,6 +307,48 @@ async def test_a_portal_that_says_nothing_is_left(hurry: None) -> None:
 
 async def _nobody(request: aiohttp.web.BaseRequest) -> aiohttp.web.StreamResponse:
     raise AssertionError("nobody asks")
+
+
+async def test_a_portal_that_answers_and_takes_no_link_is_told_why_the_job_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that passes no Upgrade on, most likely. The fake portal knows no links."""
+    async with fake_portal() as portal:
+        agent = reverse.Reverse(
+            wire.Secret(PILOT, portal.url, TOKEN, KEY), 1, _nobody, lambda: 8, lambda: None
+        )
+        monkeypatch.setattr(reverse, "FIRST_LINK_LIMIT_S", 0.5)
+        task = asyncio.create_task(agent.run())
+        try:
+            await until(lambda: agent.why, "the first refusal")
+            for answered_a_sync in (True, False, True):
+                agent.heard(answered_a_sync)
+            assert agent._answers_since is not None
+            since = agent._answers_since
+            await until(lambda: time.monotonic() - since > 0.5, "half a second of answers")
+            agent.heard(False)  # silence says nothing
+            agent.heard(True)
+            since = agent._answers_since
+            await until(lambda: time.monotonic() - since > 0.5, "half a second of answers")
+            with pytest.raises(CannotServe, match=r"took none of the links .* HTTP 405"):
+                agent.heard(True)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await agent.stop()
+
+
+@pytest.mark.nightly
+async def test_such_a_job_ends_with_the_words_at_the_portal(tmp_path: Path) -> None:
+    async with fake_portal() as portal, worker_of(portal, tmp_path) as job:
+        assert await job.exit_code() == exits.UNLINKED
+        assert "took none of the links" in portal.registers[-1].refusal
+
+
+@contextlib.asynccontextmanager
+async def worker_of(portal: FakePortal, folder: Path) -> AsyncIterator[Worker]:
+    with worker(portal, folder, {"BERTH_LINK": "reverse"}) as job:
+        yield job
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from portal.gateway.relay import Relay, listening
 from tests.flow.dataplane import Plane, chat, until
 from tests.flow.fake_ingress import go_on_for_ever
 from tests.flow.test_gateway_processes import Process, _ask, _gateways
-from tests.flow.test_reverse_links import registered
+from tests.flow.test_reverse_links import STREAM, Peer, peer, registered
 
 
 @dataclass
@@ -232,5 +232,63 @@ async def test_garbage_at_the_relay_closes_its_connection() -> None:
 
 @pytest.mark.parametrize("where", ["10.0.0.5:x", "10.0.0.5:9-5", ":5", "10.0.0.5:70000"])
 def test_an_address_that_is_none_is_refused(where: str) -> None:
-    with pytest.raises(ValueError, match=r"address|invalid"):
+    with pytest.raises(ValueError, match="is no address like"):
         listening(where)
+
+
+async def _pour(link: Peer, parts: int, sent: list[int]) -> None:
+    """A chunked answer, as fast as whoever reads it lets us."""
+    link.say(STREAM)
+    for _ in range(parts):
+        link.say(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+        await link.writer.drain()
+        sent.append(0x10000)
+    link.say(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("relayed", [False, True])
+async def test_whoever_reads_slowly_stops_the_pilot_that_sends(plane: Plane, relayed: bool) -> None:
+    """Through one process or two, nothing gathers what a client does not take; then the link is used again."""
+    pilot, key = registered(plane), plane.settings.site_key
+    holder = plane.gateway.reverse
+    async with peer(plane, pilot) as far, relays(key) as (borrower,):
+        await until(lambda: holder.holds(pilot), "the link")
+        for _ in range(2):
+            where = [holder._relay.address]
+            link = await (borrower.borrow(pilot, where) if relayed else holder.take(pilot))
+            assert link is not None and await borrower.borrow(pilot, where) is None, "there is one"
+            asking = asyncio.create_task(link.send(b"POST /v1/x HTTP/1.1\r\n\r\n", b"{}"))
+            await far.hear(b"{}")
+            sent: list[int] = []
+            pouring = asyncio.create_task(_pour(far, 200, sent))
+            await asking
+            before = -1
+            while before != len(sent):  # until it does not get on
+                before = len(sent)
+                await asyncio.sleep(0.3)
+            assert 0 < before < 200
+            assert len(await link.rest()) == 200 * 0x10000
+            await pouring
+            if relayed:
+                borrower.give_back(link)
+                await until(lambda: holder._pilots[pilot].idle, "it is back")
+            else:
+                holder.done(pilot, link)
+            far._got = b""
+
+
+async def test_a_borrower_that_ends_in_the_middle_closes_the_link(plane: Plane) -> None:
+    pilot = registered(plane)
+    holder = plane.gateway.reverse
+    async with peer(plane, pilot) as far:
+        await until(lambda: holder.holds(pilot), "the link")
+        async with relays(plane.settings.site_key) as (borrower,):
+            link = await borrower.borrow(pilot, [holder._relay.address])
+            assert link is not None
+            asking = asyncio.create_task(link.send(b"POST /v1/x HTTP/1.1\r\n\r\n", b"{}"))
+            await far.hear(b"{}")
+            link.close()
+            with contextlib.suppress(OSError):
+                await asking
+            await far.closed()
+    await until(lambda: not holder.holds(pilot), "it is forgotten")

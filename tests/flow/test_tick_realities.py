@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from datetime import timedelta
 
 import pytest
 import redis as redis_library
 
+from gpuworker.wire import REFUSED
 from portal.fleet.models import BadNode, Decision, Pilot, PoolState, Replica
 from portal.ledger.models import Holder
 from scheduler import unknown
@@ -126,3 +128,44 @@ def test_an_unknown_job_with_the_number_of_a_live_pilot_is_not_adopted_yet(world
     world.tick()
     with pytest.raises(unknown.Impossible, match=f"gave the number {again} twice"):
         unknown.adopt(world.site(), "main", world.config, again, "", "root", world.now)
+
+
+def test_an_agent_that_speaks_and_is_not_reached_is_not_cancelled_for_its_silence(world: World) -> None:
+    world.config = dataclasses.replace(world.config, register_s=30)
+    world.ask()
+    world.tick()
+    pilot = world.pilot()
+    assert pilot.job_id
+    world.slurm.set(pilot.job_id, "RUNNING")
+    world.slurm.listed = [dataclasses.replace(job, started_at=world.now) for job in world.slurm.listed]
+    for _ in range(12):
+        portal_listens(world)
+        # It tries to register, and the portal does not reach its ingress.
+        Holder.objects.update_or_create(
+            pk=str(pilot.pk), defaults={"kind": Holder.Kind.PILOT, "seen_at": world.at()}
+        )
+        world.tick(4)
+    assert not world.slurm.cancelled
+    for _ in range(12):
+        portal_listens(world)
+        world.tick(4)
+        if world.slurm.cancelled:
+            break
+    assert world.slurm.cancelled == [pilot.job_id]
+
+
+def test_what_an_agent_says_of_why_it_cannot_serve_counts_as_a_failed_launch_and_is_told(
+    world: World,
+) -> None:
+    world.ask()
+    world.tick()
+    pilot = world.pilot()
+    why = "The portal does not reach its ingress on gpu01 (http://10.0.0.7:20000: no route)."
+    Pilot.objects.filter(pk=pilot.pk).update(
+        agent_job_id=pilot.job_id, registered_at=world.at(), said_ending=f"{REFUSED}{why}"
+    )
+    world.tick()
+    pilot.refresh_from_db()
+    assert (pilot.state, pilot.end_reason) == ("ended", f"Job {pilot.job_id} could not serve: {why}")
+    state = PoolState.objects.get(pool="llama")
+    assert state.failures == 1 and why in state.reason

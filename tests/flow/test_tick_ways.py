@@ -12,7 +12,7 @@ import redis as redis_library
 
 from portal.catalog.models import Access, Profile
 from portal.fleet.models import BadNode, Command, Decision, Pilot, PoolState, ProfileState, WayState
-from scheduler import asking, badnodes
+from scheduler import asking, badnodes, patience
 from scheduler.slurm.protocol import Jobs, NoAnswer, NotOffered, PartitionInfo, UsageInfo
 from scheduler.slurm.spec import JobSpec
 from scheduler.ways import way_of
@@ -34,6 +34,7 @@ def world(redis: redis_library.Redis) -> Iterator[World]:
     made.add_pool("alpaca").profiles.set([Profile.objects.get(name="far")])
     yield made
     asking._under_way.clear()
+    patience._left_alone.clear()
 
 
 def add_profile(world: World, name: str, access: Access) -> Profile:
@@ -71,7 +72,7 @@ FAULTS = [
     pytest.param(NoAnswer(SILENCE), SILENCE, id="silent"),
     pytest.param(NoAnswer("squeue: not a listing: 'Welcome to alps1'"), "Welcome to alps1", id="greets"),
     pytest.param(KeyError("job_state"), "The client failed: KeyError", id="a client that breaks"),
-    pytest.param(NotOffered("jobs", "this way lists no jobs"), "lists no jobs", id="not offered"),
+    pytest.param(NotOffered("this way lists no jobs"), "lists no jobs", id="not offered"),
 ]
 
 
@@ -205,6 +206,63 @@ def test_a_way_that_hangs_does_not_stretch_the_tick_and_its_answer_is_taken_late
         world.tick()
     assert world.way("alps", "alps").answered_at.timestamp() >= asked_at  # type: ignore[union-attr]
     assert pilot_of("far").state == "submitted"
+
+
+class SubmitsSlowly(FakeSlurm):
+    """sbatch hangs until `go` is set, and then makes the job; all else answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+        self.begun = 0
+
+    def submit(self, script: str, spec: JobSpec) -> int:
+        self.begun += 1
+        assert self.go.wait(60)
+        return super().submit(script, spec)
+
+
+def test_a_submission_that_hangs_holds_nobody_else_and_makes_one_job(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "WAIT_S", 0.2)
+    world.slurms["alps"] = far = SubmitsSlowly()
+    world.ask("alpaca")
+    world.ask("llama")
+    try:
+        before = time.monotonic()
+        for _ in range(4):
+            world.tick()
+        assert time.monotonic() - before < 30, "one sbatch alone hangs for a minute"
+        assert pilot_of("gpu").state == "pending" and pilot_of("far").state == "planned"
+        assert far.begun == 1 and "other clusters wait" in world.way("alps", "alps").error
+    finally:
+        far.go.set()
+    deadline = time.monotonic() + 30
+    while patience.is_busy(way_of(Profile.objects.select_related("access").get(name="far"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    patience._left_alone.clear()  # as in another process, which knows nothing of it
+    world.tick(world.config.slurm_timeout_s / 2)
+    assert pilot_of("far").state == "planned", "not asked before it must have ended"
+    for _ in range(3):
+        world.tick(world.config.slurm_timeout_s / 2)
+    assert (pilot_of("far").state, pilot_of("far").job_id, far.begun) == ("pending", 101, 1)
+    assert world.way("alps", "alps").error == ""
+
+
+def test_a_client_that_breaks_while_it_submits_holds_only_its_own(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def submit(script: str, spec: JobSpec) -> int:
+        raise KeyError("job_id")
+
+    monkeypatch.setattr(world.slurms["alps"], "submit", submit)
+    world.ask("alpaca")
+    world.ask("llama")
+    world.tick()
+    assert pilot_of("gpu").state == "submitted" and pilot_of("far").state == "planned"
+    assert "the client failed: KeyError" in world.way("alps", "alps").error
 
 
 def test_an_answer_that_came_late_counts_from_when_it_was_asked_for(
@@ -341,19 +399,19 @@ class OffersLittle(FakeSlurm):
     """Core verbs only, as a site may allow them."""
 
     def reservations(self) -> dict[str, object]:  # type: ignore[override]
-        raise NotOffered("verb", "this way has no reservations")
+        raise NotOffered("this way has no reservations")
 
     def accounts(self) -> dict[str, list[str]]:
-        raise NotOffered("verb", "this way has no accounts")
+        raise NotOffered("this way has no accounts")
 
     def estimate_start(self, spec: JobSpec) -> float:
-        raise NotOffered("verb", "this way has no an estimate")
+        raise NotOffered("this way has no an estimate")
 
     def usage(self, job_ids: list[int]) -> dict[int, UsageInfo]:
-        raise NotOffered("verb", "this way has no accounting")
+        raise NotOffered("this way has no accounting")
 
     def log_tail(self, path: str, max_bytes: int) -> str:
-        raise NotOffered("verb", "this way has no logs")
+        raise NotOffered("this way has no logs")
 
 
 def test_what_a_way_does_not_offer_is_not_silence(world: World) -> None:

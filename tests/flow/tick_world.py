@@ -22,6 +22,7 @@ from portal.config import Config, config
 from portal.fleet import transitions as fleet
 from portal.fleet.models import Cluster, Command, Pilot, Replica, WayState
 from portal.ledger import transitions as ledger
+from scheduler import asking, patience
 from scheduler.moves import moving
 from scheduler.reconcile import run_once
 from scheduler.slurm.protocol import (
@@ -143,6 +144,8 @@ class World:
     slurms: dict[str, FakeSlurm] = field(default_factory=dict)  # by name of an access or of a cluster
 
     def __post_init__(self) -> None:
+        asking._under_way.clear()  # of an earlier test, which left a way to itself
+        patience._left_alone.clear()
         self.config: Config = dataclasses.replace(
             config(), slurm_min_interval_s=1.0, state_dir=config().state_dir / uuid.uuid4().hex
         )

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from devstack import checkout, ports, proctable
+from devstack import checkout, ports, proctable, trees
 from devstack import slurm as slurm_module
 from devstack.procs import wait_until
 from devstack.slurm import Slurm
@@ -45,8 +45,10 @@ def reaches(slurm: Slurm, job: int, *states: str, timeout_s: float = 90) -> bool
 
 
 def processes_of(slurm: Slurm) -> set[int]:
-    """Everything alive that knows this cluster: daemons, steps and jobs all carry its SLURM_CONF."""
+    """Everything alive that knows this cluster: daemons, steps and jobs carry its SLURM_CONF; from 24.11 on a step's
+    keeper does not, and is known by its socket."""
     found = proctable.with_environment("SLURM_CONF", str(slurm.conf))
+    found |= proctable.keepers(str(slurm.conf.parent))
     return {pid for pid in found if proctable.start_ticks(pid) is not None}
 
 
@@ -184,9 +186,10 @@ sys.stdin.read()
 
 def test_kill_9_of_the_program_that_started_it_leaves_nothing(tmp_path: Path) -> None:
     out = tmp_path / "pid"
+    kept = {name: os.environ[name] for name in ("PATH", trees.CHOICE) if name in os.environ}
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER, str(tmp_path / "orphaned"), str(out)],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(checkout.ROOT / "bin")},
+        env={**kept, "PYTHONPATH": str(checkout.ROOT / "bin")},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -29,9 +29,13 @@ pytestmark = pytest.mark.slurm
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     spec = SlurmSpec(nodes=2, sched_interval_s=1, extra=EXTRA_CONF, node=NODE)
     with Slurm(tmp_path_factory.mktemp("slurm"), spec) as slurm:
-        when = ("StartTime=now", "Duration=600", f"Users={getpass.getuser()}", "Nodes=gpu01")
-        slurm.run("scontrol", "create", "reservation", f"ReservationName={RESERVATION}", *when)
+        reserve(slurm)
         yield slurm
+
+
+def reserve(slurm: Slurm) -> None:
+    when = ("StartTime=now", "Duration=600", f"Users={getpass.getuser()}", "Nodes=gpu01")
+    slurm.run("scontrol", "create", "reservation", f"ReservationName={RESERVATION}", *when)
 
 
 @pytest.fixture

@@ -34,6 +34,48 @@ def test_a_cold_model_answers_the_job_is_reused_and_let_go_when_idle(whole: Whol
     assert story[2].startswith("It has hosted no model for"), story
 
 
+def test_a_model_without_gpus_answers_from_a_job_without_after_its_prologue_ran(whole: Whole) -> None:
+    whole.empty()
+    whole.tune(load_s=0, tokens_per_s=200)
+    gpus = "UPDATE catalog_pool SET gpus = %s WHERE name = 'echo'"
+    prologue = """UPDATE catalog_environment SET prologue = %s
+                  WHERE id = (SELECT environment_id FROM catalog_pool WHERE name = 'echo')"""
+    with whole.profile(gpus=0, gpu_type="", nice=5, exclusive="node"):
+        whole.rows(gpus, 0)
+        whole.rows(prologue, 'load() { export LIBS=/cuda/$1; }\nload 12\n[ "$LIBS" = /cuda/12 ]')
+        try:
+            assert whole.ask("no GPU at all").result() == "no GPU at all"
+            [job] = whole.live_jobs()
+            shown = whole.slurm.run("scontrol", "show", "job", str(job))
+            assert "gres" not in shown.lower() and "Nice=5" in shown and "OverSubscribe=NO" in shown
+            assert whole.one("SELECT gpus FROM fleet_pilot WHERE job_id = %s", job) == 0
+        finally:
+            whole.rows(gpus, 1)
+            whole.rows(prologue, "")
+            whole.empty()
+
+
+def test_a_prologue_that_fails_is_what_those_who_wait_are_told(whole: Whole) -> None:
+    whole.empty()
+    whole.tune(load_s=0)
+    prologue = """UPDATE catalog_environment SET prologue = %s
+                  WHERE id = (SELECT environment_id FROM catalog_pool WHERE name = 'echo')"""
+    whole.rows(prologue, "module load cuda/99\nexport A=1")
+    error = "SELECT end_reason FROM fleet_replica WHERE state = 'failed' ORDER BY wanted_at DESC LIMIT 1"
+    try:
+        waits = whole.ask("anything")
+        whole.until(lambda: "prologue" in str(whole.rows(error)), what="a replica that says why it failed")
+        assert "prologue of the engine's environment failed with exit code 127: module load cuda/99" in str(
+            whole.one(error)
+        )
+        whole.rows(prologue, "")
+        whole.tune(load_s=0, tokens_per_s=200)
+        assert waits.result(180) == "anything"
+    finally:
+        whole.rows(prologue, "")
+        whole.relaunch()
+
+
 def test_a_cancelled_request_stops_while_it_runs(whole: Whole) -> None:
     whole.empty()
     whole.tune(load_s=0, tokens_per_s=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,19 @@ def _secret(folder: Path, mode: int = 0o600, changes: dict[str, object] | None =
 
 def test_the_secret_file(tmp_path: Path) -> None:
     assert settings.read_secret(_secret(tmp_path)).portal_token == "hush"
+
+
+def test_a_secret_file_that_a_shared_file_system_shows_late_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    whole = _secret(tmp_path / "elsewhere")
+    written = threading.Timer(0.3, whole.rename, (tmp_path / "secret",))
+    written.start()
+    try:
+        assert settings.await_secret(tmp_path / "secret", 30.0).pilot == "p"
+    finally:
+        written.join()
+    with pytest.raises(settings.SettingsError, match="No such file"):
+        settings.await_secret(tmp_path / "none", 0.1)
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o640, 0o620])

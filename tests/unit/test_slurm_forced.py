@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from scheduler.forced import Limits, LiveJob, forced
 from scheduler.policy.decisions import CancelPilot, DrainPilot
 from scheduler.slurm.protocol import JobInfo
@@ -41,6 +43,22 @@ def test_a_job_whose_agent_never_spoke_is_cancelled_and_counted() -> None:
     decision = forced(replace(mute, silent_s=300.0), LIMITS, NOW)
     assert isinstance(decision, CancelPilot)
     assert decision.failed
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://berth:8000", "Nodes have to reach the portal at http://berth:8000"),
+        ("http://127.0.0.1:8000", "which is each node itself: set BERTH_PORTAL_URL"),
+        ("http://localhost:8000", "which is each node itself"),
+        ("http://[::1]:8000", "which is each node itself"),
+    ],
+)
+def test_why_an_agent_is_mute_begins_with_where_it_was_told_the_portal_is(url: str, words: str) -> None:
+    mute = replace(UP, state="pending", registered=False, silent_s=300.0, portal_url=url)
+    decision = forced(mute, LIMITS, NOW)
+    assert isinstance(decision, CancelPilot)
+    assert words in decision.reason
 
 
 def test_a_job_whose_agent_fell_silent_is_cancelled_whatever_its_state() -> None:

@@ -98,6 +98,12 @@ def test_a_command_is_run_once_and_again_when_its_token_is_refused(server: Restd
     assert (tmp_path / "runs").read_text() == "x\nx\n"
 
 
+def test_a_command_may_greet_before_it_prints_the_token(tmp_path: Path) -> None:
+    token = jwt(sun="a")
+    argv = command(tmp_path, f"echo 'Welcome to login01'; echo 'SLURM_JWT={token}'; echo")
+    assert TokenSource(Way(kind="rest", token_command=argv), 5).get(0).text == token
+
+
 @pytest.mark.parametrize(
     "body",
     [

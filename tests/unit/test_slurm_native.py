@@ -124,7 +124,8 @@ def test_cancelling_what_has_ended_is_no_error(make: Make) -> None:
 def test_partitions_and_reservations(make: Make) -> None:
     client = make(
         """
-node = lambda state, gres: Thing(state=state, configured_gres=gres, total_cpus=8, real_memory=16000, partitions=["gpu"])
+node = lambda state, gres: Thing(state=state, configured_gres=gres, total_cpus=8, real_memory=16000,
+    available_features=["a100", "ib"], partitions=["gpu"])
 part = lambda name, state, limit: Thing(name=name, state=state, max_time=limit)
 MANY["Partitions"] = {"gpu": part("gpu", "UP", 240), "l": part("l", "DOWN", "UNLIMITED")}
 idle = node("IDLE", {"gpu:a100": 4})
@@ -139,6 +140,7 @@ MANY["Reservations"] = {"w": Thing(name="w", start_time=1000, end_time=4600, nod
     assert [(g.count, g.state, g.gres) for g in found["gpu"].groups] == [
         (1, "down*", ""), (1, "draining", ""), (2, "idle", "gpu:a100:4"),
     ]  # fmt: skip
+    assert {g.features for g in found["gpu"].groups} == {("a100", "ib")}
     work = client.reservations()["w"]
     assert (work.starts_at, work.ends_at, work.flags, work.partition) == (
         1000.0,
@@ -208,6 +210,17 @@ def test_a_helper_that_stands_still_is_ended(make: Make) -> None:
         client.jobs()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_helper_that_went_while_nobody_asked_is_no_silence(make: Make, tmp_path: Path) -> None:
+    client = make(JOBS)
+    client.jobs()
+    process = client._helper._process
+    assert process is not None
+    process.kill()
+    process.wait()
+    assert len(client.jobs()["berth-x-1"]) == 2
+    assert imports(tmp_path) == 2
 
 
 def test_one_helper_answers_many_questions(make: Make, tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ from portal.fleet.slurm_words import meaning, refused_for_good
         ("COMPLETED", "None", "ended", "ended"),
         ("CANCELLED", "None", "ended", "cancelled"),
         ("FAILED", "NonZeroExitCode", "ended", "NonZeroExitCode"),
+        ("FAILED", "JobLaunchFailure", "ended", "BERTH_SPOOL/log) is not there"),
+        ("FAILED", "RaisedSignal:53(Real-time_signal_19)", "ended", "BERTH_SPOOL/log) is not there"),
         ("TIMEOUT", "TimeLimit", "ended", "time limit"),
         ("PREEMPTED", "None", "ended", "priority"),
         ("OUT_OF_MEMORY", "OutOfMemory", "ended", "memory"),

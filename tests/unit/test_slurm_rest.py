@@ -329,7 +329,7 @@ def test_a_server_that_cancels_no_list_is_told_job_by_job(server: Restd, client:
 
 def test_partitions_are_gathered_from_their_nodes(server: Restd, client: RestClient) -> None:
     def node(name: str, gres: str, *state: str) -> dict[str, Any]:
-        parts = {"partitions": ["gpu"], "cpus": 8, "real_memory": 16000}
+        parts = {"partitions": ["gpu"], "cpus": 8, "real_memory": 16000, "features": ["a100", "ib"]}
         return {"name": name, "gres": gres, "state": list(state), **parts}
 
     rows = [
@@ -356,6 +356,7 @@ def test_partitions_are_gathered_from_their_nodes(server: Restd, client: RestCli
         (1, "draining", "gpu:a100:4"),
         (2, "idle", "gpu:a100:4"),
     ]
+    assert {g.features for g in found["gpu"].groups} == {("a100", "ib")}
     assert (found["long"].up, found["long"].limit_min, found["long"].groups) == (False, None, ())
     # A server whose controller is away says 500 with an empty list of errors here.
     server.answers[f"GET {V}/partitions/"] = (500, {"partitions": [], "errors": []})

@@ -29,7 +29,7 @@ class Migration(migrations.Migration):
                 ('submit_prefix', models.JSONField(blank=True, default=list, help_text='Put before Slurm\'s commands or the helper, e.g. ["ssh", "login01"].')),
                 ('address', models.CharField(blank=True, help_text='Where slurmrestd listens, e.g. http://slurm:6820 or unix:/run/slurmrestd.', max_length=200)),
                 ('conf', models.CharField(blank=True, help_text="slurm.conf for the commands or the helper; empty: SLURM_CONF, or Slurm's own.", max_length=300)),
-                ('user', models.CharField(blank=True, help_text='The account whose jobs these are, for slurmrestd.', max_length=64, validators=[DIRECTIVE])),
+                ('user', models.CharField(blank=True, help_text="Whose jobs these are, for slurmrestd and pyslurm; empty: the token's, or the helper's own.", max_length=64, validators=[DIRECTIVE])),
                 ('token_file', models.CharField(blank=True, help_text="File on the portal's host that holds slurmrestd's token.", max_length=300)),
                 ('token_command', models.JSONField(blank=True, default=list, help_text='Prints a token, e.g. ["scontrol", "token", "lifespan=3600"].')),
                 ('python', models.CharField(blank=True, help_text='Interpreter that has pyslurm, for the helper process.', max_length=300)),

@@ -136,6 +136,10 @@ class WayState(models.Model):
         blank=True, help_text="Why the last question had no answer; empty when it had one."
     )
     jobs = models.JSONField(default=dict, help_text="The last good listing, by pilot.")
+    busy_until = models.DateTimeField(
+        null=True,
+        help_text="A submission that nobody waited for may be under way until then: nothing is asked.",
+    )
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["cluster", "name"], name="waystate_once")]
