@@ -57,7 +57,11 @@ class TooFew(Exception):
 
 
 def find(env: Mapping[str, str], asked: int | None, ask: Callable[[], devices.Answer] | None = None) -> Gpus:
-    """Blocks while the device side is asked. `asked`: None where nobody said. Raises TooFew."""
+    """Blocks while the device side is asked. `asked`: None where nobody said. Raises TooFew.
+
+    A job that asked for none has none, whatever it may see of its node."""
+    if asked == 0:
+        return Gpus()
     said = (ask or devices.listed)()
     variable = ROCR if _amd(said, env) else CUDA
     named = _named(env, variable)
@@ -88,11 +92,10 @@ def _chosen(
             "GPUs by what the variables say, not by the devices: %s",
             said.silence or "no nvidia-smi, no rocm-smi",
         )
-        return [Device(name, name) for name in named]
+        return [Device(name, name) for name in dict.fromkeys(named)]
     resolved = [devices.resolve(name, said.devices) for name in named]
-    known = [gpu for gpu in resolved if gpu is not None]
-    if named and len(known) == len(named):
-        return known
+    if named and None not in resolved:
+        return list(dict.fromkeys(gpu for gpu in resolved if gpu is not None))
     if named:
         log.warning("%s names devices that are not here; %s", _variables(env), _listed(said.devices))
     there = list(said.devices)

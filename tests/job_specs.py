@@ -46,6 +46,7 @@ SPECS: dict[str, JobSpec] = {
         reservation="ours",
         exclude="gpu02",
     ),
+    "two_nodes": replace(PLAIN, cpus=2, mem_mb=1_000, nodes=2, gres="gpu:a100:2", gpus=2),
     "untyped": replace(
         PLAIN, gpus_per_node="1", gpus=1, constraint="(rack1|rack2)&nvlink", exclusive="user", nice=100
     ),

@@ -36,7 +36,7 @@ class JobSpec:
     qos: str = ""
     gres: str = ""  # "gpu:a100:4"
     gpus_per_node: str = ""  # "a100:4" or "4": instead of a gres, where a site wants it
-    gpus: int = 0  # on each node, for the agent to compare with what it finds; 0 = not said
+    gpus: int = 0  # on each node, for the agent to compare with what it finds
     mem_per_gpu_mb: int = 0  # --mem-per-gpu, instead of mem_mb; 0 = none
     nodes: int = 1  # one task, the agent, on each
     constraint: str = ""  # "a100&nvlink"

@@ -102,6 +102,17 @@ def test_without_any_tool_the_variables_are_believed() -> None:
     assert find({}, None, NO_TOOL) == gpus.Gpus()
 
 
+def test_a_job_without_gpus_has_none_whatever_it_sees() -> None:
+    assert find({"CUDA_VISIBLE_DEVICES": "0"}, 0, nvidia(PLAIN)) == gpus.Gpus()
+    assert find({}, 0, nvidia(PLAIN)).names == ()
+
+
+def test_the_same_device_twice_is_one() -> None:
+    for said in (nvidia(PLAIN), NO_TOOL):
+        with pytest.raises(gpus.TooFew, match="asked for 2 GPUs and has 1"):
+            find({"CUDA_VISIBLE_DEVICES": "0,0"}, 2, said)
+
+
 def test_amd_gpus_keep_their_own_variable() -> None:
     said = Answer(
         True, of_amd('{"card1": {"Unique ID": "0xb"}, "card0": {"Unique ID": "0xa"}, "system": {}}') or ()

@@ -39,6 +39,7 @@ export BERTH_DOOR_ADDRESS=
 export BERTH_DOOR_PORTS=
 export BERTH_LINK=direct
 export BERTH_SCRATCH=
+export BERTH_GPUS=0
 export PYTHONPATH=/opt/berth/src
 export PYTHONUNBUFFERED=1
 if [ -n "$berth_secret" ]; then
