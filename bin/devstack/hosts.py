@@ -68,7 +68,7 @@ def why_not() -> str:
     if absent := [name for name in ("ip", "unshare", "nsenter") if apt.find_program(name) is None]:
         return f"the program {absent[0]} is not installed"
     try_it = "ip link add berth-try type veth peer name berth-tried && ip link add berth-br type bridge"
-    done = _run(["unshare", "--net", "--mount", "--uts", "sh", "-ec", f"mount -t tmpfs none /mnt; {try_it}"])
+    done = _run(["unshare", "--net", "--mount", "--uts", "sh", "-ec", f"mount -t tmpfs none /tmp; {try_it}"])
     return "" if done.returncode == 0 else f"this machine does not let us: {done.stderr.strip()[-200:]}"
 
 

@@ -42,11 +42,11 @@ class Run:
     arguments: tuple[str, ...]
 
     def env(self) -> dict[str, str]:
-        """Return the variables that make all of it use that Slurm."""
+        """Return the variables that make all of it use that Slurm, see `trees.chosen`."""
         if not self.suite:
             return {}
         path = os.environ.get("PATH", apt.SERVER_PATH)
-        return {trees.CHOICE: self.suite, "PATH": f"{trees.TREES[self.suite].commands}:{path}"}
+        return {"PATH": f"{trees.TREES[self.suite].commands}:{path}"}
 
 
 EVERYTHING = Run("", _BESIDE_EACH_OTHER)

@@ -30,7 +30,6 @@ from devstack import apt, debootstrap, longrun
 from devstack.checkout import cache_dir
 from devstack.say import Progress, StepFailed
 
-CHOICE = "DEVSTACK_TREE"  # the variable that names the tree of a whole run
 # What a tree shares with the machine below /etc: names of hosts and users, and how to reach package indexes.
 _SHARED = (
     "hosts", "hostname", "resolv.conf", "passwd", "group", "nsswitch.conf", "localtime", "pip.conf", "xdg/pip",
@@ -100,9 +99,13 @@ TREES = {tree.suite: tree for tree in (TRIXIE, TESTING)}
 
 
 def chosen() -> Tree | None:
-    """Return the tree that this whole run shall use, as `bin/test --slurm` says; None for this machine's own Slurm."""
-    name = os.environ.get(CHOICE, "")
-    return TREES[name] if name else None
+    """Return the tree whose commands are on PATH, as `bin/test --slurm` puts them; None for this machine's own Slurm.
+
+    From PATH and nowhere else: a cluster of one release and commands of another would not understand each other.
+    """
+    by_folder = {str(tree.commands): tree for tree in TREES.values()}
+    folders = os.environ.get("PATH", "").split(":")
+    return next((by_folder[folder] for folder in folders if folder in by_folder), None)
 
 
 def search_path() -> str:

@@ -187,6 +187,8 @@ class Reverse:
         return [relay for gateway, relay in found if gateway != self._gateway]
 
     async def _wait(self, pilot: str, within_s: float) -> Link | None:
+        if link := self._idle_of(pilot):  # it came while others were asked
+            return link
         held = self._pilots.setdefault(pilot, _Pilot())
         waiter: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
         held.waiting.append(waiter)

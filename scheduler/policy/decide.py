@@ -154,7 +154,7 @@ def _start(pool: PoolView, target: autoscale.Target, may: dict[str, ProfileView]
                     pilot=replica.pilot,
                     replica=replica.id,
                     gpu_indices=books.wake(pool, replica),
-                    reason=f"{why}, and it sleeps in a job that holds free GPUs: it is woken.",
+                    reason=f"{why}, and it sleeps in a job that holds {_room(pool)}: it is woken.",
                     inputs=inputs,
                 )
             )
@@ -165,7 +165,7 @@ def _start(pool: PoolView, target: autoscale.Target, may: dict[str, ProfileView]
                     pool=pool.name,
                     pilot=pilot.id,
                     gpu_indices=books.place(pool, pilot),
-                    reason=f"{why}, and a job that we already have holds free GPUs.",
+                    reason=f"{why}, and a job that we already have holds {_room(pool)}.",
                     inputs=inputs,
                 )
             )
@@ -191,6 +191,10 @@ def _start(pool: PoolView, target: autoscale.Target, may: dict[str, ProfileView]
         )
         return ""
     return (handover.gap(pool, books.snapshot, books.now) if _old(pool, books) else "") or spot.reason
+
+
+def _room(pool: PoolView) -> str:
+    return "free GPUs" if pool.gpus else "memory for it"
 
 
 def _until(spot: NewPilot, now: float) -> str:

@@ -52,7 +52,8 @@ def idle_pilots(books: Books) -> Iterator[DrainPilot | CancelPilot]:
         idle_s = books.now - since
         inputs = {"empty_s": round(idle_s, 1), "pilot_idle_s": pilot_idle_s}
         if pilot.state == "up":
-            reason = f"It has hosted no model for {idle_s:.0f} s: its GPUs go back to Slurm."
+            what = "its GPUs go" if pilot.gpus else "it goes"
+            reason = f"It has hosted no model for {idle_s:.0f} s: {what} back to Slurm."
             yield DrainPilot(pilot=pilot.id, reason=reason, inputs={**inputs})
         elif pilot.state in ON_ITS_WAY:
             reason = "No model waits for this job any more: it is withdrawn before it starts."

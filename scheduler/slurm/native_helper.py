@@ -168,7 +168,8 @@ def accounts(pyslurm: Any, user: str) -> list[Any]:
 
     name = user or pwd.getpwuid(os.getuid()).pw_name
     found = pyslurm.db.Associations.load(pyslurm.db.AssociationFilter(users=[name]))
-    return [[str(one.account), [str(qos) for qos in one.qos or ()]] for one in found]
+    rows = found.values() if hasattr(found, "values") else found
+    return [[str(one.account), [str(qos) for qos in one.qos or ()]] for one in rows]
 
 
 def want_accounting(pyslurm: Any) -> None:

@@ -94,15 +94,24 @@ class RestClient:
             return None
 
     def cancel(self, job_ids: list[int]) -> None:
-        ids = [str(int(job_id)) for job_id in job_ids]
+        ids = [str(job_id) for job_id in map(int, job_ids) if self._is_ours(job_id)]
         if not ids:
             return
-        self._chosen()
         if self._cancels_many:
             self._cancel("jobs/", {"jobs": ids})
             return
         for job_id in ids:  # the first releases of 23.11
             self._cancel(f"job/{job_id}", None)
+
+    def _is_ours(self, job_id: int) -> bool:
+        """Whether the number is still that of a job of our user: a controller that lost its last moments gives numbers
+        again. One that slurmrestd asks to end a stranger's job stands still for good (seen of 24.11.5 and 26.05.5)."""
+        try:
+            return rest_shapes.is_of(self._ask("GET", f"job/{job_id}"), job_id, self._link.user)
+        except Refused as error:
+            if error.number not in errors.GONE:
+                raise NoAnswer(f"{self._way.said}: cancel {job_id}: {error.reason}") from None
+            return False
 
     def _cancel(self, path: str, body: Data | None) -> None:
         try:

@@ -55,6 +55,11 @@ def jobs(data: Data, user: str) -> Jobs:
     return {name: tuple(sorted(infos, key=lambda info: info.job_id)) for name, infos in found.items()}
 
 
+def is_of(data: Data, job_id: int, user: str) -> bool:
+    """Return whether a job is there and is the user's."""
+    return any(row.get("job_id") == job_id and row.get("user_name") == user for row in _rows(data, "jobs"))
+
+
 def unchanged(data: Data) -> bool:
     """Return whether a listing says that no job has changed since the time that was asked for: it is empty, bears no time
     of its own, and says so."""

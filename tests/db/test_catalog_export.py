@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from portal.accounts.issue import issue_token
 from portal.accounts.models import Membership, Quota
-from portal.catalog.models import Access, Model, Pool, Profile
+from portal.catalog.models import Access, Environment, Model, Pool, Profile
 from portal.catalog_file.applying import apply
 from portal.catalog_file.exporting import export
 from portal.catalog_file.reading import read
@@ -39,11 +39,15 @@ def _rich(world: World) -> None:
         token_file="/run/alps.jwt",
     )
     Profile.objects.filter(name="gpu").update(
+        extra={"switches": "1@60", "contiguous": True, "mincpus": 4}, constraint="[a100*2]", nice=7,
         access=Access.objects.get(name="login"), prologue="module load cuda\n# 'quoted' \"too\"\n", charge="project",
         project=world.project, door_ports="20000-20100",
     )  # fmt: skip
     Pool.objects.filter(name="surf").update(
         args={"max_model_len": 8192, "dtype": "1e3", "seed": 7, "x": True}
+    )
+    Environment.objects.update(
+        python="/p", prologue="module load 'x'\n#", image="/i.sif", image_binds=["/a:/b:ro"]
     )
     Fit.objects.create(pool=world.pool, gpu_type="", fits=True)
     Fit.objects.create(pool=world.pool, gpu_type="no", fits=False)
@@ -74,7 +78,8 @@ def test_what_is_exported_applies_to_nothing_new_and_puts_everything_back(
     world.model.projects.clear()
     Fit.objects.update(fits=True)
     Quota.objects.filter(level="token").delete()
-    Profile.objects.update(prologue="", gpus=7)
+    Profile.objects.update(prologue="", gpus=7, extra={}, constraint="")
+    Environment.objects.update(prologue="", image="", image_binds=[])
     assert {change.kind for change in apply(read(text))} == {"unchanged", "changed", "added"}
     assert export() == text
     file = tmp_path / "out.yaml"
@@ -93,10 +98,26 @@ _PROJECT = st.fixed_dictionaries(
 _PROFILE = st.fixed_dictionaries(
     {
         "partition": _NAME,
-        "gpus": _SMALL,
+        "gpus": st.integers(0, 30_000),
         "preemptible": st.booleans(),
         "cost": st.floats(0.01, 99),
         "prologue": _TEXT,
+        "constraint": st.sampled_from(["", "a100&nvlink", "[rack1*2]", "(a|b)"]),
+        "licenses": st.sampled_from(["", "ansys:2,matlab@flex"]),
+        "exclusive": st.sampled_from(["", "node", "user"]),
+        "gpu_request": st.sampled_from(["gres", "gpus-per-node"]),
+        "gpu_type_asked": st.booleans(),
+        "mem_request": st.sampled_from(["mem", "none"]),
+        "nice": st.integers(0, 2_000_000_000),
+        "extra": st.fixed_dictionaries(
+            {},
+            optional={
+                "switches": st.just("1@60"),
+                "contiguous": st.just(True),
+                "mincpus": st.integers(0, 99),
+                "hint": st.just("nomultithread"),
+            },
+        ),
     }
 )
 _ARGS = st.dictionaries(

@@ -190,3 +190,14 @@ def test_a_report_of_sleep_does_not_undo_the_wish_to_stop_it(pg: Connection, pil
 
 def test_one_that_was_only_to_stop_does_not_end_up_asleep(pg: Connection, pilot: uuid.UUID) -> None:
     assert _asleep(pg, pilot, its_replica(pg), level=0) == []
+
+
+def test_a_nodes_name_is_slurms_whatever_the_node_calls_itself(pg: Connection, pilot: uuid.UUID) -> None:
+    with pg.cursor() as cur:
+        fleet.submitted(cur, pilot, 7, NOW)
+        said = registration(pilot, 7)
+        assert fleet.register(cur, said, NOW)
+        assert one(pg, "SELECT node FROM fleet_pilot") == ("gpu01",), "before Slurm was heard"
+        fleet.slurm_said(cur, [SlurmFact(pilot, "RUNNING", "None", None, None, "n001")], NOW)
+        assert fleet.register(cur, said, NOW)
+        assert one(pg, "SELECT node FROM fleet_pilot") == ("n001",)

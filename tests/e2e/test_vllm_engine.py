@@ -19,7 +19,7 @@ from devstack import demomodel, envs
 from devstack.say import Progress
 
 from gpuworker import proctree
-from gpuworker.engines.protocol import EngineFailed, EngineSpec, NotOffered
+from gpuworker.engines.protocol import EngineFailed, EngineSpec, NotOffered, Wrapping
 from gpuworker.engines.vllm import VllmEngine
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # the first run builds the environment and the model
@@ -48,6 +48,7 @@ def engine_in(folder: Path) -> VllmEngine:
             args=ARGS,
             socket_path=folder / "vllm.sock",
             log_path=folder / "vllm.log",
+            wrapping=Wrapping("module() { export LOADED=$2; }\nmodule load cpu"),
         )
     )
 

@@ -4,6 +4,8 @@ firewall. Nothing here is 127.0.0.1."""
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -17,9 +19,10 @@ from devstack.say import SILENT
 from psycopg2.extensions import connection as Connection
 
 from gpuworker import exits
+from gpuworker.proctree import descendants
 from tests.flow import dataplane
 from tests.flow.dataplane import Plane, Seeded
-from tests.flow.gpuworker_job import SHORT, job, planned, worker
+from tests.flow.gpuworker_job import SHORT, command_of, job, planned, worker
 from tests.flow.gpuworker_portal import FakePortal, fake_portal, until
 
 pytestmark = pytest.mark.skipif(hosts.why_not() != "", reason=f"no hosts of their own: {hosts.why_not()}")
@@ -219,6 +222,7 @@ async def test_a_firewall_that_lets_the_range_through_is_enough(
         assert status == 200, text
 
 
+@pytest.mark.nightly
 async def test_somebody_elses_network_is_told_from_ours(
     net: Hosts, plane_there: Plane, tmp_path: Path
 ) -> None:
@@ -230,3 +234,23 @@ async def test_somebody_elses_network_is_told_from_ours(
         await until(lambda: process.poll() is not None, "the end of the job", 90)
         assert process.returncode == exits.UNREACHED
     assert "http://10.232." in str(plane.sql("SELECT said_ending FROM fleet_pilot")[0][0])
+
+
+@pytest.mark.nightly
+async def test_an_agent_that_starts_again_behind_a_firewall_is_given_the_time_that_it_takes_to_open(
+    net: Hosts, plane_there: Plane, tmp_path: Path
+) -> None:
+    plane = plane_there
+    pilot, _ = planned(plane)
+    log = tmp_path / "job.log"
+    with job(plane, pilot, tmp_path, there=net.enter(NODE)) as process:
+        await until(lambda: "registered as pilot" in log.read_text(), "a registration")
+        net.close_to_portal(NODE, refuse=True)
+        (agent,) = [pid for pid in descendants(process.pid) if "gpuworker.agent" in command_of(pid)]
+        os.kill(agent, signal.SIGKILL)
+        # A job that never served would have ended after the third.
+        await until(lambda: log.read_text().count("does not reach this ingress") >= 4, "a fourth try")
+        assert process.poll() is None
+        net.mend(NODE)
+        await until(lambda: log.read_text().count("registered as pilot") == 2, "its return")
+        assert plane.sql("SELECT said_ending FROM fleet_pilot") == [("",)]

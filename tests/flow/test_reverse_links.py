@@ -251,6 +251,30 @@ async def test_a_link_that_comes_late_takes_the_request_that_waits_for_it(plane:
         assert (await asking)[0] == 200
 
 
+async def test_a_link_that_comes_while_other_gateways_are_asked_is_taken(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It came between two looks, when nobody was waiting for it."""
+    pilot, hub = registered(plane), plane.gateway.reverse
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(_pilot: str) -> list[str]:
+        asked.set()
+        await go_on.wait()
+        return []
+
+    monkeypatch.setattr(hub, "_others", slowly)
+    taking = asyncio.create_task(hub.take(pilot))
+    await asked.wait()
+    async with peer(plane, pilot):
+        await until(lambda: hub.holds(pilot), "the link")
+        go_on.set()
+        async with asyncio.timeout(held.WAIT_S / 2):
+            link = await taking
+        hub.done(pilot, link)
+        assert await hub.take(pilot) is link
+
+
 # The agent's end
 
 

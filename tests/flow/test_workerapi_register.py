@@ -55,11 +55,17 @@ async def test_registering_answers_what_is_wanted(plane: Plane) -> None:
     replica = plane.new_replica(id_)
     end = datetime.now(UTC) + timedelta(hours=1)
     plane.sql("UPDATE fleet_pilot SET slurm_end_at = %s WHERE id = %s", (end, id_))
-    plane.sql("UPDATE catalog_environment SET python = '/env/bin/python'")
+    plane.sql(
+        """UPDATE catalog_environment SET python = '/env/bin/python', prologue = %s, image = '/apps/vllm.sif',
+             image_gpu = 'nv', image_binds = '["/apps"]'""",
+        ("module load cuda/12\r\nexport A=1",),
+    )
     status, said = await Pilot(plane, id_).register()
     assert status == 200
     (wanted,) = said["desired"]
     assert (wanted["id"], wanted["state"], wanted["python"]) == (replica, "hot", "/env/bin/python")
+    assert wanted["prologue"] == "module load cuda/12\nexport A=1"
+    assert (wanted["image"], wanted["image_gpu"], wanted["binds"]) == ("/apps/vllm.sif", "nv", ["/apps"])
     assert (wanted["args"], wanted["gpus"], wanted["cap"]) == ({"load_s": 0.1}, [0], 4)
     assert abs(said["deadline_at"] - end.timestamp()) < 0.01
     assert (said["drain"], said["cancels"], said["want_log"]) == (False, [], False)

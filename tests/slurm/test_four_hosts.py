@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from devstack import ask, berth, demomodel, hosts, ports
+from devstack.procs import wait_until
 from devstack.say import Progress
 from devstack.slurmconf import SlurmSpec
 
@@ -51,8 +52,8 @@ class Answered:
         threads = [threading.Thread(target=self._ask, args=(name,), daemon=True) for name in NAMES]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join(180)
+        # Together, not each: whoever has no answer by then has none.
+        wait_until(lambda: not any(thread.is_alive() for thread in threads), 120)
 
     def _ask(self, name: str) -> None:
         site, token = self.whole.site, self.whole.berth.token

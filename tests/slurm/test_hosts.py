@@ -17,6 +17,7 @@ from devstack.procs import wait_until
 from devstack.say import SILENT
 from devstack.slurm import Slurm
 from devstack.slurmconf import SlurmSpec
+from devstack.testing import clean_dead_runs
 
 pytestmark = [
     pytest.mark.slurm,
@@ -213,9 +214,14 @@ def networks(pids: set[int]) -> set[str]:
     return found
 
 
-def test_kill_9_of_the_program_that_made_them_leaves_no_host_and_no_interface(tmp_path: Path) -> None:
+@pytest.mark.parametrize("leash", [True, False])
+def test_kill_9_of_the_program_that_made_them_leaves_no_host_and_no_interface(
+    tmp_path: Path, leash: bool
+) -> None:
+    """Its leash ends them; where that was killed as well, the next run does."""
+    folder = tmp_path / "runs" / "killed" / "slurm"
     owner = subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(tmp_path / "orphaned")],
+        [sys.executable, "-c", OWNER, str(folder)],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(checkout.ROOT / "bin")},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -225,14 +231,18 @@ def test_kill_9_of_the_program_that_made_them_leaves_no_host_and_no_interface(tm
     assert owner.stdout is not None
     with owner.stdin, owner.stdout:
         machine = owner.stdout.readline().strip()
-        mark = f"{(tmp_path / 'orphaned').resolve()}#"
-        made = networks(proctable.with_environment(proctable.MARK, mark, prefix=True)) - networks(
-            {os.getpid()}
-        )
+        ours = proctable.with_environment(proctable.MARK, f"{folder.resolve()}#", prefix=True)
+        made = networks(ours) - networks({os.getpid()})
         assert len(made) == 4  # the switch's, the controller's and two nodes'
         assert is_own_address(machine)
+        if not leash:
+            for pid in proctable.descendants({owner.pid}) - ours:
+                os.kill(pid, signal.SIGKILL)
         owner.send_signal(signal.SIGKILL)
         owner.wait()
+    if not leash:
+        assert is_own_address(machine)
+        clean_dead_runs(tmp_path / "runs")
     assert wait_until(lambda: not networks(set(proctable.pids())) & made, 60)
     assert wait_until(lambda: not is_own_address(machine), 10)
 

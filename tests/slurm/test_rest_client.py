@@ -72,7 +72,7 @@ class TestRestClient(Contract):
                     return RestClient(way(cluster, path), limit_s=8)
                 other.serve()
                 for method, paths in {
-                    "GET": ("jobs/", "partitions/", "nodes/", "reservations/"),
+                    "GET": ("jobs/", "job/60000000", "partitions/", "nodes/", "reservations/"),
                     "POST": ("job/submit",),
                     "DELETE": ("jobs/",),
                 }.items():
@@ -121,6 +121,23 @@ def test_a_server_that_has_ended_or_stands_still_is_no_answer_until_it_is_back(
     finally:
         cluster.rest.start()
     client.partitions()
+
+
+def test_the_number_of_a_strangers_job_is_left_alone(
+    cluster: Slurm, token: Path, spec: JobSpec, tmp_path: Path
+) -> None:
+    """Not for manners alone: slurmctld 24.11.5 and 26.05.5 stand still for good once slurmrestd has asked them to end
+    a job for somebody who may not."""
+    client = RestClient(way(cluster, token), limit_s=8)
+    job_id = client.submit(render(spec), spec)
+    other = tmp_path / "other"
+    other.write_text(cluster.run("scontrol", "token", "lifespan=600", "username=nobody").strip())
+    stranger = RestClient(way(cluster, other), limit_s=8)
+    assert spec.name not in stranger.jobs()
+    stranger.cancel([job_id])
+    until(lambda: client.jobs()[spec.name][0].state == "RUNNING")
+    client.cancel([job_id])
+    until(lambda: client.jobs()[spec.name][0].state == "CANCELLED")
 
 
 def test_a_listing_of_an_unchanged_cluster_is_short_and_a_change_shows_at_once(

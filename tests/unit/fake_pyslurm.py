@@ -55,9 +55,7 @@ class slurmctld:
 class db:
     class Jobs(Many): pass
     class JobFilter(Thing): pass
-    class Associations(list):
-        @classmethod
-        def load(cls, *a): return cls(MANY.get("Associations", []))
+    class Associations(Many): pass
     class AssociationFilter(Thing): pass
 
 (HERE / "imports").open("a").write("x\\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -69,6 +70,56 @@ def test_the_callers_own_settings_do_not_leak_into_the_site(
     monkeypatch.setenv("SQUEUE_STATES", "FAILED")
     monkeypatch.setenv("BERTH_SERVE", "gateway")
     assert not {"SQUEUE_STATES", "BERTH_SERVE"} & set(site.env())
+
+
+def test_nodes_find_the_portal_at_an_address_of_theirs_and_people_on_loopback(tmp_path: Path) -> None:
+    addresses = ("127.0.0.2", "127.0.0.3")  # stand for the machine's addresses on a cluster's network
+    with Site(tmp_path, {}, Progress(out=lambda _line: None), for_nodes=addresses) as site:
+        assert site.url == f"http://127.0.0.1:{site.port}"
+        assert site.urls_from_nodes == [f"http://{address}:{site.port}" for address in addresses]
+        assert site.env()["BERTH_ALLOWED_HOSTS"] == "127.0.0.1,localhost,127.0.0.2,127.0.0.3"
+        [web] = [command for command in site.commands() if command.name == "web"]
+        stub = tmp_path / "portal"
+        (stub / "workerapi").mkdir(parents=True)
+        (stub / "asgi.py").write_text(STUB)
+        (stub / "workerapi" / "link.py").write_text("Upgrade = None\n")
+        child = Child(Command("web", web.argv, web.env, cwd=tmp_path), site._home)
+        try:
+            child.wait_ready(lambda: asked(site.url) == "127.0.0.1", 60)
+            assert [asked(url) for url in site.urls_from_nodes] == list(addresses)
+        finally:
+            child.stop()
+        assert "Application shutdown complete" in child.log.read_text()
+    with Site(tmp_path, {}, Progress(out=lambda _line: None)) as alone:
+        assert alone.urls_from_nodes == []
+
+
+def test_an_ipv6_address_stands_in_brackets(tmp_path: Path) -> None:
+    site = Site(tmp_path, {}, Progress(out=lambda _line: None), for_nodes=("10.231.7.1", "fd62::1"))
+    assert site.urls_from_nodes[1] == f"http://[fd62::1]:{site.port}"
+    assert site.env()["BERTH_ALLOWED_HOSTS"].endswith(",[fd62::1]")
+
+
+STUB = """
+async def application(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            kind = (await receive())["type"]
+            await send({"type": kind + ".complete"})
+            if kind == "lifespan.shutdown":
+                return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": scope["server"][0].encode()})
+"""
+
+
+def asked(url: str) -> str:
+    """The answer at that address; empty where there is none."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return ""
 
 
 def stream(text: str) -> Any:

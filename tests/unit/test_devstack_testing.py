@@ -67,13 +67,18 @@ def test_every_check_runs_and_those_that_fail_are_named_with_what_they_said(
     assert not any(line.startswith("✓ style") for line in said)
 
 
-def test_no_arguments_are_all_tests_and_the_contract_is_run_against_every_other_release() -> None:
+def test_no_arguments_are_all_tests_and_the_contract_is_run_against_every_other_release(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", apt.SERVER_PATH)
+    assert trees.chosen() is None
     assert selection.asked([]) is selection.EVERYTHING
     assert [run.suite for run in selection.CONTRACTS] == ["trixie", "testing"]
     for run in selection.CONTRACTS:
         assert "tests/slurm/test_cli_client.py::TestCliClient" in run.arguments
-        assert run.env()[trees.CHOICE] == run.suite
-        assert run.env()["PATH"].startswith(f"{trees.TREES[run.suite].commands}:")
+        monkeypatch.setenv("PATH", run.env()["PATH"])
+        assert trees.chosen() is trees.TREES[run.suite]
+        assert trees.search_path().startswith(f"{trees.TREES[run.suite].commands}:")
     assert selection.EVERYTHING.env() == {}
 
 

@@ -163,7 +163,7 @@ def test_accounting_is_not_offered_where_there_is_none(make: Make, tmp_path: Pat
 slurmctld.Config.accounting_storage_type = "accounting_storage/slurmdbd"
 row = Thing(id=7, state="TIMEOUT", exit_code=0, exit_code_signal=15, elapsed_time=61, nodelist="gpu01")
 db.Jobs.load = classmethod(lambda cls, f: {7: row})
-MANY["Associations"] = [Thing(account="lab", qos=["normal", "long"]), Thing(account="lab", qos=["quick"])]
+MANY["Associations"] = {1: Thing(account="lab", qos=["normal", "long"]), 2: Thing(account="lab", qos=["quick"])}
 """,
     )
     client.close()

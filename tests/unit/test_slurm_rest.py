@@ -291,6 +291,8 @@ def test_cancelling_is_judged_by_what_became_of_the_job(server: Restd, client: R
         error = {"code": code, "message": words, "string": words}
         return fine(status=[{"job_id": number(7), "step_id": "7", "error": error}])
 
+    for job_id in (7, 8):
+        server.answers[f"GET {V}/job/{job_id}"] = fine(jobs=[job(job_id, "berth-x-1", "RUNNING")])
     for answer in (
         fine(status=[]),
         status(0, "No error"),
@@ -320,11 +322,27 @@ def test_a_server_that_cancels_no_list_is_told_job_by_job(server: Restd, client:
     _, document = server.answers["GET /openapi/v3"]
     assert isinstance(document, dict)
     document["paths"][f"{V}/jobs/"].pop("delete")
+    for job_id in (7, 8):
+        server.answers[f"GET {V}/job/{job_id}"] = fine(jobs=[job(job_id, "berth-x-1", "RUNNING")])
     server.answers[f"DELETE {V}/job/7"] = fine()
     server.answers[f"DELETE {V}/job/8"] = refused(1, "Operation not permitted")
     client.cancel([7])
     with pytest.raises(NoAnswer, match="Operation not permitted"):
         client.cancel([7, 8])
+
+
+def test_a_number_that_is_a_strangers_by_now_is_left_alone(server: Restd, client: RestClient) -> None:
+    server.answers[f"GET {V}/job/7"] = fine(jobs=[job(7, "else", "RUNNING", user="mallory")])
+    server.answers[f"GET {V}/job/8"] = refused(2017, "Invalid job id specified", 404)
+    server.answers[f"GET {V}/job/9"] = fine(jobs=[job(9, "berth-x-1", "RUNNING")])
+    server.answers[f"DELETE {V}/jobs/"] = fine(status=[])
+    client.cancel([7, 8])
+    assert not [one for one in server.asked if one.method == "DELETE"]
+    client.cancel([7, 8, 9])
+    assert server.asked[-1].body == {"jobs": ["9"]}
+    server.answers[f"GET {V}/job/9"] = refused(2002, "Access/permission denied")
+    with pytest.raises(NoAnswer, match="denied"):
+        client.cancel([9])
 
 
 def test_partitions_are_gathered_from_their_nodes(server: Restd, client: RestClient) -> None:
