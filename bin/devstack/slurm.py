@@ -111,7 +111,7 @@ class Slurm:
 
     @property
     def rest_url(self) -> str:
-        """Where slurmrestd answers, e.g. http://10.231.7.2:20123."""
+        """Where slurmrestd answers, e.g. http://198.18.7.2:20123."""
         return self.rest.url
 
     def token(self, lifespan_s: int = 1800) -> str:
@@ -244,7 +244,7 @@ class Slurm:
             self._home,
             self.spec,
             at,
-            version=self._version(),
+            version=trees.release_of(self._program("slurmd")),
             first_job_id=next_job_id(self._run_dir.path),
             accounting_port=self._accounting.port if self._accounting is not None else 0,
         )
@@ -257,14 +257,6 @@ class Slurm:
         for name in self.spec.node_names:
             self._start_node(name)
         self._await_nodes(set(self.spec.node_names))
-
-    def _version(self) -> tuple[int, int]:
-        """Slurm's release, e.g. (22, 5)."""
-        said = subprocess.run(
-            self._program("slurmd", "-V"), capture_output=True, text=True, check=True
-        ).stdout
-        major, minor = said.split()[-1].split(".")[:2]
-        return int(major), int(minor)
 
     def _env(self, node: str = "") -> dict[str, str]:
         env = {"PATH": apt.SERVER_PATH, "TZ": "UTC", **self.env()}

@@ -69,14 +69,19 @@ def releases(progress: Progress) -> StepFailed | None:
     end of the run, not its beginning: all else is tested first."""
     try:
         for tree in trees.TREES.values():
-            trees.ensure(tree, progress)
-            if why := pyslurm.refusal(tree):
-                progress.say(f"! the native client is not run against Debian {tree.suite}: {why}")
-            else:
-                pyslurm.ensure(tree, progress)
+            release(tree, progress)
     except StepFailed as failure:
         return failure
     return None
+
+
+def release(tree: trees.Tree, progress: Progress) -> None:
+    """Make one other release, and pyslurm for it, or say why it has none."""
+    trees.ensure(tree, progress)
+    if why := pyslurm.refusal(tree):
+        progress.say(f"! the native client is not run there: {why}")
+    else:
+        pyslurm.ensure(tree, progress)
 
 
 def main() -> int:
@@ -88,7 +93,7 @@ def main() -> int:
         envs.ensure(wanted, progress)
     runs, missing = [run], None
     if run.suite:
-        trees.ensure(trees.TREES[run.suite], progress)
+        release(trees.TREES[run.suite], progress)
     elif failed := linting.lint(progress):
         raise StepFailed(
             f"lint found something: {', '.join(failed)}", "read the lines above; bin/lint runs it alone"

@@ -23,6 +23,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,19 +84,26 @@ class Tree:
 
     def release(self) -> tuple[int, int]:
         """Return the release of Slurm that really is in it: Debian's testing moves on."""
-        argv = [*self.words, "slurmd", "-V"]
-        env = {"PATH": apt.SERVER_PATH}
-        said = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
-        found = re.search(r"(\d+)\.(\d+)", said.stdout)
-        if found is None:
-            why = f"no Slurm runs in {self.folder}: {said.stderr.strip()[-300:]}"
-            raise StepFailed(why, "remove that folder, and the next run builds it again")
-        return int(found.group(1)), int(found.group(2))
+        return release_of([*self.words, "slurmd"])
 
 
 TRIXIE = Tree("trixie", (24, 11), _COMMON)
 TESTING = Tree("testing", (26, 5), (*_COMMON, *_PYSLURM))
 TREES = {tree.suite: tree for tree in (TRIXIE, TESTING)}
+
+
+def release_of(slurmd: Sequence[str]) -> tuple[int, int]:
+    """Return Slurm's release, e.g. (24, 11), as this slurmd says it: the only program that needs no slurm.conf for that.
+
+    Raises StepFailed where it says none.
+    """
+    env = {"PATH": apt.SERVER_PATH}
+    said = subprocess.run([*slurmd, "-V"], env=env, capture_output=True, text=True, check=False)
+    found = re.search(r"(\d+)\.(\d+)", said.stdout)
+    if found is None:
+        why = f"{' '.join(slurmd)} -V names no release: {said.stderr.strip()[-300:]}"
+        raise StepFailed(why, "if it is in a tree, remove the tree's folder: the next run builds it again")
+    return int(found.group(1)), int(found.group(2))
 
 
 def chosen() -> Tree | None:

@@ -11,13 +11,16 @@ from devstack.say import Progress, StepFailed
 from devstack.trees import Tree
 
 SUITES = tuple(trees.TREES)
+_failed: dict[str, str] = {}  # tried once per run: a mirror that does not answer may take minutes to say so
 
 
 def tree(suite: str) -> Tree:
     """Return the tree, built if need be. Skips the test as an ordinary user, fails it where there can be none."""
     if why := trees.refusal():
         pytest.skip(why)
-    try:
-        return trees.ensure(trees.TREES[suite], Progress())
-    except StepFailed as failure:
-        pytest.fail(failure.text(), pytrace=False)
+    if suite not in _failed:
+        try:
+            return trees.ensure(trees.TREES[suite], Progress())
+        except StepFailed as failure:
+            _failed[suite] = failure.text()
+    pytest.fail(_failed[suite], pytrace=False)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from devstack import checkout, proctable, pyslurm
+from devstack import checkout, proctable, pyslurm, slurmrestd, trees
 from devstack import slurm as slurm_module
 from devstack.procs import wait_until
 from devstack.say import Progress, StepFailed
@@ -86,7 +86,10 @@ def test_a_job_of_it_gets_the_devices_of_a_node(cluster: Slurm, tmp_path: Path) 
 
 
 def test_two_releases_stand_side_by_side(cluster: Slurm, tmp_path: Path) -> None:
-    with Slurm(tmp_path / "own" / "slurm", SlurmSpec(nodes=1, sched_interval_s=1)) as own:
+    # This machine's own, unless the whole run is of the cluster's release.
+    others = [suite for suite in releases.SUITES if trees.TREES[suite] is not cluster.tree]
+    tree = releases.tree(others[0]) if trees.chosen() is cluster.tree else None
+    with Slurm(tmp_path / "own" / "slurm", SlurmSpec(nodes=1, sched_interval_s=1), tree) as own:
         mine, theirs = submit_plain(own, "sleep 60"), submit(cluster, "sleep 60")
         assert reaches(own, mine, "RUNNING")
         assert reaches(cluster, theirs, "RUNNING")
@@ -116,6 +119,21 @@ def test_slurmrestd_comes_back_at_its_address(cluster: Slurm) -> None:
         ask(cluster, "/slurm/v0.0.42/ping/", token)
     cluster.rest.start()
     assert ask(cluster, "/slurm/v0.0.42/ping/", token)[0] == 200
+
+
+def test_who_cannot_have_slurmrestd_is_told_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurmrestd, "refusal", lambda: "only root can start both")
+    with pytest.raises(StepFailed, match="only root"):
+        Slurm(tmp_path / "slurm", QUICK).start()
+    assert not (tmp_path / "slurm").exists()
+
+
+def test_a_cluster_without_slurmrestd_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(StepFailed) as failed:
+        print(Slurm(tmp_path / "slurm", SlurmSpec()).rest_url)
+    assert "rest=True" in failed.value.remedy
 
 
 def test_pyslurm_is_there_or_says_why_not(cluster: Slurm) -> None:

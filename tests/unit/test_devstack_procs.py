@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from devstack import checkout, ports, proctable
+from devstack import checkout, leash, ports, proctable
 from devstack.procs import Child, Command, wait_until
 from devstack.rundir import RunDir, reachable, substitute
 from devstack.say import StepFailed
@@ -207,3 +207,58 @@ def test_the_stand_in_folder_is_short_private_and_the_same_every_time(tmp_path: 
         assert folder.stat().st_mode & 0o077 == 0
     finally:
         folder.rmdir()
+
+
+KEEPER = """#!{python}
+import socket, sys, time
+listening = socket.socket(socket.AF_UNIX)
+listening.bind(sys.argv[1])
+listening.listen()
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_keeper_with_an_empty_environment_is_known_by_its_socket(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("k")  # a socket's path must be short
+    program = folder / "slurmstepd"
+    program.write_text(KEEPER.format(python=sys.executable))
+    program.chmod(0o755)
+    (folder / "home").mkdir()
+    with subprocess.Popen(
+        [str(program), str(folder / "home" / "gpu01_1.0")], env={}, stdout=subprocess.PIPE, text=True
+    ) as keeper:
+        assert keeper.stdout is not None
+        assert keeper.stdout.readline() == "ready\n"
+        try:
+            assert proctable.keepers(str(folder / "home")) == {keeper.pid}
+            assert proctable.keepers(str(folder / "hom")) == set()
+            assert keeper.pid not in leash.leftovers("/another#", str(folder / "slurm.conf.d" / "slurm.conf"))
+            assert leash.leftovers("/another#", str(folder / "home" / "slurm.conf")) == {keeper.pid}
+        finally:
+            keeper.kill()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root makes mount namespaces")
+def test_mounts_that_belong_to_a_process_tell_all_that_it_leaves_and_our_own_tell_nothing() -> None:
+    script = "env -i setsid sleep 600 & echo $!; wait"
+    with subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", script], stdout=subprocess.PIPE, text=True
+    ) as inside:
+        assert inside.stdout is not None
+        escaped = int(inside.stdout.readline())
+        mounts = proctable.Mounts([inside.pid, os.getpid()])
+        try:
+            inside.kill()
+            inside.wait()
+            assert mounts.processes() == {escaped}
+            outside = proctable.Mounts([escaped], besides={proctable.mounts_of(escaped)})
+            assert outside.processes() == set()
+            outside.close()
+            proctable.sweep(mounts.processes)
+            assert gone(escaped)
+        finally:
+            mounts.close()
+    assert mounts.processes() == set()
