@@ -75,7 +75,11 @@ def run(secret: str) -> int:
         return exits.CONFIG
     try:
         if secret == "-":
-            secret = _kept_secret(folder)
+            try:
+                secret = _kept_secret(folder)
+            except OSError as error:
+                say(f"the secret cannot be kept in {folder}: {error}")
+                return exits.CONFIG
         return _keep_running(secret, folder)
     finally:
         proctree.kill_descendants(os.getpid())

@@ -64,7 +64,7 @@ class Application:
                 await self.gateway.start()
             if self.worker_api is not None:
                 await self.worker_api.start()
-                scope.get("state", {})[LINKING] = self.worker_api
+                scope.get("state", {})[LINKING] = self.worker_api.admission
         except Exception as error:
             log.exception("start")
             await send({"type": "lifespan.startup.failed", "message": f"Berth cannot start: {error}"})

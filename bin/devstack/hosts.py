@@ -6,10 +6,10 @@ itself, where the portal runs, is one more station on it. All of this belongs to
 uses it: when the run's processes are ended, by it, by its leash or by the next run, no interface and no address is
 left, whatever happened before.
 
-    machine (portal)  10.231.N.1 ──┐
+    machine (portal)  198.18.N.1 ──┐
                                  switch
-    ctl  10.231.N.2 ───────────────┤├─ gpu01  10.231.N.11
-                                   └─ gpu02  10.231.N.12
+    ctl  198.18.N.2 ───────────────┤├─ gpu01  198.18.N.11
+                                   └─ gpu02  198.18.N.12
 """
 
 from __future__ import annotations
@@ -29,6 +29,16 @@ from devstack.rundir import RunDir
 from devstack.say import StepFailed
 
 NETWORKS = range(1, 255)
+# Of the range that is set aside for benchmarks of networks (RFC 2544), so that no network that anybody uses is hidden.
+NETWORK, LONE_NETWORK = "198.18", "198.19"
+# "berth" in ASCII, in the range of networks of one's own (RFC 4193).
+NETWORK6 = "fd62:6572:7468"
+# Where nothing better leads: what is sent to a host that is gone must not leave the machine by its default route, and
+# the kernel may still repeat a segment when all of our processes have ended. So these two routes stay.
+NOWHERE = (
+    f"route replace unreachable {NETWORK}.0.0/15 metric 65535",
+    f"route replace unreachable {NETWORK6}::/48 metric 65535",
+)
 FIRST_NODE, LAST_NODE = 11, 250
 PRIVATE_TMP = Path("/tmp")
 READY_S = 30.0
@@ -115,7 +125,7 @@ class Hosts:
     @property
     def portal(self) -> str:
         """The machine's own address on the switch, where nodes find the portal."""
-        return f"10.231.{self._number}.1"
+        return f"{NETWORK}.{self._number}.1"
 
     @property
     def portal6(self) -> str:
@@ -166,12 +176,12 @@ class Hosts:
         shutil.rmtree(self._home, ignore_errors=True)
 
     def _host(self, name: str, last: int) -> Host:
-        address = f"10.231.{self._number}.{last}"
+        address = f"{NETWORK}.{self._number}.{last}"
         return Host(name, address, self._address6(last), f"n{last}", self._home / name / "tmp")
 
     def _address6(self, last: int) -> str:
-        """Return an address of our own unique local network: "berth" in ASCII, and the number of this run."""
-        return f"fd62:6572:7468:{self._number:x}::{last:x}" if self._six else ""
+        """Return an address of our own unique local network, with the number of this run; "" without IPv6."""
+        return f"{NETWORK6}:{self._number:x}::{last:x}" if self._six else ""
 
     def _hold(self, name: str, argv: list[str], kinds: list[str]) -> None:
         command = ["unshare", *kinds, "--", *argv]
@@ -194,8 +204,9 @@ class Hosts:
 
     def _plug_in_the_machine(self) -> None:
         taken = _run(["ip", "-o", "route", "show", "table", "all"]).stdout
-        free = [number for number in NETWORKS if f"10.231.{number}." not in taken]
+        free = [number for number in NETWORKS if f"{NETWORK}.{number}." not in taken]
         switch = self._holders["switch"].pid
+        self._ip("", NOWHERE if self._six else NOWHERE[:1])
         said = ""
         for number in random.SystemRandom().sample(free, len(free)):
             link = f"berth{number}"
@@ -212,7 +223,7 @@ class Hosts:
                 self._ip("switch", [*base, "link set up0 master br0", "link set up0 up"])
                 return
             said = done.stderr.strip()
-        raise StepFailed(f"no network for the hosts between 10.231.1.0 and 10.231.254.0: {said}")
+        raise StepFailed(f"no network for the hosts between {NETWORK}.1.0 and {NETWORK}.254.0: {said}")
 
     def _plug_in(self, host: Host) -> None:
         pid = self._holders[host.name].pid
@@ -261,7 +272,7 @@ class Hosts:
     def add_lone_interface(self, name: str, interface: str = "ib0") -> str:
         """A second interface on that host, on a network that reaches nobody; its address."""
         host = self[name]
-        address = host.address.replace("10.231.", "10.232.")
+        address = host.address.replace(f"{NETWORK}.", f"{LONE_NETWORK}.")
         lone = f"link add {interface} type veth peer name {host.cable}x netns {self._holders['switch'].pid}"
         self._ip(name, [lone, f"link set {interface} up", f"addr add {address}/24 dev {interface}"])
         self._ip("switch", [f"link set {host.cable}x up"])

@@ -22,6 +22,7 @@ _MEETS_SLURM = (
     "tests/slurm/test_rest_client.py",
     "tests/slurm/test_native_client.py",
     "tests/slurm/test_one_table.py",
+    "tests/slurm/test_loop_by_each_client.py",
     "tests/slurm/test_scripts_accepted.py",
     "tests/slurm/test_whole_path.py",
 )

@@ -111,7 +111,7 @@ class Slurm:
 
     @property
     def rest_url(self) -> str:
-        """Where slurmrestd answers, e.g. http://10.231.7.2:20123."""
+        """Where slurmrestd answers, e.g. http://198.18.7.2:20123."""
         return self.rest.url
 
     def token(self, lifespan_s: int = 1800) -> str:

@@ -68,6 +68,8 @@ class Reverse:
 
     def leave(self) -> None:
         """This process is about to end: its pilots' links are to be at others. Those in use are closed after it."""
+        if self._stopping:
+            return
         self._stopping = True
         for pilot, held in list(self._pilots.items()):
             self._slots.holds_no_links(pilot, self._gateway)

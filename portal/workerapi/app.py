@@ -12,7 +12,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
@@ -31,9 +31,9 @@ from portal.gateway.slots import Slots
 from portal.gateway.wake import Wake
 from portal.ledger import backlog
 from portal.ledger.contents import Contents
-from portal.workerapi import probe, reports, rows, spent, wishes
+from portal.workerapi import probe, reports, rows, spent
+from portal.workerapi.admission import Admission
 from portal.workerapi.hints import Hints
-from portal.workerapi.link import Refused
 from portal.workerapi.reached import NotReached, by_our_clock, reached
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ class WorkerApi:
         self._contents = Contents(config.files_dir)
         self._slots = Slots(config.redis_url)
         self._reverse = reverse
+        self.admission = Admission(config.site_key, self._database, reverse)
         self._hints = Hints(config.redis_url)
         self._wake = Wake()
         self._wake_batches = Wake("batches")
@@ -210,41 +211,6 @@ class WorkerApi:
         if not address.startswith(wire.REVERSE) or self._reverse.holds(pilot):
             return True
         return bool(await self._slots.links_of(pilot))
-
-    # Links that pilots open (portal.workerapi.link)
-
-    async def admit(self, headers: Mapping[bytes, bytes]) -> str:
-        """Return the pilot that this is. Raises link.Refused."""
-        pilot = headers.get(wire.HEADER_PILOT.encode(), b"").decode("latin-1")
-        token = headers.get(b"authorization", b"").partition(b" ")[2].strip()
-        key = wire.derive_key(self._site_key, "portal", pilot).encode()
-        if not hmac.compare_digest(token, key):
-            raise Refused(401, "This is not the pilot's token.")
-        job = headers.get(wire.HEADER_JOB.encode(), b"").decode("latin-1")
-        try:
-            row = await self._database.run(partial(wishes.pilot_row, pilot=UUID(pilot)))
-        except (psycopg2.OperationalError, psycopg2.InterfaceError):
-            raise Refused(503, "The database does not answer.") from None
-        if row is None:
-            raise Refused(503, "This pilot is not known.")
-        if row.state == "ended":
-            raise Refused(410, "This pilot has ended.")
-        if row.agent_job_id is None:
-            raise Refused(428, "Register first.")
-        if str(row.agent_job_id) != job:
-            raise Refused(409, "Another job is this pilot.")
-        if not self._reverse.room(pilot):
-            raise Refused(503, "This process takes no more links of this pilot.")
-        return pilot
-
-    def opened(self, pilot: str, lost: Callable[[], None]) -> wire.Tunnel:
-        return self._reverse.opened(pilot, lost)
-
-    def ready(self, pilot: str, tunnel: wire.Tunnel) -> None:
-        self._reverse.ready(pilot, tunnel)
-
-    def leave(self) -> None:
-        self._reverse.leave()
 
     async def _lease(self, ex: Exchange, body: bytes) -> bytes:
         said = self._read(ex, wire.LeaseAsk, body)

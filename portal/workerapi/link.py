@@ -32,7 +32,7 @@ class Refused(Exception):
 
 
 class Admits(Protocol):
-    """What the worker API does about links."""
+    """What the worker API does about links (`admission`)."""
 
     async def admit(self, headers: Mapping[bytes, bytes]) -> str:
         """Return the pilot that this is. Raises Refused."""

@@ -12,6 +12,7 @@ from functools import partial
 
 from gpuworker import wire
 from portal.database import Database
+from portal.errors import ApiError
 from portal.workerapi import probe, reports
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ class NotReached(Exception):
 async def reached(said: wire.Register, database: Database, site_key: bytes) -> wire.Register:
     """Raises NotReached, probe.Busy, and what `reports.known` raises."""
     known = await database.run(partial(reports.known, said=said))
+    if said.address.startswith(wire.REVERSE) and said.address != f"{wire.REVERSE}{said.pilot}":
+        raise ApiError("invalid_parameter", detail="The links of another pilot are not this one's address.")
     if said.refusal or said.address.startswith(wire.REVERSE):
         return said
     found = await probe.first([said.address, *said.others], wire.derive_key(site_key, "ingress", said.pilot))

@@ -105,7 +105,7 @@ class RestClient:
 
     def _is_ours(self, job_id: int) -> bool:
         """Whether the number is still that of a job of our user: a controller that lost its last moments gives numbers
-        again. One that slurmrestd asks to end a stranger's job stands still for good (seen of 24.11.5 and 26.05.5)."""
+        again. One that slurmrestd asks to end a stranger's job may stand still for good (24.11.5 did)."""
         try:
             return rest_shapes.is_of(self._ask("GET", f"job/{job_id}"), job_id, self._link.user)
         except Refused as error:

@@ -112,11 +112,11 @@ async def test_a_request_is_answered_over_ipv6(
         assert str(plane.sql("SELECT address FROM fleet_pilot")[0][0]).startswith("http://[fd62:")
 
 
-@pytest.mark.parametrize("door", ["ib0", "10.232.0.0/16"])
+@pytest.mark.parametrize("door", ["ib0", "198.19.0.0/16"])
 async def test_one_word_in_the_profile_names_another_network(net: Hosts, tmp_path: Path, door: str) -> None:
     async with fake_portal(net.portal) as portal:
         with worker(portal, tmp_path, {"BERTH_DOOR_ADDRESS": door}, there=net.enter(NODE)):
-            assert (await _url(portal)).startswith("http://10.232.")
+            assert (await _url(portal)).startswith("http://198.19.")
 
 
 async def test_an_interface_that_the_node_lacks_ends_the_job_in_words(net: Hosts, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ async def test_somebody_elses_network_is_told_from_ours(
     with job(plane, pilot, tmp_path, env=env, there=net.enter(NODE)) as process:
         await until(lambda: process.poll() is not None, "the end of the job", 90)
         assert process.returncode == exits.UNREACHED
-    assert "http://10.232." in str(plane.sql("SELECT said_ending FROM fleet_pilot")[0][0])
+    assert "http://198.19." in str(plane.sql("SELECT said_ending FROM fleet_pilot")[0][0])
 
 
 @pytest.mark.nightly

@@ -139,6 +139,42 @@ async def test_a_websocket_elsewhere_is_not_found(plane: Plane) -> None:
         assert answer.status == 404
 
 
+async def test_a_pilot_registers_its_own_links_and_nobody_elses(plane: Plane) -> None:
+    pilot, other = plane.new_pilot(job_id=7), registered(plane, 8)
+    said = {"Authorization": headers(plane, pilot)["Authorization"]}
+    for whose, status in ((other, 400), (pilot, 200)):
+        message = wire.Register(pilot, 7, 0, "gpu01", wire.REVERSE + whose, 1.0, 2.0, "0", [], 1000)
+        url = plane.url + "/worker/v1/register"
+        async with plane.client.post(url, data=wire.dumps(message), headers=said) as answer:
+            assert answer.status == status
+    assert plane.sql("SELECT address FROM fleet_pilot WHERE id = %s", (pilot,)) == [(wire.REVERSE + pilot,)]
+
+
+async def test_a_replica_is_routed_while_its_pilot_has_a_link(plane: Plane) -> None:
+    pilot = registered(plane)
+    replica = plane.new_replica(pilot, "hot")
+    said = {"Authorization": headers(plane, pilot)["Authorization"]}
+    seen = wire.ObservedReplica(
+        replica, "demo", "demo", "hot", "", 4, 0, 0, 1.0, 2.0, 2.0, "", 0, 100, "echo-1"
+    )
+
+    async def sync(number: int) -> None:
+        message = wire.Sync(pilot, 7, number, time.time(), False, "", [seen], [], None)
+        url = plane.url + "/worker/v1/sync"
+        async with plane.client.post(url, data=wire.dumps(message), headers=said) as answer:
+            assert answer.status == 200, await answer.text()
+
+    await sync(1)
+    assert not plane.redis.exists("berth:{demo}:routes")
+    async with peer(plane, pilot):
+        await until(lambda: plane.gateway.reverse.holds(pilot), "the link")
+        await sync(2)
+        assert plane.redis.hexists("berth:{demo}:routes", replica)
+    await until(lambda: not plane.redis.scard(f"berth:links:{pilot}"), "no link")
+    await sync(3)
+    assert not plane.redis.exists("berth:{demo}:routes")
+
+
 # Peers that misbehave
 
 

@@ -48,7 +48,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 def cluster(tmp_path_factory: pytest.TempPathFactory, kind: str) -> Iterator[Slurm]:
     # A partition that starts nothing: what is compared is what was asked for.
     down = "PartitionName=gpu Default=YES Nodes=ALL MaxTime=240 DefaultTime=30 State=DOWN"
-    spec = SlurmSpec(nodes=2, rest=kind == "rest", extra=EXTRA_CONF, node=NODE, partitions=(down,))
+    spec = SlurmSpec(nodes=3, rest=kind == "rest", extra=EXTRA_CONF, node=NODE, partitions=(down,))
     with Slurm(tmp_path_factory.mktemp("slurm"), spec) as slurm:
         reserve(slurm)
         yield slurm

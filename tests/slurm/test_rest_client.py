@@ -126,8 +126,8 @@ def test_a_server_that_has_ended_or_stands_still_is_no_answer_until_it_is_back(
 def test_the_number_of_a_strangers_job_is_left_alone(
     cluster: Slurm, token: Path, spec: JobSpec, tmp_path: Path
 ) -> None:
-    """Not for manners alone: slurmctld 24.11.5 and 26.05.5 stand still for good once slurmrestd has asked them to end
-    a job for somebody who may not."""
+    """Not for manners alone: slurmctld 24.11.5 stands still for good once slurmrestd has asked it to end a job for
+    somebody who may not, and of 26.05.5 the next listing got no answer."""
     client = RestClient(way(cluster, token), limit_s=8)
     job_id = client.submit(render(spec), spec)
     other = tmp_path / "other"

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slurm
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    spec = SlurmSpec(nodes=2, sched_interval_s=1, extra=EXTRA_CONF, node=NODE)
+    spec = SlurmSpec(nodes=3, sched_interval_s=1, extra=EXTRA_CONF, node=NODE)
     with Slurm(tmp_path_factory.mktemp("slurm"), spec) as slurm:
         reserve(slurm)
         yield slurm

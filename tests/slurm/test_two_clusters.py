@@ -86,7 +86,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
     folder = tmp_path_factory.mktemp("two")
     tree = releases.tree("trixie") if os.getuid() == 0 and not trees.chosen() else None
     with (
-        Slurm(folder / "far", SPEC, tree=tree) as far,
+        Slurm(folder / "far", dataclasses.replace(SPEC, rest=tree is not None), tree=tree) as far,
         berth.running(
             folder / "berth", demomodel.ensure(Progress()), Progress(), SPEC, QUICK, also=far.portal_addresses
         ) as running,
@@ -171,3 +171,20 @@ def test_a_shell_that_greets_on_the_way_changes_nothing_and_one_that_talks_nonse
         two.apply(accesses={"far": {"submit_prefix": prefix}})
     two.whole.until(lambda: two.error("far") == "", what="an answer again")
     two.let_go()
+
+
+@pytest.mark.nightly
+def test_the_far_one_is_reached_by_slurmrestd_and_the_near_one_by_its_commands(two: Two) -> None:
+    if two.far.tree is None:
+        pytest.skip("the far cluster has no slurmrestd")
+    token = [*two.far.prefix, "scontrol", "token", "lifespan=1800"]
+    rest = {"kind": "rest", "cluster": "far", "address": two.far.rest_url, "token_command": token}
+    two.apply(accesses={"far-rest": rest}, profiles={"far": {"access": "far-rest"}})
+    try:
+        assert two.ask(FAR) == WORDS and two.ask("echo") == WORDS
+        assert two.live()[FAR][0] == "far"
+        said = two.whole.site.manage(["fleet", "status"])
+        assert "Cluster far: Slurm answered" in said, said
+    finally:
+        two.let_go()
+        two.apply(profiles={"far": {"access": "far"}})

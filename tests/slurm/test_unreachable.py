@@ -101,7 +101,7 @@ def test_of_two_networks_the_profile_names_the_one_that_the_portal_reaches(
     with whole.profile(door_address="ib0"):
         scenario.post(1)
         whole.until(lambda: _ended(whole, began), WITHIN_S, "a job that ends")
-        assert "http://10.232." in _ended(whole, began)[0][1]
+        assert "http://198.19." in _ended(whole, began)[0][1]
     network = whole.slurm.hosts[nodes[0]].address.rpartition(".")[0] + ".0/24"
     with whole.profile(door_address=network):
         scenario.answered(90)
