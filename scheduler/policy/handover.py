@@ -155,8 +155,9 @@ def _room(
     snapshot: Snapshot, gone: frozenset[str], wanted: Mapping[str, int], touched: Collection[str], now: float
 ) -> Iterator[DrainPilot]:
     """One pilot of those that a cap counts together, while none of them comes or goes (`touched`: in this tick)."""
+    going = set(touched)
     for cap, group in _full(snapshot):
-        if any(pilot.state != "up" or not pilot.serves or pilot.id in touched for pilot in group):
+        if any(pilot.state != "up" or not pilot.serves or pilot.id in going for pilot in group):
             continue
         ends = sorted(group, key=lambda p: (end_of(p), p.id))
         waiting = _without_successor(ends, snapshot, gone, wanted)
@@ -166,13 +167,15 @@ def _room(
         idle = next((p for p in ends if _useless(p, pool, snapshot, gone, wanted, now)), None)
         if idle is not None:
             reason = f"It does nothing, and {cap}: a successor for {pool.name} takes its place."
+            going.add(idle.id)
             yield DrainPilot(pilot=idle.id, reason=reason, inputs={"jobs": len(group)})
-        elif (early := _first_of_several(ends, snapshot, turn_s, now)) is not None:
+        elif (early := _first_of_several(ends, snapshot, gone, turn_s, now)) is not None:
             reason = (
                 f"{len(group)} jobs end close together, and {cap}: this one goes early, while others serve "
                 "its models, so that they are replaced one after the other."
             )
             inputs: Inputs = {"ends_in_s": round(end_of(early) - now, 1), "turn_s": round(turn_s, 1)}
+            going.add(early.id)
             yield DrainPilot(pilot=early.id, reason=reason, inputs=inputs)
 
 
@@ -226,12 +229,17 @@ def _useless(
 
 
 def _first_of_several(
-    ends: list[PilotView], snapshot: Snapshot, turn_s: float, now: float
+    ends: list[PilotView], snapshot: Snapshot, gone: frozenset[str], turn_s: float, now: float
 ) -> PilotView | None:
-    """The first to go, when replacing them one at a time, a turn each, would not be done before they end; and
-    only while each of its models is hot elsewhere."""
+    """Return the first to go, when replacing them one at a time, a turn each, would not be done before they end.
+
+    Only while each of its models is hot elsewhere, and only where its own end is what has to be prepared for: the lead
+    of a model that loads for long makes its job leave sooner than one beside it that ends earlier and is busy.
+    """
     if not any(end_of(pilot) - now < place * turn_s for place, pilot in enumerate(ends) if place):
         return None
     first = ends[0]
     elsewhere = {r.pool for r in snapshot.replicas if r.state == "hot" and r.pilot != first.id}
-    return first if all(r.pool in elsewhere for r in snapshot.by_pilot[first.id]) else None
+    here = snapshot.by_pilot[first.id]
+    leaves = all(r.id in gone or r.state in ("asleep", "draining") or _idle(r) for r in here)
+    return first if leaves and all(r.pool in elsewhere for r in here) else None

@@ -211,6 +211,27 @@ def test_jobs_that_end_together_at_the_cap_are_replaced_one_after_the_other() ->
     assert found == [], "each is the only one that serves its model"
 
 
+def test_two_caps_that_bind_send_one_job_away_once() -> None:
+    together = (pilot("a", 400), pilot("b", 410))
+    hosts = (replica("ra", "a"), replica("rb", "b"))
+    both = fleet(together, hosts, profile=replace(GPU, max_pilots=2), limits=replace(LIMITS, max_gpus=2))
+    [drain] = drains(both, llama=2)
+    assert isinstance(drain, DrainPilot) and drain.pilot == "a"
+
+
+def test_a_busy_job_that_need_not_be_replaced_yet_stays_whatever_loads_for_long_beside_it() -> None:
+    quick, slow = replace(POOL, name="quick", load_s=0, service_s=0), replace(POOL, name="slow", load_s=1000)
+    pilots = (pilot("a", 400), replace(pilot("b", 410), gpus=2))
+    hosts = (
+        replica("ra", "a", pool="quick"),
+        replica("rb", "b", pool="slow"),
+        replica("rb2", "b", pool="quick", gpu_indices=(1,)),
+    )
+    snapshot = fleet(pilots, hosts, (quick, slow), replace(GPU, max_pilots=2))
+    assert gone(snapshot) == {"rb"}
+    assert drains(snapshot, quick=2, slow=1) == []
+
+
 # -- the gap ---------------------------------------------------------------------------------------------
 
 
