@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from environs import Env, EnvError
 
@@ -67,8 +68,11 @@ class Config:
     """What this web process serves: all, gateway or site."""
     debug: bool
     allowed_hosts: tuple[str, ...]
+    """Host names by which browsers and clients may ask, e.g. berth.example.org,10.0.0.5. Default: this machine's
+    loopback and the host of BERTH_PORTAL_URL. Whoever sets it names all of them."""
     trusted_origins: tuple[str, ...]
-    """Origins allowed to post forms, e.g. https://berth.example.org."""
+    """Origins allowed to post forms, e.g. https://berth.example.org; the first is the one in mails. Empty: that of
+    BERTH_PORTAL_URL. To be set where people reach the pages under another address than the nodes do."""
     secure_cookies: bool
     """True behind https. False only for the demo on loopback."""
     session_idle_s: float
@@ -160,6 +164,12 @@ class Config:
     """Whether a model that a project's manager registers waits for an operator's approval."""
 
     @property
+    def origins(self) -> tuple[str, ...]:
+        """Origins whose forms are taken: the trusted ones, else the scheme, host and port of `portal_url`."""
+        parts = urlsplit(self.portal_url)
+        return self.trusted_origins or (f"{parts.scheme}://{parts.netloc}",)
+
+    @property
     def site(self) -> str:
         """Where people find the pages, without a slash at its end: the first trusted origin, else `portal_url`."""
         return (self.trusted_origins or (self.portal_url,))[0].rstrip("/")
@@ -201,18 +211,19 @@ def parse(environ: Mapping[str, str] | None = None) -> Config:
     with _environment(values):
         try:
             state_dir = Path(env.str("STATE_DIR", str(root / ".run" / "state")))
+            portal_url = env.str("PORTAL_URL", "http://127.0.0.1:8000").rstrip("/")
             read = Config(
                 database_url=env.str("DATABASE_URL", "postgresql://berth@127.0.0.1:5432/berth"),
                 relay_address=env.str("RELAY_ADDRESS", ""),
                 redis_url=env.str("REDIS_URL", "redis://127.0.0.1:6379/0"),
                 state_dir=state_dir,
-                portal_url=env.str("PORTAL_URL", "http://127.0.0.1:8000").rstrip("/"),
+                portal_url=portal_url,
                 spool=Path(env.str("SPOOL", str(root / ".run" / "spool"))),
                 agent_python=env.str("AGENT_PYTHON", "python3"),
                 agent_home=env.str("AGENT_HOME", str(root)),
                 serve=env.str("SERVE", "all"),
                 debug=env.bool("DEBUG", False),
-                allowed_hosts=tuple(env.list("ALLOWED_HOSTS", ["127.0.0.1", "localhost"])),
+                allowed_hosts=tuple(env.list("ALLOWED_HOSTS", _hosts(portal_url))),
                 trusted_origins=tuple(env.list("TRUSTED_ORIGINS", [])),
                 secure_cookies=env.bool("SECURE_COOKIES", True),
                 session_idle_s=env.float("SESSION_IDLE_S", 12 * 3600.0),
@@ -269,6 +280,16 @@ def parse(environ: Mapping[str, str] | None = None) -> Config:
             raise ConfigError(f"{error}: see portal/config.py for kinds, units and defaults") from None
     _check(read)
     return read
+
+
+def _hosts(portal_url: str) -> list[str]:
+    """Return the loopback and the host of an address, as Django compares them: an IPv6 address in brackets."""
+    try:
+        host = urlsplit(portal_url).hostname or ""
+    except ValueError:
+        raise ConfigError(f"BERTH_PORTAL_URL is {portal_url!r}; it must be http(s)://host:port") from None
+    own = f"[{host}]" if ":" in host else host
+    return list(dict.fromkeys(filter(None, ("127.0.0.1", "localhost", own))))
 
 
 def _check(read: Config) -> None:

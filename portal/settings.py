@@ -19,7 +19,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 SECRET_KEY = _config.secret_key
 DEBUG = _config.debug
 ALLOWED_HOSTS = list(_config.allowed_hosts)
-CSRF_TRUSTED_ORIGINS = list(_config.trusted_origins)
+CSRF_TRUSTED_ORIGINS = list(_config.origins)
 
 INSTALLED_APPS = [
     "portal.dashboard",  # first: its templates take the place of the admin's
