@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -44,16 +45,46 @@ def end(
         return ended
 
 
-def make_room(cluster: str, job_id: int, taker: UUID, now: float) -> list[UUID]:
-    """Ends the other pilot that has this job's number, if there is one; `clean_up` is the caller's.
+@dataclass(frozen=True, slots=True)
+class Room:
+    """`ended`: pilots that are no more, `clean_up` is the caller's. `taken`: whether the newer job may have the number;
+    if not, its own pilot is among those that ended."""
 
-    A controller that died before it had saved its last moments forgets jobs and gives their numbers again. Whoever had
-    the number has no job any more, and while its row said otherwise the newer job could have no row."""
-    holders = (
-        Pilot.objects.filter(cluster=cluster, job_id=job_id).exclude(state=PilotState.ENDED).exclude(pk=taker)
-    )
+    ended: list[UUID]
+    taken: bool = True
+
+
+def make_room(taker: Pilot, job_id: int, site: Site, now: float) -> Room:
+    """End the other pilot that has this job's number, if there is one, or the taker, where the other may well live.
+
+    A controller that died before it had saved its last moments forgets jobs and gives their numbers again: whoever had
+    the number has no job any more, and while its row said otherwise the newer job could have no row. But where an agent
+    has registered, or another Slurm gave the number, that proves nothing: a new job costs less than one that works."""
+    others = Pilot.objects.filter(cluster=taker.cluster, job_id=job_id).exclude(state=PilotState.ENDED)
+    holder = others.exclude(pk=taker.pk).select_related("profile__access").first()
+    if holder is None:
+        return Room([])
+    if why := _may_live(holder, taker, job_id, site):
+        return Room(end([taker.pk], why, now, failed=False, unasked=True), taken=False)
     reason = f"Slurm has forgotten job {job_id}: it gave the number to another one."
-    return end(holders.values_list("pk", flat=True), reason, now, failed=False, unasked=True)
+    return Room(end([holder.pk], reason, now, failed=False, unasked=True))
+
+
+def _may_live(holder: Pilot, taker: Pilot, job_id: int, site: Site) -> str:
+    """Return why the holder of a number keeps it, in words; "" where its job is gone."""
+    own, other = site.way_of(taker.profile), site.way_of(holder.profile)
+    if own.slurm != other.slurm:
+        return (
+            f"{own.said} gave its job the number {job_id}, which a live job has that {other.said} knows, and both "
+            f"are called cluster {taker.cluster}. Another job is asked for. If these are two clusters, "
+            "let the jobs of one end and give its access a cluster name of its own."
+        )
+    if holder.agent_job_id == job_id:
+        return (
+            f"Slurm gave its job the number {job_id} a second time, and the agent of the other one has not ended: "
+            "another job is asked for."
+        )
+    return ""
 
 
 def _tell(cur: Cursor, pilot: UUID, reason: str, now: float) -> None:
@@ -123,7 +154,7 @@ def clean_up(pilots: Iterable[UUID], site: Site, client_for: ClientFor, config: 
 
 
 def _forget(pilot: Pilot, client: SlurmClient, config: Config, now: float) -> None:
-    client.forget(secret_path(config, str(pilot.pk)))
+    client.forget(secret_path(config, pilot))
 
 
 def _keep(pilot: Pilot, client: SlurmClient, config: Config, now: float) -> None:
@@ -132,7 +163,7 @@ def _keep(pilot: Pilot, client: SlurmClient, config: Config, now: float) -> None
 
 def keep_log(pilot: Pilot, client: SlurmClient, config: Config, now: float) -> int:
     """Stores the end of the job's output for operators; answers its length. Raises NoAnswer, NotOffered."""
-    text = client.log_tail(log_path(config, str(pilot.pk)), LOG_BYTES)
+    text = client.log_tail(log_path(config, pilot), LOG_BYTES)
     # PostgreSQL's text cannot hold a NUL.
     text = text.replace("\0", "\ufffd")
     at = datetime.fromtimestamp(now, UTC)

@@ -17,12 +17,24 @@ def job_name(config: Config, pilot: str) -> str:
     return f"berth-{config.instance}-{pilot}"
 
 
-def log_path(config: Config, pilot: str) -> str:
-    return f"{config.spool}/log/{pilot}.out"
+def log_path(config: Config, pilot: Pilot) -> str:
+    return f"{_spool(config, pilot.profile)}/log/{pilot.pk}.out"
 
 
-def secret_path(config: Config, pilot: str) -> str:
-    return f"{config.spool}/secret/{pilot}.json"
+def secret_path(config: Config, pilot: Pilot) -> str:
+    return f"{_spool(config, pilot.profile)}/secret/{pilot.pk}.json"
+
+
+def _spool(config: Config, profile: Profile) -> str:
+    """Where the nodes of a profile's jobs, and its way, see the spool. An access keeps it while jobs of it live."""
+    return (profile.access.spool if profile.access else "") or str(config.spool)
+
+
+def _agent(config: Config, profile: Profile) -> tuple[str, str]:
+    """Return the agent's interpreter and the folder of its package: the profile's, its access's or the portal's."""
+    access = profile.access
+    python = profile.agent_python or (access.agent_python if access else "") or config.agent_python
+    return python, (access.agent_home if access else "") or config.agent_home
 
 
 def portal_url_of(profile: Profile, config: Config) -> str:
@@ -33,6 +45,7 @@ def portal_url_of(profile: Profile, config: Config) -> str:
 def spec_of(pilot: Pilot, config: Config, exclude: tuple[str, ...] = ()) -> JobSpec:
     """`exclude`: nodes on which starts have failed."""
     profile, name = pilot.profile, str(pilot.pk)
+    agent_python, agent_home = _agent(config, profile)
     secret = Secret(
         pilot=name,
         portal_url=portal_url_of(profile, config),
@@ -46,10 +59,10 @@ def spec_of(pilot: Pilot, config: Config, exclude: tuple[str, ...] = ()) -> JobS
     return JobSpec(
         name=pilot.job_name,
         pilot=name,
-        log_path=log_path(config, name),
-        agent_python=config.agent_python,
-        agent_home=config.agent_home,
-        secret=SecretFile(secret_path(config, name), dumps(secret).decode()),
+        log_path=log_path(config, pilot),
+        agent_python=agent_python,
+        agent_home=agent_home,
+        secret=SecretFile(secret_path(config, pilot), dumps(secret).decode()),
         limit_min=pilot.walltime_min,
         least_limit_min=min(profile.walltime_least_min, pilot.walltime_min),
         cpus=profile.cpus,

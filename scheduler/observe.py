@@ -78,7 +78,7 @@ def observe(
         )
         for pilot in pilots
     }
-    forgotten = _adopt(pilots, verdicts, now)
+    forgotten = _adopt(site, pilots, verdicts, now)
     _write_facts(verdicts, own)
     _register(pilots, now)
     ended = forgotten + _end(site, pilots, verdicts, client_for, now)
@@ -120,13 +120,16 @@ def _facts(pilot: Pilot) -> PilotFacts:
     )
 
 
-def _adopt(pilots: Iterable[Pilot], verdicts: dict[UUID, Verdict], now: float) -> list[UUID]:
-    """Answers the pilots that ended for it."""
+def _adopt(site: Site, pilots: Iterable[Pilot], verdicts: dict[UUID, Verdict], now: float) -> list[UUID]:
+    """Answers the pilots that ended for it. The job of one that ended itself is an unknown one from then on."""
     forgotten = []
-    clusters = {pilot.pk: pilot.cluster for pilot in pilots}
+    rows = {pilot.pk: pilot for pilot in pilots}
     for pilot, verdict in verdicts.items():
         if verdict.adopt is not None:
-            forgotten += endings.make_room(clusters[pilot], verdict.adopt, pilot, now)
+            room = endings.make_room(rows[pilot], verdict.adopt, site, now)
+            forgotten += room.ended
+            if not room.taken:
+                continue
             with moving() as cur:
                 if fleet.submitted(cur, pilot, verdict.adopt, datetime.fromtimestamp(now, UTC)):
                     said = f"Job {verdict.adopt} bears its name: sbatch did not say so, but this is what it asked for."

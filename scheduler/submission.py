@@ -67,10 +67,14 @@ def submit(actor: Actor, pilot_id: UUID) -> bool:
         held = _hold_profile(actor, pilot, said)
         end(actor, pilot_id, said, failed=not held)
         return False
-    forgotten = endings.make_room(pilot.cluster, job_id, pilot_id, actor.clock())
+    room = endings.make_room(pilot, job_id, actor.site, actor.clock())
+    if not room.taken:
+        _give_up(actor, job_id, way)
+        endings.clean_up(room.ended, actor.site, actor.client_for, actor.config, actor.clock())
+        return False
     with moving() as cur:
         taken = fleet.submitted(cur, pilot_id, job_id, actor.now())
-    endings.clean_up(forgotten, actor.site, actor.client_for, actor.config, actor.clock())
+    endings.clean_up(room.ended, actor.site, actor.client_for, actor.config, actor.clock())
     if not taken:
         logger.warning("job %d: pilot %s has moved on; the orphan rule deals with it", job_id, pilot_id)
     return taken
@@ -80,6 +84,14 @@ def end(actor: Actor, pilot: UUID, reason: str, *, failed: bool) -> None:
     """Of a pilot whose job never ran."""
     ended = endings.end([pilot], reason, actor.clock(), failed=failed)
     endings.clean_up(ended, actor.site, actor.client_for, actor.config, actor.clock())
+
+
+def _give_up(actor: Actor, job_id: int, way: Way) -> None:
+    """Cancel a job that may not have its number; what does not hear of it now is an unknown job of the next listings."""
+    try:
+        actor.client_for(way).cancel([job_id])
+    except (NoAnswer, NotOffered) as error:
+        logger.warning("scancel %d: %s", job_id, error)
 
 
 def _sbatch(actor: Actor, pilot: Pilot, way: Way) -> int:

@@ -18,8 +18,22 @@ FEATURES = r"[A-Za-z0-9\[(][A-Za-z0-9_.+:=*|&,()\[\]-]{0,255}"
 # name[@server][:count], several joined by "," (all of them) or "|" (any of them).
 LICENCES = rf"{WORD}(@{WORD})?(:[0-9]{{1,6}})?([,|]{WORD}(@{WORD})?(:[0-9]{{1,6}})?)*"
 GPUS = rf"({WORD}:)?[0-9]{{1,4}}"  # [type:]count; MIG's types begin with a digit
+# Folders and files that a shell takes as they stand, without a slash at the end. `matches_text` refuses "..", too.
+PATH = r"(/[A-Za-z0-9_.+@-]+)+"
+PROGRAM = rf"{WORD}|{PATH}"
+DOOR_ADDRESS = r"[A-Za-z0-9:][A-Za-z0-9.:_-]{0,63}(/[0-9]{1,3})?"
+DOOR_PORTS = r"[0-9]{1,5}(-[0-9]{1,5})?"
 EXCLUSIVE = r"node|user|mcs"
 MOST_NICE = 2_000_000_000
+MOST: Mapping[str, int] = {
+    "cpus": 4096,
+    "gpus": 4096,
+    "nodes": 1024,
+    "mem_mb": 64 * 2**20,
+    "walltime_min": 60 * 24 * 365,
+    "walltime_least_min": 60 * 24 * 365,
+}
+"""A profile's numbers → the most that a job may ask for."""
 _COUNT = r"[0-9]{1,6}"
 _SIZE = r"[0-9]{1,9}[KMGT]?"
 FLAG = ""  # stands alone; written as true
@@ -86,6 +100,11 @@ def matches(pattern: str, value: object) -> bool:
     """Whether the whole value is what the pattern allows."""
     # fullmatch, because $ would let a trailing newline through.
     return isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
+def matches_text(pattern: str, value: object) -> bool:
+    """Whether the whole value is what the pattern allows, and leads to no folder above."""
+    return matches(pattern, value) and "/../" not in f"{value}/"
 
 
 def extra_text(value: object) -> str | None:

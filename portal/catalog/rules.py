@@ -17,8 +17,11 @@ from portal.catalog import allowed
 
 # Linux' longest name of an interface has 15 bytes.
 _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")
-_PORTS = re.compile(r"(\d{1,5})-(\d{1,5})")
-_URL = re.compile(r"https?://([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[A-Za-z0-9./_-]*)?")
+_PORTS = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
+_URL = re.compile(
+    r"https?://([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9./_-]*)?"
+)
+PROGRAM_HINT = "Write an absolute path without blanks, '$' and '..', or a command's name such as python3."
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
@@ -29,6 +32,18 @@ def absolute(field: str, path: str) -> None:
     pure = PurePosixPath(path)
     if not pure.is_absolute() or ".." in pure.parts or any(ord(c) < 32 for c in path):
         raise ValidationError({field: "Write an absolute path without '..'."})
+
+
+def folder(field: str, path: str) -> str:
+    """Return a folder that a job script names, without a slash at its end; "" for none."""
+    plain = path.rstrip("/") or path[:1]
+    if plain and not allowed.matches_text(allowed.PATH, plain):
+        raise ValidationError(
+            {
+                field: "Write an absolute folder of letters, digits and . _ + @ -, without blanks, '$' and '..'."
+            }
+        )
+    return plain
 
 
 def words(field: str, value: Any) -> None:
@@ -48,6 +63,8 @@ def door(field: str, value: str) -> None:
     if not value:
         return
     try:
+        if not allowed.matches(allowed.DOOR_ADDRESS, value):
+            raise ValueError("10.0.0.0/255.0.0.0 or fd00::1%ib0, for example")
         found = ipaddress.ip_network(value, strict=False)
     except ValueError:
         if not _INTERFACE.fullmatch(value):
@@ -86,6 +103,11 @@ def url(field: str, value: str) -> None:
 def at_least_one(field: str, value: int | None) -> None:
     if value is not None and value < 1:
         raise ValidationError({field: "Must be at least 1."})
+
+
+def at_most(field: str, value: int | None, most: int) -> None:
+    if value is not None and value > most:
+        raise ValidationError({field: f"Must be at most {most}."})
 
 
 def arguments(field: str, value: Any) -> None:
@@ -181,7 +203,7 @@ def prologue(field: str, text: str) -> None:
 
 def like(field: str, pattern: str, value: str, hint: str) -> None:
     """Empty, or what a directive of this kind may be."""
-    if value and not allowed.matches(pattern, value):
+    if value and not allowed.matches_text(pattern, value):
         raise ValidationError({field: hint})
 
 

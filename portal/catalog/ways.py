@@ -12,7 +12,7 @@ from typing import Any
 from django.apps import apps
 from django.core.exceptions import ValidationError
 
-from portal.catalog import rules
+from portal.catalog import allowed, rules
 from portal.config import config
 
 # What each kind of client reads beside the cluster's name; anything else would have no effect.
@@ -33,6 +33,9 @@ def check(access: Any) -> None:
         rules.command(field, getattr(access, field))
     for field in ("conf", "token_file", "python"):
         rules.absolute(field, getattr(access, field))
+    rules.like("agent_python", allowed.PROGRAM, access.agent_python, rules.PROGRAM_HINT)
+    for field in ("spool", "agent_home"):
+        setattr(access, field, rules.folder(field, getattr(access, field)))
     wrong = _useless(access) | _secrets(access) | (_rest(access) if access.kind == "rest" else {})
     if access.kind == "native" and not access.python:
         wrong["python"] = (
@@ -106,19 +109,28 @@ def _rest(access: Any) -> dict[str, str]:
         }
     if access.token_file and access.token_command:
         return {"token_command": "Write token_file or token_command, not both."}
-    if not access.address.startswith("unix:") and not (access.token_file or access.token_command):
-        return {"token_file": "slurmrestd wants a token: write the file that holds it, or token_command."}
+    if not (access.token_file or access.token_command):
+        return {
+            "token_file": "slurmrestd wants a token, by a unix socket too: write its file, or token_command."
+        }
     return {}
 
 
+# What says which Slurm is asked, and as whom. An address may change: a daemon that moved has to be followed.
+_IDENTITY = ("kind", "cluster", "submit_prefix", "conf", "user", "token_file", "token_command", "spool")
+
+
 def _moved(access: Any) -> dict[str, str]:
-    """A job is known by its number in one cluster, and listed for one account."""
+    """A job is known by its number in one cluster, listed for one account, and has its log and secret in one folder."""
     old = type(access)._default_manager.filter(pk=access.pk).first() if access.pk else None
     if old is None:
         return {}
-    changed = [field for field in ("cluster", "user") if getattr(old, field) != getattr(access, field)]
+    changed = [field for field in _IDENTITY if getattr(old, field) != getattr(access, field)]
     live = _live(profile__access=access) if changed else ""
-    text = f"{live} submitted by this way would not be found any more: let them end first, or add a second access."
+    text = (
+        f"{live} submitted by this way might not be found any more: disable the profiles that use it, let the jobs end, "
+        "then change it; or make a new access for new profiles."
+    )
     return dict.fromkeys(changed, text) if live else {}
 
 

@@ -132,6 +132,7 @@ SECTIONS = (
         ("accesses",), "access", Access, "name",
         (
             "kind", "cluster", "submit_prefix", "address", "conf", "user", "token_file", "token_command", "python",
+            "spool", "agent_python", "agent_home",
         ),
     ),
     Section(
@@ -141,6 +142,7 @@ SECTIONS = (
             "gpus", "nodes", "cpus", "mem_mb", "gpu_request", "gpu_type_asked", "mem_request", "licenses", "exclusive",
             "nice", "wckey", "extra", "walltime_min", "walltime_least_min", "max_pilots", "preemptible", "cost", "charge",
             "project", "link", "prologue", "door_address", "door_ports", "portal_url_from_nodes", "scratch",
+            "agent_python",
         ),
     ),
     Section(

@@ -42,6 +42,10 @@ class AccessAdmin(EditableAdmin[Access]):
         (None, {"fields": ["name", "cluster", "kind", "hears"]}),
         ("Slurm's commands, or the helper with pyslurm", {"fields": ["submit_prefix", "conf", "python"]}),
         ("slurmrestd", {"fields": ["address", "user", "token_file", "token_command"]}),
+        (
+            "Paths on its nodes, where they are not the portal's",
+            {"fields": ["spool", "agent_python", "agent_home"]},
+        ),
     ]
 
     @admin.display(description="what it hears")
@@ -85,7 +89,7 @@ class ProfileAdmin(EditableAdmin[Profile]):
             "Network, files and shell",
             {
                 "fields": [
-                    "link", "prologue", "door_address", "door_ports", "portal_url_from_nodes", "scratch",
+                    "link", "prologue", "door_address", "door_ports", "portal_url_from_nodes", "scratch", "agent_python",
                 ],
                 "classes": ["collapse"],
             },

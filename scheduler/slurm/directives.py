@@ -21,11 +21,12 @@ Fields = dict[str, Any]
 Column = Callable[[Any], Fields]
 Value = str | int
 
-PATH = r"(/[A-Za-z0-9_.+@-]+)+"
+PATH = allowed.PATH
 NAME = r"berth-[A-Za-z0-9]{1,32}-[A-Za-z0-9_-]{1,64}"
 # A gres is name[:type]:count, several joined by commas.
 _GRES = r"[A-Za-z0-9_]+(:[A-Za-z0-9_.+-]+)?(:[0-9]+)?(,[A-Za-z0-9_]+(:[A-Za-z0-9_.+-]+)?(:[0-9]+)?)*"
-_YEAR_MIN = 60 * 24 * 365
+_YEAR_MIN = allowed.MOST["walltime_min"]
+_MEM_MB = allowed.MOST["mem_mb"]
 
 
 class BadDirective(ValueError):
@@ -120,21 +121,25 @@ def _size_mib(value: str) -> int:
 DIRECTIVES: tuple[Directive, ...] = (
     Directive("name", "job-name", NAME, _as("name"), _as("name"), required=True),
     Directive(
-        "nodes", "nodes", (1, 1024), lambda n: {"minimum_nodes": n, "maximum_nodes": n}, _as("nodes", str)
+        "nodes",
+        "nodes",
+        (1, allowed.MOST["nodes"]),
+        lambda n: {"minimum_nodes": n, "maximum_nodes": n},
+        _as("nodes", str),
     ),
-    Directive("nodes", "ntasks", (1, 1024), _as("tasks"), _as("ntasks")),
-    Directive("cpus", "cpus-per-task", (1, 4096), _as("cpus_per_task"), _as("cpus_per_task")),
+    Directive("nodes", "ntasks", (1, allowed.MOST["nodes"]), _as("tasks"), _as("ntasks")),
+    Directive("cpus", "cpus-per-task", (1, allowed.MOST["cpus"]), _as("cpus_per_task"), _as("cpus_per_task")),
     Directive("limit_min", "time", (1, _YEAR_MIN), _as("time_limit", _number), _as("time_limit")),
     Directive(
         "least_limit_min", "time-min", (0, _YEAR_MIN), _as("time_minimum", _number), _as("time_limit_min")
     ),
     Directive(
-        "mem_mb", "mem", (0, 64 * 2**20), _as("memory_per_node", _number), _as("memory_per_node", _mib), _mib
+        "mem_mb", "mem", (0, _MEM_MB), _as("memory_per_node", _number), _as("memory_per_node", _mib), _mib
     ),
     Directive(
         "mem_per_gpu_mb",
         "mem-per-gpu",
-        (0, 64 * 2**20),
+        (0, _MEM_MB),
         _as("memory_per_tres", lambda mib: f"gres/gpu:{mib}"),
         _as("memory_per_gpu", _mib),
         _mib,
@@ -301,5 +306,5 @@ def _check_value(row: Directive, value: object) -> None:
 
 def check_text(field: str, pattern: str, value: object) -> None:
     """Raise BadDirective unless the whole value matches, and leads to no folder above."""
-    if not allowed.matches(pattern, value) or "/../" in f"{value}/":
+    if not allowed.matches_text(pattern, value):
         raise BadDirective(field, value)

@@ -33,6 +33,11 @@ class Way:
     name: str = ""  # what the administrator calls it; "" = Slurm's commands on the portal's host
 
     @property
+    def slurm(self) -> tuple[object, ...]:
+        """Return what decides which Slurm answers. Two ways that agree in it lead to one; others may, too."""
+        return self.kind, self.cluster, self.prefix, self.address, self.conf
+
+    @property
     def said(self) -> str:
         """Return the way in words, for a person: "Slurm (main)", "Slurm (alps, by ssh login01)"."""
         found = {"cli": _by(self.prefix), "rest": _at(self.address), "native": _by(self.prefix)}[self.kind]

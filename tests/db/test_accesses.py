@@ -18,10 +18,14 @@ from portal import hints
 from portal.api import targets
 from portal.api.commanding import Wish, give
 from portal.catalog.models import Access, Profile
+from portal.catalog_file.applying import apply
+from portal.catalog_file.reading import read
+from portal.config import config
 from portal.fleet.models import Cluster, Command, Pilot
 from portal.gateway.catalog import read_phases
 from portal.notices import events
 from portal.postgres import plain
+from scheduler.jobspec import log_path, secret_path, spec_of
 from scheduler.slurm.way import Way
 from scheduler.ways import way_by, way_of
 from tests.api.world import World, build, pilot_row
@@ -39,6 +43,10 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 @pytest.fixture
 def alps(world: World) -> Access:
     return Access.objects.create(name="alps", cluster="alps", submit_prefix=["ssh", "alps1"])
+
+
+def read_catalog(text: str) -> None:
+    apply(read(text))
 
 
 def wrong(row: Access | Profile) -> dict[str, str]:
@@ -87,13 +95,74 @@ def test_under_live_jobs_nothing_changes_that_they_are_found_by(world: World, al
     assert "1 job of this profile would not be found" in wrong(profile)["access"]
     Profile.objects.filter(pk=profile.pk).update(access=alps, cluster="alps")
     alps.cluster = "eiger"
-    assert "1 job submitted by this way would not be found" in wrong(alps)["cluster"]
+    assert "1 job submitted by this way might not be found" in wrong(alps)["cluster"]
+    for field, value in {
+        "submit_prefix": ["ssh", "alps2"],
+        "conf": "/etc/slurm/other.conf",
+        "spool": "/alps/spool",
+    }.items():
+        alps.refresh_from_db()
+        setattr(alps, field, value)
+        assert "or make a new access" in wrong(alps)[field]
     alps.refresh_from_db()
-    alps.submit_prefix = ["ssh", "alps2"]
+    alps.kind, alps.submit_prefix, alps.address, alps.token_file = (
+        "rest",
+        [],
+        "http://slurm:6820",
+        "/run/token",
+    )
+    assert set(wrong(alps)) == {"kind", "submit_prefix", "token_file"}
+    alps.refresh_from_db()
+    alps.agent_python, alps.agent_home = "/alps/berth/bin/python", "/alps/berth/src"  # of later jobs only
     alps.full_clean()
     Pilot.objects.update(state="ended", ended_at=timezone.now(), end_reason="its time was over")
-    alps.cluster = "eiger"
+    alps.cluster, alps.submit_prefix = "eiger", ["ssh", "eiger"]
     alps.full_clean()
+
+
+def test_an_access_that_names_no_cluster_leads_to_one_of_its_own(world: World) -> None:
+    entered = Access(name="daint", submit_prefix=["ssh", "daint"])
+    entered.full_clean()
+    entered.save()
+    assert entered.cluster == "daint"
+    assert Access.objects.create(name="eiger", submit_prefix=["ssh", "eiger"]).cluster == "eiger"
+    read_catalog("accesses: {todi: {submit_prefix: [ssh, todi]}}")
+    assert Access.objects.get(name="todi").cluster == "todi"
+    read_catalog("accesses: {todi: {conf: /etc/slurm/todi.conf}}")
+    assert Access.objects.get(name="todi").cluster == "todi"
+
+
+def test_slurmrestd_wants_a_token_by_a_socket_too() -> None:
+    said = wrong(Access(name="r", kind="rest", cluster="alps", address="unix:/run/slurmrestd/socket"))
+    assert "by a unix socket too: write its file, or token_command" in said["token_file"]
+
+
+def test_a_jobs_paths_are_its_profiles_its_accesses_or_the_portals(world: World, alps: Access) -> None:
+    settings = config()
+    pilot = pilot_row(world)
+    plain = spec_of(pilot, settings)
+    assert (plain.agent_python, plain.agent_home) == (settings.agent_python, settings.agent_home)
+    assert plain.secret.path == f"{settings.spool}/secret/{pilot.pk}.json"
+    alps.spool, alps.agent_python, alps.agent_home = "/alps/spool/", "/alps/bin/python", "/alps/src/"
+    alps.full_clean()
+    alps.save()
+    pilot.profile.access = alps
+    there = spec_of(pilot, settings)
+    assert (there.agent_python, there.agent_home) == ("/alps/bin/python", "/alps/src")
+    assert there.log_path == log_path(settings, pilot) == f"/alps/spool/log/{pilot.pk}.out"
+    assert there.secret.path == secret_path(settings, pilot) == f"/alps/spool/secret/{pilot.pk}.json"
+    pilot.profile.agent_python = "/alps/arm/bin/python"
+    assert spec_of(pilot, settings).agent_python == "/alps/arm/bin/python"
+
+
+def test_paths_that_no_script_takes_are_refused_where_they_are_written() -> None:
+    for field, value in {
+        "spool": "/my spool",
+        "agent_home": "src",
+        "agent_python": "/opt/$ARCH/python",
+    }.items():
+        assert set(wrong(Access(name="a", **{field: value}))) == {field}
+    assert set(wrong(Profile(name="p", partition="p", agent_python="/a/../python"))) == {"agent_python"}
 
 
 def test_without_an_access_a_profile_is_of_the_cluster_to_which_this_hosts_commands_lead(

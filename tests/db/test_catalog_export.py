@@ -29,7 +29,9 @@ pytestmark = pytest.mark.django_db
 def _rich(world: World) -> None:
     """Something in every section, also what is awkward to write."""
     Membership.objects.filter(user=world.owner.user).update(role="manager")
-    Access.objects.create(name="login", submit_prefix=["ssh", "login01"], conf="/etc/slurm/it's.conf")
+    Access.objects.create(
+        name="login", cluster="main", submit_prefix=["ssh", "login01"], conf="/etc/slurm/it's.conf"
+    )
     Access.objects.create(
         name="alps",
         kind="rest",
@@ -98,7 +100,7 @@ _PROJECT = st.fixed_dictionaries(
 _PROFILE = st.fixed_dictionaries(
     {
         "partition": _NAME,
-        "gpus": st.integers(0, 30_000),
+        "gpus": st.integers(0, 4096),
         "preemptible": st.booleans(),
         "cost": st.floats(0.01, 99),
         "prologue": _TEXT,

@@ -167,6 +167,23 @@ def test_a_number_that_slurm_gives_twice_is_the_newer_jobs(world: World) -> None
     assert PoolState.objects.filter(failures__gt=0).count() == 0
 
 
+def test_a_number_that_slurm_gives_twice_does_not_end_a_pilot_whose_agent_runs(world: World) -> None:
+    """Its node may have kept the job: one that works is not given up for one that has not begun."""
+    older = world.hot_pilot()
+    world.add_pool("mistral", gpus=2)
+    world.ask("mistral")
+    world.slurm.lose_its_memory()
+    world.report(older)
+    world.tick()
+    older.refresh_from_db()
+    assert (older.state, older.job_id) == ("up", 101)
+    assert "the agent of the other one has not ended" in Pilot.objects.get(state="ended").end_reason
+    assert world.slurm.cancelled == [101]
+    world.report(older)
+    world.tick()
+    assert Pilot.objects.exclude(state="ended").get(job_id=102).state == "submitted"
+
+
 def test_a_number_that_slurm_gives_twice_while_its_answer_is_lost_is_the_newer_jobs(world: World) -> None:
     def lose_the_answer() -> None:
         raise NoAnswer("sbatch: no answer within 20 s")

@@ -292,7 +292,9 @@ def test_an_answer_that_came_late_counts_from_when_it_was_asked_for(
 
 def two_ways(world: World) -> FakeSlurm:
     """A second way to main, by which another account's jobs are listed."""
-    add_profile(world, "other", Access.objects.create(name="login2", submit_prefix=["ssh", "login2"]))
+    add_profile(
+        world, "other", Access.objects.create(name="login2", cluster="main", submit_prefix=["ssh", "login2"])
+    )
     world.add_pool("camel").profiles.set([Profile.objects.get(name="other")])
     world.slurms["login2"] = FakeSlurm()
     world.slurms["login2"]._next_id = 500
@@ -488,3 +490,43 @@ def test_a_pilot_whose_cluster_no_way_leads_to_is_left_alone(world: World) -> No
     assert there.state == "up" and command.state == "pending"
     assert "no access of an enabled profile leads there" in command.result
     assert (world.slurm.cancelled, world.slurms["alps"].cancelled) == ([], [])
+
+
+def test_a_number_that_another_slurm_of_the_same_name_gave_ends_no_live_pilot(world: World) -> None:
+    """Two clusters that somebody called by one name: the later job goes, with words, and another one is asked for."""
+    second = two_ways(world)
+    here = serve(world, "llama", world.slurm, "gpu")
+    second._next_id = (here.job_id or 0) - 1
+    world.ask("camel")
+    world.report(here)
+    world.tick()
+    here.refresh_from_db()
+    assert here.state == "up"
+    gone = Pilot.objects.get(profile__name="other", state="ended")
+    assert "give its access a cluster name of its own" in gone.end_reason
+    assert second.cancelled == [here.job_id]
+    world.report(here)
+    world.tick()
+    assert pilot_of("other").job_id == (here.job_id or 0) + 1
+    assert PoolState.objects.filter(failures__gt=0).count() == 0
+
+
+def test_that_holds_also_for_a_job_whose_submission_was_not_heard(world: World) -> None:
+    second = two_ways(world)
+    here = serve(world, "llama", world.slurm, "gpu")
+    second._next_id = (here.job_id or 0) - 1
+
+    def lose_the_answer() -> None:
+        raise NoAnswer(SILENCE)
+
+    second.on_submit = lose_the_answer
+    world.ask("camel")
+    world.report(here)
+    world.tick()
+    second.on_submit = lambda: None
+    for _ in range(40):
+        world.report(here)
+        world.tick(2)
+    here.refresh_from_db()
+    assert here.state == "up" and second.cancelled == [here.job_id]
+    assert pilot_of("other").job_id == (here.job_id or 0) + 1

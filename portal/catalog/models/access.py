@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db import models
 
 from portal.catalog import ways
@@ -21,9 +23,11 @@ class Access(models.Model):
     kind = models.CharField(max_length=10, choices=Kind, default=Kind.CLI)
     cluster = models.CharField(
         max_length=64,
-        default="main",
+        default="",
+        blank=True,
         validators=[directive],
-        help_text="What the cluster is called here. Several ways may lead to one.",
+        help_text="What the cluster is called here; empty: as this access. The same name for two accesses says that both "
+        "lead to the same Slurm.",
     )
     submit_prefix = models.JSONField(
         default=list,
@@ -56,6 +60,22 @@ class Access(models.Model):
         max_length=300, blank=True, help_text="Interpreter that has pyslurm, for the helper process."
     )
 
+    spool = models.CharField(
+        max_length=300,
+        blank=True,
+        help_text="Folder for jobs' logs and secrets, as nodes and Slurm's commands there see it; empty: BERTH_SPOOL.",
+    )
+    agent_python = models.CharField(
+        max_length=300,
+        blank=True,
+        help_text="Interpreter for the agent on this cluster's nodes; empty: BERTH_AGENT_PYTHON.",
+    )
+    agent_home = models.CharField(
+        max_length=300,
+        blank=True,
+        help_text="Folder that holds the gpuworker package on this cluster's nodes; empty: BERTH_AGENT_HOME.",
+    )
+
     class Meta:
         verbose_name_plural = "accesses"
         constraints = [
@@ -67,4 +87,13 @@ class Access(models.Model):
         return self.name
 
     def clean(self) -> None:
+        self._name_cluster()
         ways.check(self)
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save the row; a cluster that nobody named is one of its own."""
+        self._name_cluster()
+        super().save(*args, **kwargs)
+
+    def _name_cluster(self) -> None:
+        self.cluster = self.cluster or self.name

@@ -143,6 +143,12 @@ class Profile(models.Model):
         max_length=200, blank=True, help_text="Where the nodes reach the portal; empty: BERTH_PORTAL_URL."
     )
     scratch = models.CharField(max_length=300, blank=True, help_text="Node-local folder; empty: /tmp.")
+    agent_python = models.CharField(
+        max_length=300,
+        blank=True,
+        help_text="Interpreter for the agent on its nodes, e.g. of another architecture; empty: the access's, else "
+        "BERTH_AGENT_PYTHON.",
+    )
 
     class Meta:
         constraints = [
@@ -180,6 +186,8 @@ class Profile(models.Model):
         rules.at_least_one("cpus", self.cpus)
         rules.at_least_one("nodes", self.nodes)
         rules.at_least_one("walltime_least_min", self.walltime_least_min)
+        for field, most in allowed.MOST.items():
+            rules.at_most(field, getattr(self, field), most)
         rules.like(
             "constraint", allowed.FEATURES, self.constraint, "Write features such as a100 or a100&nvlink."
         )
@@ -191,7 +199,9 @@ class Profile(models.Model):
         rules.door("door_address", self.door_address)
         rules.ports("door_ports", self.door_ports)
         rules.url("portal_url_from_nodes", self.portal_url_from_nodes)
-        rules.absolute("scratch", self.scratch)
+        self.scratch = rules.folder("scratch", self.scratch)
+        rules.like("agent_python", allowed.PROGRAM, self.agent_python, rules.PROGRAM_HINT)
+        rules.prologue("prologue", self.prologue)
         ways.check_profile(self)
         cluster.check(self)
 
