@@ -282,6 +282,12 @@ def parse(environ: Mapping[str, str] | None = None) -> Config:
     return read
 
 
+def on_loopback(url: str) -> bool:
+    """Whether an address means the machine itself, whoever dials it."""
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 def _hosts(portal_url: str) -> list[str]:
     """Return the loopback and the host of an address, as Django compares them: an IPv6 address in brackets."""
     try:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import IntegrityError, transaction
 
 from portal import hints
-from portal.catalog import cluster
-from portal.catalog.models import Profile
+from portal.catalog import doubts
 from portal.catalog_file.reading import BadFile, Path, Tree, Wrong
 from portal.catalog_file.sections import FITS, SECTIONS, Section
 from portal.catalog_file.use import in_use
@@ -27,7 +26,7 @@ Kind = Literal["added", "changed", "unchanged", "deleted", "kept"]
 @dataclass(frozen=True, slots=True)
 class Change:
     """What became of one row. `fields`: name → old and new value; `why`: of one that stays although it was to go.
-    `doubts`: what could not be checked."""
+    `doubts`: what could not be checked, or may go wrong."""
 
     kind: Kind
     word: str
@@ -35,6 +34,7 @@ class Change:
     fields: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     why: str = ""
     doubts: str = ""
+    row: Any = field(default=None, repr=False, compare=False)
 
 
 def apply(tree: Tree, *, prune: bool = False, dry_run: bool = False) -> list[Change]:
@@ -51,6 +51,11 @@ def apply(tree: Tree, *, prune: bool = False, dry_run: bool = False) -> list[Cha
                 raise BadFile(wrongs)
         if prune:
             changes += _pruned(tree)
+        # At the end: a pool may stand further down than the profile that it no longer fits in.
+        changes = [
+            replace(change, doubts=doubts.of(change.row)) if change.kind in ("added", "changed") else change
+            for change in changes
+        ]
         transaction.on_commit(hints.directory_changed)
         transaction.on_commit(hints.tick_soon)
         transaction.set_rollback(dry_run)
@@ -127,11 +132,10 @@ def _apply_row(section: Section, name: str, said: dict[str, Any], row: Any) -> C
     except IntegrityError as error:
         raise ValidationError(str(error).splitlines()[0]) from None
     _each([key for key in changed if section.is_linked(key)], lambda key: section.link(row, key, values[key]))
-    doubts = cluster.doubts(row) if isinstance(row, Profile) else ""
     if added:
         shown = {key: (None, value) for key, value in values.items()}
-        return Change("added", section.word, name, shown, doubts=doubts)
-    return Change("changed", section.word, name, changed, doubts=doubts)
+        return Change("added", section.word, name, shown, row=row)
+    return Change("changed", section.word, name, changed, row=row)
 
 
 def _checked(section: Section, said: dict[str, Any]) -> dict[str, Any]:

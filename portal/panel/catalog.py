@@ -13,11 +13,20 @@ from django.utils.safestring import SafeString
 
 from portal.api.commanding import Wish
 from portal.api.standing import way_words
-from portal.catalog import cluster
+from portal.catalog import cluster, doubts
 from portal.catalog.models import Access, Environment, Model, Pool, Profile
 from portal.fleet.models import Command, WayState
-from portal.panel.editable import EditableAdmin
+from portal.panel.editable import EditableAdmin, M
 from portal.panel.readonly import command_each, link, link_list, may_command
+
+
+class CatalogAdmin(EditableAdmin[M]):
+    """Says what may go wrong with a row once it and what it refers to are saved."""
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        if doubt := doubts.of(form.instance):
+            messages.warning(request, doubt)
 
 
 @admin.register(Environment)
@@ -33,7 +42,7 @@ class EnvironmentAdmin(EditableAdmin[Environment]):
 
 
 @admin.register(Access)
-class AccessAdmin(EditableAdmin[Access]):
+class AccessAdmin(CatalogAdmin[Access]):
     list_display = ["name", "kind", "cluster", "address", "submit_prefix", "hears"]
     list_filter = ["kind", "cluster"]
     search_fields = ["name", "cluster", "address"]
@@ -56,7 +65,7 @@ class AccessAdmin(EditableAdmin[Access]):
 
 
 @admin.register(Profile)
-class ProfileAdmin(EditableAdmin[Profile]):
+class ProfileAdmin(CatalogAdmin[Profile]):
     list_display = ["name", "enabled", "place", "asks_for", "walltime_min", "max_pilots", "cost"]
     list_filter = ["enabled", "cluster", "access", "partition", "charge", "preemptible", "link"]
     search_fields = ["name", "partition", "account"]
@@ -125,11 +134,6 @@ class ProfileAdmin(EditableAdmin[Profile]):
             )
         return format_html("<ul>{}</ul>", format_html_join("", "<li><strong>{}</strong>: {}</li>", rows))
 
-    def save_model(self, request: HttpRequest, obj: Profile, form: Any, change: bool) -> None:
-        super().save_model(request, obj, form, change)
-        if doubt := cluster.doubts(obj):
-            messages.warning(request, doubt)
-
 
 def _described(partition: cluster.Partition) -> str:
     gpus = ", ".join(f"{most} × {kind or 'GPU'}" for kind, most in sorted(partition.gpus.items())) or "no GPU"
@@ -138,7 +142,7 @@ def _described(partition: cluster.Partition) -> str:
 
 
 @admin.register(Pool)
-class PoolAdmin(EditableAdmin[Pool]):
+class PoolAdmin(CatalogAdmin[Pool]):
     list_display = [
         "name", "environment", "gpus", "cap", "min_replicas", "max_replicas", "keep_alive_s", "paused", "replicas",
         "decisions",

@@ -32,6 +32,7 @@ PARTITIONS = {
     "cpu": {"name": "cpu", "up": True, "limit_min": None, "groups": [{"count": 9, "gres": ""}]},
 }
 EXAMPLE = Path(__file__).parents[2] / "docs" / "catalog.example.yaml"
+REACHED = "portal_url_from_nodes: http://10.0.0.5:8000"
 pytestmark = pytest.mark.django_db
 
 
@@ -307,7 +308,7 @@ def test_a_reservation_that_slurm_does_not_show_is_a_doubt_and_no_mistake(applie
     Cluster.objects.create(name="main", partitions=PARTITIONS, reservations=[{"name": "class"}])
     said = applied("profiles: {a: {partition: gpu, reservation: ours}}")
     assert "warning: Slurm shows no reservation ours" in said and "There are: class" in said
-    assert "warning" not in applied("profiles: {b: {partition: gpu, reservation: class}}")
+    assert "warning" not in applied(f"profiles: {{b: {{partition: gpu, reservation: class, {REACHED}}}}}")
 
 
 def test_a_row_that_the_database_refuses_is_told_like_any_other(applied: Put) -> None:
