@@ -155,6 +155,7 @@ def test_a_user_and_a_project_are_made_by_a_person(root: ApiClient) -> None:
 
 
 def test_an_access_that_is_not_saved_yet_has_heard_nothing(root: ApiClient) -> None:
-    WayState.objects.create(cluster="main", name="", answered_at=timezone.now())
+    cluster, _ = Cluster.objects.get_or_create(name="main")
+    WayState.objects.create(cluster=cluster, name="", answered_at=timezone.now())
     page = root.get(reverse("admin:catalog_access_add")).content.decode()
     assert "It has not been used yet." in page and "Slurm answered" not in page
