@@ -96,6 +96,35 @@ def test_what_its_engine_could_not_be_cut_into_is_refused_when_it_is_saved(
         pool.full_clean()
 
 
+@pytest.mark.parametrize(
+    ("engine", "gpus", "args", "wrong"),
+    [
+        (Engine.VLLM, 4, {"tensor_parallel_size": 4}, ""),
+        (Engine.VLLM, 4, {"tensor_parallel_size": 2, "pipeline_parallel_size": 2}, ""),
+        (Engine.VLLM, 4, {"pipeline_parallel_size": 4}, ""),
+        (Engine.VLLM, 1, {}, ""),
+        (Engine.VLLM, 4, {}, "the pool's number of GPUs, 4, e.g. 4 and 1"),
+        (Engine.VLLM, 1, {"tensor_parallel_size": 8}, "number of GPUs, 1,"),
+        (Engine.VLLM, 4, {"tensor_parallel_size": 4.0}, "number of GPUs, 4,"),
+        (Engine.VLLM, 4, {"tensor_parallel_size": -4, "pipeline_parallel_size": -1}, "number of GPUs, 4,"),
+        (Engine.VLLM, 0, {"tensor_parallel_size": 2}, ""),
+        (Engine.VLLM, 4, {"device": "cpu"}, ""),
+        (Engine.TORCH, 4, {}, ""),
+        (Engine.ECHO, 4, {}, ""),
+    ],
+)
+def test_of_one_node_too_its_gpus_are_all_used_and_no_more_than_it_has(
+    world: World, engine: Engine, gpus: int, args: dict[str, object], wrong: str
+) -> None:
+    environment = Environment.objects.create(name="other", engine=engine, python="/x/python")
+    pool = Pool(name="p", environment=environment, gpus=gpus, args=args)
+    if not wrong:
+        pool.full_clean()
+        return
+    with pytest.raises(ValidationError, match=wrong):
+        pool.full_clean()
+
+
 @pytest.mark.parametrize("values", [{"gpus": 0}, {"sleep_level": 1}, {"nodes": 0}])
 def test_the_database_refuses_what_makes_no_sense_over_several_nodes(
     world: World, values: dict[str, int]
