@@ -103,7 +103,7 @@ def test_the_processes_of_a_model_are_as_many_as_its_gpus(
 ) -> None:
     made = replace(spec(tmp_path, **args), gpus=gpus)
     if not wrong:
-        assert make_engine("vllm", made).command()
+        make_engine("vllm", made)
         return
     with pytest.raises(BadArgument, match=wrong):
         make_engine("vllm", made)
