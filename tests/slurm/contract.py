@@ -310,7 +310,7 @@ class Contract:
         elif situation == "munge":
             with standing_still(cluster.munge_pid):
                 yield client
-        elif situation in ("garbage", "token"):
+        elif situation in ("garbage", "token", "forbidden"):
             yield broken(situation)
         else:
             yield client

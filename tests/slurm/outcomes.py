@@ -29,6 +29,7 @@ SITUATIONS = {
     "well": "Slurm is well",
     "refused": "a partition that does not exist",
     "denied": "permission denied: a partition that this user may not use",
+    "forbidden": "a job that this user may not cancel",
     "gone": "slurmctld has ended",
     "slow": "slurmctld stands still (SIGSTOP)",
     "garbage": "what should answer says something else",
@@ -65,6 +66,8 @@ def expected(kind: str, situation: str) -> dict[str, str] | None:
         return usual
     if situation in ("refused", "denied"):
         return {verb: REFUSED for verb in ("submit", "estimate_start") if usual[verb] == ANSWER}
+    if situation == "forbidden":
+        return {"cancel": REFUSED}
     if kind == "rest" and situation == "munge":
         return usual  # tokens take munge's place
     asked = {verb: SILENT for verb in VERBS if verb not in _FILES and usual[verb] != ABSENT}

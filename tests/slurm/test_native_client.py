@@ -15,6 +15,7 @@ from scheduler.slurm.native import NativeClient
 from scheduler.slurm.protocol import NoAnswer
 from scheduler.slurm.way import Way
 from tests.slurm.contract import PARTITIONS, QUICK, Contract, spec, standing_still, until
+from tests.unit.fake_pyslurm import interpreter
 
 __all__ = ["spec"]
 
@@ -73,7 +74,9 @@ class TestNativeClient(Contract):
     def broken(self, make: Make, tmp_path: Path) -> Callable[[str], NativeClient]:
         """An interpreter that says something else."""
 
-        def one(_situation: str) -> NativeClient:
+        def one(situation: str) -> NativeClient:
+            if situation == "forbidden":
+                return make(interpreter(tmp_path, "FAILS.update({60_000_000: 2002})"), 8)
             path = tmp_path / "python"
             path.write_text("#!/bin/sh\necho 'Have a nice day'\n")
             path.chmod(0o755)
