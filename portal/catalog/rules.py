@@ -21,6 +21,9 @@ _PORTS = re.compile(r"(\d{1,5})-(\d{1,5})")
 _URL = re.compile(r"https?://([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[A-Za-z0-9./_-]*)?")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
+# Engine or kind of model → what to choose instead.
+NOT_BUILT = {"torch": "vllm", "dnn": "llm"}
+
 
 def absolute(field: str, path: str) -> None:
     """Empty, or a path that means the same on every node and nothing but itself."""
@@ -115,6 +118,12 @@ def over_nodes(engine: str, nodes: int | None, gpus: int | None, args: Any) -> N
                     f"{nodes * gpus}, e.g. {gpus} and {nodes}."
                 }
             )
+
+
+def built(field: str, value: str, before: str | None) -> None:
+    """What is planned and not there yet cannot be chosen; a row that has it already stays editable."""
+    if value in NOT_BUILT and value != before:
+        raise ValidationError({field: f"{value} is not built yet: choose {NOT_BUILT[value]}."})
 
 
 def interpreter(field: str, engine: str, python: str) -> None:

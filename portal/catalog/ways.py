@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.apps import apps
 from django.core.exceptions import ValidationError
 
-from portal.catalog import rules
+from portal.catalog import allowed, rules
 from portal.config import config
 
 # What each kind of client reads beside the cluster's name; anything else would have no effect.
@@ -43,11 +44,25 @@ def check(access: Any) -> None:
         raise ValidationError(wrong)
 
 
+def doubts(access: Any) -> str:
+    """Return what is dangerous about a way and no mistake; "" for nothing."""
+    url = urlsplit(access.address)
+    host = url.hostname or ""
+    if url.scheme != "http" or host in ("localhost", "::1") or host.startswith("127."):
+        return ""
+    return (
+        f"Access {access.name} sends its token to {host} in clear: whoever reads it on the way may submit jobs as its "
+        "user. Write https:// (a TLS proxy before slurmrestd), or a tunnel's end on this host (docs/slurm-clients.md)."
+    )
+
+
 def check_profile(profile: Any) -> None:
     """Raises ValidationError where a profile's access and cluster contradict each other, or change under live jobs."""
     table = type(profile)
     old = table._default_manager.filter(pk=profile.pk).first() if profile.pk else None
     if profile.access is not None:
+        if wordless := allowed.extra_unsaid(profile.extra, profile.access.kind):
+            raise ValidationError({"extra": wordless})
         leads_to = profile.access.cluster
         # As it was, or never written: then it follows the access.
         unsaid = (table._meta.get_field("cluster").default, old.cluster if old is not None else leads_to)
@@ -98,7 +113,7 @@ def _secrets(access: Any) -> dict[str, str]:
 def _rest(access: Any) -> dict[str, str]:
     if not access.address:
         return {
-            "address": "Write where slurmrestd listens, e.g. http://slurm:6820 or unix:/run/slurmrestd/socket."
+            "address": "Write where slurmrestd listens, e.g. https://slurm:6843 or unix:/run/slurmrestd/socket."
         }
     if not _ADDRESS.fullmatch(access.address):
         return {

@@ -15,8 +15,8 @@ from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import IntegrityError, transaction
 
 from portal import hints
-from portal.catalog import cluster
-from portal.catalog.models import Profile
+from portal.catalog import cluster, ways
+from portal.catalog.models import Access, Profile
 from portal.catalog_file.reading import BadFile, Path, Tree, Wrong
 from portal.catalog_file.sections import FITS, SECTIONS, Section
 from portal.catalog_file.use import in_use
@@ -128,6 +128,8 @@ def _apply_row(section: Section, name: str, said: dict[str, Any], row: Any) -> C
         raise ValidationError(str(error).splitlines()[0]) from None
     _each([key for key in changed if section.is_linked(key)], lambda key: section.link(row, key, values[key]))
     doubts = cluster.doubts(row) if isinstance(row, Profile) else ""
+    if isinstance(row, Access):
+        doubts = ways.doubts(row)
     if added:
         shown = {key: (None, value) for key, value in values.items()}
         return Change("added", section.word, name, shown, doubts=doubts)

@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 
 from portal.api.commanding import Wish
 from portal.api.standing import way_words
-from portal.catalog import cluster
+from portal.catalog import cluster, ways
 from portal.catalog.models import Access, Environment, Model, Pool, Profile
 from portal.fleet.models import Command, WayState
 from portal.panel.editable import EditableAdmin
@@ -49,6 +49,11 @@ class AccessAdmin(EditableAdmin[Access]):
         """From the control loop, which asks only while an enabled profile or a live job uses it."""
         row = WayState.objects.filter(cluster=access.cluster, name=access.name).first()
         return way_words(row, timezone.now()) if row is not None else "It has not been used yet."
+
+    def save_model(self, request: HttpRequest, obj: Access, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        if doubt := ways.doubts(obj):
+            messages.warning(request, doubt)
 
 
 @admin.register(Profile)

@@ -67,8 +67,8 @@ class Found:
 
 
 async def first(addresses: Sequence[str], ingress_key: str) -> Found:
-    """Return the first address that works; all are asked at once. Raises Busy where none did, some could not be asked, and
-    the far end is to blame of no other: then the next question may well be answered."""
+    """Return the first address that works; all are asked at once. Raises Busy where none did, one could not be asked, and
+    the far end is not to blame for any other: then the next question may well be answered."""
     some = list(dict.fromkeys(addresses))[:MOST]
     asked = [asyncio.create_task(_ask(address, ingress_key)) for address in some]
     try:
