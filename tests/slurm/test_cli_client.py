@@ -18,6 +18,7 @@ from scheduler.slurm.protocol import NoAnswer, NotOffered, Rejected
 from scheduler.slurm.render import BadDirective, render
 from scheduler.slurm.way import Way
 from tests.slurm.contract import PARTITIONS, QUICK, Contract, make_spec, spec
+from tests.slurm.late import LATE, before
 
 __all__ = ["spec"]
 
@@ -48,6 +49,9 @@ class TestCliClient(Contract):
         """Commands that say something else than Slurm's, and are content with it."""
 
         def one(situation: str) -> CliClient:
+            if situation in LATE:
+                delay_s, limit_s = LATE[situation]
+                return CliClient((*cluster.prefix, *before(delay_s)), limit_s=limit_s)
             if situation == "forbidden":
                 denied = "Kill job error on job id 60000000: Access/permission denied"
                 fake(tmp_path, "scancel", f"echo 'scancel: error: {denied}' >&2; exit 1")

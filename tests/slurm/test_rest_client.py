@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from scheduler.slurm.rest import VERSIONS, RestClient
 from scheduler.slurm.spec import JobSpec
 from scheduler.slurm.way import Way
 from tests.slurm.contract import PARTITIONS, QUICK, Contract, spec, standing_still, until
+from tests.slurm.late import LATE, relay
 from tests.unit.restd import fine, job, jwt, number, restd
 
 __all__ = ["spec"]
@@ -61,11 +64,15 @@ class TestRestClient(Contract):
         return found
 
     @pytest.fixture
-    def broken(self, cluster: Slurm, tmp_path: Path) -> Iterator[Callable[[str], RestClient]]:
+    def broken(self, cluster: Slurm, token: Path, tmp_path: Path) -> Iterator[Callable[[str], RestClient]]:
         """A server that is none, and a token that another cluster would take."""
-        with restd() as other:
+        with restd() as other, ExitStack() as relays:
 
             def one(situation: str) -> RestClient:
+                if situation in LATE:
+                    delay_s, limit_s = LATE[situation]
+                    url = relays.enter_context(relay(cluster.rest_url, delay_s))
+                    return RestClient(replace(way(cluster, token), address=url), limit_s=limit_s)
                 path = tmp_path / "other-token"
                 path.write_text(jwt(sun="root", iat=int(time.time()), exp=int(time.time()) + 3600))
                 if situation == "token":
