@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import urlsplit
 
 from django.apps import apps
 from django.core.exceptions import ValidationError
@@ -45,15 +44,18 @@ def check(access: Any) -> None:
 
 
 def doubts(access: Any) -> str:
-    """Return what is dangerous about a way and no mistake; "" for nothing."""
-    url = urlsplit(access.address)
-    host = url.hostname or ""
-    if url.scheme != "http" or host in ("localhost", "::1") or host.startswith("127."):
-        return ""
-    return (
-        f"Access {access.name} sends its token to {host} in clear: whoever reads it on the way may submit jobs as its "
-        "user. Write https:// (a TLS proxy before slurmrestd), or a tunnel's end on this host (docs/slurm-clients.md)."
-    )
+    """Return what is dangerous about a way and no mistake, or what its profiles lose by it; "" for nothing."""
+    extras = access.profiles.order_by("name").values_list("name", "extra") if access.pk else ()
+    said = [f"{name}: {text}" for name, extra in extras for text in allowed.extra_unsaid(extra, access.kind)]
+    # Not urlsplit: it raises an error of brackets that do not close, which the pattern of addresses lets through.
+    host = access.address.removeprefix("http://").partition("/")[0]
+    here = re.fullmatch(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", host)
+    if access.address.startswith("http://") and here is None:
+        said.append(
+            f"Access {access.name} sends its token to {host} in clear: whoever reads it may submit jobs as its user. "
+            "Write https:// (a TLS proxy before slurmrestd), or a tunnel's end on this host (docs/slurm-clients.md)."
+        )
+    return " ".join(said)
 
 
 def check_profile(profile: Any) -> None:

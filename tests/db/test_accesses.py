@@ -259,6 +259,8 @@ def test_a_directive_that_its_access_cannot_ask_for_is_refused_in_the_form(
     [
         ("http://slurm:6820", True),
         ("http://10.0.0.1:6820", True),
+        ("http://127.example.org", True),
+        ("http://[::", True),
         ("http://127.0.0.1:6820", False),
         ("http://localhost:6820", False),
         ("http://[::1]:6820", False),
@@ -270,3 +272,10 @@ def test_a_directive_that_its_access_cannot_ask_for_is_refused_in_the_form(
 def test_a_token_that_travels_in_clear_is_doubted(address: str, warns: bool) -> None:
     said = ways.doubts(Access(name="alps", kind="rest", address=address))
     assert bool(said) == warns and ("https://" in said) == warns
+
+
+def test_an_access_of_another_kind_says_which_profiles_lose_a_directive(alps: Access) -> None:
+    Profile.objects.create(name="far", partition="normal", access=alps, extra={"switches": "1@60"})
+    assert ways.doubts(alps) == ""
+    alps.kind = "native"
+    assert ways.doubts(alps).startswith("far: pyslurm has no words for switches")
