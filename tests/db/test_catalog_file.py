@@ -327,7 +327,7 @@ def test_what_is_not_built_yet_cannot_be_chosen_and_a_row_that_has_it_stays(appl
 
 def test_an_address_that_takes_a_token_in_clear_is_a_doubt_and_no_mistake(applied: Put) -> None:
     said = applied("accesses: {a: {kind: rest, address: 'http://slurm:6820', token_file: /t}}")
-    assert "warning: Access a sends its token to slurm in clear" in said
+    assert "warning: Access a sends its token to slurm:6820 in clear" in said
 
 
 def test_a_row_that_the_database_refuses_is_told_like_any_other(applied: Put) -> None:
