@@ -14,6 +14,7 @@ from portal.catalog.models import Model, Pool, Profile
 from portal.fleet import transitions as fleet
 from portal.fleet.models import Decision as DecisionRow
 from portal.fleet.models import Pilot, PilotState, PoolState, ProfileState
+from scheduler import refusals
 from scheduler.jobspec import job_name
 from scheduler.moments import moment
 from scheduler.moves import moving
@@ -30,7 +31,7 @@ from scheduler.policy.decisions import (
     WakeReplica,
 )
 from scheduler.policy.snapshot import ON_ITS_WAY
-from scheduler.slurm.protocol import NoAnswer, NotOffered
+from scheduler.slurm.protocol import NoAnswer, NotOffered, Rejected
 from scheduler.submission import Actor, end, submit
 
 logger = logging.getLogger(__name__)
@@ -46,8 +47,8 @@ def act(actor: Actor, decisions: list[Decision]) -> None:
             logger.warning("%s was overtaken: %s", decision.kind, error)
 
 
-def carry_out(actor: Actor, decision: Decision) -> bool:
-    """False when it came too late or Slurm did not answer."""
+def carry_out(actor: Actor, decision: Decision, *, insist: bool = False) -> bool:
+    """False when it came too late, or Slurm did not answer or refused. `insist`: ask for what it refused lately, too."""
     match decision:
         case LaunchPilot():
             return _launch(actor, decision)
@@ -62,7 +63,7 @@ def carry_out(actor: Actor, decision: Decision) -> bool:
         case DrainPilot():
             return _drain_pilot(actor, decision)
         case CancelPilot():
-            return _cancel(actor, decision)
+            return _cancel(actor, decision, insist)
         case HoldPool():
             return _hold(actor, decision)
         case HoldProfile():
@@ -188,7 +189,7 @@ def _drain_pilot(actor: Actor, decision: DrainPilot) -> bool:
     return True
 
 
-def _cancel(actor: Actor, decision: CancelPilot) -> bool:
+def _cancel(actor: Actor, decision: CancelPilot, insist: bool) -> bool:
     """A job that runs is drained in the tables and ends when Slurm or its agent says so; one that does not
     run yet ends here, once Slurm has taken the cancellation."""
     pilot_id = UUID(decision.pilot)
@@ -198,6 +199,9 @@ def _cancel(actor: Actor, decision: CancelPilot) -> bool:
     way = actor.site.way_of(pilot.profile)
     if actor.site.error(way):
         return False  # silent since an earlier decision of this tick: the next one decides anew
+    job = (pilot.cluster, pilot.job_id or 0, pilot.job_name)
+    if not insist and refusals.is_held(*job, actor.clock()):
+        return False
     with moving() as cur:
         _record(actor, decision, pilot=pilot_id)
         fleet.drain_pilots(cur, [pilot_id], actor.now(), decision.reason)
@@ -207,6 +211,9 @@ def _cancel(actor: Actor, decision: CancelPilot) -> bool:
         except (NoAnswer, NotOffered) as error:
             logger.warning("scancel %d: %s", pilot.job_id, error)
             actor.site.silence(way, str(error), actor.clock())
+            return False
+        except Rejected as error:
+            refusals.note(*job, error, actor.clock(), pilot=pilot_id)
             return False
     if pilot.state in ON_ITS_WAY and pilot.registered_at is None:
         end(actor, pilot_id, decision.reason, failed=decision.failed)

@@ -24,7 +24,7 @@ from portal.fleet.models import (
 )
 from portal.fleet.models import Decision as DecisionRow
 from portal.fleet.times import FOR_EVER, until
-from scheduler import endings, unknown
+from scheduler import endings, refusals, unknown
 from scheduler.act import carry_out
 from scheduler.inspections import inspect
 from scheduler.moves import moving
@@ -118,9 +118,10 @@ def _cancel_of(command: Command) -> CancelPilot:
 def _decide(actor: Actor, decision: Decision) -> str:
     if isinstance(decision, CancelPilot):
         _heard(actor, decision)
-    if not carry_out(actor, decision):
+    if not carry_out(actor, decision, insist=True):
         if isinstance(decision, CancelPilot):
             _heard(actor, decision)
+            _allowed(decision)
         raise Refused("It has moved on: nothing was left to do.")
     return decision.reason
 
@@ -131,6 +132,14 @@ def _heard(actor: Actor, decision: CancelPilot) -> None:
     way = actor.site.way_of(pilot.profile)
     if error := actor.site.error(way):
         raise Later(f"{actor.site.word(way)} does not answer: {error}")
+
+
+def _allowed(decision: CancelPilot) -> None:
+    """Raises Refused where it was Slurm that refused."""
+    pilot = Pilot.objects.exclude(state=PilotState.ENDED).filter(pk=decision.pilot).first()
+    said = pilot and refusals.reason(pilot.cluster, pilot.job_id or 0, pilot.job_name)
+    if said:
+        raise Refused(said)
 
 
 def _evict(actor: Actor, command: Command) -> str:

@@ -17,12 +17,13 @@ from portal.catalog.models import Profile
 from portal.config import Config
 from portal.fleet import transitions as fleet
 from portal.fleet.models import Decision, Pilot, PilotState
+from scheduler import refusals
 from scheduler.hearing import Heard
 from scheduler.jobspec import job_name
 from scheduler.listing import ClientFor, Listing, OurJob, kept
 from scheduler.moves import moving
 from scheduler.pilots import is_over
-from scheduler.slurm.protocol import NoAnswer, NotOffered
+from scheduler.slurm.protocol import NoAnswer, NotOffered, Rejected
 from scheduler.slurm.way import Way
 from scheduler.ways import Site
 
@@ -130,23 +131,33 @@ def adopt(
 
 
 def reject(site: Site, cluster: str, client_for: ClientFor, job_id: int, who: str, now: float) -> str:
-    """Cancels an unknown job. Raises Impossible, NoAnswer."""
+    """Cancels an unknown job. Raises Impossible, also where Slurm refuses it, NoAnswer, NotOffered."""
     job = _find(site, cluster, job_id, now).job
-    client_for(job.way).cancel([job_id])
+    try:
+        client_for(job.way).cancel([job_id])
+    except Rejected as error:
+        raise Impossible(refusals.note(cluster, job_id, job.info.name, error, now)) from None
     reason = f"{who} cancelled job {job_id}, which nothing here knew."
     _record("reject", reason, job, None, datetime.fromtimestamp(now, UTC))
     return reason
 
 
 def cancel(jobs: Iterable[OurJob], client_for: ClientFor, why: str, now: float) -> None:
-    """Jobs of ours that are one too many. What Slurm does not hear now, it hears after the next listing."""
+    """Jobs of ours that are one too many. What Slurm does not hear now, it hears after the next listing; what it refuses,
+    in an hour."""
     for job in jobs:
+        which = (job.way.cluster, job.info.job_id, job.info.name)
+        if refusals.is_held(*which, now):
+            continue
         reason = f"Job {job.info.job_id} is cancelled: {why}."
         logger.warning("%s", reason)
         try:
             client_for(job.way).cancel([job.info.job_id])
         except (NoAnswer, NotOffered) as error:
             logger.warning("scancel %d: %s", job.info.job_id, error)
+            continue
+        except Rejected as error:
+            refusals.note(*which, error, now)
             continue
         _record("cancel_unknown", reason, job, None, datetime.fromtimestamp(now, UTC))
 

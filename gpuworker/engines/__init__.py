@@ -18,5 +18,8 @@ def make_engine(name: str, spec: EngineSpec) -> Engine:
     """Raises BadArgument for an engine this agent does not have, or arguments the engine does not know."""
     kind = ENGINES.get(name)
     if kind is None:
-        raise BadArgument(f"this gpuworker has no engine {name!r}; it has {', '.join(sorted(ENGINES))}")
+        raise BadArgument(
+            f"this gpuworker has no engine {name!r}; it has {', '.join(sorted(ENGINES))}: "
+            "let the pool's environment name one of these"
+        )
     return kind(spec)

@@ -20,8 +20,8 @@ from portal.fleet.models import Command, Decision, Pilot
 # that move nothing by themselves.
 KINDS = (
     "launch", "place", "wake_replica", "drain_replica", "stage", "drain_pilot", "cancel", "hold", "hold_profile",
-    "cancel_unknown", "exclude_node", "readmit_node", "resubmit", "ended", "silent", "heard_again", "slurm_silent",
-    "slurm_answers", *(Command.Kind(k).value for k in (
+    "cancel_unknown", "cancel_refused", "exclude_node", "readmit_node", "resubmit", "ended", "silent", "heard_again",
+    "slurm_silent", "slurm_answers", *(Command.Kind(k).value for k in (
         "adopt", "reject", "pin", "unpin", "wake", "pause", "resume", "relaunch", "test_launch")),
 )  # fmt: skip
 FILTERS = {

@@ -64,6 +64,14 @@ EXTRA: Mapping[str, str] = {
 """Directives that a profile may add, by sbatch's long names → what their values may be. Minutes, MiB unless a unit says
 otherwise; FLAG for those that take no value."""
 
+NO_WORDS: Mapping[str, frozenset[str]] = {
+    "rest": frozenset({"cores-per-socket", "hint"}),
+    "native": frozenset(
+        {"acctg-freq", "cpu-freq", "gpu-bind", "gpu-freq", "hint", "mincpus", "prefer", "switches"}
+    ),
+}
+"""Of those, by kind of access, what its client cannot ask for: the table of directives has no column for it."""
+
 _FIELDS = {
     "account": "account", "constraint": "constraint", "cpus-per-task": "cpus", "exclude": "", "exclusive": "exclusive",
     "gpus": "gpus", "gpus-per-node": "gpu_request", "gres": "gpu_request", "licenses": "licenses", "mem": "mem_mb",
@@ -126,6 +134,15 @@ def extra_refused(name: str, value: object) -> str:
     if not text or not matches(EXTRA[name], text):
         return f"{name} cannot be {value!r}."
     return ""
+
+
+def extra_unsaid(extra: Mapping[str, Any], kind: str) -> list[str]:
+    """Return why an access of this kind cannot ask for some of them, in sentences."""
+    client = {"rest": "slurmrestd", "native": "pyslurm"}.get(kind, kind)
+    return [
+        f"{client} has no words for {name}: choose an access of kind cli, or leave {name} out."
+        for name in sorted(NO_WORDS.get(kind, frozenset()).intersection(extra))
+    ]
 
 
 def extra_pairs(extra: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from portal.catalog import cluster
+from portal.catalog import cluster, ways
 from portal.catalog.models import Access, Pool, Profile
 from portal.config import config, on_loopback
 
@@ -17,7 +17,7 @@ def of(row: Any) -> str:
     """Return the doubts about an access, a profile (and the pools that rely on it) or a pool; "" for none."""
     match row:
         case Access():
-            said = [_shared(row)]
+            said = [_shared(row), ways.doubts(row)]
         case Profile():
             said = [cluster.doubts(row), _unreached(row), *map(_homeless, Pool.objects.filter(profiles=row))]
         case Pool():

@@ -26,6 +26,9 @@ PROGRAM_HINT = "Write an absolute path without blanks, '$' and '..', or a comman
 _ON_CPU = frozenset({"device", "kv_cache_gib", "omp_threads", "omp_threads_bind"})
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
+# Engine or kind of model → what to choose instead.
+NOT_BUILT = {"torch": "vllm", "dnn": "llm"}
+
 
 def absolute(field: str, path: str) -> None:
     """Empty, or a path that means the same on every node and nothing but itself."""
@@ -140,6 +143,12 @@ def parallel(engine: str, nodes: int | None, gpus: int | None, args: Any) -> Non
     else:
         need = f"the pool's number of GPUs, {gpus}, e.g. {gpus} and 1"
     raise ValidationError({"args": f"tensor_parallel_size x pipeline_parallel_size has to be {need}."})
+
+
+def built(field: str, value: str, before: str | None) -> None:
+    """What is planned and not there yet cannot be chosen; a row that has it already stays editable."""
+    if value in NOT_BUILT and value != before:
+        raise ValidationError({field: f"{value} is not built yet: choose {NOT_BUILT[value]}."})
 
 
 def interpreter(field: str, engine: str, python: str) -> None:

@@ -46,11 +46,28 @@ def check(access: Any) -> None:
         raise ValidationError(wrong)
 
 
+def doubts(access: Any) -> str:
+    """Return what is dangerous about a way and no mistake, or what its profiles lose by it; "" for nothing."""
+    extras = access.profiles.order_by("name").values_list("name", "extra") if access.pk else ()
+    said = [f"{name}: {text}" for name, extra in extras for text in allowed.extra_unsaid(extra, access.kind)]
+    # Not urlsplit: it raises an error of brackets that do not close, which the pattern of addresses lets through.
+    host = access.address.removeprefix("http://").partition("/")[0]
+    here = re.fullmatch(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", host)
+    if access.address.startswith("http://") and here is None:
+        said.append(
+            f"Access {access.name} sends its token to {host} in clear: whoever reads it may submit jobs as its user. "
+            "Write https:// (a TLS proxy before slurmrestd), or a tunnel's end on this host (docs/slurm-clients.md)."
+        )
+    return " ".join(said)
+
+
 def check_profile(profile: Any) -> None:
     """Raises ValidationError where a profile's access and cluster contradict each other, or change under live jobs."""
     table = type(profile)
     old = table._default_manager.filter(pk=profile.pk).first() if profile.pk else None
     if profile.access is not None:
+        if wordless := allowed.extra_unsaid(profile.extra, profile.access.kind):
+            raise ValidationError({"extra": wordless})
         leads_to = profile.access.cluster
         # As it was, or never written: then it follows the access.
         unsaid = (table._meta.get_field("cluster").default, old.cluster if old is not None else leads_to)
@@ -101,7 +118,7 @@ def _secrets(access: Any) -> dict[str, str]:
 def _rest(access: Any) -> dict[str, str]:
     if not access.address:
         return {
-            "address": "Write where slurmrestd listens, e.g. http://slurm:6820 or unix:/run/slurmrestd/socket."
+            "address": "Write where slurmrestd listens, e.g. https://slurm:6843 or unix:/run/slurmrestd/socket."
         }
     if not _ADDRESS.fullmatch(access.address):
         return {

@@ -41,6 +41,10 @@ _WORDS = {
     errno.EPIPE: "it closed the connection without an answer",
 }
 
+# The portal's own host has no such addresses, as where IPv6 is switched off; of IPv4, EADDRNOTAVAIL means that there is
+# no free port, which is no more than being busy.
+_NOT_HERE = {(6, errno.EADDRNOTAVAIL), (6, errno.EAFNOSUPPORT), (4, errno.EAFNOSUPPORT)}
+
 
 class Busy(Exception):
     """This process could not ask: out of files, ports or time. The text says which."""
@@ -48,6 +52,10 @@ class Busy(Exception):
 
 class _Failed(Exception):
     """Why one address was not reached."""
+
+
+class _NotHere(_Failed):
+    """The portal's host has no addresses of this version: true, and nothing that the other end could mend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +67,26 @@ class Found:
 
 
 async def first(addresses: Sequence[str], ingress_key: str) -> Found:
-    """Return the first address that works; all are asked at once. Raises Busy."""
+    """Return the first address that works; all are asked at once. Raises Busy where none did, one could not be asked, and
+    the far end is not to blame for any other: then the next question may well be answered."""
     some = list(dict.fromkeys(addresses))[:MOST]
     asked = [asyncio.create_task(_ask(address, ingress_key)) for address in some]
     try:
-        tried = []
+        tried: list[wire.Tried] = []
+        busy: Busy | None = None
+        counts = False
         for address, task in zip(some, asked, strict=True):
             try:
                 await task
                 return Found(address)
             except _Failed as error:
                 tried.append(wire.Tried(address, str(error)))
+                counts = counts or not isinstance(error, _NotHere)
+            except Busy as error:
+                tried.append(wire.Tried(address, f"the portal could not ask: {error}"))
+                busy = busy or error
+        if busy is not None and not counts:
+            raise busy
         return Found("", tuple(tried))
     finally:
         for task in asked:
@@ -98,6 +115,10 @@ async def _ask(address: str, ingress_key: str) -> None:
             raise Busy("this process was held up while it waited for an ingress") from None
         raise _Failed(_MUTE if connected else _SILENT) from None
     except OSError as error:
+        if (6 if ":" in host else 4, error.errno) in _NOT_HERE:
+            raise _NotHere(
+                f"no route to it from the portal, whose host has no IPv{6 if ':' in host else 4}"
+            ) from None
         if error.errno not in _WORDS:
             raise Busy(os.strerror(error.errno) if error.errno else str(error)) from None
         raise _Failed(_WORDS[error.errno]) from None

@@ -24,6 +24,8 @@ from scheduler.slurm.shell import Answer, here_document
 from scheduler.slurm.spec import JobSpec
 
 _REFUSAL = re.compile(r"submission failed: (?P<reason>.+)|allocation failure: (?P<test>.+)")
+# scancel goes on to the next job after such a line.
+_NOT_KILLED = re.compile(r"kill job error on job id|" + errors.REFUSALS, re.I)
 # What sacct and sacctmgr say where the site has no accounting: nobody is to be waited for.
 _NO_ACCOUNTING = re.compile(
     r"accounting storage is disabled|not running a supported accounting_storage", re.I
@@ -63,9 +65,15 @@ class CliClient:
             return
         answer = self._run(f"{shell.CLEAN} scancel {_ids(job_ids, ' ')}", "scancel")
         # An id that Slurm has forgotten is one that needs no cancelling.
-        lines = [line for line in answer.err.splitlines() if "Invalid job id" not in line]
-        if answer.code != 0 and (lines or not answer.err):
+        lines = [line for line in answer.err.splitlines() if not errors.gone(line)]
+        if answer.code == 0 or (answer.err and not lines):
+            return
+        # A log-in node may greet on stderr, and ssh says "Permission denied" of its own: only scancel's words count.
+        said = [line.partition(": ")[2] for line in lines if line.startswith("scancel: ")]
+        refusals = [text.removeprefix("error: ") for text in said if _NOT_KILLED.search(text)]
+        if not refusals or any(map(errors.unheard, said)):
             raise NoAnswer(f"scancel: {answer.said}")
+        raise Rejected("; ".join(refusals)[:500])
 
     def partitions(self) -> dict[str, PartitionInfo]:
         return listing.partitions(self._ask(f"sinfo -h -a -o {quote(listing.SINFO_FORMAT)}", "sinfo"))

@@ -146,6 +146,11 @@ _SILENCE = re.compile(
     re.IGNORECASE,
 )
 
+# A pattern of the words of all refusals.
+REFUSALS = "|".join(re.escape(row[2]) for row in (*_FOR_GOOD, *_FOR_NOW))
+# Not the whole words: scancel itself says "Invalid job id 7".
+_GONE = re.compile(r"invalid job id|already completing or completed", re.IGNORECASE)
+
 
 def meaning(number: int) -> Meaning:
     """Return what an error number means. One without a row is a refusal for now where Slurm itself speaks of a job,
@@ -160,6 +165,11 @@ def words(number: int) -> str:
     """Return Slurm's words for an error number, or the number itself where the table has none."""
     row = TABLE.get(number)
     return row.words if row is not None else f"Slurm's error {number}"
+
+
+def gone(text: str) -> bool:
+    """Return whether words that a command printed say that there is no such job any more."""
+    return _GONE.search(text) is not None
 
 
 def unheard(text: str) -> bool:

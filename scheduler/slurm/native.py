@@ -71,9 +71,16 @@ class NativeClient:
     def cancel(self, job_ids: list[int]) -> None:
         if not job_ids:
             return
-        for job_id, number, words in self._ask("cancel", job_ids=[int(job_id) for job_id in job_ids]):
-            if number not in errors.GONE:
+        failed = self._ask("cancel", job_ids=[int(job_id) for job_id in job_ids])
+        refusals = []
+        for job_id, number, words in failed:
+            if number in errors.GONE:
+                continue
+            if errors.meaning(number) == "unheard":
                 raise NoAnswer(f"{self._way.said}: cancel {job_id}: {words}")
+            refusals.append(f"job {job_id}: {words}")
+        if refusals:
+            raise Rejected("; ".join(refusals)[:500])
 
     def partitions(self) -> dict[str, PartitionInfo]:
         answer = self._ask("partitions")

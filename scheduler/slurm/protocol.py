@@ -107,7 +107,8 @@ class SlurmClient(Protocol):
         """All jobs of this user that Slurm still knows, the ended ones too. No jobs is an empty dict."""
 
     def cancel(self, job_ids: list[int]) -> None:
-        """Ends jobs. One that has ended already is no error."""
+        """Ends jobs. One that has ended already is no error. Rejected when Slurm refuses one of them; the others are
+        cancelled all the same."""
 
     def partitions(self) -> dict[str, PartitionInfo]: ...
 

@@ -94,35 +94,46 @@ class RestClient:
             return None
 
     def cancel(self, job_ids: list[int]) -> None:
-        ids = [str(job_id) for job_id in map(int, job_ids) if self._is_ours(job_id)]
-        if not ids:
-            return
-        if self._cancels_many:
-            self._cancel("jobs/", {"jobs": ids})
-            return
-        for job_id in ids:  # the first releases of 23.11
-            self._cancel(f"job/{job_id}", None)
+        refusals: list[str] = []
+        ids = [str(job_id) for job_id in map(int, job_ids) if self._may_end(job_id, refusals)]
+        if ids and self._cancels_many:
+            self._cancel("jobs/", {"jobs": ids}, refusals)
+        elif ids:  # the first releases of 23.11
+            for job_id in ids:
+                self._cancel(f"job/{job_id}", None, refusals)
+        if refusals:
+            raise Rejected("; ".join(refusals)[:500])
 
-    def _is_ours(self, job_id: int) -> bool:
+    def _may_end(self, job_id: int, refusals: list[str]) -> bool:
         """Whether the number is still that of a job of our user: a controller that lost its last moments gives numbers
         again. One that slurmrestd asks to end a stranger's job may stand still for good (24.11.5 did)."""
         try:
-            return rest_shapes.is_of(self._ask("GET", f"job/{job_id}"), job_id, self._link.user)
+            owner = rest_shapes.owner(self._ask("GET", f"job/{job_id}"), job_id)
         except Refused as error:
             if error.number not in errors.GONE:
-                raise NoAnswer(f"{self._way.said}: cancel {job_id}: {error.reason}") from None
+                refusals.append(f"job {job_id}: {error.reason}")
             return False
+        if owner not in ("", self._link.user):
+            refusals.append(f"job {job_id}: it is {owner}'s, and Berth is {self._link.user or 'nobody'} here")
+        return bool(owner) and owner == self._link.user
 
-    def _cancel(self, path: str, body: Data | None) -> None:
+    def _cancel(self, path: str, body: Data | None, refusals: list[str]) -> None:
         try:
             answer = self._ask("DELETE", path, body)
         except Refused as error:
-            if error.number not in errors.GONE:
-                raise NoAnswer(f"{self._way.said}: cancel: {error.reason}") from None
+            many = body["jobs"] if body is not None else ()
+            if error.number not in errors.GONE and len(many) > 1:  # which one it is about is not said
+                for one in many:
+                    self._cancel(path, {"jobs": [one]}, refusals)
+            elif error.number not in errors.GONE:
+                refusals.append(f"{path.rstrip('/').replace('/', ' ')}: {error.reason}")
             return
         for row in rest_shapes.not_cancelled(answer, listed=body is not None):
-            if row.code not in errors.GONE:
+            if row.code in errors.GONE:
+                continue
+            if errors.meaning(row.code) == "unheard":
                 raise NoAnswer(f"{self._way.said}: cancel {row.job}: {row.words}")
+            refusals.append(f"job {row.job}: {row.words}")
 
     def partitions(self) -> dict[str, PartitionInfo]:
         return rest_shapes.partitions(self._read("partitions/?flags=ALL"), self._read("nodes/?flags=ALL"))

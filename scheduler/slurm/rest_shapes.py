@@ -55,9 +55,10 @@ def jobs(data: Data, user: str) -> Jobs:
     return {name: tuple(sorted(infos, key=lambda info: info.job_id)) for name, infos in found.items()}
 
 
-def is_of(data: Data, job_id: int, user: str) -> bool:
-    """Return whether a job is there and is the user's."""
-    return any(row.get("job_id") == job_id and row.get("user_name") == user for row in _rows(data, "jobs"))
+def owner(data: Data, job_id: int) -> str:
+    """Return whose a job is; "" where it is not there, or nobody's."""
+    found = (row.get("user_name") for row in _rows(data, "jobs") if row.get("job_id") == job_id)
+    return _text(next(found, None))
 
 
 def unchanged(data: Data) -> bool:

@@ -17,6 +17,7 @@ from django.utils import timezone
 from portal import hints
 from portal.api import targets
 from portal.api.commanding import Wish, give
+from portal.catalog import ways
 from portal.catalog.models import Access, Profile
 from portal.catalog_file.applying import apply
 from portal.catalog_file.reading import read
@@ -300,3 +301,50 @@ def test_operators_are_told_of_the_way_that_is_silent(two: Pilot) -> None:
     told = list(events._silent(timezone.now()))
     assert [event.subject for event in told] == ["Slurm of alps (access alps) does not answer"]
     assert "nothing is started by this way" in told[0].text and "squeue: gone" in told[0].text
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra", "says"),
+    [
+        ("native", {"switches": "1@60", "comment": "x"}, "pyslurm has no words for switches: choose"),
+        ("rest", {"hint": "nomultithread"}, "slurmrestd has no words for hint: choose"),
+        ("rest", {"switches": "1@60"}, ""),
+        ("cli", {"switches": "1@60", "hint": "nomultithread"}, ""),
+    ],
+)
+def test_a_directive_that_its_access_cannot_ask_for_is_refused_in_the_form(
+    world: World, kind: str, extra: dict[str, Any], says: str
+) -> None:
+    access = Access.objects.create(name="alps", cluster="alps", kind=kind)
+    profile = Profile(name="far", partition="normal", access=access, extra=extra)
+    if says:
+        assert says in wrong(profile)["extra"]
+    else:
+        profile.full_clean()
+
+
+@pytest.mark.parametrize(
+    ("address", "warns"),
+    [
+        ("http://slurm:6820", True),
+        ("http://10.0.0.1:6820", True),
+        ("http://127.example.org", True),
+        ("http://[::", True),
+        ("http://127.0.0.1:6820", False),
+        ("http://localhost:6820", False),
+        ("http://[::1]:6820", False),
+        ("https://slurm:6820", False),
+        ("unix:/run/slurmrestd/socket", False),
+        ("", False),
+    ],
+)
+def test_a_token_that_travels_in_clear_is_doubted(address: str, warns: bool) -> None:
+    said = ways.doubts(Access(name="alps", kind="rest", address=address))
+    assert bool(said) == warns and ("https://" in said) == warns
+
+
+def test_an_access_of_another_kind_says_which_profiles_lose_a_directive(alps: Access) -> None:
+    Profile.objects.create(name="far", partition="normal", access=alps, extra={"switches": "1@60"})
+    assert ways.doubts(alps) == ""
+    alps.kind = "native"
+    assert ways.doubts(alps).startswith("far: pyslurm has no words for switches")

@@ -123,6 +123,11 @@ def test_a_dry_run_says_the_same_and_changes_nothing(
         ),
         ("profiles: {a: {partition: gpu, extra: {speed: 1}}}", "profiles.a.extra", "There are: acctg-freq"),
         ("profiles: {a: {partition: gpu, extra: {hint: fast}}}", "profiles.a.extra", "hint cannot be 'fast'"),
+        (
+            "environments: {a: {engine: torch, python: /p}}",
+            "environments.a.engine",
+            "not built yet: choose vllm",
+        ),
         ("environments: {a: {engine: echo, image: /i.sif}}", "environments.a.python", "inside the image"),
         ("environments: {a: {engine: echo, python: /p, image: a.sif}}", "environments.a.image", "absolute"),
         (
@@ -309,6 +314,21 @@ def test_a_reservation_that_slurm_does_not_show_is_a_doubt_and_no_mistake(applie
     said = applied("profiles: {a: {partition: gpu, reservation: ours}}")
     assert "warning: Slurm shows no reservation ours" in said and "There are: class" in said
     assert "warning" not in applied(f"profiles: {{b: {{partition: gpu, reservation: class, {REACHED}}}}}")
+
+
+def test_what_is_not_built_yet_cannot_be_chosen_and_a_row_that_has_it_stays(applied: Put) -> None:
+    torch = Environment.objects.create(name="torch", engine="torch", python="/p")
+    pool = Pool.objects.create(name="nets", environment=torch)
+    Model.objects.create(name="net", pool=pool, kind="dnn", path="/m")
+    same = "environments: {torch: {engine: torch, engine_version: '2'}}\nmodels: {net: {kind: dnn, description: x}}"
+    assert "engine_version" in applied(same)
+    with pytest.raises(CommandError, match=r"models\.other\.kind.*dnn is not built yet: choose llm"):
+        applied("models: {other: {kind: dnn, pool: nets, path: /m}}")
+
+
+def test_an_address_that_takes_a_token_in_clear_is_a_doubt_and_no_mistake(applied: Put) -> None:
+    said = applied("accesses: {a: {kind: rest, address: 'http://slurm:6820', token_file: /t}}")
+    assert "warning: Access a sends its token to slurm:6820 in clear" in said
 
 
 def test_a_row_that_the_database_refuses_is_told_like_any_other(applied: Put) -> None:

@@ -40,7 +40,8 @@ from scheduler.ways import Site, site
 
 
 class FakeSlurm:
-    """Jobs in a list. `silent`: what every verb raises NoAnswer with. `on_submit`: runs after a job is made."""
+    """Jobs in a list. `silent`: what every verb raises NoAnswer with. `on_submit`: runs after a job is made.
+    `forbidden`: jobs that it refuses to cancel; `denied`: how often it has."""
 
     def __init__(self) -> None:
         self.listed: list[JobInfo] = []
@@ -51,6 +52,8 @@ class FakeSlurm:
         self.asked = 0
         self.silent = ""
         self.refuse = ""
+        self.forbidden: set[int] = set()
+        self.denied = 0
         self.described: dict[str, PartitionInfo] = {}
         self.may_use: dict[str, list[str]] = {}
         self.reserved: dict[str, ReservationInfo] = {}
@@ -79,9 +82,13 @@ class FakeSlurm:
 
     def cancel(self, job_ids: list[int]) -> None:
         self._hear()
-        self.cancelled += job_ids
-        for job_id in job_ids:
+        may = [job_id for job_id in job_ids if job_id not in self.forbidden]
+        self.cancelled += may
+        for job_id in may:
             self.set(job_id, "CANCELLED")
+        if len(may) < len(job_ids):
+            self.denied += 1
+            raise Rejected("Access/permission denied")
 
     def partitions(self) -> dict[str, PartitionInfo]:
         self._hear()

@@ -332,7 +332,7 @@ class Contract:
         elif situation == "munge":
             with standing_still(cluster.munge_pid):
                 yield client
-        elif situation in ("garbage", "token"):
+        elif situation in ("garbage", "token", "forbidden", "late", "too_late"):
             yield broken(situation)
         else:
             yield client

@@ -29,8 +29,11 @@ SITUATIONS = {
     "well": "Slurm is well",
     "refused": "a partition that does not exist",
     "denied": "permission denied: a partition that this user may not use",
+    "forbidden": "a job that this user may not cancel",
     "gone": "slurmctld has ended",
     "slow": "slurmctld stands still (SIGSTOP)",
+    "late": "everything takes a while (a busy log-in node or proxy), within the limit",
+    "too_late": "everything takes longer than the limit",
     "garbage": "what should answer says something else",
     "token": "the token has ended, or is not the cluster's",
     "munge": "munged stands still (SIGSTOP)",
@@ -61,16 +64,23 @@ def expected(kind: str, situation: str) -> dict[str, str] | None:
     usual = dict.fromkeys(VERBS, ANSWER) | dict.fromkeys(("usage", "accounts"), ABSENT)
     if kind != "cli":
         usual |= dict.fromkeys(("estimate_start", "forget"), ABSENT)
-    if situation == "well":
+    if situation in ("well", "late"):
         return usual
     if situation in ("refused", "denied"):
         return {verb: REFUSED for verb in ("submit", "estimate_start") if usual[verb] == ANSWER}
+    if situation == "forbidden":
+        return {"cancel": REFUSED}
     if kind == "rest" and situation == "munge":
         return usual  # tokens take munge's place
     asked = {verb: SILENT for verb in VERBS if verb not in _FILES and usual[verb] != ABSENT}
     if kind == "native" or (kind == "cli" and situation == "garbage"):
         # They do not know whether there is accounting before they have asked.
         asked |= {"usage": SILENT, "accounts": SILENT}
+    if situation == "too_late":
+        # Nobody knows whether there is accounting; and the commands' shell reads and removes the files, too.
+        asked |= dict.fromkeys(
+            (*_FILES, "usage", "accounts") if kind == "cli" else ("usage", "accounts"), SILENT
+        )
     if kind == "cli" and situation == "garbage":
         # scancel says nothing where it succeeds: what it prints is not looked at, the next listing shows the job.
         asked |= {"cancel": ANSWER}

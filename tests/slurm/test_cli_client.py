@@ -18,6 +18,7 @@ from scheduler.slurm.protocol import NoAnswer, NotOffered, Rejected
 from scheduler.slurm.render import BadDirective, render
 from scheduler.slurm.way import Way
 from tests.slurm.contract import PARTITIONS, QUICK, Contract, make_spec, spec
+from tests.slurm.late import LATE, before
 
 __all__ = ["spec"]
 
@@ -47,7 +48,14 @@ class TestCliClient(Contract):
     def broken(self, cluster: Slurm, tmp_path: Path) -> Callable[[str], CliClient]:
         """Commands that say something else than Slurm's, and are content with it."""
 
-        def one(_situation: str) -> CliClient:
+        def one(situation: str) -> CliClient:
+            if situation in LATE:
+                delay_s, limit_s = LATE[situation]
+                return CliClient((*cluster.prefix, *before(delay_s)), limit_s=limit_s)
+            if situation == "forbidden":
+                denied = "Kill job error on job id 60000000: Access/permission denied"
+                fake(tmp_path, "scancel", f"echo 'scancel: error: {denied}' >&2; exit 1")
+                return CliClient((*cluster.prefix, "env", f"PATH={tmp_path}:/usr/bin:/bin"), limit_s=15)
             for name in ("sbatch", "squeue", "scancel", "sinfo", "scontrol", "sacct", "sacctmgr"):
                 fake(tmp_path, name, "echo 'Have a nice day'")
             return CliClient((*cluster.prefix, "env", f"PATH={tmp_path}:/usr/bin:/bin"), limit_s=15)
@@ -156,6 +164,39 @@ def test_only_what_slurm_refused_is_a_refusal(
     job = make_spec(tmp_path)
     with pytest.raises(error):
         CliClient(limit_s=5).submit(render(job), job)
+
+
+DENIED = "scancel: error: Kill job error on job id 7: Access/permission denied"
+FORGOTTEN = "scancel: error: Kill job error on job id 8: Invalid job id specified"
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "error"),
+    [
+        (DENIED, 1, Rejected),
+        (f"Welcome to login01\n{DENIED}\n{FORGOTTEN}", 1, Rejected),
+        ("scancel: error: Kill job error on job id 7: Invalid user id", 1, Rejected),
+        ("scancel: error: Access/permission denied", 1, Rejected),
+        (f"{DENIED}\nscancel: error: Kill job error on job id 8: Socket timed out on send/recv operation", 1, NoAnswer),
+        ("scancel: error: Kill job error on job id 7: Job can not be altered now, try again later", 1, NoAnswer),
+        ("scancel: error: Unable to contact slurm controller (connect failure)", 1, NoAnswer),
+        ("scancel: fatal: Could not establish a configuration source", 1, NoAnswer),
+        ("berth@login01: Permission denied (publickey).", 255, NoAnswer),
+        ("", 1, NoAnswer),
+        ("scancel: error: Kill job error on job id 7: Job/step already completing or completed", 1, None),
+        ("scancel: error: Invalid job id 7", 1, None),
+    ],
+)  # fmt: skip
+def test_a_cancellation_that_slurm_refuses_is_no_silence(
+    commands: Path, said: str, code: int, error: type[Exception] | None
+) -> None:
+    fake(commands, "scancel", f"cat >&2 <<'END'\n{said}\nEND\nexit {code}")
+    if error is None:
+        CliClient(limit_s=5).cancel([7, 8])
+        return
+    with pytest.raises(error) as caught:
+        CliClient(limit_s=5).cancel([7, 8])
+    assert error is NoAnswer or "job id 8" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

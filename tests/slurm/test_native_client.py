@@ -15,6 +15,8 @@ from scheduler.slurm.native import NativeClient
 from scheduler.slurm.protocol import NoAnswer
 from scheduler.slurm.way import Way
 from tests.slurm.contract import PARTITIONS, QUICK, Contract, spec, standing_still, until
+from tests.slurm.late import LATE, behind
+from tests.unit.fake_pyslurm import interpreter
 
 __all__ = ["spec"]
 
@@ -46,11 +48,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, python: str) -> Iterator[S
 
 
 @pytest.fixture
-def make(cluster: Slurm) -> Iterator[Callable[[str, float], NativeClient]]:
+def make(cluster: Slurm) -> Iterator[Callable[..., NativeClient]]:
     made: list[NativeClient] = []
 
-    def one(interpreter: str, limit_s: float) -> NativeClient:
-        way = Way(kind="native", prefix=cluster.prefix, conf=str(cluster.conf), python=interpreter)
+    def one(interpreter: str, limit_s: float, behind: tuple[str, ...] = ()) -> NativeClient:
+        way = Way(
+            kind="native", prefix=(*cluster.prefix, *behind), conf=str(cluster.conf), python=interpreter
+        )
         made.append(NativeClient(way, limit_s=limit_s))
         return made[-1]
 
@@ -59,7 +63,7 @@ def make(cluster: Slurm) -> Iterator[Callable[[str, float], NativeClient]]:
         client.close()
 
 
-Make = Callable[[str, float], NativeClient]
+Make = Callable[..., NativeClient]
 
 
 class TestNativeClient(Contract):
@@ -70,10 +74,15 @@ class TestNativeClient(Contract):
         return make(python, 8)
 
     @pytest.fixture
-    def broken(self, make: Make, tmp_path: Path) -> Callable[[str], NativeClient]:
+    def broken(self, make: Make, python: str, tmp_path: Path) -> Callable[[str], NativeClient]:
         """An interpreter that says something else."""
 
-        def one(_situation: str) -> NativeClient:
+        def one(situation: str) -> NativeClient:
+            if situation in LATE:
+                delay_s, limit_s = LATE[situation]
+                return make(python, limit_s, behind(delay_s))
+            if situation == "forbidden":
+                return make(interpreter(tmp_path, "FAILS.update({60_000_000: 2002})"), 8)
             path = tmp_path / "python"
             path.write_text("#!/bin/sh\necho 'Have a nice day'\n")
             path.chmod(0o755)

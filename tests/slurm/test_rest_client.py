@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,13 +13,14 @@ from devstack import slurmrestd, trees
 from devstack.slurm import Slurm
 from devstack.slurmconf import SlurmSpec
 
-from scheduler.slurm.protocol import NoAnswer, SlurmClient
+from scheduler.slurm.protocol import NoAnswer, Rejected, SlurmClient
 from scheduler.slurm.render import render
 from scheduler.slurm.rest import VERSIONS, RestClient
 from scheduler.slurm.spec import JobSpec
 from scheduler.slurm.way import Way
 from tests.slurm.contract import PARTITIONS, QUICK, Contract, spec, standing_still, until
-from tests.unit.restd import jwt, restd
+from tests.slurm.late import LATE, relay
+from tests.unit.restd import fine, job, jwt, number, restd
 
 __all__ = ["spec"]
 
@@ -61,16 +64,28 @@ class TestRestClient(Contract):
         return found
 
     @pytest.fixture
-    def broken(self, cluster: Slurm, tmp_path: Path) -> Iterator[Callable[[str], RestClient]]:
+    def broken(self, cluster: Slurm, token: Path, tmp_path: Path) -> Iterator[Callable[[str], RestClient]]:
         """A server that is none, and a token that another cluster would take."""
-        with restd() as other:
+        with restd() as other, ExitStack() as relays:
 
             def one(situation: str) -> RestClient:
+                if situation in LATE:
+                    delay_s, limit_s = LATE[situation]
+                    url = relays.enter_context(relay(cluster.rest_url, delay_s))
+                    return RestClient(replace(way(cluster, token), address=url), limit_s=limit_s)
                 path = tmp_path / "other-token"
                 path.write_text(jwt(sun="root", iat=int(time.time()), exp=int(time.time()) + 3600))
                 if situation == "token":
                     return RestClient(way(cluster, path), limit_s=8)
                 other.serve()
+                if situation == "forbidden":
+                    error = {"code": 2002, "message": "Access/permission denied", "string": ""}
+                    status = [{"job_id": number(60_000_000), "step_id": "60000000", "error": error}]
+                    other.answers["GET /slurm/v0.0.42/job/60000000"] = fine(
+                        jobs=[job(60_000_000, "berth-x-1", "RUNNING", user="root")]
+                    )
+                    other.answers["DELETE /slurm/v0.0.42/jobs/"] = fine(status=status)
+                    return RestClient(Way(kind="rest", address=other.url, token_file=str(path)), limit_s=8)
                 for method, paths in {
                     "GET": ("jobs/", "job/60000000", "partitions/", "nodes/", "reservations/"),
                     "POST": ("job/submit",),
@@ -134,7 +149,8 @@ def test_the_number_of_a_strangers_job_is_left_alone(
     other.write_text(cluster.run("scontrol", "token", "lifespan=600", "username=nobody").strip())
     stranger = RestClient(way(cluster, other), limit_s=8)
     assert spec.name not in stranger.jobs()
-    stranger.cancel([job_id])
+    with pytest.raises(Rejected, match=f"job {job_id}"):
+        stranger.cancel([job_id])
     until(lambda: client.jobs()[spec.name][0].state == "RUNNING")
     client.cancel([job_id])
     until(lambda: client.jobs()[spec.name][0].state == "CANCELLED")

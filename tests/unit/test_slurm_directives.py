@@ -158,6 +158,13 @@ def test_every_directive_that_a_profile_may_add_has_its_row() -> None:
     assert set(directives.EXTRA) == set(allowed.EXTRA)
 
 
+@pytest.mark.parametrize("kind", ["rest", "native"])
+def test_what_the_catalog_refuses_for_an_access_is_what_its_client_has_no_words_for(kind: str) -> None:
+    rows = directives.EXTRA.items()
+    assert {name for name, row in rows if getattr(row, kind) is None} == allowed.NO_WORDS[kind]
+    assert allowed.extra_unsaid(dict.fromkeys(allowed.EXTRA, "x"), "cli") == []
+
+
 @pytest.mark.parametrize("column", [directives.rest_fields, directives.native_fields])
 def test_what_the_other_clients_send_is_plain_json_and_holds_as_much(column: Any) -> None:
     for spec in SPECS.values():

@@ -119,8 +119,20 @@ def test_cancelling_what_has_ended_is_no_error(make: Make) -> None:
     client = make("FAILS.update({7: 2021, 8: 2017, 9: 2002})")
     client.cancel([6, 7, 8])
     client.cancel([])
-    with pytest.raises(NoAnswer, match="cancel 9"):
-        client.cancel([9])
+
+
+def test_a_cancellation_that_is_refused_is_no_silence_and_the_others_are_cancelled(
+    make: Make, tmp_path: Path
+) -> None:
+    client = make(
+        "FAILS.update({7: 2002, 8: 1802})\n"
+        f"def called(*a): open({str(tmp_path / 'cancelled')!r}, 'a').write(f'{{a[-1]}} ')"
+    )
+    with pytest.raises(Rejected, match="job 7: no"):
+        client.cancel([6, 7, 9])
+    assert (tmp_path / "cancelled").read_text() == "6 7 9 "
+    with pytest.raises(NoAnswer, match="cancel 8"):
+        client.cancel([7, 8])
 
 
 def test_partitions_and_reservations(make: Make) -> None:

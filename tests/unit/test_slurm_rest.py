@@ -306,14 +306,16 @@ def test_cancelling_is_judged_by_what_became_of_the_job(server: Restd, client: R
         server.answers[f"DELETE {V}/jobs/"] = answer
         client.cancel([7, 8])
         assert server.asked[-1].body == {"jobs": ["7", "8"]}
-    for answer in (
-        status(2002, "Access/permission denied"),
-        refused(2010, "Invalid user id", 200),
-        refused(1, "Operation not permitted"),
-        fine(),
+    for answer, error in (
+        (status(2002, "Access/permission denied"), Rejected),
+        (refused(2010, "Invalid user id", 200), Rejected),
+        (refused(2020, "Job can not be altered now, try again later"), NoAnswer),
+        (status(1802, "Unable to contact slurm controller (receive failure)"), NoAnswer),
+        (refused(1, "Operation not permitted"), NoAnswer),
+        (fine(), NoAnswer),
     ):
         server.answers[f"DELETE {V}/jobs/"] = answer
-        with pytest.raises(NoAnswer):
+        with pytest.raises(error):
             client.cancel([7])
     asked = len(server.asked)
     client.cancel([])
@@ -338,13 +340,28 @@ def test_a_number_that_is_a_strangers_by_now_is_left_alone(server: Restd, client
     server.answers[f"GET {V}/job/8"] = refused(2017, "Invalid job id specified", 404)
     server.answers[f"GET {V}/job/9"] = fine(jobs=[job(9, "berth-x-1", "RUNNING")])
     server.answers[f"DELETE {V}/jobs/"] = fine(status=[])
-    client.cancel([7, 8])
+    with pytest.raises(Rejected, match="job 7: it is mallory's"):
+        client.cancel([7, 8])
     assert not [one for one in server.asked if one.method == "DELETE"]
-    client.cancel([7, 8, 9])
+    with pytest.raises(Rejected, match="job 7"):
+        client.cancel([7, 8, 9])
     assert server.asked[-1].body == {"jobs": ["9"]}
-    server.answers[f"GET {V}/job/9"] = refused(2002, "Access/permission denied")
-    with pytest.raises(NoAnswer, match="denied"):
-        client.cancel([9])
+    server.answers[f"GET {V}/job/6"] = refused(2002, "Access/permission denied")
+    with pytest.raises(Rejected, match="job 6: Access/permission denied"):
+        client.cancel([6, 9])
+    assert server.asked[-1].body == {"jobs": ["9"]}
+
+
+def test_of_a_list_that_is_refused_as_a_whole_each_job_is_asked_for(
+    server: Restd, client: RestClient
+) -> None:
+    for job_id in (7, 8):
+        server.answers[f"GET {V}/job/{job_id}"] = fine(jobs=[job(job_id, "berth-x-1", "RUNNING")])
+    server.answers[f"DELETE {V}/jobs/"] = refused(2002, "Access/permission denied")
+    with pytest.raises(Rejected, match="denied"):
+        client.cancel([7, 8])
+    bodies = [one.body for one in server.asked if one.method == "DELETE"]
+    assert bodies == [{"jobs": ["7", "8"]}, {"jobs": ["7"]}, {"jobs": ["8"]}]
 
 
 def test_partitions_are_gathered_from_their_nodes(server: Restd, client: RestClient) -> None:

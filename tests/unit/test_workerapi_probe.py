@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import resource
 import socket
 import time
@@ -192,6 +194,55 @@ async def test_a_portal_out_of_files_says_nothing_of_the_agent() -> None:
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, limit)
         assert (await probe.first([url], KEY)).address == url
+
+
+@pytest.fixture
+def connecting(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Hosts to which connecting fails, each with its error number."""
+    fails: dict[str, int] = {}
+    connect = asyncio.open_connection
+
+    async def open_connection(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if host in fails:
+            raise OSError(fails[host], os.strerror(fails[host]))
+        return await connect(host, port)
+
+    monkeypatch.setattr(asyncio, "open_connection", open_connection)
+    return fails
+
+
+V6, V4 = "http://[fd00::1]:4000", "http://198.18.0.1:4000"
+
+
+@pytest.mark.parametrize("number", [errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT])
+async def test_where_ipv6_is_switched_off_the_other_addresses_are_asked(
+    connecting: dict[str, int], number: int
+) -> None:
+    connecting["fd00::1"] = number
+    async with ingress() as url:
+        assert (await probe.first([V6, url], KEY)).address == url
+    with _closed_port() as closed:
+        found = await probe.first([V6, closed], KEY)
+    assert [one.why.partition(":")[0] for one in found.tried] == [
+        "no route to it from the portal, whose host has no IPv6",
+        "it refused the connection",
+    ]
+    assert (await probe.first([V6], KEY)).address == ""
+    # Out of files or ports for the only other address: it may work in a moment.
+    for passing in (errno.EMFILE, errno.EADDRNOTAVAIL):
+        connecting["198.18.0.1"] = passing
+        with pytest.raises(probe.Busy, match=os.strerror(passing)):
+            await probe.first([V6, V4], KEY)
+
+
+async def test_one_address_that_could_not_be_asked_hides_no_other(connecting: dict[str, int]) -> None:
+    connecting["198.18.0.1"] = errno.EMFILE
+    async with ingress() as url:
+        assert (await probe.first([V4, url], KEY)).address == url
+    with _closed_port() as closed:
+        found = await probe.first([V4, closed], KEY)
+    assert found.address == ""
+    assert found.tried[0].why == "the portal could not ask: Too many open files"
 
 
 async def test_a_portal_that_is_held_up_says_nothing_of_the_agent() -> None:

@@ -53,6 +53,8 @@ class Environment(models.Model):
         return self.name
 
     def clean(self) -> None:
+        before = Environment.objects.filter(pk=self.pk).values_list("engine", flat=True).first()
+        rules.built("engine", self.engine, before)
         rules.interpreter("python", self.engine, self.python)
         rules.words("gpu_types", self.gpu_types)
         rules.prologue("prologue", self.prologue)

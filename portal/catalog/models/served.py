@@ -120,5 +120,7 @@ class Model(models.Model):
         return self.name
 
     def clean(self) -> None:
+        before = Model.objects.filter(pk=self.pk).values_list("kind", flat=True).first()
+        rules.built("kind", self.kind, before)
         engine = Pool.objects.filter(pk=self.pool_id).values_list("environment__engine", flat=True).first()
         rules.weights("path", engine or "", self.kind, self.path)
