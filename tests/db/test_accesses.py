@@ -231,3 +231,12 @@ def test_operators_are_told_of_the_way_that_is_silent(two: Pilot) -> None:
     told = list(events._silent(timezone.now()))
     assert [event.subject for event in told] == ["Slurm of alps (access alps) does not answer"]
     assert "nothing is started by this way" in told[0].text and "squeue: gone" in told[0].text
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[slurm]:6820", "http://[fd00::1:6820", "http://slurm:port", "http://slurm:99999"]
+)
+def test_an_address_that_is_no_url_is_refused_with_what_to_write(address: str) -> None:
+    said = wrong(Access(name="bad", kind="rest", cluster="c3", address=address, token_file="/x/t"))
+    assert "write a host name, an IPv4 address or an IPv6 address in brackets, and a port" in said["address"]
+    Access(name="v6", kind="rest", cluster="c3", address="http://[::1]:6820", token_file="/x/t").full_clean()
