@@ -52,8 +52,8 @@ class TokenSource:
         self._token: Token | None = None
 
     def get(self, now: float, limit_s: float | None = None) -> Token:
-        """Return a token that has not ended, within `limit_s` where that is less than the own limit. Raises NoAnswer, with
-        what to do, where there is none."""
+        """Return a token that has not ended, within `limit_s` where that is less than the own limit. Raises NoAnswer,
+        with what to do, where there is none."""
         if self._token is None or self._token.due(now):
             self._token = self._read(now, self._limit_s if limit_s is None else min(limit_s, self._limit_s))
         return self._token
