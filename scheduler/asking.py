@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
-from scheduler.slurm.protocol import SlurmError
+from scheduler.slurm.protocol import SlurmError, clean
 from scheduler.slurm.way import Way
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def ask(
     `silent`: why the way did not answer last time, "" when it did. `alone`: there is one way only, so nobody else waits
     while it is waited for to its client's own limit."""
     if alone:
-        return {way: _settled(way, now, _run(question)) for way, question in questions.items()}
+        return {way: _settled(way, now, run(question)) for way, question in questions.items()}
     for way in [way for way, asked in _under_way.items() if time.monotonic() - asked.began > LOST_S]:
         del _under_way[way]
     for way, question in questions.items():
@@ -84,7 +84,7 @@ def _settled(way: Way, at: float, future: Future[T]) -> Answered[T]:
     if not isinstance(error, SlurmError):
         # A client that fails in a way that nobody thought of holds its own profiles, and no others.
         logger.error("%s: the client failed", way.said, exc_info=error)
-        return Answered(at, None, f"The client failed: {type(error).__name__}: {error}"[:500])
+        return Answered(at, None, clean(f"The client failed: {type(error).__name__}: {error}", 500))
     return Answered(at, None, str(error))
 
 
@@ -96,12 +96,13 @@ def forget(way: Way) -> None:
 def start(question: Callable[[], T], way: Way) -> Future[T]:
     """In a thread that no exit waits for: its command ends at its own limit."""
     future: Future[T] = Future()
-    run = partial(_run, question, future)
-    threading.Thread(target=run, name=f"ask {way.said}", daemon=True).start()
+    answer = partial(run, question, future)
+    threading.Thread(target=answer, name=f"ask {way.said}", daemon=True).start()
     return future
 
 
-def _run(question: Callable[[], T], future: Future[T] | None = None) -> Future[T]:
+def run(question: Callable[[], T], future: Future[T] | None = None) -> Future[T]:
+    """Return the future with the answer, or with what the question failed with."""
     future = future or Future()
     try:
         future.set_result(question())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -22,7 +22,7 @@ from portal.ledger import transitions as ledger
 from scheduler.jobspec import log_path, secret_path
 from scheduler.listing import ClientFor
 from scheduler.moves import moving
-from scheduler.slurm.protocol import NoAnswer, NotOffered, SlurmClient, UsageInfo
+from scheduler.slurm.protocol import NoAnswer, NotOffered, SlurmClient, UsageInfo, clean
 from scheduler.slurm.way import Way
 from scheduler.story import tell
 from scheduler.ways import Site
@@ -117,7 +117,9 @@ def accounted(pilots: Iterable[Pilot], site: Site, client_for: ClientFor) -> dic
         except (NoAnswer, NotOffered) as error:
             logger.info("jobs %s vanished, and accounting does not say why: %s", sorted(jobs), error)
             continue
-        found.update({jobs[job_id]: usage for job_id, usage in said.items() if job_id in jobs})
+        for job_id, usage in said.items():
+            if job_id in jobs:
+                found[jobs[job_id]] = replace(usage, state=clean(usage.state, 100))
     return found
 
 
@@ -164,8 +166,7 @@ def _keep(pilot: Pilot, client: SlurmClient, config: Config, now: float) -> None
 def keep_log(pilot: Pilot, client: SlurmClient, config: Config, now: float) -> int:
     """Stores the end of the job's output for operators; answers its length. Raises NoAnswer, NotOffered."""
     text = client.log_tail(log_path(config, pilot), LOG_BYTES)
-    # PostgreSQL's text cannot hold a NUL.
-    text = text.replace("\0", "\ufffd")
+    text = clean(text, len(text))
     at = datetime.fromtimestamp(now, UTC)
     PilotLog.objects.update_or_create(pilot=pilot, defaults={"text": text, "at": at})
     return len(text)

@@ -20,7 +20,7 @@ from portal.config import Config
 from portal.fleet.models import Cluster, Pilot, ProfileState
 from scheduler.jobspec import job_name, spec_of
 from scheduler.listing import ClientFor
-from scheduler.slurm.protocol import NoAnswer, NotOffered, Rejected
+from scheduler.slurm.protocol import NoAnswer, NotOffered, Rejected, clean
 from scheduler.slurm.render import BadDirective
 from scheduler.slurm.way import Way
 from scheduler.ways import Site, served
@@ -72,8 +72,8 @@ def _describe(
             if isinstance(error, NoAnswer):
                 mute.add(way)
             continue
-        partitions |= {name: dataclasses.asdict(one) for name, one in there.items()}
-        reservations |= {name: dataclasses.asdict(one) for name, one in held.items()}
+        partitions |= {clean(name): _clean(dataclasses.asdict(one)) for name, one in there.items()}
+        reservations |= {clean(name): _clean(dataclasses.asdict(one)) for name, one in held.items()}
     if not whole:
         partitions = cluster.partitions | partitions
         reservations = {one["name"]: one for one in cluster.reservations} | reservations
@@ -93,7 +93,7 @@ def _ask_accounts(cluster: Cluster, client_for: ClientFor, ways: Iterable[Way], 
         except (NoAnswer, NotOffered) as error:
             logger.info("accounts are not known: %s", error)
             return
-    cluster.accounts = {account: sorted(qos) for account, qos in found.items()}
+    cluster.accounts = {clean(account): _clean(sorted(qos)) for account, qos in found.items()}
     cluster.save(update_fields=["accounts"])
 
 
@@ -137,6 +137,15 @@ def _like_ours(profile: Profile, config: Config) -> Pilot:
         mem_mb=profile.mem_mb,
         walltime_min=profile.walltime_min,
     )
+
+
+def _clean(value: Any) -> Any:
+    """A fact whose texts a table can hold."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {name: _clean(one) for name, one in value.items()}
+    return [_clean(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _due(last: datetime | None, every_s: float, at: datetime) -> bool:

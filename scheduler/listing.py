@@ -18,13 +18,14 @@ from portal.config import Config
 from portal.fleet.models import WayState
 from scheduler.asking import Answered, ask
 from scheduler.patience import is_busy
-from scheduler.slurm.protocol import JobInfo, Jobs, SlurmClient
+from scheduler.slurm.protocol import LONGEST_WORDS, JobInfo, Jobs, SlurmClient, clean
 from scheduler.slurm.way import Way
 from scheduler.ways import Site
 
 logger = logging.getLogger(__name__)
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(JobInfo))
+_TEXTS = ("name", "state", "reason", "partition", "nodes")
 
 ClientFor = Callable[[Way], SlurmClient]
 
@@ -76,15 +77,31 @@ def kept(way: Way, row: WayState) -> Listing:
 
 
 def _is_due(row: WayState, config: Config, now: float) -> bool:
-    if row.busy_until is not None and now < row.busy_until.timestamp():
+    busy_until = _believed(row.busy_until, config, now)
+    if busy_until is not None and now < busy_until:
         return False
-    return row.tried_at is None or now - row.tried_at.timestamp() >= config.slurm_min_interval_s
+    tried_at = _believed(row.tried_at, config, now)
+    return tried_at is None or now - tried_at >= config.slurm_min_interval_s
+
+
+def _believed(at: datetime | None, config: Config, now: float) -> float | None:
+    """UNIX seconds; None for a time further ahead than the loop ever writes one: the clock was set back since, and what
+    it says would hold the way until the clock is there again."""
+    longest_s = max(config.slurm_timeout_s, config.slurm_min_interval_s)
+    return None if at is None or at.timestamp() > now + longest_s else at.timestamp()
+
+
+def _is_outdated(row: WayState, asked_at: float, config: Config, now: float) -> bool:
+    """Whether something was asked by this way since: another process may have listed and submitted meanwhile, and this
+    answer, good or bad, knows nothing of that."""
+    tried_at = _believed(row.tried_at, config, now)
+    return tried_at is not None and asked_at <= tried_at
 
 
 def _heard(site: Site, way: Way, answer: Answered[Jobs] | None, config: Config, now: float) -> Listing:
     """The way's listing after this tick's question, if there was one and it has ended. Writes the way's row."""
     row = site.ways[way]
-    if answer is None:
+    if answer is None or _is_outdated(row, answer.asked_at, config, now):
         return kept(way, row)
     row.tried_at = datetime.fromtimestamp(answer.asked_at, UTC)
     if answer.value is None:
@@ -101,12 +118,22 @@ def _heard(site: Site, way: Way, answer: Answered[Jobs] | None, config: Config, 
 def _ours(jobs: Jobs, instance: str, way: Way) -> dict[str, tuple[OurJob, ...]]:
     mark = f"berth-{instance}-"
     named: Iterable[tuple[str, tuple[JobInfo, ...]]] = (
-        (name.removeprefix(mark), infos) for name, infos in jobs.items() if name.startswith(mark)
+        (clean(name.removeprefix(mark)), infos) for name, infos in jobs.items() if name.startswith(mark)
     )
     return {
-        pilot: tuple(OurJob(info, pilot, way) for info in sorted(infos, key=lambda info: info.job_id))
+        pilot: tuple(OurJob(_clean(info), pilot, way) for info in sorted(infos, key=lambda info: info.job_id))
         for pilot, infos in named
     }
+
+
+def _clean(info: JobInfo) -> JobInfo:
+    texts: dict[str, str] = {name: getattr(info, name) for name in _TEXTS}
+    wrong: dict[str, Any] = {name: clean(text) for name, text in texts.items() if not _is_plain(text)}
+    return dataclasses.replace(info, **wrong) if wrong else info
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and "\0" not in text and len(text) <= LONGEST_WORDS
 
 
 def _packed(info: JobInfo) -> dict[str, Any]:

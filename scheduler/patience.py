@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from functools import partial
 from typing import TypeVar
 
-from scheduler.asking import forget, start
+from scheduler.asking import forget, run, start
 from scheduler.slurm.protocol import (
     Jobs,
     NoAnswer,
@@ -49,11 +50,13 @@ class LeftAlone(NoAnswer):
 
 class Patient:
     """See SlurmClient; each verb raises NoAnswer after WAIT_S, too, and while an earlier one has not ended. What a client
-    fails with that is no answer of Slurm's is none either: it holds its own profiles, and no others."""
+    fails with that is no answer of Slurm's is none either: it holds its own profiles, and neither others nor the tick.
+    `alone`: nobody else waits, so that each verb is waited for to its client's own limit."""
 
-    def __init__(self, way: Way, client_for: Callable[[Way], SlurmClient]) -> None:
+    def __init__(self, way: Way, client_for: Callable[[Way], SlurmClient], *, alone: bool = False) -> None:
         self._way = way
         self._client_for = client_for
+        self._alone = alone
 
     def submit(self, script: str, spec: JobSpec) -> int:
         return self._wait("sbatch", lambda client: client.submit(script, spec))
@@ -89,7 +92,8 @@ class Patient:
         way = self._way
         if is_busy(way):
             raise NoAnswer(f"{what}: {way.said} has not answered an earlier question yet")
-        future = start(lambda: verb(self._client_for(way)), way)
+        question = partial(self._ask, verb)
+        future = run(question) if self._alone else start(question, way)
         if not wait([future], WAIT_S).done:
             _left_alone[way] = future  # type: ignore[assignment]
             forget(way)
@@ -101,3 +105,6 @@ class Patient:
             raise error
         logger.error("%s: the client failed", way.said, exc_info=error)
         raise NoAnswer(f"{what}: the client failed: {type(error).__name__}: {error}"[:500]) from error
+
+    def _ask(self, verb: Callable[[SlurmClient], T]) -> T:
+        return verb(self._client_for(self._way))

@@ -60,9 +60,8 @@ def _tick(
     settings: Config, redis: redis_library.Redis, client_for: ClientFor, clock: Callable[[], float]
 ) -> None:
     site = ways.site(settings)
-    one_by_one = client_for
-    if len(site.ways) > 1:
-        one_by_one = cache(lambda way: Patient(way, client_for))
+    alone = len(site.ways) <= 1
+    one_by_one = cache(lambda way: Patient(way, client_for, alone=alone))
     actor = Actor(site, one_by_one, settings, clock)
     now = clock()
     observed = observe(site, redis, listen(site, settings, client_for, now), one_by_one, settings, now)

@@ -56,6 +56,7 @@ def submit(actor: Actor, pilot_id: UUID) -> bool:
     except (NoAnswer, NotOffered) as error:
         logger.warning("pilot %s: %s", pilot_id, error)
         actor.site.silence(way, str(error), actor.clock())
+        actor.site.unsure(way, actor.clock())
         if isinstance(error, LeftAlone):
             actor.site.leave(way, actor.clock() + actor.config.slurm_timeout_s)
         return False

@@ -83,6 +83,14 @@ class Site:
             row.busy_until = moment(until)
             row.save(update_fields=["busy_until"])
 
+    def unsure(self, way: Way, now: float) -> None:
+        """Note that a submission had no answer: only a listing that is asked for after `now`, by whatever process, tells
+        whether its job exists."""
+        row = self.ways.get(way)
+        if row is not None and row.pk is not None:
+            row.tried_at = moment(now)
+            row.save(update_fields=["tried_at"])
+
     def answered(self, way: Way, at: datetime, now: float) -> None:
         """Note that a listing had an answer, asked for at `at`. The caller saves the row."""
         row = self.ways[way]

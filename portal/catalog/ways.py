@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.apps import apps
 from django.core.exceptions import ValidationError
@@ -123,6 +124,12 @@ def _rest(access: Any) -> dict[str, str]:
     if not _ADDRESS.fullmatch(access.address):
         return {
             "address": "Write http://, https:// or unix:/ and an address, without a name or password in it."
+        }
+    try:
+        urlsplit(access.address).port  # noqa: B018 - brackets and port are looked at only when they are asked for
+    except ValueError as error:
+        return {
+            "address": f"{error}: write a host name, an IPv4 address or an IPv6 address in brackets, and a port."
         }
     if access.token_file and access.token_command:
         return {"token_command": "Write token_file or token_command, not both."}

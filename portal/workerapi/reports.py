@@ -85,11 +85,11 @@ def register(cur: Cursor, said: wire.Register, interval_s: float) -> wire.SyncAn
         fleet.Registration(
             pilot=pilot,
             job_id=said.job_id,
-            node=said.node[:200],
-            address=said.address[:300],
+            node=_clean(said.node)[:200],
+            address=_clean(said.address)[:300],
             job_started_at=_at(said.started_at) or now,
-            gpu_ids=tuple(said.gpus),
-            agent_version=said.agent_version[:50],
+            gpu_ids=tuple(map(_clean, said.gpus)),
+            agent_version=_clean(said.agent_version)[:50],
         ),
         now,
     )
@@ -130,8 +130,8 @@ def sync(
     if not stale:
         moved = _seen(cur, pilot, said, now)
         news = any(move.new in ("hot", "failed", "stopped") for move in moved)
-        if said.ending and said.ending != row.said_ending:
-            fleet.said_ending(cur, pilot, said.ending)
+        if said.ending and (ending := _clean(said.ending)) != row.said_ending:
+            fleet.said_ending(cur, pilot, ending)
             news = True
         if sorted(said.staged) != sorted(row.staged):
             fleet.staged(cur, pilot, sorted(said.staged))
@@ -242,5 +242,5 @@ def _at(unix_s: float | None) -> datetime | None:
 
 
 def _clean(text: str) -> str:
-    """PostgreSQL's text cannot hold a NUL; engines' output can."""
-    return text.replace("\0", "\ufffd")
+    """PostgreSQL holds neither a NUL nor half a surrogate pair; engines' output can."""
+    return text.replace("\0", "\ufffd").encode(errors="replace").decode()

@@ -51,25 +51,26 @@ class TokenSource:
         self._limit_s = limit_s
         self._token: Token | None = None
 
-    def get(self, now: float) -> Token:
-        """Return a token that has not ended. Raises NoAnswer, with what to do, where there is none."""
+    def get(self, now: float, limit_s: float | None = None) -> Token:
+        """Return a token that has not ended, within `limit_s` where that is less than the own limit. Raises NoAnswer,
+        with what to do, where there is none."""
         if self._token is None or self._token.due(now):
-            self._token = self._read(now)
+            self._token = self._read(now, self._limit_s if limit_s is None else min(limit_s, self._limit_s))
         return self._token
 
-    def renewed(self, refused: Token, now: float) -> Token | None:
+    def renewed(self, refused: Token, now: float, limit_s: float | None = None) -> Token | None:
         """Return another token than the one that slurmrestd refused, or None where there is no other one yet. Raises
         NoAnswer."""
         if self._token is None or self._token.text == refused.text:
             self._token = None
-            fresh = self.get(now)
+            fresh = self.get(now, limit_s)
             return fresh if fresh.text != refused.text else None
         return self._token
 
-    def _read(self, now: float) -> Token:
+    def _read(self, now: float, limit_s: float) -> Token:
         way = self._way
         if way.token_command:
-            found = self._from_command()
+            found = self._from_command(limit_s)
             where = f"the command {way.token_command[0]}"
         elif way.token_file:
             found = _from_file(Path(way.token_file))
@@ -86,12 +87,12 @@ class TokenSource:
             raise NoAnswer(f"{way.said}: the token of {where} has ended: put a new one there")
         return token
 
-    def _from_command(self) -> str:
+    def _from_command(self, limit_s: float) -> str:
         command = self._way.token_command
         what = f"token command {command[0]}"
         # Printed only by a command that ended well: what is said of any other one cannot hold a token.
         program = f"token=$({shlex.join(command)}) && printf '%s\\n' \"$token\""
-        answer = shell.run((), program, limit_s=self._limit_s, what=what)
+        answer = shell.run((), program, limit_s=limit_s, what=what)
         if answer.code != 0:
             raise NoAnswer(f"{what}: it ended with code {answer.code}: {' '.join(answer.err.split())[:300]}")
         return next((line for line in reversed(answer.out.splitlines()) if line.strip()), "")

@@ -64,8 +64,10 @@ class Helper:
 
     def ask(self, verb: str, **args: Any) -> Any:
         """Return the answer. Raises NoAnswer, NotOffered, Refused."""
-        with self._lock:
-            deadline = time.monotonic() + self._limit_s
+        deadline = time.monotonic() + self._limit_s
+        if not self._lock.acquire(timeout=self._limit_s):
+            raise NoAnswer(f"{self._way.said}: {verb}: an earlier question took all of {self._limit_s:g} s")
+        try:
             try:
                 self._start(deadline)
                 said = self._exchange(verb, args, deadline)
@@ -75,6 +77,8 @@ class Helper:
                 self._failed(str(error))
                 raise
             self._failures = 0
+        finally:
+            self._lock.release()
         if said.get("not_offered"):
             raise NotOffered(f"{self._way.said}: {said.get('error')}")
         if "error" in said:

@@ -14,9 +14,22 @@ from typing import Protocol
 
 from scheduler.slurm.spec import JobSpec
 
+LONGEST_WORDS = 4000
+
+
+def clean(text: str, longest: int = LONGEST_WORDS) -> str:
+    """Return words of Slurm's that a table can hold: PostgreSQL takes neither a NUL nor half a surrogate pair, and one
+    of them in one job's words would stop every tick. What is longer ends in an ellipsis."""
+    if len(text) > longest:
+        text = f"{text[: longest - 1]}…"
+    return text.replace("\0", "\ufffd").encode(errors="replace").decode()
+
 
 class SlurmError(Exception):
-    """Root of what a client raises."""
+    """Root of what a client raises. Its words go into tables."""
+
+    def __init__(self, words: str = "") -> None:
+        super().__init__(clean(words))
 
 
 class NoAnswer(SlurmError):
@@ -28,7 +41,7 @@ class Rejected(SlurmError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = clean(reason)
 
 
 class NotOffered(SlurmError):

@@ -61,7 +61,8 @@ class RestClient:
         fields, environment = without_shell(rest_fields(spec), spec)
         job = {**fields, "environment": [f"{name}={value}" for name, value in environment.items()]}
         try:
-            answer = self._ask("POST", "job/submit", {"script": script, "job": job})
+            with self._link.within_limit():
+                answer = self._ask("POST", "job/submit", {"script": script, "job": job})
         except Refused as error:
             raise Rejected(error.reason) from None
         job_id = answer.get("job_id")

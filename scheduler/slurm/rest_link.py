@@ -13,6 +13,8 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -61,6 +63,25 @@ class RestLink:
         self._limit_s = limit_s
         self._max_bytes = max_bytes
         self._tokens = TokenSource(way, limit_s)
+        self._verb = threading.local()
+
+    @contextmanager
+    def within_limit(self) -> Iterator[None]:
+        """Bound all that this thread asks inside to one limit_s together, the token's command included: a verb that takes
+        several questions ends, or sends nothing more, when callers believe that it has."""
+        self._verb.ends_at = time.monotonic() + self._limit_s
+        try:
+            yield
+        finally:
+            self._verb.ends_at = None
+
+    def _left_s(self, what: str) -> float:
+        """Return for how long the next question may last. Raises NoAnswer."""
+        ends_at = getattr(self._verb, "ends_at", None)
+        left_s = self._limit_s if ends_at is None else ends_at - time.monotonic()
+        if left_s <= 0:
+            raise NoAnswer(f"{what}: not asked any more: what came before took all of {self._limit_s:g} s")
+        return float(left_s)
 
     @property
     def user(self) -> str:
@@ -73,17 +94,18 @@ class RestLink:
     def ask(self, method: str, path: str, body: Data | None = None, *, document: bool = False) -> Data:
         """Return the answer. A token that the server does not take is renewed once. `document`: a page of the server's
         own, which carries no errors. Raises NoAnswer, NotFound, Refused."""
-        token = self._tokens.get(time.time())
+        what = self._said(method, path)
+        token = self._tokens.get(time.time(), self._left_s(what))
         try:
             return self._judged(method, path, body, token, document)
         except _BadToken as error:
-            other = self._tokens.renewed(token, time.time())
+            other = self._tokens.renewed(token, time.time(), self._left_s(what))
             if other is None:
-                raise NoAnswer(f"{self._said(method, path)}: the token is not accepted: {error}") from None
+                raise NoAnswer(f"{what}: the token is not accepted: {error}") from None
         try:
             return self._judged(method, path, body, other, document)
         except _BadToken as error:
-            raise NoAnswer(f"{self._said(method, path)}: a new token is not accepted: {error}") from None
+            raise NoAnswer(f"{what}: a new token is not accepted: {error}") from None
 
     def _judged(self, method: str, path: str, body: Data | None, token: Token, document: bool) -> Data:
         reply = self._exchange(method, path, body, token)
@@ -94,22 +116,26 @@ class RestLink:
 
     def _exchange(self, method: str, path: str, body: Data | None, token: Token) -> Reply:
         what = self._said(method, path)
-        url = urlsplit(self._way.address)
-        link = self._link(what)
+        limit_s = self._left_s(what)
+        link, base = self._link(what, limit_s)
         headers = {
             "X-SLURM-USER-NAME": self._way.user or token.user,
             "X-SLURM-USER-TOKEN": token.text,
             "Accept": "application/json",
             "Connection": "close",
         }
-        base = "" if url.scheme == "unix" else url.path.rstrip("/")
         payload = None
         if body is not None:
             payload = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
-        deadline = _Deadline(link, self._limit_s)
+        deadline = _Deadline(link, limit_s)
         try:
             with deadline:
+                link.connect()
+                if (
+                    deadline.passed
+                ):  # there was no socket to cut: a name was looked up, or several addresses tried
+                    raise TimeoutError
                 link.request(method, base + path, payload, headers)
                 answer = link.getresponse()
                 text = answer.read(self._max_bytes + 1)
@@ -128,22 +154,24 @@ class RestLink:
             )
         return Reply(answer.status, text)
 
-    def _link(self, what: str) -> http.client.HTTPConnection:
+    def _link(self, what: str, limit_s: float) -> tuple[http.client.HTTPConnection, str]:
+        """The connection, not made yet, and what stands before each path."""
         if self._way.address.startswith("unix:"):
-            return _UnixConnection(
-                self._way.address.removeprefix("unix:").replace("//", "", 1), self._limit_s
-            )
-        url = urlsplit(self._way.address)
+            return _UnixConnection(self._way.address.removeprefix("unix:").replace("//", "", 1), limit_s), ""
         try:
+            url = urlsplit(self._way.address)
             host, port = url.hostname, url.port
-        except ValueError:
-            host, port = None, None
+        except ValueError as error:
+            raise NoAnswer(
+                f"{what}: its address is neither an http(s) URL nor unix:/path/of/a/socket: {error}"
+            ) from None
         if not host or url.scheme not in ("http", "https"):
             raise NoAnswer(f"{what}: its address is neither an http(s) URL nor unix:/path/of/a/socket")
+        base = url.path.rstrip("/")
         if url.scheme == "https":
             context = ssl.create_default_context()
-            return http.client.HTTPSConnection(host, port, timeout=self._limit_s, context=context)
-        return http.client.HTTPConnection(host, port, timeout=self._limit_s)
+            return http.client.HTTPSConnection(host, port, timeout=limit_s, context=context), base
+        return http.client.HTTPConnection(host, port, timeout=limit_s), base
 
 
 class _UnixConnection(http.client.HTTPConnection):

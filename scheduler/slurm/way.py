@@ -52,5 +52,9 @@ def _by(prefix: tuple[str, ...]) -> str:
 
 def _at(address: str) -> str:
     """The host and port of a URL: what stands before an @ may be a secret."""
-    host = urlsplit(address).netloc.rpartition("@")[2] or re.sub(r".*@", "", address)
+    try:
+        netloc = urlsplit(address).netloc
+    except ValueError:  # e.g. http://[slurm]:6820, written before such addresses were refused
+        netloc = ""
+    host = netloc.rpartition("@")[2] or re.sub(r".*@", "", address)
     return f"at {host}" if host else ""

@@ -348,3 +348,12 @@ def test_an_access_of_another_kind_says_which_profiles_lose_a_directive(alps: Ac
     assert ways.doubts(alps) == ""
     alps.kind = "native"
     assert ways.doubts(alps).startswith("far: pyslurm has no words for switches")
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[slurm]:6820", "http://[fd00::1:6820", "http://slurm:port", "http://slurm:99999"]
+)
+def test_an_address_that_is_no_url_is_refused_with_what_to_write(address: str) -> None:
+    said = wrong(Access(name="bad", kind="rest", cluster="c3", address=address, token_file="/x/t"))
+    assert "write a host name, an IPv4 address or an IPv6 address in brackets, and a port" in said["address"]
+    Access(name="v6", kind="rest", cluster="c3", address="http://[::1]:6820", token_file="/x/t").full_clean()

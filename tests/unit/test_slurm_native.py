@@ -319,3 +319,12 @@ def test_the_helper_needs_no_more_than_the_standard_library_and_pyslurm() -> Non
     found = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     found |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert found <= sys.stdlib_module_names | {"pyslurm"}
+
+
+def test_waiting_for_an_earlier_question_counts_within_the_limit(make: Callable[..., NativeClient]) -> None:
+    client = make(JOBS, limit_s=0.5)
+    helper = client._helper
+    before = time.monotonic()
+    with helper._lock, pytest.raises(NoAnswer, match=r"an earlier question took all of 0\.5 s"):
+        client.submit(render(SPEC), SPEC)
+    assert time.monotonic() - before < 5 and helper.pid is None, "nothing was begun"

@@ -494,3 +494,44 @@ def test_no_question_is_asked_twice_after_silence(server: Restd, client: RestCli
     with pytest.raises(NoAnswer):
         client.submit(render(SPEC), SPEC)
     assert server.paths().count(f"POST {V}/job/submit") == 1
+
+
+def test_an_address_that_cannot_be_read_is_no_answer_and_has_words(token: Path) -> None:
+    way = Way(kind="rest", address="http://[slurm]:6820", token_file=str(token))
+    assert way.said == "Slurm (main, at http://[slurm]:6820)"
+    with pytest.raises(NoAnswer, match="neither an http"):
+        RestClient(way, limit_s=5).jobs()
+
+
+def test_a_submission_with_all_its_questions_ends_at_one_limit(server: Restd, tmp_path: Path) -> None:
+    """A token's command, the choice of a version and the submission together: who left it alone believes that it has
+    ended then."""
+    slow = tmp_path / "slow"
+    slow.write_text(f"#!/bin/sh\nsleep 0.8\necho {jwt(sun='berth')}\n")
+    slow.chmod(0o700)
+    server.tokens = {"another"}  # so that the token is renewed, too
+    client = RestClient(Way(kind="rest", address=server.url, token_command=(str(slow),)), limit_s=1)
+    server.answers[f"POST {V}/job/submit"] = fine(job_id=77)
+    before = time.monotonic()
+    with pytest.raises(NoAnswer, match=r"within|not asked any more"):
+        client.submit(render(SPEC), SPEC)
+    assert time.monotonic() - before < 1.5, "two commands of 0.8 s"
+    assert f"POST {V}/job/submit" not in server.paths()
+
+
+def test_what_took_its_time_before_there_was_a_connection_is_not_sent_any_more(
+    server: Restd, client: RestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answers[f"POST {V}/job/submit"] = fine(job_id=77)
+    slow = RestClient(client._way, limit_s=0.3)
+    slow._version = "v0.0.42"
+    real = socket.getaddrinfo
+
+    def looked_up_slowly(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(0.6)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", looked_up_slowly)
+    with pytest.raises(NoAnswer, match=r"no answer within 0\.3 s"):
+        slow.submit(render(SPEC), SPEC)
+    assert f"POST {V}/job/submit" not in server.paths()

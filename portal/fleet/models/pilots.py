@@ -76,7 +76,7 @@ class Pilot(models.Model):
     registered_at = models.DateTimeField(null=True)
     agent_job_id = models.BigIntegerField(null=True, help_text="Set once: of two jobs of one name one wins.")
     job_started_at = models.DateTimeField(null=True, help_text="First line of the job script.")
-    node = models.CharField(max_length=200, blank=True)
+    node = models.TextField(blank=True, help_text="Slurm's list of its nodes, whole.")
     address = models.CharField(max_length=300, blank=True, help_text="Opaque transport to its ingress.")
     gpu_ids = models.JSONField(default=list)
     agent_version = models.CharField(max_length=50, blank=True)

@@ -49,7 +49,7 @@ def slurm_said(cur: Cursor, facts: Sequence[SlurmFact], now: datetime) -> None:
              node = CASE WHEN v.node <> '' THEN v.node ELSE p.node END
            FROM (VALUES %s) AS v (id, state, reason, at, start_at, end_at, node)
            WHERE p.id = v.id AND p.state <> 'ended'""",
-        [(str(f.pilot), f.state, f.reason[:200], now, f.start_at, f.end_at, f.node) for f in facts],
+        [(str(f.pilot), f.state[:30], f.reason[:200], now, f.start_at, f.end_at, f.node) for f in facts],
         template="(%s::uuid, %s, %s, %s::timestamptz, %s::timestamptz, %s::timestamptz, %s)",
         page_size=len(facts),
     )
