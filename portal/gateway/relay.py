@@ -121,7 +121,7 @@ class Relay:
                 except BaseException:
                     borrower.close()
                     raise
-            except Exception as error:  # whatever a peer says, or Redis of where it is: the others are asked
+            except Exception as error:  # noqa: BLE001 - whatever a peer says, or Redis of it: others are asked
                 log.info("relay %s: %s: %s", address, type(error).__name__, error)
                 self._shun(address)
                 continue

@@ -75,7 +75,7 @@ def test_a_ways_user_is_whose_jobs_are_listed(make: Make) -> None:
 
 
 def test_where_a_ways_user_is_not_known_there_is_no_answer(make: Make) -> None:
-    with pytest.raises(NoAnswer, match="does not know the user mallory-of-elsewhere.*getent passwd"):
+    with pytest.raises(NoAnswer, match=r"does not know the user mallory-of-elsewhere.*getent passwd"):
         make(JOBS, user="mallory-of-elsewhere").jobs()
 
 
