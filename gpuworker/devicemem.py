@@ -32,5 +32,5 @@ def held_mb(root: int, ask: Callable[[], str | None] | None = None) -> int | Non
 
 
 def _nvidia_smi() -> str | None:
-    said, _ = devices.run(*QUERY, limit_s=LIMIT_S)
-    return said
+    said, trouble = devices.run(*QUERY, limit_s=LIMIT_S)
+    return None if trouble else said  # a part of the list would look like memory that is free

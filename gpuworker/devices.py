@@ -17,7 +17,10 @@ from typing import Literal
 LIMIT_S = 30.0  # without a persistence daemon each GPU takes seconds to wake
 _GPU = re.compile(r"GPU (\d+): .*\(UUID: (GPU-[0-9A-Za-z-]+)\)")
 _SLICE = re.compile(r"\s+MIG .*\(UUID: (MIG-[0-9A-Za-z/-]+)\)")
-
+# Exit codes. nvidia-smi's for a warning: all GPUs are there and listed.
+_WORN_INFOROM = 14
+# A shell's and the loader's: the tool itself said nothing, e.g. a library is missing.
+_NOT_STARTED = (126, 127)
 
 # Killed while the driver held them; kept, so that nobody waits for them.
 _undead: list[subprocess.Popen[str]] = []
@@ -31,16 +34,19 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`there`: somebody answered, so that `devices` is all there is. `silence`: why nobody did, in words."""
+    """`there`: somebody answered, so that `devices` is all there is. `silence`: why nobody did, in words. `trouble`: what
+    the tool complained of when it answered, so that a device may be missing."""
 
     there: bool
     devices: tuple[Device, ...] = ()
     silence: str = ""
+    trouble: str = ""
     maker: Literal["nvidia", "amd", ""] = ""
 
 
 def run(*argv: str, limit_s: float | None = None) -> tuple[str | None, str]:
-    """What a tool printed, or None and why not in words; both empty where there is no such tool. Blocks.
+    """What a tool printed, or None and why not in words; both empty where there is no such tool. Both are there where the
+    tool ended with an error: what it printed may be a part. Blocks.
 
     By hand and not by `subprocess.run`, which waits for what it has killed: a tool that the driver holds does not die."""
     limit_s = LIMIT_S if limit_s is None else limit_s
@@ -57,13 +63,17 @@ def run(*argv: str, limit_s: float | None = None) -> tuple[str | None, str]:
     except subprocess.TimeoutExpired:
         _abandon(tool)
         return None, f"{argv[0]} did not answer within {limit_s:.1f} s"
-    if tool.returncode == 0 or "No devices were found" in out + err:
+    if tool.returncode in (0, _WORN_INFOROM) or "No devices were found" in out + err:
         return out, ""
-    words = (err or out).strip().splitlines()
-    return (
-        None,
-        f"{argv[0]} ended with exit code {tool.returncode}: {words[0][:200] if words else 'no words'}",
-    )
+    words = [
+        line.strip() for line in (err + "\n" + out).splitlines() if line.strip() and not _names_device(line)
+    ]
+    said = f"{argv[0]} ended with exit code {tool.returncode}: {words[0][:200] if words else 'no words'}"
+    return (None if tool.returncode in _NOT_STARTED else out), said
+
+
+def _names_device(line: str) -> bool:
+    return bool(_GPU.match(line) or _SLICE.match(line))
 
 
 def _abandon(tool: subprocess.Popen[str]) -> None:
@@ -79,19 +89,27 @@ def _abandon(tool: subprocess.Popen[str]) -> None:
 
 
 def listed() -> Answer:
-    """NVIDIA's GPUs, else AMD's."""
+    """NVIDIA's GPUs, else AMD's. NVIDIA's tool may be installed where only AMD's driver is."""
     said, silence = run("nvidia-smi", "-L")
+    nvidia: Answer | None = None
     if said is not None:
-        return Answer(True, of_nvidia(said, _cut_up()), maker="nvidia")
-    if silence:
-        return Answer(False, silence=silence, maker="nvidia")
+        nvidia = Answer(True, of_nvidia(said, _cut_up()), trouble=silence, maker="nvidia")
+    elif silence:
+        nvidia = Answer(False, silence=silence, maker="nvidia")
+    if nvidia is not None and (nvidia.devices or not nvidia.trouble):
+        return nvidia
+    amd = _of_amd()
+    return nvidia if nvidia is not None and not amd.devices else amd
+
+
+def _of_amd() -> Answer:
     said, silence = run("rocm-smi", "--showuniqueid", "--json")
     if said is None:
         return Answer(False, silence=silence, maker="amd" if silence else "")
     found = of_amd(said)
-    if found is None:
+    if found is None and not silence:
         return Answer(False, silence="rocm-smi --json did not print JSON", maker="amd")
-    return Answer(True, found, maker="amd")
+    return Answer(True, found or (), trouble=silence, maker="amd")
 
 
 def of_nvidia(said: str, cut_up: frozenset[str] = frozenset()) -> tuple[Device, ...]:
@@ -141,7 +159,7 @@ def _cut_up() -> frozenset[str]:
 def least_memory_mb() -> int:
     """Of the smallest GPU, or slice of one, that this job sees; 0 where nobody says. Blocks."""
     said, _ = run("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
-    sizes = [int(line) for line in (said or "").split() if line.isdigit()]
+    sizes = [int(line) for line in (said or "").split() if line.isdigit()]  # of those that still answer
     parts, _ = run("nvidia-smi", "-L") if sizes else (None, "")
     slices = [_slice_mb(line) for line in (parts or "").splitlines() if _SLICE.match(line)]
     return min([size for size in slices if size] or sizes, default=0)

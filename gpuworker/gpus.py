@@ -10,10 +10,13 @@ GPUs. The rules, in order:
 
  1. The device side answers, and CUDA_VISIBLE_DEVICES names devices that it has: those.
  2. It answers, and has as many as were asked: those, whatever the variables say (`Flags=no_gpu_env`, or a prologue that
-    copied SLURM_JOB_GPUS).
+    copied SLURM_JOB_GPUS). Not where its tool ended with an error: the missing one may be this job's, and these not.
  3. It answers, has more, and nothing says which are this job's: refused, the others may be somebody else's.
- 4. It does not answer, or there is none: what the variables say. Nothing at all is said: unknown, and not refused.
+ 4. It does not answer, because its tool hangs or cannot be started, or there is no tool: what the variables say.
+    Without a tool and without variables: unknown, and not refused.
  5. Fewer than asked, by any of these: refused.
+
+A tool that ends with an error has answered: a GPU that fell off the bus is not there, whatever Slurm's variables say.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ VARIABLES = (
     "NVIDIA_VISIBLE_DEVICES",
 )
 _SHOWN = (CUDA, "SLURM_JOB_GPUS")
+_COMPARE = "Compare `nvidia-smi -L` and dmesg of the node with gres.conf: a GPU that fell off the bus has to be drained."
 # Slurm's and CUDA's words for "none is named here".
 _NO_NAME = frozenset({"NoDevFiles", "none", "void"})
 
@@ -66,7 +70,7 @@ def find(env: Mapping[str, str], asked: int | None, ask: Callable[[], devices.An
     variable = ROCR if _amd(said, env) else CUDA
     named = _named(env, variable)
     found = _chosen(said, named, asked, env)
-    if asked is not None and len(found) < asked and (found or said.there or named):
+    if asked is not None and len(found) < asked and (found or said.there or named or said.silence):
         raise TooFew(_refusal(found, asked, said, env))
     if not found and asked:
         log.warning(
@@ -99,8 +103,13 @@ def _chosen(
     if named:
         log.warning("%s names devices that are not here; %s", _variables(env), _listed(said.devices))
     there = list(said.devices)
-    if asked is None or len(there) <= asked:
+    if asked is None or len(there) < asked or (len(there) == asked and not said.trouble):
         return there
+    if said.trouble:
+        raise TooFew(
+            f"This job asked for {asked} GPUs, and nothing says which of those that are here are its own, "
+            f"nor whether all are here: {_variables(env)}; {_listed(said.devices)}; {said.trouble}. {_COMPARE}"
+        )
     raise TooFew(
         f"This job asked for {asked} GPUs and sees {len(there)}, and nothing says which of them are its own: "
         f"{_variables(env)}; {_listed(said.devices)}. Ask the cluster's administrators for ConstrainDevices=yes in "
@@ -119,10 +128,8 @@ def _refusal(found: Sequence[Device], asked: int, said: devices.Answer, env: Map
         if said.there
         else f"no devices could be listed ({said.silence or 'no nvidia-smi'})"
     )
-    return (
-        f"This job asked for {asked} GPUs and has {len(found)}: {_variables(env)}; {there}. "
-        "Compare `nvidia-smi -L` and dmesg of the node with gres.conf: a GPU that fell off the bus has to be drained."
-    )
+    trouble = f"; {said.trouble}" if said.trouble else ""
+    return f"This job asked for {asked} GPUs and has {len(found)}: {_variables(env)}; {there}{trouble}. {_COMPARE}"
 
 
 def _variables(env: Mapping[str, str]) -> str:

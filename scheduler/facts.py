@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.db.models import Q
+from django.db.models import Max, Q
 
 from portal.catalog.models import Profile
 from portal.config import Config
@@ -122,14 +122,18 @@ def _estimate(site: Site, client_for: ClientFor, config: Config, ways: Collectio
 
 
 def _like_ours(profile: Profile, config: Config) -> Pilot:
-    """A pilot that is never saved: what a job under this profile would look like."""
+    """A pilot that is never saved: what a job under this profile would look like, for the model with the most nodes. A
+    smaller job starts no later, as a rule; `portal.fleet.facts` reads the estimate of its pools with the same rule."""
     pilot = uuid.uuid4()
+    fits = Q(nodes=1) | Q(nodes__lte=profile.nodes, gpus=profile.gpus)
+    nodes = profile.pool_set.filter(fits).aggregate(most=Max("nodes"))["most"] or 1
     return Pilot(
         id=pilot,
         cluster=profile.cluster,
         profile=profile,
         job_name=job_name(config, str(pilot)),
-        gpus=profile.gpus,
+        gpus=profile.gpus * nodes,
+        nodes=nodes,
         mem_mb=profile.mem_mb,
         walltime_min=profile.walltime_min,
     )

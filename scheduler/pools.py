@@ -1,4 +1,4 @@
-"""Pools' rows, the queue's counters and the heads of its lines → the PoolViews that the policies see. Reads only."""
+"""Pools, profiles, the queue's counters and the heads of its lines → the views that the policies see. Reads only."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from portal.catalog.models import Model, Pool
+from django.db.models import QuerySet
+
+from portal.catalog.models import Model, Pool, Profile
 from portal.fleet.models import Fit, PoolState
 from portal.ledger import transitions as ledger
 from scheduler.moments import seconds
 from scheduler.moves import moving
 from scheduler.pasts import Past, failures_in_a_row, pasts
-from scheduler.policy.snapshot import FitView, HoldView, PoolView
+from scheduler.policy.snapshot import FitView, HoldView, PoolView, ProfileView
 
 QUEUED, RUNNING = "queued", "running"
 LANES = ("held", "async", "batch")
@@ -49,6 +51,43 @@ def pool_views(now: float) -> tuple[PoolView, ...]:
             now,
         )
         for pool in Pool.objects.select_related("environment").order_by("name")
+    )
+
+
+def catalogued(pools: QuerySet[Pool]) -> tuple[PoolView, ...]:
+    """What the catalog and measurements say of them, and nothing of their load."""
+    fits, owners, profiles = _fits(), _sole_projects(), _profiles()
+    return tuple(
+        _view(
+            pool,
+            profiles.get(pool.name, ()),
+            PoolState(pool=pool),
+            {},
+            [],
+            Past(),
+            fits.get(pool.name, {}),
+            owners.get(pool.name, ""),
+            0.0,
+        )
+        for pool in pools.select_related("environment")
+    )
+
+
+def profile_view(profile: Profile) -> ProfileView:
+    """What the catalog says of it, and nothing of Slurm's."""
+    return ProfileView(
+        profile.name,
+        profile.enabled,
+        profile.gpus,
+        profile.mem_mb,
+        profile.max_pilots,
+        profile.preemptible,
+        gpu_type=profile.gpu_type,
+        project=profile.project.slug if profile.charge == "project" and profile.project else "",
+        cost=profile.cost,
+        walltime_s=profile.walltime_min * 60.0,
+        least_s=profile.walltime_least_min * 60.0,
+        nodes=profile.nodes,
     )
 
 

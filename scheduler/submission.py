@@ -21,6 +21,8 @@ from scheduler.jobspec import spec_of
 from scheduler.listing import ClientFor
 from scheduler.moves import moving
 from scheduler.patience import LeftAlone
+from scheduler.policy.profiles import serves
+from scheduler.pools import catalogued, profile_view
 from scheduler.slurm.protocol import NoAnswer, NotOffered, Rejected
 from scheduler.slurm.render import BadDirective, render
 from scheduler.slurm.way import Way
@@ -99,13 +101,11 @@ def _sbatch(actor: Actor, pilot: Pilot, way: Way) -> int:
 def _hold_profile(actor: Actor, pilot: Pilot, reason: str) -> bool:
     """Nothing more is submitted under it, if whatever waits for this job may run under another one: then the profile
     is to blame, and not the model. False where there is no other."""
-    pools = Pool.objects.filter(replicas__pilot=pilot.pk).distinct()
     others = served(actor.config).filter(enabled=True).exclude(pk=pilot.profile_id)
-    open_ = others.exclude(state__latched_at__isnull=False)
-    if not all(
-        open_.filter(pool=pool, gpus__gte=pool.gpus, nodes__gte=pool.nodes, mem_mb__gte=pool.mem_mb).exists()
-        for pool in pools
-    ):
+    open_ = others.exclude(state__latched_at__isnull=False).select_related("project")
+    offered = [profile_view(profile) for profile in open_]
+    waiting = catalogued(Pool.objects.filter(replicas__pilot=pilot.pk).distinct())
+    if not all(any(serves(profile, pool) for profile in offered) for pool in waiting):
         return False
     with moving():
         held = {"latched_at": actor.now(), "reason": reason}

@@ -108,15 +108,17 @@ def adopt(
             f"Slurm gave the number {job_id} twice: try again once the pilot that had it before has ended."
         )
     profile = _profile(site, job, profile_name)
+    nodes = _nodes(job, profile)
     pilot = fleet.NewPilot(
         id=pilot_id,
         cluster=cluster,
         profile_id=profile.pk,
         job_name=job_name(config, job.pilot),
-        gpus=profile.gpus,
+        gpus=profile.gpus * nodes,
         mem_mb=profile.mem_mb,
         walltime_min=profile.walltime_min,
         gpu_type=profile.gpu_type,
+        nodes=nodes,
     )
     reason = f"{who} took job {job_id}, which nothing here knew, for a pilot of {profile.name}."
     at = datetime.fromtimestamp(now, UTC)
@@ -182,6 +184,24 @@ def _profile(site: Site, job: OurJob, name: str) -> Profile:
             "name the one that the job was submitted under."
         )
     return candidates[0]
+
+
+def _nodes(job: OurJob, profile: Profile) -> int:
+    """That it has, or asked for. What would be placed on a wrong number of them could not start."""
+    said = job.info.node_count
+    if said is None and profile.nodes == 1:
+        return 1
+    if said is None:
+        raise Impossible(
+            f"Slurm's listing does not say how many nodes job {job.info.job_id} has, and jobs of {profile.name} have "
+            f"up to {profile.nodes}: try again after the next listing, or reject it."
+        )
+    if said > profile.nodes:
+        raise Impossible(
+            f"Job {job.info.job_id} has {said} nodes, and jobs of {profile.name} have {profile.nodes} at most: name the "
+            "profile that it was submitted under, or reject it."
+        )
+    return said
 
 
 def _sees(site: Site, way: Way, job: OurJob) -> bool:

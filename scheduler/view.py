@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
@@ -25,7 +26,7 @@ from scheduler.policy.snapshot import (
     ReplicaView,
     Snapshot,
 )
-from scheduler.pools import pool_views
+from scheduler.pools import pool_views, profile_view
 from scheduler.ways import Site, served
 
 _OF_PILOTS = (
@@ -193,18 +194,8 @@ def _profiles(site: Site, profiles: Iterable[Profile], now: float) -> tuple[Prof
 
 def _profile(profile: Profile, state: ProfileState, cluster: Cluster, now: float) -> ProfileView:
     starts_at = seconds(state.starts_at)
-    return ProfileView(
-        profile.name,
-        profile.enabled,
-        profile.gpus,
-        profile.mem_mb,
-        profile.max_pilots,
-        profile.preemptible,
-        gpu_type=profile.gpu_type,
-        project=profile.project.slug if profile.charge == "project" and profile.project else "",
-        cost=profile.cost,
-        walltime_s=profile.walltime_min * 60.0,
-        least_s=profile.walltime_least_min * 60.0,
+    return dataclasses.replace(
+        profile_view(profile),
         free_until=free_until(
             profile.partition, cluster.partitions, cluster.reservations, now, profile.reservation
         ),
@@ -212,7 +203,6 @@ def _profile(profile: Profile, state: ProfileState, cluster: Cluster, now: float
         wait_p90_s=state.wait_p90_s,
         starts_in_s=max(0.0, starts_at - now) if starts_at is not None else None,
         latched=state.reason if state.latched_at is not None else "",
-        nodes=profile.nodes,
     )
 
 

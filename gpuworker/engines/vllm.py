@@ -80,7 +80,7 @@ class VllmEngine(ServedEngine):
         """Raises BadArgument where what is asked for cannot be cut into one process per GPU."""
         if sum(name.startswith("MIG-") for name in self.spec.gpus) > 1:
             raise BadArgument("CUDA gives a process one MIG slice: a model on slices has 1 GPU, not more")
-        if not self.spec.others:
+        if not self.spec.others and self._on_cpu:
             return
         counts = {len(self.spec.gpus), *(len(span.gpus) for span in self.spec.others)}
         ranks = int(self._args.get("tensor_parallel_size", 1)) * int(
@@ -88,9 +88,10 @@ class VllmEngine(ServedEngine):
         )
         nodes = len(self.spec.others) + 1
         if len(counts) > 1 or (self.spec.gpus and ranks != nodes * len(self.spec.gpus)):
+            over = f"{nodes} nodes with " if nodes > 1 else ""
             raise BadArgument(
-                f"tensor_parallel_size x pipeline_parallel_size is {ranks}, and the model has {nodes} nodes "
-                f"with {' and '.join(map(str, sorted(counts)))} GPUs"
+                f"tensor_parallel_size x pipeline_parallel_size is {ranks}, and the model has {over}"
+                f"{' and '.join(map(str, sorted(counts)))} GPUs: set them in its pool's args, or the pool's gpus"
             )
 
     def command(self) -> list[str]:

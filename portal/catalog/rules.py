@@ -19,6 +19,8 @@ from portal.catalog import allowed
 _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")
 _PORTS = re.compile(r"(\d{1,5})-(\d{1,5})")
 _URL = re.compile(r"https?://([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[A-Za-z0-9./_-]*)?")
+# Arguments of vLLM's build for CPUs.
+_ON_CPU = frozenset({"device", "kv_cache_gib", "omp_threads", "omp_threads_bind"})
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
@@ -100,21 +102,22 @@ def arguments(field: str, value: Any) -> None:
         )
 
 
-def over_nodes(engine: str, nodes: int | None, gpus: int | None, args: Any) -> None:
-    """A model over several nodes is cut into one process per GPU; the engine would say so too, after Slurm's wait."""
-    if not nodes or nodes == 1 or not gpus:
+def parallel(engine: str, nodes: int | None, gpus: int | None, args: Any) -> None:
+    """A model over several GPUs is cut into one process per GPU; the engine would say so too, after Slurm's wait."""
+    if not nodes or not gpus:
         return
-    if engine not in ("vllm", "echo"):
+    if nodes > 1 and engine not in ("vllm", "echo"):
         raise ValidationError({"nodes": f"The {engine} engine does not run over several nodes."})
-    if engine == "vllm":
-        sizes = [args.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline")]
-        if not all(type(size) is int for size in sizes) or sizes[0] * sizes[1] != nodes * gpus:
-            raise ValidationError(
-                {
-                    "args": f"tensor_parallel_size x pipeline_parallel_size has to be {nodes} nodes x {gpus} GPUs = "
-                    f"{nodes * gpus}, e.g. {gpus} and {nodes}."
-                }
-            )
+    if engine != "vllm" or (nodes == 1 and args.keys() & _ON_CPU):
+        return
+    sizes = [args.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline")]
+    if all(type(size) is int and size > 0 for size in sizes) and sizes[0] * sizes[1] == nodes * gpus:
+        return
+    if nodes > 1:
+        need = f"{nodes} nodes x {gpus} GPUs = {nodes * gpus}, e.g. {gpus} and {nodes}"
+    else:
+        need = f"the pool's number of GPUs, {gpus}, e.g. {gpus} and 1"
+    raise ValidationError({"args": f"tensor_parallel_size x pipeline_parallel_size has to be {need}."})
 
 
 def interpreter(field: str, engine: str, python: str) -> None:

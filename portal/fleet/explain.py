@@ -153,6 +153,8 @@ def _new_job(profile: ProfileFacts, now: float) -> Part:
     if profile.starts_at is not None:
         left_s = profile.starts_at - now
         when = f"at {clock(profile.starts_at, now)}" if left_s > 60 else "at once"
+        if profile.of_wider and left_s > 60:
+            when += " or before"  # smaller jobs find their place sooner
         return Part("slurm", f"Slurm would start a job for it {when}", max(0.0, left_s))
     if p50_s is None:
         return Part("slurm", "how long Slurm lets it wait is unknown, none of its jobs started today", None)

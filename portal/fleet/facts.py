@@ -97,7 +97,9 @@ def _profiles(cur: Cursor, pools: list[str] | None) -> dict[str, list[ProfileFac
              {_WHO}, extract(epoch FROM w.answered_at),
              coalesce((SELECT k.paused FROM fleet_cluster k WHERE k.name = f.cluster), false),
              EXISTS (SELECT FROM room WHERE room.profile_id = f.id AND room.nodes = p.nodes
-                     AND room.gpus >= p.gpus * p.nodes AND room.mem_mb >= p.mem_mb)
+                     AND room.gpus >= p.gpus * p.nodes AND room.mem_mb >= p.mem_mb),
+             EXISTS (SELECT FROM catalog_pool_profiles po JOIN catalog_pool o ON o.name = po.pool_id
+                     WHERE po.profile_id = f.id AND o.nodes > p.nodes AND o.nodes <= f.nodes AND o.gpus = f.gpus)
            FROM catalog_pool_profiles pp JOIN catalog_profile f ON f.id = pp.profile_id
              JOIN catalog_pool p ON p.name = pp.pool_id
              JOIN catalog_environment e ON e.id = p.environment_id
@@ -111,9 +113,9 @@ def _profiles(cur: Cursor, pools: list[str] | None) -> dict[str, list[ProfileFac
         {"pools": pools},
     )
     found: dict[str, list[ProfileFacts]] = defaultdict(list)
-    for of, name, p50_s, p90_s, starts_at, load_s, latched, silent, since, paused, has_room in cur.fetchall():
+    for of, name, p50_s, p90_s, starts_at, load_s, latched, silent, since, paused, *more in cur.fetchall():
         known = p50_s, p90_s, _number(starts_at), load_s, latched
-        found[of].append(ProfileFacts(name, *known, silent, _number(since), paused, has_room))
+        found[of].append(ProfileFacts(name, *known, silent, _number(since), paused, *more))
     return found
 
 

@@ -54,6 +54,7 @@ class ProfileFacts:
     silent_since: float | None = None
     paused: bool = False  # the fleet, in its cluster
     has_room: bool = False  # a job of it is up and holds GPUs and memory that the pool could have now
+    of_wider: bool = False  # `starts_at` is of a job over more nodes than the pool's
 
 
 @dataclass(frozen=True, slots=True)

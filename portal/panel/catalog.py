@@ -47,7 +47,8 @@ class AccessAdmin(EditableAdmin[Access]):
     @admin.display(description="what it hears")
     def hears(self, access: Access) -> str:
         """From the control loop, which asks only while an enabled profile or a live job uses it."""
-        row = WayState.objects.filter(cluster=access.cluster, name=access.name).first()
+        # One that is not saved has no name, as the portal's own commands have none.
+        row = WayState.objects.filter(cluster=access.cluster, name=access.name).first() if access.pk else None
         return way_words(row, timezone.now()) if row is not None else "It has not been used yet."
 
 

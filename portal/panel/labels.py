@@ -13,6 +13,7 @@ NAMES = {
     "args": "engine arguments",
     "asleep_mem_mb": "host memory while asleep, MiB",
     "cap": "requests at once",
+    "conf": "slurm.conf",
     "extra": "further directives",
     "gpu_request": "GPUs are asked for as",
     "gpu_s": "GPU-seconds",

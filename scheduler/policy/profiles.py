@@ -42,8 +42,7 @@ def allowed(pool: PoolView, books: Books, *, interactive: bool) -> dict[str, Pro
         for name in pool.profiles
         if (profile := books.profiles.get(name)) is not None
         and name not in books.snapshot.paused
-        and fits(pool, profile.gpu_type)
-        and (not profile.project or profile.project == pool.project)
+        and _open_to(profile, pool)
     }
     if interactive and not _steady(pool, books):
         steady = {name: profile for name, profile in found.items() if not profile.preemptible}
@@ -125,6 +124,15 @@ def suits(pool: PoolView, nodes: int, gpus: int) -> bool:
     """Whether a job of so many nodes, with so many GPUs on all of them, is one for the pool. A replica over several nodes
     has a job of exactly these for itself: cut off pieces of nodes are of use to nobody else."""
     return nodes == pool.nodes and (gpus == pool.gpus if nodes > 1 else gpus >= pool.gpus)
+
+
+def serves(profile: ProfileView, pool: PoolView) -> bool:
+    """Whether a job under it could have the pool's next replica, as far as the catalog and measurements say."""
+    return profile.name in pool.profiles and _open_to(profile, pool) and _large(profile, pool)
+
+
+def _open_to(profile: ProfileView, pool: PoolView) -> bool:
+    return fits(pool, profile.gpu_type) and (not profile.project or profile.project == pool.project)
 
 
 def _large(profile: ProfileView, pool: PoolView) -> bool:

@@ -49,7 +49,8 @@ class ProfileView:
     free_until: float | None = None  # start of the next reservation over its nodes, when known
     wait_p50_s: float | None = None  # how long Slurm let its jobs wait within a day
     wait_p90_s: float | None = None
-    starts_in_s: float | None = None  # Slurm's own estimate for a job submitted now
+    # Slurm's own estimate for a job submitted now, over the most nodes that a pool of it asks for: others start no later.
+    starts_in_s: float | None = None
     latched: str = ""  # why nothing may be submitted under it until a person looks, in words
     nodes: int = 1  # the most that one of its jobs may have
 

@@ -21,8 +21,8 @@ from scheduler.slurm.protocol import (
 )
 
 RECORD, FIELD = "\x1e", "\x1f"
-# id, state, partition, submitted, started, ends, nodes, reason, name
-SQUEUE_FORMAT = RECORD + FIELD.join(["%i", "%T", "%P", "%V", "%S", "%e", "%N", "%r", "%j"])
+# id, state, partition, submitted, started, ends, nodes, reason, count of nodes, name
+SQUEUE_FORMAT = RECORD + FIELD.join(["%i", "%T", "%P", "%V", "%S", "%e", "%N", "%r", "%D", "%j"])
 # partition, available, limit, nodes, state, gres, cpus, memory, features
 SINFO_FORMAT = RECORD + FIELD.join(["%R", "%a", "%l", "%D", "%T", "%G", "%c", "%m", "%f"])
 
@@ -30,13 +30,13 @@ SINFO_FORMAT = RECORD + FIELD.join(["%R", "%a", "%l", "%D", "%T", "%G", "%c", "%
 def jobs(text: str) -> Jobs:
     """Raises NoAnswer on text that is no listing."""
     found: dict[str, list[JobInfo]] = {}
-    for fields in _records(text, 9, "squeue"):
+    for fields in _records(text, 10, "squeue"):
         number = re.match(r"[0-9]+", fields[0])  # 12_[3-4] and 12+0 are arrays and hets of other programs
         if number is None or re.fullmatch(r"[A-Z_]+", fields[1]) is None:
             raise NoAnswer(f"squeue: not a job: {fields[0]!r} {fields[1]!r}")
         info = JobInfo(
             job_id=int(number.group()),
-            name=fields[8],
+            name=fields[9],
             state=fields[1],
             reason=fields[7],
             partition=fields[2],
@@ -44,6 +44,7 @@ def jobs(text: str) -> Jobs:
             submitted_at=moment(fields[3]),
             started_at=moment(fields[4]),
             ends_at=moment(fields[5]),
+            node_count=int(fields[8]) if fields[8].isdigit() else None,
         )
         found.setdefault(info.name, []).append(info)
     return {name: tuple(sorted(infos, key=lambda info: info.job_id)) for name, infos in found.items()}

@@ -100,6 +100,7 @@ def jobs(pyslurm: Any, user: str) -> list[Any]:
                 "submitted_at": moment(job.submit_time),
                 "started_at": moment(job.start_time),
                 "ends_at": moment(job.end_time),
+                "node_count": int(job.num_nodes or 0) or None,
             }
         )
     return found

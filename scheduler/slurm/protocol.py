@@ -48,6 +48,7 @@ class JobInfo:
     submitted_at: float | None
     started_at: float | None  # an estimate while PENDING
     ends_at: float | None  # the limit's end while RUNNING
+    node_count: int | None = None  # that it has, or asked for while PENDING; None: not told
 
 
 Jobs = dict[str, tuple[JobInfo, ...]]

@@ -194,6 +194,7 @@ def _job(row: Data) -> JobInfo:
         submitted_at=_moment(row.get("submit_time")),
         started_at=_moment(row.get("start_time")),
         ends_at=_moment(row.get("end_time")),
+        node_count=number(row.get("node_count")) or None,
     )
 
 

@@ -9,11 +9,12 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.messages import get_messages
 from django.db.models import Model as Row
 from django.urls import reverse
+from django.utils import timezone
 
 from portal import hints
 from portal.accounts.models import Project, Quota, User
 from portal.catalog.models import Access, Model, Pool, Profile
-from portal.fleet.models import Cluster
+from portal.fleet.models import Cluster, WayState
 from tests.api.world import ApiClient, World
 from tests.db.admin_site import admin_url, management, save
 from tests.db.admin_site import root as root
@@ -151,3 +152,10 @@ def test_a_user_and_a_project_are_made_by_a_person(root: ApiClient) -> None:
     )
     assert answer.status_code == 302
     assert User.objects.filter(username="grace").exists() and Project.objects.filter(slug="tides").exists()
+
+
+def test_an_access_that_is_not_saved_yet_has_heard_nothing(root: ApiClient) -> None:
+    cluster, _ = Cluster.objects.get_or_create(name="main")
+    WayState.objects.create(cluster=cluster, name="", answered_at=timezone.now())
+    page = root.get(reverse("admin:catalog_access_add")).content.decode()
+    assert "It has not been used yet." in page and "Slurm answered" not in page

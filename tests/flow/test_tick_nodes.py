@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import redis as redis_library
@@ -10,7 +11,10 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
 from portal.catalog.models import Engine, Environment, Pool, Profile
-from portal.fleet.models import Pilot, PoolState, Replica
+from portal.fleet.explain import explain
+from portal.fleet.facts import read_facts
+from portal.fleet.models import Pilot, PoolState, ProfileState, Replica
+from scheduler.moves import moving
 from tests.flow.tick_world import World
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -72,6 +76,48 @@ def test_all_of_its_gpus_count_against_the_caps(world: World) -> None:
     assert "All of the 3 GPUs" in PoolState.objects.get(pool_id="wide").reason
 
 
+def test_a_start_is_estimated_for_as_many_nodes_as_its_models_need(world: World) -> None:
+    world.slurm.starts_at = world.now + 600
+    world.tick()
+    (asked,) = world.slurm.estimated
+    assert (asked.nodes, asked.gpus, asked.gres) == (2, 2, "gpu:a100:2")
+    with moving() as cur:
+        facts = read_facts(cur)
+    wide, narrow = facts["wide"], facts["llama"]
+    assert [p.of_wider for p in (*wide.profiles, *narrow.profiles)] == [False, True]
+    assert explain(narrow, world.now).reason.count(" or before") == 1
+    assert " or before" not in explain(wide, world.now).reason
+    # A job of one node is all that a profile can give whose GPUs are not its model's.
+    Pool.objects.filter(name="wide").update(gpus=1)
+    world.tick(301)
+    assert world.slurm.estimated[-1].nodes == 1
+
+
+@pytest.mark.parametrize(
+    ("other", "gpu_types", "held"),
+    [
+        ({"nodes": 2, "gpus": 2}, [], True),
+        ({"nodes": 2, "gpus": 4}, [], False),  # cut off pieces of nodes
+        ({"nodes": 1, "gpus": 2}, [], False),
+        ({"nodes": 2, "gpus": 2, "gpu_type": "v100"}, ["a100"], False),
+        ({"nodes": 2, "gpus": 2, "gpu_type": "a100"}, ["a100"], True),
+    ],
+)
+def test_a_profile_is_to_blame_only_where_another_one_fits_what_waits(
+    world: World, other: dict[str, Any], gpu_types: list[str], held: bool
+) -> None:
+    second = Profile.objects.create(
+        name="other", partition="gpu", mem_mb=16_000, cost=9.0, **{"gpu_type": "h100", **other}
+    )
+    Pool.objects.get(name="wide").profiles.add(second)
+    Environment.objects.update(gpu_types=gpu_types)
+    Profile.objects.filter(name="gpu").update(extra={"output": "/home/me/log"})
+    world.ask("wide")
+    world.tick()
+    assert world.slurm.submitted == []
+    assert ProfileState.objects.filter(profile__name="gpu", latched_at__isnull=False).exists() == held
+
+
 @pytest.mark.parametrize(
     ("engine", "args", "wrong"),
     [
@@ -89,6 +135,35 @@ def test_what_its_engine_could_not_be_cut_into_is_refused_when_it_is_saved(
 ) -> None:
     environment = Environment.objects.create(name="other", engine=engine, python="/x/python")
     pool = Pool(name="p", environment=environment, nodes=2, gpus=2, args=args)
+    if not wrong:
+        pool.full_clean()
+        return
+    with pytest.raises(ValidationError, match=wrong):
+        pool.full_clean()
+
+
+@pytest.mark.parametrize(
+    ("engine", "gpus", "args", "wrong"),
+    [
+        (Engine.VLLM, 4, {"tensor_parallel_size": 4}, ""),
+        (Engine.VLLM, 4, {"tensor_parallel_size": 2, "pipeline_parallel_size": 2}, ""),
+        (Engine.VLLM, 4, {"pipeline_parallel_size": 4}, ""),
+        (Engine.VLLM, 1, {}, ""),
+        (Engine.VLLM, 4, {}, "the pool's number of GPUs, 4, e.g. 4 and 1"),
+        (Engine.VLLM, 1, {"tensor_parallel_size": 8}, "number of GPUs, 1,"),
+        (Engine.VLLM, 4, {"tensor_parallel_size": 4.0}, "number of GPUs, 4,"),
+        (Engine.VLLM, 4, {"tensor_parallel_size": -4, "pipeline_parallel_size": -1}, "number of GPUs, 4,"),
+        (Engine.VLLM, 0, {"tensor_parallel_size": 2}, ""),
+        (Engine.VLLM, 4, {"device": "cpu"}, ""),
+        (Engine.TORCH, 4, {}, ""),
+        (Engine.ECHO, 4, {}, ""),
+    ],
+)
+def test_of_one_node_too_its_gpus_are_all_used_and_no_more_than_it_has(
+    world: World, engine: Engine, gpus: int, args: dict[str, object], wrong: str
+) -> None:
+    environment = Environment.objects.create(name="other", engine=engine, python="/x/python")
+    pool = Pool(name="p", environment=environment, gpus=gpus, args=args)
     if not wrong:
         pool.full_clean()
         return

@@ -10,6 +10,7 @@ import pytest
 import redis as redis_library
 
 from gpuworker.wire import REFUSED
+from portal.catalog.models import Profile
 from portal.fleet.models import BadNode, Decision, Pilot, PoolState, Replica
 from portal.ledger.models import Holder
 from scheduler import unknown
@@ -117,6 +118,21 @@ def test_an_unknown_job_is_adopted_once_and_only_under_a_profile_that_fits(world
     assert (pilot.state, pilot.job_id, pilot.profile.name) == ("submitted", cluster_job, "gpu")
     with pytest.raises(unknown.Impossible, match="no unknown job"):
         unknown.adopt(world.site(), "main", world.config, cluster_job, "", "root", world.now)
+
+
+def test_an_adopted_job_has_the_nodes_that_slurm_names(world: World) -> None:
+    Profile.objects.update(nodes=2)
+    name = f"berth-{world.config.instance}-"
+    wide, unclear, wider = (
+        world.slurm.add(f"{name}{uuid.uuid4()}", "PENDING", count) for count in (2, None, 3)
+    )
+    world.tick()
+    assert "took job" in unknown.adopt(world.site(), "main", world.config, wide, "", "root", world.now)
+    assert list(Pilot.objects.values_list("nodes", "gpus")) == [(2, 4)]
+    with pytest.raises(unknown.Impossible, match="does not say how many nodes"):
+        unknown.adopt(world.site(), "main", world.config, unclear, "", "root", world.now)
+    with pytest.raises(unknown.Impossible, match="has 3 nodes, and jobs of gpu have 2 at most"):
+        unknown.adopt(world.site(), "main", world.config, wider, "", "root", world.now)
 
 
 def test_an_unknown_job_with_the_number_of_a_live_pilot_is_not_adopted_yet(world: World) -> None:

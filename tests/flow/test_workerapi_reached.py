@@ -84,14 +84,18 @@ async def test_a_portal_that_cannot_ask_asks_for_patience(
     assert _registered(plane) == (None, "", False)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"address": "reverse:{pilot}"}, {"address": "", "refusal": "it has 1 of 2 GPUs"}]
-)
-async def test_who_has_no_ingress_is_not_asked_for_it(plane: Plane, changes: dict[str, str]) -> None:
+async def test_whose_agent_opens_the_links_is_not_asked_for_an_ingress(plane: Plane) -> None:
     pilot = Pilot(plane, plane.new_pilot("pending", job_id=77))
-    address = changes["address"].format(pilot=pilot.id)
-    assert (await pilot.register(**{**changes, "address": address}))[0] == 200
-    assert _registered(plane) == (77, address, True)
+    links = f"{wire.REVERSE}{pilot.id}"
+    assert (await pilot.register(address=f"{wire.REVERSE}{uuid.uuid4()}"))[0] == 400, "another pilot's links"
+    assert (await pilot.register(address=links))[0] == 200
+    assert _registered(plane) == (77, links, True)
+
+
+async def test_who_says_that_it_cannot_serve_is_not_asked_for_an_ingress(plane: Plane) -> None:
+    pilot = Pilot(plane, plane.new_pilot("pending", job_id=77))
+    assert (await pilot.register(address="", refusal="it has 1 of 2 GPUs"))[0] == 200
+    assert _registered(plane) == (77, "", True)
 
 
 async def test_an_agent_of_before_an_upgrade_is_registered_as_it_was_then(plane: Plane, nowhere: str) -> None:

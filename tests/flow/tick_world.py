@@ -55,6 +55,7 @@ class FakeSlurm:
         self.may_use: dict[str, list[str]] = {}
         self.reserved: dict[str, ReservationInfo] = {}
         self.starts_at: float | None = None
+        self.estimated: list[JobSpec] = []
         self.on_submit: Callable[[], None] = lambda: None
         self._next_id = 100
 
@@ -96,6 +97,7 @@ class FakeSlurm:
 
     def estimate_start(self, spec: JobSpec) -> float:
         self._hear()
+        self.estimated.append(spec)
         if self.starts_at is None:
             raise Rejected(self.refuse or "Requested node configuration is not available")
         return self.starts_at
@@ -116,9 +118,11 @@ class FakeSlurm:
         self._hear()
         self.forgotten.append(secret_path)
 
-    def add(self, name: str, state: str = "PENDING") -> int:
+    def add(self, name: str, state: str = "PENDING", node_count: int | None = None) -> int:
         self._next_id += 1
-        self.listed.append(JobInfo(self._next_id, name, state, "None", "gpu", "", None, None, None))
+        self.listed.append(
+            JobInfo(self._next_id, name, state, "None", "gpu", "", None, None, None, node_count)
+        )
         return self._next_id
 
     def set(self, job_id: int, state: str, reason: str = "None") -> None:

@@ -111,6 +111,16 @@ def standing_still(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+@contextmanager
+def nothing_starts(cluster: Slurm) -> Iterator[None]:
+    """Nothing starts in the partition meanwhile."""
+    cluster.run("scontrol", "update", "PartitionName=gpu", "State=DOWN")
+    try:
+        yield
+    finally:
+        cluster.run("scontrol", "update", "PartitionName=gpu", "State=UP")
+
+
 class Contract:
     """Named as sentences; each runs against a private cluster."""
 
@@ -135,6 +145,18 @@ class Contract:
         assert 100 <= running.ends_at - running.started_at <= 300  # between --time-min and --time
         client.cancel([job_id])
         until(lambda: self.job(client, spec).state == "CANCELLED")
+        client.cancel([job_id])
+
+    def test_a_job_is_listed_with_its_nodes_also_while_it_waits(
+        self, client: SlurmClient, spec: JobSpec, cluster: Slurm
+    ) -> None:
+        wide = replace(spec, nodes=2)
+        with nothing_starts(cluster):
+            job_id = client.submit(render(wide), wide)
+            waiting = self.job(client, wide)
+        assert (waiting.state, waiting.nodes, waiting.node_count) == ("PENDING", "", 2)
+        until(lambda: self.job(client, wide).state == "RUNNING")
+        assert self.job(client, wide).node_count == 2
         client.cancel([job_id])
 
     def test_the_agent_gets_its_secret_its_environment_and_the_signal_settings(

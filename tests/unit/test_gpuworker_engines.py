@@ -26,7 +26,7 @@ def spec(folder: Path, **args: Any) -> EngineSpec:
         model="demo",
         path=str(folder),
         python="/env/bin/python",
-        gpus=["2", "3"],
+        gpus=["2"],
         cap=8,
         seats=10,
         args=args,
@@ -85,6 +85,28 @@ def test_vllms_sleep_and_what_comes_with_it_is_opened_only_where_the_pool_asks(t
 def test_arguments_outside_the_allow_list_are_refused_by_name(tmp_path: Path, args: dict[str, Any]) -> None:
     with pytest.raises(BadArgument, match=next(iter(args))):
         make_engine("vllm", spec(tmp_path, **args))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "args", "wrong"),
+    [
+        (["0", "1"], {"tensor_parallel_size": 2}, ""),
+        (["0", "1"], {"pipeline_parallel_size": 2}, ""),
+        (["0", "1"], {}, "is 1, and the model has 2 GPUs: set"),
+        (["0"], {"tensor_parallel_size": 8}, "is 8, and the model has 1 GPUs"),
+        (["0", "1"], {"device": "cpu"}, ""),
+        ([], {"tensor_parallel_size": 2}, ""),  # which GPUs it has is not known
+    ],
+)
+def test_the_processes_of_a_model_are_as_many_as_its_gpus(
+    tmp_path: Path, gpus: list[str], args: dict[str, Any], wrong: str
+) -> None:
+    made = replace(spec(tmp_path, **args), gpus=gpus)
+    if not wrong:
+        make_engine("vllm", made)
+        return
+    with pytest.raises(BadArgument, match=wrong):
+        make_engine("vllm", made)
 
 
 def test_a_model_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:

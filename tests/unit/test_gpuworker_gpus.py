@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuworker import devices, gpus
+from gpuworker import devicemem, devices, gpus
 from gpuworker.devices import Answer, Device, of_amd, of_nvidia
 from gpuworker.engines.process import engine_environment
 
@@ -90,7 +90,9 @@ def test_fewer_than_asked_is_refused_with_what_is_there_and_what_to_do() -> None
 
 def test_a_tool_that_hangs_is_no_node_without_gpus() -> None:
     assert find({"CUDA_VISIBLE_DEVICES": "0,1"}, 2, SILENT).names == ("0", "1")
-    assert find({}, 2, SILENT).names == (), "nothing is known, so nothing is refused"
+    with pytest.raises(gpus.TooFew, match=r"has 0: CUDA_VISIBLE_DEVICES not set.*did not answer within 30 s"):
+        find({}, 2, SILENT)
+    assert find({}, None, SILENT).names == (), "nothing is known, and nothing was asked for"
     with pytest.raises(gpus.TooFew, match="did not answer within 30 s"):
         find({"CUDA_VISIBLE_DEVICES": "0"}, 2, SILENT)
 
@@ -100,6 +102,7 @@ def test_without_any_tool_the_variables_are_believed() -> None:
     assert find({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, 2, NO_TOOL).names == ()
     assert find({"SLURM_JOB_GPUS": "3"}, 1, NO_TOOL).names == (), "for display only"
     assert find({}, None, NO_TOOL) == gpus.Gpus()
+    assert find({}, 2, NO_TOOL) == gpus.Gpus(), "nothing is known, so nothing is refused"
 
 
 def test_a_job_without_gpus_has_none_whatever_it_sees() -> None:
@@ -160,10 +163,63 @@ def test_the_real_tool_is_asked_and_bounded(tmp_path: Path, monkeypatch: pytest.
     tool(tmp_path, "nvidia-smi", 'echo "No devices were found"; exit 6')
     assert devices.listed() == Answer(True, maker="nvidia")
     tool(tmp_path, "nvidia-smi", 'echo "NVIDIA-SMI has failed: no driver"; exit 9')
-    assert not devices.listed().there and "exit code 9: NVIDIA-SMI has failed" in devices.listed().silence
+    said = devices.listed()
+    assert said.there and not said.devices and "exit code 9: NVIDIA-SMI has failed" in said.trouble
+    tool(tmp_path, "nvidia-smi", 'echo "libnvidia-ml.so.1: cannot open shared object file" >&2; exit 127')
+    assert not devices.listed().there and "libnvidia-ml" in devices.listed().silence
     tool(tmp_path, "nvidia-smi", "exec sleep 60")
     monkeypatch.setattr(devices, "LIMIT_S", 0.2)
     assert devices.listed() == Answer(False, silence="nvidia-smi did not answer within 0.2 s", maker="nvidia")
+
+
+LOST = "Unable to determine the device handle for GPU0000:3B:00.0: GPU is lost.  Reboot the system"
+NO_DRIVER = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
+
+
+@pytest.mark.parametrize("to", ["", " >&2"], ids=["stdout", "stderr"])
+def test_a_lost_gpu_is_not_there_whatever_the_variables_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    one = f"GPU 0: NVIDIA A100 (UUID: {ONE})"
+    tool(tmp_path, "nvidia-smi", f'echo "{one}"; echo "{LOST}"{to}; exit 15')
+    for env in ({"CUDA_VISIBLE_DEVICES": "0,1"}, {"SLURM_JOB_GPUS": "0,1"}, {}):
+        with pytest.raises(gpus.TooFew, match=rf"for 2 GPUs and has 1: .*{ONE}.*15: Unable.*GPU is lost"):
+            gpus.find(env, 2)
+    # Of two GPUs of the node the one that is left was given to this job.
+    assert gpus.find({"CUDA_VISIBLE_DEVICES": "0"}, 1).ids == (ONE,)
+    # Nobody says so: it may be somebody else's, and the lost one this job's.
+    with pytest.raises(gpus.TooFew, match=r"nor whether all are here.*GPU is lost"):
+        gpus.find({}, 1)
+    # A warning: all are there.
+    tool(tmp_path, "nvidia-smi", f'echo "{one}"; echo "WARNING: infoROM is corrupted"; exit 14')
+    assert gpus.find({}, 1).ids == (ONE,)
+
+
+def test_a_node_without_a_driver_has_no_gpus_and_needs_none_for_a_job_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    tool(tmp_path, "nvidia-smi", f'echo "{NO_DRIVER}"; exit 9')
+    assert gpus.find({}, 0) == gpus.Gpus()
+    assert gpus.find({}, None) == gpus.Gpus()
+    for env in ({}, {"CUDA_VISIBLE_DEVICES": "0,1"}):
+        with pytest.raises(gpus.TooFew, match=r"has 0: .*couldn't communicate with the NVIDIA driver"):
+            gpus.find(env, 2)
+    # NVIDIA's tool where the driver is AMD's.
+    tool(tmp_path, "rocm-smi", """echo '{"card0": {"Unique ID": "0xa"}}'""")
+    assert (gpus.find({}, 1).ids, gpus.find({}, 1).maker) == (("0xa",), "amd")
+    tool(tmp_path, "rocm-smi", "exit 1")
+    with pytest.raises(gpus.TooFew, match="couldn't communicate"):
+        gpus.find({"CUDA_VISIBLE_DEVICES": "0"}, 1)
+
+
+def test_a_part_of_the_list_is_not_all_memory_that_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    tool(tmp_path, "nvidia-smi", f'echo "{LOST}" >&2; exit 15')
+    assert devicemem.held_mb(1) is None
 
 
 def test_the_smallest_gpu_is_a_slice_where_there_is_one(

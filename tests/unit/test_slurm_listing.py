@@ -14,9 +14,15 @@ def record(*fields: str) -> str:
     return listing.RECORD + listing.FIELD.join(fields) + "\n"
 
 
-def line(job_id: str, name: str, state: str = "RUNNING") -> str:
+def line(job_id: str, name: str, state: str = "RUNNING", nodes: str = "1") -> str:
     times = ("2026-11-21T01:00:00", "2026-11-21T01:00:05", "N/A")
-    return record(job_id, state, "gpu", *times, "gpu01", "None", name)
+    return record(job_id, state, "gpu", *times, "gpu01", "None", nodes, name)
+
+
+@pytest.mark.parametrize(("said", "count"), [("2", 2), ("1-2", None), ("", None), ("N/A", None)])
+def test_how_many_nodes_a_job_has_is_known_or_not(said: str, count: int | None) -> None:
+    ((job,),) = listing.jobs(line("7", "berth-x-1", nodes=said)).values()
+    assert job.node_count == count
 
 
 def test_times_are_utc_and_unknown_ones_are_none() -> None:

@@ -28,7 +28,8 @@ import pwd
 NOBODY = pwd.getpwnam("nobody").pw_uid
 def job(id, name, **k):
     return Thing(**{**dict(id=id, name=name, user_id=os.getuid(), user_name="berth", state="PENDING", state_reason=None,
-        partition="gpu", allocated_nodes=None, submit_time=100, start_time=None, end_time=0), **k})
+        partition="gpu", allocated_nodes=None, submit_time=100, start_time=None, end_time=0,
+        num_nodes=2), **k})
 MANY["Jobs"] = {
     9: job(9, "berth-x-1", state="RUNNING", allocated_nodes="gpu01", start_time=105, end_time=405),
     7: job(7, "berth-x-1", state_reason="Priority"),
@@ -66,6 +67,7 @@ def test_our_jobs_are_listed_by_name_the_lower_id_first(make: Make) -> None:
         None,
     )
     assert (running.job_id, running.state, running.nodes, running.reason) == (9, "RUNNING", "gpu01", "None")
+    assert (pending.node_count, running.node_count) == (2, 2)
     assert (running.submitted_at, running.started_at, running.ends_at) == (100.0, 105.0, 405.0)
 
 

@@ -130,7 +130,8 @@ def test_the_listing_holds_our_jobs_by_name_the_lower_id_first(server: Restd, cl
             9,
             "berth-x-1",
             "RUNNING",
-            nodes="gpu01",
+            nodes="gpu[01-02]",
+            node_count=number(2),
             start_time=number(1_795_222_805),
             end_time=number(1_795_223_105),
         ),
@@ -146,7 +147,8 @@ def test_the_listing_holds_our_jobs_by_name_the_lower_id_first(server: Restd, cl
     assert [info.job_id for info in found["berth-x-1"]] == [7, 9]
     assert (found["berth-x-1"][0].reason, found["berth-x-1"][0].started_at) == ("Priority", None)
     running = found["berth-x-1"][1]
-    assert (running.state, running.nodes) == ("RUNNING", "gpu01")
+    assert (running.state, running.nodes, running.node_count) == ("RUNNING", "gpu[01-02]", 2)
+    assert found["berth-x-1"][0].node_count is None, "not told"
     assert (running.submitted_at, running.started_at, running.ends_at) == (1795222800, 1795222805, 1795223105)
     assert found["berth-x-2"][0].reason == "Nodes required for job are DOWN, DRAINED"
     assert found["berth-x-3"][0].state == "COMPLETING"

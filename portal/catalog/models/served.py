@@ -84,7 +84,7 @@ class Pool(models.Model):
         rules.arguments("args", self.args)
         rules.at_least_one("nodes", self.nodes)
         engine = Environment.objects.filter(pk=self.environment_id).values_list("engine", flat=True).first()
-        rules.over_nodes(engine or "", self.nodes, self.gpus, self.args)
+        rules.parallel(engine or "", self.nodes, self.gpus, self.args)
 
 
 class Model(models.Model):
