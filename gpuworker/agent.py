@@ -78,6 +78,7 @@ class Agent:
         self._term_at: float | None = None
         self._drain: lifetime.Drain | None = None
         self._ending = ""
+        self._unfit: CannotServe | None = None  # found while it serves: what runs is finished first
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -219,8 +220,15 @@ class Agent:
             self._wake_sync.clear()
 
     def _heard(self, *, answered: bool) -> None:
-        if self._reverse is not None and self._drain is None:
+        if self._reverse is None or self._drain is not None or self._unfit is not None:
+            return
+        try:
             self._reverse.heard(answered)
+        except CannotServe as error:
+            # Rows that were pulled need no link: they are finished, no more are asked for, then the job ends.
+            log.warning("%s", error)
+            self._unfit = error
+            self._wake_step.set()
 
     async def _sync(self) -> wire.SyncAnswer:
         self._seq += 1
@@ -261,7 +269,7 @@ class Agent:
         assert self._answer is not None
         signs = lifetime.Signs(
             deadline_at=self._answer.deadline_at,
-            portal_drains=self._answer.drain,
+            portal_drains=self._answer.drain or self._unfit is not None,
             hinted_at=self._hinted_at,
             term_at=self._term_at,
             heard_at=self._heard_at,
@@ -291,6 +299,8 @@ class Agent:
         if not await self._outbox.flushed(RESULTS_LIMIT_S):
             log.warning("results not delivered at the end; the portal gives their rows back")
         await self._replicas.stop_all(self._drain.ending, END_GRACE_S)
+        if self._unfit is not None:
+            raise self._unfit  # the last word is why, and a pilot that has ended is not heard any more
         self._ending = self._drain.ending
         await self._say_the_end()
         raise JobOver(exits.DONE, f"ended: {self._ending}")

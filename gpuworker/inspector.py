@@ -58,3 +58,6 @@ def report_on(wish: InspectWish) -> Inspected:
         return Inspected(wish.id, "", inspect(wish.path, wish.roots, devices.least_memory_mb()))
     except NotInspected as refusal:
         return Inspected(wish.id, str(refusal), None)
+    except Exception as error:
+        log.exception("looking at %s", wish.path)
+        return Inspected(wish.id, f"It could not be looked at: {type(error).__name__}: {error}", None)

@@ -119,6 +119,9 @@ class Leaser:
         except PortalError as error:
             self._failures += 1
             log.warning("no lease: %s", error)
+        except Exception:
+            self._failures += 1  # so that the next one takes its time
+            log.exception("no lease")
         finally:
             self._asked.subtract(room)
             # After the done callback has dropped this poll from the set.

@@ -23,6 +23,7 @@ from gpuworker.engines import wrapping
 from gpuworker.engines.process import EngineProcess, engine_environment
 from gpuworker.engines.protocol import BadArgument, Wrapping
 from gpuworker.nodelink import MOST_LINE, Link, LinkLost, Message, prove_as_helper
+from gpuworker.wakeup import log_failure
 
 log = logging.getLogger("berth.node")
 
@@ -58,10 +59,23 @@ class Helper:
         task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(log_failure)
 
     async def _run(self, said: Message) -> None:
         """One part from its start to its end, which is always told."""
-        name, log_path = str(said["part"]), self._folder / f"{said['part']}.log"
+        name = str(said["part"])
+        try:
+            await self._part(name, said)
+        except Exception as error:
+            if (part := self._parts.pop(name, None)) is not None:
+                await part.stop(0)
+            self._link.say(
+                "ended", part=name, code=1, why=f"its helper failed: {type(error).__name__}: {error}"
+            )
+            raise
+
+    async def _part(self, name: str, said: Message) -> None:
+        log_path = self._folder / f"{name}.log"
         try:
             argv, env = await asyncio.to_thread(_prepared, said["start"], str(said["maker"]), self._folder)
             part = self._parts[name] = await EngineProcess.start(argv, env, log_path)
@@ -87,12 +101,16 @@ class Helper:
             await asyncio.sleep(LOG_EVERY_S)
 
     def _send_log(self, name: str, log_path: Path) -> None:
-        """Sends what is new, and takes it out of the file: nobody reads it here."""
-        with log_path.open("r+b") as file:
-            text = file.read()
-            if not text:
-                return
-            file.truncate(0)
+        """Sends what is new, and takes it out of the file: nobody reads it here. Without the file there is no log."""
+        try:
+            with log_path.open("r+b") as file:
+                text = file.read()
+                file.truncate(0)
+        except OSError as error:
+            log.warning("the log of part %s: %s", name, error)
+            return
+        if not text:
+            return
         self._link.say("log", part=name, text=text[-MOST_LOG:].decode(errors="replace"))
 
 

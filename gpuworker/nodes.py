@@ -152,7 +152,12 @@ class Nodes:
         """A helper on that node, again and again until it has failed TRIES times in a row."""
         tries, why = 0, ""
         while tries < TRIES and not self._bad.is_set():
-            came, why = await self._one(node, AGAIN_COME_S if node.holds else COME_S)
+            try:
+                came, why = await self._one(node, AGAIN_COME_S if node.holds else COME_S)
+            except Exception as error:
+                # Nobody else hears of it, and without a keeper the job would hold its GPUs and serve nothing.
+                log.exception("the helper on node %s", node.name)
+                came, why = False, f"the agent cannot go on with its helper: {type(error).__name__}: {error}"
             tries = 0 if came else tries + 1
             log.warning("the helper on node %s is gone: %s", node.name, why)
             await asyncio.sleep(AGAIN_S)

@@ -17,8 +17,9 @@ log = logging.getLogger("berth.registration")
 
 VERSION = "0.1.0"
 RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-# The portal did not reach our ingress: a route or a firewall may be a moment late.
-REACH_RETRY_S = (2.0, 6.0)
+# The portal did not reach our ingress: a route or a firewall may be late, a switch may start again. With 4 s for each
+# try less than a minute in all, because GPUs are held meanwhile.
+REACH_RETRY_S = (2.0, 4.0, 7.0, 12.0)
 # One that is registered already may serve through others; its way back may take longer.
 KNOWN_RETRY_S = (2.0, 6.0, *(15.0,) * 20)
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpuworker import nodelink
 from gpuworker.engines.protocol import EngineExit, EngineFailed, Start
 from gpuworker.nodelink import Link, LinkLost, Message
+
+log = logging.getLogger("berth.nodes")
 
 LOST = 128 + 15  # as ended from outside: the loss of a node is no fault of a request
 
@@ -34,18 +37,28 @@ class Part:
         return await asyncio.shield(self._end)
 
     async def stop(self, grace_s: float) -> None:
-        """Ask for its end and wait for it; a node that is silent is waited for as long as the link is."""
+        """Ask for its end and wait for it; a node that is silent is waited for as long as the link is. One that is
+        still there then is given up: a process that nobody can kill must not hold up the end of all others."""
         if self.running():
             self._node.say("stop", part=self.name, grace_s=grace_s)
-            await asyncio.wait([self._end], timeout=grace_s + nodelink.SILENT_S)
+            limit_s = grace_s + nodelink.SILENT_S
+            await asyncio.wait([self._end], timeout=limit_s)
+            if self.running():
+                why = f"its part on node {self._node.name} could not be ended within {limit_s:.0f} s and may hold GPUs"
+                log.error("%s", why)
+                self.is_over(LOST, why)
 
     def is_over(self, code: int, why: str) -> None:
         if self.running():
             self._end.set_result(EngineExit(code, why))
 
     def logged(self, text: str) -> None:
-        with self.log_path.open("a") as file:
-            file.write(text)
+        """Append to its log. A disk that is full costs these lines, not the replica."""
+        try:
+            with self.log_path.open("a") as file:
+                file.write(text)
+        except OSError as error:
+            log.warning("%d characters of a log of node %s are lost: %s", len(text), self._node.name, error)
 
 
 class Remote:
@@ -100,9 +113,10 @@ class Remote:
         elif said["kind"] == "memory":
             part.mem_mb = int(said["mb"])
         elif said["kind"] == "ended":
+            # Read before it is forgotten: of a message that makes no sense the loss of the link ends the part.
+            code, why = int(said["code"]), said["why"]
             del self._parts[part.name]
-            how = said["why"] or f"ended with exit code {said['code']}"
-            part.is_over(int(said["code"]), f"its part on node {self.name}: {how}")
+            part.is_over(code, f"its part on node {self.name}: {why or f'ended with exit code {code}'}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,6 +212,19 @@ class Replica:
         return self._stopping
 
     async def _live(self) -> None:
+        try:
+            await self._lives()
+        except Exception as error:
+            # Nobody awaits this task: the portal has to hear of it, or it sends requests to nothing.
+            log.exception("replica %s", self.want.id)
+            if self._up.engine:
+                await self._up.engine.stop(0)
+            if not self._exit.done():
+                self._exit.set_result(EngineExit(1))
+            if self.state not in ENDED:
+                self._fail(f"the agent cannot go on with it: {type(error).__name__}: {error}")
+
+    async def _lives(self) -> None:
         while (engine := await self._bring_up()) is not None:
             ended = await engine.ended()
             if self._turn:

@@ -14,6 +14,7 @@ from gpuworker.nodes import Nodes
 from gpuworker.replica import STOP_GRACE_S, Replica
 from gpuworker.seats import spare_seats
 from gpuworker.staging import Staging
+from gpuworker.wakeup import log_failure
 from gpuworker.wire import DesiredReplica, ObservedReplica
 
 MEASURE_S = 5.0
@@ -127,6 +128,7 @@ class Replicas:
         task = asyncio.create_task(replica.stop(why, 0 if failed else STOP_GRACE_S, failed))
         self._stops.add(task)
         task.add_done_callback(self._stops.discard)
+        task.add_done_callback(log_failure)
 
     async def stop_all(self, why: str, grace_s: float) -> None:
         await asyncio.gather(*(replica.stop(why, grace_s) for replica in self))

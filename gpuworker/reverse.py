@@ -156,7 +156,7 @@ class Reverse:
         try:
             async with asyncio.timeout(OPEN_LIMIT_S):
                 await self._dial()
-        except (OSError, TimeoutError, Unlinked, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next opening waits its time
             said = str(error) if isinstance(error, Unlinked) else f"{type(error).__name__}: {error}"
             if said != self.why or self._failures % 20 == 0:
                 log.warning("no link to %s: %s", self._url, said)

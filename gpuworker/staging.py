@@ -119,8 +119,8 @@ class Staging:
             if await self._quietly(lambda: files_of(source)) != files:
                 raise NotStaged("its files changed meanwhile")
             part.rename(target)
-        except (OSError, NotStaged) as error:
-            log.warning("the weights of %s are not staged: %s", wish.pool, error)
+        except Exception as error:  # noqa: BLE001 - a favour: whatever it is, not again at once
+            log.warning("the weights of %s are not staged: %s", wish.pool, error or type(error).__name__)
             self._refused[wish] = str(error)
             await self._quietly(lambda: shutil.rmtree(part, ignore_errors=True))
         else:

@@ -12,12 +12,13 @@ import secrets
 from collections.abc import Callable
 from typing import Literal
 
-from gpuworker.wire import Tunnel
+from gpuworker.wire import Tunnel, watch
 from portal.gateway.link import Link
 
 log = logging.getLogger(__name__)
 
 HELLO = "berth-relay 1 "
+PROVE_S = 2.0  # a gateway takes milliseconds, and waits for one second itself
 
 
 class Lender:
@@ -30,15 +31,17 @@ class Lender:
         self._idle_of = idle_of
         self._back = back
         self._nonce = secrets.token_hex(8)
-        self._proved = False
+        self.proved = False
+        self._deadline: asyncio.TimerHandle | None = None
         self._pilot = ""
         self._link: Link | None = None
         self._near: Tunnel | None = None  # to the borrower
         self._far: Tunnel | None = None  # to the agent
 
-    def tunnel(self, lost: Callable[[], None]) -> Tunnel:
+    def tunnel(self, lost: Callable[[], object]) -> Tunnel:
         def gone() -> None:
             lost()
+            self._end_of_patience()
             if self._far is not None:
                 self._far.abort()  # the borrower went away under a request: so does the engine's work
 
@@ -53,19 +56,28 @@ class Lender:
 
     def _greet(self) -> None:
         assert self._near is not None
+        # A host that loses power says nothing, and a connection that is lent nothing is not missed by anybody.
+        if (sock := self._near.get_extra_info("socket")) is not None:
+            watch(sock)
+        self._deadline = asyncio.get_running_loop().call_later(PROVE_S, self._near.abort)
         self._near.say(HELLO + self._nonce)
+
+    def _end_of_patience(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
 
     def _hear(self, text: str) -> None:
         assert self._near is not None
         verb, _, rest = text.partition(" ")
-        if not self._proved:
+        if not self.proved:
             theirs, _, shown = rest.partition(" ")
             expected = proof(self._key, "asks", self._nonce, theirs)
             if verb != "hello" or not hmac.compare_digest(shown.encode(), expected.encode()):
                 log.warning("somebody who does not know the site key spoke to the relay")
                 self._near.abort()
                 return
-            self._proved = True
+            self.proved = True
+            self._end_of_patience()
             self._near.say(f"hello {proof(self._key, 'lends', theirs, self._nonce)}")
         elif verb == "take" and self._link is None:
             self._near.say("taken" if self._lend(rest) else "none")

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 ANSWER_S = 1.0
 SHUN_S = 3.0
 KEPT = 64  # idle connections to one relay
+UNPROVED = 64  # connections whose other end has not proved itself yet
 
 
 class NotLent(OSError):
@@ -52,7 +53,7 @@ class Relay:
         self._where = where
         self._folder: Path | None = None
         self._server: asyncio.Server | None = None
-        self._lenders: set[Lender] = set()
+        self._lenders: dict[Lender, None] = {}  # in the order of their coming
         self._kept: dict[str, list[_Borrower]] = {}
         self._lent: dict[Link, _Borrower] = {}
         self._shunned: dict[str, float] = {}
@@ -97,9 +98,14 @@ class Relay:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _lender(self) -> Tunnel:
+        """Of those who prove nothing some are borne for a moment: the address may be one that anybody can reach."""
+        unproved = [lender for lender in self._lenders if not lender.proved]
+        for oldest in unproved[: max(0, len(unproved) - UNPROVED + 1)]:
+            oldest.close()
+            self._lenders.pop(oldest, None)
         lender = Lender(self._key, self._idle_of, self._back)
-        self._lenders.add(lender)
-        return lender.tunnel(lambda: self._lenders.discard(lender))
+        self._lenders[lender] = None
+        return lender.tunnel(lambda: self._lenders.pop(lender, None))
 
     # The borrower's side
 
@@ -115,8 +121,8 @@ class Relay:
                 except BaseException:
                     borrower.close()
                     raise
-            except (OSError, TimeoutError) as error:
-                log.info("relay %s: %s", address, type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - whatever a peer says, or Redis of it: others are asked
+                log.info("relay %s: %s: %s", address, type(error).__name__, error)
                 self._shun(address)
                 continue
             if taken:
@@ -190,7 +196,8 @@ class _Borrower:
                 raise NotLent("no relay")
             theirs = hello.removeprefix(HELLO)
             shown = await self._asked(f"hello {self._nonce} {proof(self._key, 'asks', theirs, self._nonce)}")
-            if not hmac.compare_digest(shown, f"hello {proof(self._key, 'lends', self._nonce, theirs)}"):
+            expected = f"hello {proof(self._key, 'lends', self._nonce, theirs)}"
+            if not hmac.compare_digest(shown.encode(), expected.encode()):
                 raise NotLent("not ours")
         except BaseException:
             self.close()

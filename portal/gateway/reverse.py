@@ -213,12 +213,18 @@ class Reverse:
     async def _sweep(self) -> None:
         """Says again what is held (Redis may have forgotten), and ends links that have fallen silent: agents ping."""
         while True:
-            self._slots.relays_at(self._gateway, self._relay.address)
-            if not self._stopping:
-                self._slots.holds_links(self._gateway, [p for p, held in self._pilots.items() if held.links])
-            for pilot, held in list(self._pilots.items()):
-                for tunnel in list(held.links.values()):
-                    if tunnel.silent_s() > SILENT_S:
-                        log.warning("a link of pilot %s is silent: closing it", pilot)
-                        tunnel.abort()
+            try:
+                self._sweep_once()
+            except Exception:  # nobody awaits this task, and without it Redis forgets this process
+                log.exception("upkeep of the links")
             await asyncio.sleep(SWEEP_S)
+
+    def _sweep_once(self) -> None:
+        self._slots.relays_at(self._gateway, self._relay.address)
+        if not self._stopping:
+            self._slots.holds_links(self._gateway, [p for p, held in self._pilots.items() if held.links])
+        for pilot, held in list(self._pilots.items()):
+            for tunnel in list(held.links.values()):
+                if tunnel.silent_s() > SILENT_S:
+                    log.warning("a link of pilot %s is silent: closing it", pilot)
+                    tunnel.abort()

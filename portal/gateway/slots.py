@@ -224,11 +224,17 @@ class Slots:
     async def links_of(self, pilot: str) -> list[tuple[str, str]]:
         """(process, address of its relay) of those that hold links of this pilot and are alive, in no order.
         No clock is compared: a process that has died is forgotten by Redis."""
-        gateways = [name.decode() for name in await self._command("SMEMBERS", f"{_LINKS}{pilot}")]
+        gateways = [
+            name.decode(errors="replace") for name in await self._command("SMEMBERS", f"{_LINKS}{pilot}")
+        ]
         if not gateways:
             return []
         found = await self._command("MGET", *(f"{_RELAYS}{name}" for name in gateways))
-        return [(name, at.decode()) for name, at in zip(gateways, found, strict=True) if at is not None]
+        return [
+            (name, at.decode(errors="replace"))
+            for name, at in zip(gateways, found, strict=True)
+            if at is not None
+        ]
 
     # How they are said
 

@@ -106,7 +106,11 @@ class Upgrade(asyncio.Protocol):
             log.exception("a link")
             self._refuse(500, "Something of ours broke.")
         else:
-            self._take(pilot, key)
+            try:
+                self._take(pilot, key)
+            except Exception:  # nobody awaits this task, and its connection would stay
+                log.exception("a link of pilot %s", pilot)
+                self._transport.abort()
 
     def _take(self, pilot: str, key: bytes) -> None:
         assert self._transport is not None and self._admits is not None

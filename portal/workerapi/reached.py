@@ -35,6 +35,9 @@ async def reached(said: wire.Register, database: Database, site_key: bytes) -> w
         raise ApiError("invalid_parameter", detail="The links of another pilot are not this one's address.")
     if said.refusal or said.address.startswith(wire.REVERSE):
         return said
+    if not said.sent_at:
+        # An agent of before an upgrade: its ingress has no PROOF_PATH to ask, and it takes 424 for a portal that is away.
+        return said
     found = await probe.first([said.address, *said.others], wire.derive_key(site_key, "ingress", said.pilot))
     if found.address:
         return replace(said, address=found.address)

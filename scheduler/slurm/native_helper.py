@@ -26,6 +26,10 @@ class Unavailable(Exception):
     """This installation does not have the verb. The text says why."""
 
 
+class NotKnown(Exception):
+    """There is no answer now. The text says why."""
+
+
 def main(mark: str) -> None:
     """Answer until standard input ends. `mark` begins each line that is an answer."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -56,6 +60,8 @@ def answer(verb: str, args: Row) -> Row:
         return {"answer": VERBS[verb](pyslurm, **args)}
     except Unavailable as error:
         return {"error": str(error), "not_offered": True}
+    except NotKnown as error:
+        return {"error": str(error), "number": 0}
     except pyslurm.PyslurmError as error:
         return {"error": str(error), "number": getattr(error, "errno", 0) or 0}
     except (AttributeError, LookupError, NameError, TypeError, ValueError) as error:
@@ -77,10 +83,11 @@ def submit(pyslurm: Any, script: str, fields: Row, environment: Row) -> int:
 
 def jobs(pyslurm: Any, user: str) -> list[Any]:
     """Return the jobs of `user`, or of whoever runs this, as rows."""
-    me = os.getuid()
+    # By number: where pyslurm cannot look a name up, a job has none, and our own must not look absent then.
+    whose = number_of(user) if user else os.getuid()
     found = []
     for job in pyslurm.Jobs.load().values():
-        if (job.user_name != user) if user else (job.user_id != me):
+        if job.user_id != whose:
             continue
         found.append(
             {
@@ -97,6 +104,19 @@ def jobs(pyslurm: Any, user: str) -> list[Any]:
             }
         )
     return found
+
+
+def number_of(user: str) -> int:
+    """Return a user's id. Raise NotKnown where this machine cannot say it: that is no answer."""
+    import pwd
+
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except (KeyError, OSError):
+        raise NotKnown(
+            f"this machine does not know the user {user}: without a number its jobs cannot be told from others'. "
+            "Mend the look-up of users (getent passwd), or the access's user"
+        ) from None
 
 
 def cancel(pyslurm: Any, job_ids: list[int]) -> list[Any]:

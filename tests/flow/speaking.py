@@ -40,6 +40,7 @@ class Pilot:
             agent_version="0.1.0",
             gpus=["0", "1"],
             host_mem_mb=16000,
+            sent_at=time.time(),
         )
         return await self.call("register", wire.dumps(replace(said, **changes)))
 

@@ -248,8 +248,8 @@ async def test_an_agent_that_starts_again_behind_a_firewall_is_given_the_time_th
         net.close_to_portal(NODE, refuse=True)
         (agent,) = [pid for pid in descendants(process.pid) if "gpuworker.agent" in command_of(pid)]
         os.kill(agent, signal.SIGKILL)
-        # A job that never served would have ended after the third.
-        await until(lambda: log.read_text().count("does not reach this ingress") >= 4, "a fourth try")
+        # A job that never served would have ended after the fifth.
+        await until(lambda: log.read_text().count("does not reach this ingress") >= 6, "a sixth try", 120)
         assert process.poll() is None
         net.mend(NODE)
         await until(lambda: log.read_text().count("registered as pilot") == 2, "its return")

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import stat
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -186,3 +187,38 @@ async def test_fewer_nodes_than_asked_are_refused(tmp_path: Path) -> None:
         with worker(portal, tmp_path, two_nodes(tmp_path) | {"SLURM_JOB_NODELIST": "gpu01"}) as job:
             assert await job.exit_code() == exits.UNFIT
             assert "asked for 2 nodes and has 1 (gpu01)" in portal.registers[0].refusal
+
+
+ODD_HELPER = """
+import asyncio, json, sys
+from gpuworker import nodelink
+
+async def main():
+    told = json.loads(sys.stdin.readline())
+    streams = await asyncio.open_connection(told["address"], told["port"], limit=nodelink.MOST_LINE)
+    about = {"ids": ["4", "5"], "names": ["4", "5"], "maker": "nvidia", "mem_mb": 16000}
+    link = await nodelink.prove_as_helper(*streams, told["key"], "gpu02", about)
+    while True:
+        said = await link.hear()
+        if said["kind"] == "start":
+            link.say("ended", part=said["part"])  # neither how nor why
+
+asyncio.run(main())
+"""
+
+
+async def test_an_agent_that_cannot_go_on_with_a_helper_tries_again_and_then_ends_the_job(
+    tmp_path: Path,
+) -> None:
+    """Nothing else ends a job whose GPUs serve nobody while the portal is answered."""
+    helper = tmp_path / "helper.py"
+    helper.write_text(ODD_HELPER)
+    env = two_nodes(tmp_path, f"#!/bin/sh\nexec {sys.executable} {helper}\n")
+    async with fake_portal() as portal:
+        portal.set(desired=[wide()])
+        with worker(portal, tmp_path, env) as job:
+            assert "node gpu02" in (await portal.state("failed")).error
+            await until(lambda: "the agent cannot go on with its helper: KeyError" in job.said(), "words")
+            portal.set(desired=[wide("r2")])
+            assert await job.exit_code() == exits.DONE
+            assert portal.syncs[-1].ending == "node lost"

@@ -16,7 +16,7 @@ from gpuworker.exits import CannotServe
 from portal.gateway import reverse as held
 from tests.flow.dataplane import Plane, answered, chat, linking, until
 from tests.flow.gpuworker_job import Worker, worker
-from tests.flow.gpuworker_portal import KEY, PILOT, TOKEN, FakePortal, fake_portal
+from tests.flow.gpuworker_portal import KEY, PILOT, TOKEN, FakePortal, echo, fake_portal, row
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 17\r\n\r\n"
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -400,8 +400,17 @@ async def test_a_portal_that_answers_and_takes_no_link_is_told_why_the_job_ends(
 
 @pytest.mark.nightly
 async def test_such_a_job_ends_with_the_words_at_the_portal(tmp_path: Path) -> None:
+    """What it pulled needs no link: that is finished first, and nothing more is taken."""
     async with fake_portal() as portal, worker_of(portal, tmp_path) as job:
+        portal.set(desired=[echo(cap=1, args={"tokens_per_s": 1.0}, drain_limit_s=120.0)])
+        await portal.state("hot")
+        words = " ".join("word" for _ in range(45))
+        await portal.put(row("q1", words))
+        await until(lambda: portal.syncs[-1].draining, "it drains", reverse.FIRST_LINK_LIMIT_S + 30)
+        assert not portal.results, "the row still runs"
+        await portal.put(row("q2", "not any more"))
         assert await job.exit_code() == exits.UNLINKED
+        assert [(result.request, result.outcome) for result in portal.results] == [("q1", "done")]
         assert "took none of the links" in portal.registers[-1].refusal
 
 

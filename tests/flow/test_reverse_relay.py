@@ -15,6 +15,7 @@ import pytest
 
 from gpuworker import wire
 from gpuworker.reverse import Reverse
+from portal.gateway import lending
 from portal.gateway import relay as relaying
 from portal.gateway.link import Link
 from portal.gateway.relay import Relay, listening
@@ -292,3 +293,78 @@ async def test_a_borrower_that_ends_in_the_middle_closes_the_link(plane: Plane) 
                 await asking
             await far.closed()
     await until(lambda: not holder.holds(pilot), "it is forgotten")
+
+
+# Strangers
+
+
+async def test_a_relay_that_answers_with_more_than_ascii_is_left_alone() -> None:
+    class Mute(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, wire.Tunnel)
+            transport.say(lending.HELLO + "00" * 8)
+
+    def spoken_to() -> wire.Tunnel:
+        far = wire.Tunnel(Mute(), client=None, on_text=lambda _: far.say("hello \xe9"))
+        return far
+
+    server = await asyncio.get_running_loop().create_server(spoken_to, "127.0.0.1", 0)
+    async with relays(b"k", b"k") as (borrower, good):
+        address = f"tcp:127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        assert await borrower.borrow("p", [address, good.address]) is None
+        assert set(borrower._shunned) == {address}
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "nonsense",
+        "unix:",
+        "unix:\0",
+        "tcp:127.0.0.1:x",
+        "tcp:127.0.0.1:99999",
+        "tcp:\ufffd:1",
+        "tcp::\xb2",
+    ],
+)
+async def test_an_address_in_redis_that_is_none_costs_nobody_a_request(address: str) -> None:
+    async with relays(b"k") as (borrower,):
+        assert await borrower.borrow("p", [address]) is None
+        assert set(borrower._shunned) == {address}
+
+
+async def _closed(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(ConnectionError):
+        while await reader.read(100):
+            pass
+
+
+async def test_who_proves_nothing_is_borne_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lending, "PROVE_S", 0.3)
+    async with relays(b"k", b"k") as (lender, borrower):
+        path = lender.address.removeprefix("unix:")
+        strangers = [await asyncio.open_unix_connection(path) for _ in range(20)]
+        assert await borrower.borrow("p", [lender.address]) is None
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(_closed(reader) for reader, _ in strangers))
+        assert [held.proved for held in lender._lenders] == [True]
+        assert await borrower.borrow("p", [lender.address]) is None and not borrower._shunned, "it is kept"
+        for _, writer in strangers:
+            writer.close()
+
+
+async def test_of_those_who_prove_nothing_the_oldest_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lending, "PROVE_S", 600.0)
+    monkeypatch.setattr(relaying, "UNPROVED", 3)
+    async with relays(b"k", b"k") as (lender, borrower):
+        path = lender.address.removeprefix("unix:")
+        strangers = [await asyncio.open_unix_connection(path) for _ in range(10)]
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(_closed(reader) for reader, _ in strangers[:7]))
+        assert await borrower.borrow("p", [lender.address]) is None and not borrower._shunned
+        assert sum(not held.proved for held in lender._lenders) <= 3
+        for _, writer in strangers:
+            writer.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 import uuid
 from typing import Any
 
@@ -45,7 +46,9 @@ async def test_the_first_address_that_works_is_registered(plane: Plane, nowhere:
 
 async def test_another_pilots_ingress_is_not_taken_for_its_own(plane: Plane) -> None:
     pilot = Pilot(plane, plane.new_pilot("pending", job_id=77))
-    body = wire.dumps(wire.Register(pilot.id, 77, 0, "gpu01", plane.ingress.url, 1.0, 2.0, "0.1.0", ["0"], 1))
+    body = wire.dumps(
+        wire.Register(pilot.id, 77, 0, "gpu01", plane.ingress.url, 1.0, 2.0, "0.1.0", ["0"], 1, time.time())
+    )
     plane.ingress.key = wire.derive_key(plane.settings.site_key, "ingress", str(uuid.uuid4()))
     status, said = await pilot.call("register", body)
     assert status == 424 and "another server than this pilot's" in said["tried"][0]["why"]
@@ -93,3 +96,10 @@ async def test_who_says_that_it_cannot_serve_is_not_asked_for_an_ingress(plane: 
     pilot = Pilot(plane, plane.new_pilot("pending", job_id=77))
     assert (await pilot.register(address="", refusal="it has 1 of 2 GPUs"))[0] == 200
     assert _registered(plane) == (77, "", True)
+
+
+async def test_an_agent_of_before_an_upgrade_is_registered_as_it_was_then(plane: Plane, nowhere: str) -> None:
+    """Its ingress proves nothing when it is asked, and it holds a 424 for a portal that is away."""
+    pilot = Pilot(plane, plane.new_pilot("pending", job_id=77))
+    assert (await pilot.register(address=nowhere, sent_at=0.0))[0] == 200
+    assert _registered(plane) == (77, nowhere, True)

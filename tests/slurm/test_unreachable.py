@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(hosts.why_not() != "", reason=f"no hosts of their own: {hosts.why_not()}"),
 ]
 SAID = "The portal does not reach its ingress"
-WITHIN_S = 60  # from the job's start to the words
+WITHIN_S = 75  # to the words: five tries take 45 s where nothing answers, before them a job has to start
 
 
 @pytest.fixture

@@ -74,6 +74,29 @@ async def test_a_stranger_is_no_helper_and_no_agent() -> None:
     assert isinstance(refused, LinkLost) and "is not the agent" in str(refused)
 
 
+@pytest.mark.parametrize("odd", ["\xe9", "\ud800"])
+async def test_a_stranger_may_say_what_json_holds(odd: str) -> None:
+    """What is no ASCII, or no character at all, is a wrong proof and no fault of ours."""
+
+    async def helper(streams: Streams) -> None:
+        reader, writer = streams
+        await reader.readline()
+        said = {"kind": "hello", "nonce": odd, "node": odd, "proof": odd}
+        writer.write(json.dumps(said).encode() + b"\n")
+
+    refused, _ = await ends(lambda streams: prove_as_agent(*streams, KEY), helper)
+    assert isinstance(refused, LinkLost) and "no helper of this job" in str(refused)
+
+    async def agent(streams: Streams) -> None:
+        reader, writer = streams
+        writer.write(json.dumps({"kind": "challenge", "nonce": odd}).encode() + b"\n")
+        await reader.readline()
+        writer.write(json.dumps({"kind": "welcome", "proof": odd}).encode() + b"\n")
+
+    _, refused = await ends(agent, lambda streams: prove_as_helper(*streams, KEY, "gpu02", {}))
+    assert isinstance(refused, LinkLost) and "is not the agent" in str(refused)
+
+
 async def test_a_proof_cannot_be_sent_back() -> None:
     """What a helper proves is nothing that an agent could have said, and holds for this connection only."""
 
@@ -88,7 +111,15 @@ async def test_a_proof_cannot_be_sent_back() -> None:
 
 
 @pytest.mark.parametrize(
-    "noise", [b"\xff\xfe\n", b"[]\n", b'{"no": "kind"}\n', b"x" * (nodelink.MOST_LINE + 10), b"half a"]
+    "noise",
+    [
+        b"\xff\xfe\n",
+        b"[]\n",
+        b"[" * 200_000 + b"\n",
+        b'{"no": "kind"}\n',
+        b"x" * (nodelink.MOST_LINE + 10),
+        b"half a",
+    ],
 )
 async def test_noise_ends_the_connection(noise: bytes) -> None:
     async def agent(streams: Streams) -> object:

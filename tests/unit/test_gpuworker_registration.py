@@ -57,11 +57,11 @@ async def _register(portal: Portal, **more: Any) -> wire.SyncAnswer:
         hurrying.cancel()
 
 
-async def test_after_three_tries_it_ends_with_the_words_and_the_addresses() -> None:
+async def test_after_five_tries_it_ends_with_the_words_and_the_addresses() -> None:
     portal = Portal(_unreached())
     with pytest.raises(CannotServe) as over:
         await _register(portal, ports=(20000, 20100))
-    assert (portal.asked, over.value.code) == (3, exits.UNREACHED)
+    assert (portal.asked, over.value.code) == (5, exits.UNREACHED)
     assert str(over.value) == (
         "The portal does not reach its ingress on gpu01 (http://10.0.0.7:20000: no answer within 4 s; "
         "http://10.1.0.7:20000: no route to it from the portal). Open ports 20000-20100 from the portal to the nodes, "
@@ -95,5 +95,7 @@ async def test_another_job_that_became_the_pilot_meanwhile_ends_this_one() -> No
     assert over.value.code == exits.LOST
 
 
-def test_three_tries_take_about_twenty_seconds() -> None:
-    assert 15 <= sum(registration.REACH_RETRY_S) + 3 * 4 <= 25
+def test_the_tries_outlast_twenty_seconds_without_a_way_and_end_within_a_minute() -> None:
+    """Where each is refused at once, and where each takes its 4 s."""
+    pauses_s = sum(registration.REACH_RETRY_S)
+    assert pauses_s > 20 and pauses_s + 4 * (len(registration.REACH_RETRY_S) + 1) < 50

@@ -24,6 +24,8 @@ from tests.unit.fake_pyslurm import imports, interpreter, replan
 from tests.unit.test_slurm_render import SPEC
 
 JOBS = """
+import pwd
+NOBODY = pwd.getpwnam("nobody").pw_uid
 def job(id, name, **k):
     return Thing(**{**dict(id=id, name=name, user_id=os.getuid(), user_name="berth", state="PENDING", state_reason=None,
         partition="gpu", allocated_nodes=None, submit_time=100, start_time=None, end_time=0,
@@ -31,7 +33,7 @@ def job(id, name, **k):
 MANY["Jobs"] = {
     9: job(9, "berth-x-1", state="RUNNING", allocated_nodes="gpu01", start_time=105, end_time=405),
     7: job(7, "berth-x-1", state_reason="Priority"),
-    8: job(8, "berth-x-1", user_id=os.getuid() + 1, user_name="mallory"),
+    8: job(8, "berth-x-1", user_id=NOBODY, user_name=None),
 }
 """
 
@@ -70,7 +72,13 @@ def test_our_jobs_are_listed_by_name_the_lower_id_first(make: Make) -> None:
 
 
 def test_a_ways_user_is_whose_jobs_are_listed(make: Make) -> None:
-    assert [info.job_id for info in make(JOBS, user="mallory").jobs()["berth-x-1"]] == [8]
+    """By number: this one's name could not be looked up, and it must not look absent."""
+    assert [info.job_id for info in make(JOBS, user="nobody").jobs()["berth-x-1"]] == [8]
+
+
+def test_where_a_ways_user_is_not_known_there_is_no_answer(make: Make) -> None:
+    with pytest.raises(NoAnswer, match=r"does not know the user mallory-of-elsewhere.*getent passwd"):
+        make(JOBS, user="mallory-of-elsewhere").jobs()
 
 
 def test_no_jobs_is_an_answer(make: Make) -> None:
