@@ -177,7 +177,9 @@ async def test_of_several_the_first_that_works_counts_and_all_reasons_are_told()
         async with ingress() as good, ingress() as also:
             began = time.monotonic()
             assert (await probe.first([good, hole], KEY)).address == good
-            assert time.monotonic() - began < 0.9, "one that does not answer keeps nobody waiting"
+            assert time.monotonic() - began < 0.9 * probe.LIMIT_S, (
+                "one that does not answer keeps nobody waiting"
+            )
             assert (await probe.first([hole, closed, also, good], KEY)).address == also
         found = await probe.first([hole, closed, hole], KEY)
         assert [tried.address for tried in found.tried] == [hole, closed]
