@@ -302,12 +302,13 @@ def test_only_one_loop_runs_at_a_time(world: World, pg: Connection) -> None:
     assert world.pilot().state == "submitted"
 
 
-def test_the_lock_is_free_again_after_a_tick_that_failed(world: World, test_dsn: str) -> None:
+def test_the_lock_is_free_again_after_a_tick_that_failed(
+    world: World, test_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def explode() -> None:
         raise ZeroDivisionError
 
-    world.slurm.on_submit = explode
-    world.ask()
+    monkeypatch.setattr("scheduler.parked.unpark", explode)
     with pytest.raises(ZeroDivisionError):
         world.tick()
     other = psycopg2.connect(test_dsn)
