@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from scheduler.slurm.protocol import SlurmError, clean
 from scheduler.slurm.way import Way
 
 logger = logging.getLogger(__name__)
+
+MOST_TOLD = 20_000  # characters of a traceback
 
 T = TypeVar("T")
 
@@ -82,10 +85,16 @@ def _settled(way: Way, at: float, future: Future[T]) -> Answered[T]:
     if error is None:
         return Answered(at, future.result())
     if not isinstance(error, SlurmError):
-        # A client that fails in a way that nobody thought of holds its own profiles, and no others.
-        logger.error("%s: the client failed", way.said, exc_info=error)
+        log_failure(way, error)
         return Answered(at, None, clean(f"The client failed: {type(error).__name__}: {error}", 500))
     return Answered(at, None, str(error))
+
+
+def log_failure(way: Way, error: BaseException) -> None:
+    """Log that a client failed in a way that nobody thought of: it holds its own profiles, and no others. Not by
+    `exc_info`: whatever reads the log, half a surrogate pair in Slurm's words would break it."""
+    told = "".join(traceback.format_exception(error))
+    logger.error("%s: the client failed\n%s", way.said, clean(told, MOST_TOLD))
 
 
 def forget(way: Way) -> None:

@@ -7,13 +7,12 @@ way is taken for one that never was. Separate from the clients, which know of on
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from functools import partial
 from typing import TypeVar
 
-from scheduler.asking import forget, run, start
+from scheduler.asking import forget, log_failure, run, start
 from scheduler.slurm.protocol import (
     Jobs,
     NoAnswer,
@@ -26,8 +25,6 @@ from scheduler.slurm.protocol import (
 from scheduler.slurm.render import BadDirective
 from scheduler.slurm.spec import JobSpec
 from scheduler.slurm.way import Way
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -103,7 +100,7 @@ class Patient:
             return future.result()
         if isinstance(error, SlurmError | BadDirective):
             raise error
-        logger.error("%s: the client failed", way.said, exc_info=error)
+        log_failure(way, error)
         raise NoAnswer(f"{what}: the client failed: {type(error).__name__}: {error}"[:500]) from error
 
     def _ask(self, verb: Callable[[SlurmClient], T]) -> T:

@@ -126,6 +126,7 @@ TABLE: dict[int, Errno] = {
     for number, name, words in rows
 }
 
+UNSPECIFIED = -1  # SLURM_ERROR
 # A job that has ended, or that Slurm has forgotten: for somebody who wants it ended, both are success.
 GONE = frozenset({2017, 2021})
 NOTHING_FOUND = 9003

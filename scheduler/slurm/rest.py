@@ -112,11 +112,18 @@ class RestClient:
             owner = rest_shapes.owner(self._ask("GET", f"job/{job_id}"), job_id)
         except Refused as error:
             if error.number not in errors.GONE:
-                refusals.append(f"job {job_id}: {error.reason}")
+                refusals.append(f"job {job_id}: {self._spoken(error)}")
             return False
         if owner not in ("", self._link.user):
             refusals.append(f"job {job_id}: it is {owner}'s, and Berth is {self._link.user or 'nobody'} here")
         return bool(owner) and owner == self._link.user
+
+    def _spoken(self, error: Refused) -> str:
+        """Return Slurm's words. Raises NoAnswer where they name nothing: that is how slurmrestd says, too, that no
+        controller was there. (Of a submission they are a site's plugin that says no.)"""
+        if error.number == errors.UNSPECIFIED:
+            raise NoAnswer(f"{self._way.said}: {error.reason}")
+        return error.reason
 
     def _cancel(self, path: str, body: Data | None, refusals: list[str]) -> None:
         try:
@@ -127,7 +134,7 @@ class RestClient:
                 for one in many:
                     self._cancel(path, {"jobs": [one]}, refusals)
             elif error.number not in errors.GONE:
-                refusals.append(f"{path.rstrip('/').replace('/', ' ')}: {error.reason}")
+                refusals.append(f"{path.rstrip('/').replace('/', ' ')}: {self._spoken(error)}")
             return
         for row in rest_shapes.not_cancelled(answer, listed=body is not None):
             if row.code in errors.GONE:

@@ -312,11 +312,15 @@ def test_cancelling_is_judged_by_what_became_of_the_job(server: Restd, client: R
         (refused(2020, "Job can not be altered now, try again later"), NoAnswer),
         (status(1802, "Unable to contact slurm controller (receive failure)"), NoAnswer),
         (refused(1, "Operation not permitted"), NoAnswer),
+        (refused(-1, "Unspecified error"), NoAnswer),  # also what it says where no controller is
         (fine(), NoAnswer),
     ):
         server.answers[f"DELETE {V}/jobs/"] = answer
         with pytest.raises(error):
             client.cancel([7])
+    server.answers[f"GET {V}/job/7"] = refused(-1, "Unspecified error")
+    with pytest.raises(NoAnswer):
+        client.cancel([7])
     asked = len(server.asked)
     client.cancel([])
     assert len(server.asked) == asked
