@@ -38,14 +38,24 @@ def _explained(facts: PoolFacts, now: float) -> Phase:
         reason = f"The model cannot be started. {_sentence(facts.latched_reason)}"
         return Phase("unavailable", None, reason, next_step=_RELAUNCH)
     if "starting" in by_state:
-        return _loading(by_state["starting"], facts, now)
+        return _after_failures(_loading(by_state["starting"], facts, now), facts)
     wanted = [replica for replica in facts.replicas if replica.state == "wanted"]
     if any(replica.job.state not in _ON_ITS_WAY for replica in wanted):
         load = _load(_profile(wanted[0].job, facts), facts)
-        return _starting("The model is not loaded yet. A GPU is ready for it", (load,))
+        ready = _starting("The model is not loaded yet. A GPU is ready for it", (load,))
+        return _after_failures(ready, facts)
     if wanted:
-        return _submitted(wanted[0], facts, now)
+        return _after_failures(_submitted(wanted[0], facts, now), facts)
     return _absent(facts, "asleep" in by_state, now)
+
+
+def _after_failures(phase: Phase, facts: PoolFacts) -> Phase:
+    """Return the phase with why the try before this one failed: whoever looks during a retry has to see it, too."""
+    if not facts.failures or not facts.hold_reason:
+        return phase
+    tried = "The try before" if facts.failures == 1 else f"The last of {facts.failures} tries"
+    why = _sentence(facts.hold_reason.removeprefix("Starting it failed: "))
+    return replace(phase, reason=f"{phase.reason} {tried} failed: {why}")
 
 
 def _loading(replica: ReplicaFacts, facts: PoolFacts, now: float) -> Phase:

@@ -27,7 +27,7 @@ def read_facts(cur: Cursor, only: Sequence[str] | None = None) -> dict[str, Pool
     cur.execute(
         """SELECT p.name, p.paused, p.cap, coalesce(s.load_s, p.load_estimate_s), s.wake_s, s.service_s,
              s.latched_at IS NOT NULL, coalesce(s.reason, ''), extract(epoch FROM s.retry_at),
-             coalesce((SELECT bool_and(paused) FROM fleet_cluster), false)
+             coalesce(s.failures, 0), coalesce((SELECT bool_and(paused) FROM fleet_cluster), false)
            FROM catalog_pool p LEFT JOIN fleet_poolstate s ON s.pool_id = p.name
            WHERE %(pools)s::text[] IS NULL OR p.name = ANY(%(pools)s)""",
         {"pools": pools},
@@ -41,12 +41,13 @@ def read_facts(cur: Cursor, only: Sequence[str] | None = None) -> dict[str, Pool
             latched_reason=reason if latched else "",
             hold_reason=reason,
             retry_at=_number(retry_at),
+            failures=failures,
             load_s=load_s,
             wake_s=wake_s,
             service_s=service_s,
             cap=cap,
         )
-        for name, paused, cap, load_s, wake_s, service_s, latched, reason, retry_at, all_paused in cur.fetchall()
+        for name, paused, cap, load_s, wake_s, service_s, latched, reason, retry_at, failures, all_paused in cur
     }
 
 

@@ -66,6 +66,7 @@ class PoolFacts:
     latched_reason: str = ""  # why a person has to look first
     hold_reason: str = ""  # why the loop starts nothing just now: no room, a back-off, a gap…
     retry_at: float | None = None
+    failures: int = 0  # launches that failed one after another; `hold_reason` then says why the last one did
     load_s: float | None = None  # measured or estimated
     wake_s: float | None = None  # from asleep to ready, measured
     service_s: float | None = None  # engine time of one request, measured

@@ -24,12 +24,7 @@ def hold_of(pool: PoolView, limits: Limits, blocked: str) -> HoldView:
         return HoldView(
             count, None, True, f"Starting it failed {times}; the last time because: {last.reason}"
         )
-    return HoldView(
-        count,
-        retry_at(pool.failures, limits),
-        False,
-        f"Starting it failed and is tried again soon: {last.reason}",
-    )
+    return HoldView(count, retry_at(pool.failures, limits), False, f"Starting it failed: {last.reason}")
 
 
 def latched_by(pool: PoolView, reason: str) -> HoldView:

@@ -131,7 +131,7 @@ def test_an_engine_that_fails_is_tried_again_in_the_same_job(world: World) -> No
     world.start(pilot)
     world.report(pilot, "failed")
     world.tick()
-    assert PoolState.objects.get().reason == "Starting it failed and is tried again soon: it broke"
+    assert PoolState.objects.get().reason == "Starting it failed: it broke"
     assert not Replica.objects.exclude(state="failed").exists()
     world.report(pilot)
     world.tick(6)

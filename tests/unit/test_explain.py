@@ -49,6 +49,20 @@ SITUATIONS = [
         "The model is being loaded (Loading weights); loading takes 4 min.",
     ),
     (
+        pool(
+            replica("starting", started_at=NOW - MIN),
+            failures=1,
+            hold_reason="Starting it failed: Job 7 could not serve: a firewall",
+        ), "starting", 3 * MIN,
+        "The model is being loaded; loading takes 4 min. The try before failed: Job 7 could not serve: a firewall.",
+    ),
+    (
+        pool(replica("wanted", job()), failures=2, hold_reason="Starting it failed: out of memory"), "starting",
+        21 * MIN,
+        "The model is not loaded yet. Its GPU job 4711 was submitted at 09:12 UTC: other jobs are ahead of it; jobs "
+        "like it waited 6–25 min today, and loading takes 4 min. The last of 2 tries failed: Out of memory.",
+    ),
+    (
         pool(replica("starting", started_at=NOW - 9 * MIN)), "starting", None,
         "The model is being loaded; that has taken 9 min so far, longer than the usual 4 min.",
     ),

@@ -168,9 +168,7 @@ def test_failures_are_waited_out_longer_each_time_and_latch_after_three() -> Non
     once = pool(queued=1, failures=(Failure(NOW, "out of memory"),))
     made = only(decide(fleet((once,)), NOW + 1))
     assert isinstance(made, HoldPool)
-    assert made.hold == HoldView(
-        1, NOW + 5, False, "Starting it failed and is tried again soon: out of memory"
-    )
+    assert made.hold == HoldView(1, NOW + 5, False, "Starting it failed: out of memory")
     held = replace(once, hold=made.hold)
     assert decide(fleet((held,)), NOW + 4.9) == []
     assert isinstance(only(decide(fleet((held,)), NOW + 5)), LaunchPilot)
