@@ -71,7 +71,7 @@ import django
 django.setup()
 from portal.config import config
 from portal.batches import transitions
-from scheduler import batches
+from portal.batches import passes as batches
 reading, parts = transitions._CopySource.read, []
 def read(self, size):
     parts.append(reading(self, 5000))
