@@ -10,7 +10,7 @@ from uuid import UUID
 
 from django.db import IntegrityError
 
-from portal.catalog.models import Model, Pool, Profile
+from portal.catalog.models import Pool, Profile
 from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
 from portal.fleet.models import Decision as DecisionRow
@@ -71,7 +71,7 @@ def carry_out(actor: Actor, decision: Decision, *, insist: bool = False) -> bool
 
 
 def _launch(actor: Actor, decision: LaunchPilot) -> bool:
-    pool = Pool.objects.select_related("environment").get(pk=decision.pool)
+    pool = Pool.objects.select_related("environment", "base").get(pk=decision.pool)
     profile = Profile.objects.select_related("access").get(name=decision.profile)
     if actor.site.error(actor.site.way_of(profile)):
         return False  # an earlier decision of this tick found its way silent
@@ -103,7 +103,7 @@ def _walltime_min(profile: Profile, limit_s: float | None) -> int:
 
 
 def _place(actor: Actor, decision: PlaceReplica) -> bool:
-    pool = Pool.objects.select_related("environment").get(pk=decision.pool)
+    pool = Pool.objects.select_related("environment", "base").get(pk=decision.pool)
     pilot_id = UUID(decision.pilot)
     replica = _new_replica(pool, pilot_id, decision.gpu_indices)
     if replica is None:
@@ -119,14 +119,13 @@ def _place(actor: Actor, decision: PlaceReplica) -> bool:
 
 
 def _new_replica(pool: Pool, pilot: UUID, gpu_indices: tuple[int, ...]) -> fleet.NewReplica | None:
-    model = Model.objects.filter(pool=pool, enabled=True).order_by("id").first()
-    if model is None:
+    if pool.base is None or not pool.base.enabled:
         return None
     return fleet.NewReplica(
         id=uuid.uuid4(),
         pilot=pilot,
         pool=pool.name,
-        model=model.name,
+        model=pool.base.name,
         engine=pool.environment.engine,
         gpu_indices=gpu_indices,
         mem_mb=pool.mem_mb,
@@ -170,7 +169,7 @@ def _wake(actor: Actor, decision: WakeReplica) -> bool:
 
 
 def _stage(actor: Actor, decision: StageWeights) -> bool:
-    if not Model.objects.filter(pool=decision.pool, enabled=True).exclude(path="").exists():
+    if not Pool.objects.filter(pk=decision.pool, base__enabled=True).exclude(base__path="").exists():
         return False  # nothing to copy
     pilot = UUID(decision.pilot)
     with moving() as cur:
