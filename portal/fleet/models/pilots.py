@@ -34,6 +34,11 @@ class ReplicaState(models.TextChoices):
     FAILED = "failed"
 
 
+class ReplicaStart(models.TextChoices):
+    LOAD = "load"
+    WAKE = "wake"
+
+
 REPLICA_ENDED = (ReplicaState.STOPPED, ReplicaState.FAILED)
 
 
@@ -152,6 +157,10 @@ class Replica(models.Model):
     end_reason = models.TextField(blank=True)
 
     # What the agent said. Writer: the worker API.
+    start = models.CharField(
+        max_length=5, choices=ReplicaStart, default=ReplicaStart.LOAD, db_default="load",
+        help_text="Why its engine starts: its weights are loaded, or it is woken.",
+    )  # fmt: skip
     phase = models.CharField(max_length=200, blank=True, help_text="The engine's own words while it starts.")
     started_at = models.DateTimeField(null=True, help_text="Engine process started.")
     hot_at = models.DateTimeField(null=True, help_text="Engine answered its health check.")
@@ -165,6 +174,7 @@ class Replica(models.Model):
     class Meta:
         constraints = [
             models.CheckConstraint(condition=Q(state__in=ReplicaState.values), name="replica_state_known"),
+            models.CheckConstraint(condition=Q(start__in=ReplicaStart.values), name="replica_start_known"),
             models.CheckConstraint(
                 condition=(Q(state__in=["stopped", "failed"]) & Q(ended_at__isnull=False))
                 | (~Q(state__in=["stopped", "failed"]) & Q(ended_at__isnull=True)),
