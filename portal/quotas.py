@@ -20,7 +20,8 @@ from portal.config import config
 from portal.gateway.limits import LEASE_S, PREFIX, Quotas, of_subjects, over
 from portal.gateway.policy.limits import RATES, Level, Quota, Want, rate, wants
 from portal.gateway.scripts import limit_arguments
-from portal.ledger.models import Request, RequestState
+from portal.ledger.models import Request
+from portal.ledger.states import RequestState
 from portal.places import numbers, run
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from django.db import IntegrityError
 from portal.catalog.models import Model, Pool, Profile
 from portal.fleet import transitions as fleet
 from portal.fleet.models import Decision as DecisionRow
-from portal.fleet.models import Pilot, PilotState, PoolState, ProfileState
+from portal.fleet.models import Pilot, PoolState, ProfileState
+from portal.fleet.states import ON_ITS_WAY, PilotState
 from scheduler import refusals
 from scheduler.jobspec import job_name
 from scheduler.moments import moment
@@ -30,7 +31,6 @@ from scheduler.policy.decisions import (
     StageWeights,
     WakeReplica,
 )
-from scheduler.policy.snapshot import ON_ITS_WAY
 from scheduler.slurm.protocol import NoAnswer, NotOffered, Rejected
 from scheduler.submission import Actor, end, submit
 

@@ -16,7 +16,8 @@ from datetime import UTC, datetime, timedelta
 from django.db.models import QuerySet
 
 from portal.config import Config
-from portal.fleet.models import BadNode, Decision, Replica, ReplicaState
+from portal.fleet.models import BadNode, Decision, Replica
+from portal.fleet.states import ReplicaState
 from scheduler.moves import moving
 
 logger = logging.getLogger(__name__)

@@ -10,19 +10,9 @@ import logging
 from datetime import timedelta
 
 from portal.catalog.models import Pool, Profile
-from portal.fleet.models import (
-    REPLICA_ENDED,
-    Cluster,
-    Command,
-    Pilot,
-    PilotLog,
-    PilotState,
-    PoolState,
-    ProfileState,
-    Replica,
-    ReplicaState,
-)
+from portal.fleet.models import Cluster, Command, Pilot, PilotLog, PoolState, ProfileState, Replica
 from portal.fleet.models import Decision as DecisionRow
+from portal.fleet.states import ON_ITS_WAY, REPLICA_ENDED, PilotState, ReplicaState
 from portal.fleet.times import FOR_EVER, until
 from scheduler import endings, refusals, unknown
 from scheduler.act import carry_out
@@ -30,7 +20,6 @@ from scheduler.inspections import inspect
 from scheduler.moves import moving
 from scheduler.outcomes import Failed, Later, Refused
 from scheduler.policy.decisions import CancelPilot, Decision, DrainPilot, DrainReplica
-from scheduler.policy.snapshot import ON_ITS_WAY
 from scheduler.slurm.protocol import NoAnswer, NotOffered
 from scheduler.submission import Actor
 from scheduler.trials import Look, try_out

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from portal.fleet.states import ON_ITS_WAY
 from scheduler.policy.decisions import CancelPilot, DrainPilot, Inputs
-from scheduler.policy.snapshot import ON_ITS_WAY
 from scheduler.slurm.protocol import JobInfo
 
 # An end that moved by less is Slurm's rounding.

@@ -11,13 +11,13 @@ import uuid
 from uuid import UUID
 
 from portal.fleet import transitions as fleet
-from portal.fleet.models import Candidate, Command, Pilot, PilotState, ProfileState
+from portal.fleet.models import Candidate, Command, Pilot, ProfileState
 from portal.fleet.slurm_words import meaning
+from portal.fleet.states import ON_ITS_WAY, PilotState
 from portal.fleet.times import span
 from scheduler.jobspec import job_name
 from scheduler.moves import moving
 from scheduler.outcomes import Failed, Later, Refused
-from scheduler.policy.snapshot import ON_ITS_WAY
 from scheduler.story import tell
 from scheduler.submission import Actor, submit
 

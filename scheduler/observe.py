@@ -18,8 +18,9 @@ from django.db.models import QuerySet
 
 from portal.config import Config
 from portal.fleet import transitions as fleet
-from portal.fleet.models import Pilot, PilotState
+from portal.fleet.models import Pilot
 from portal.fleet.slurm_words import meaning
+from portal.fleet.states import ON_ITS_WAY, PilotState
 from portal.ledger import transitions as ledger
 from scheduler import badnodes, endings, restored, silence, unknown
 from scheduler.forced import Limits, LiveJob, forced
@@ -30,7 +31,6 @@ from scheduler.moments import moment, seconds
 from scheduler.moves import moving
 from scheduler.pilots import BLAMELESS, Patience, PilotFacts, Verdict, judge
 from scheduler.policy.decisions import CancelPilot, DrainPilot
-from scheduler.policy.snapshot import ON_ITS_WAY
 from scheduler.restored import Behind
 from scheduler.silence import Silence
 from scheduler.story import tell

@@ -8,8 +8,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from portal.fleet.models import Sample
+from portal.fleet.states import COMING, ON_ITS_WAY
 from scheduler.moves import moving
-from scheduler.policy.snapshot import COMING, ON_ITS_WAY, Snapshot
+from scheduler.policy.snapshot import Snapshot
 
 EVERY_S = 60
 KEPT = timedelta(days=8)

@@ -14,8 +14,9 @@ from uuid import UUID
 from portal.catalog.models import Pool
 from portal.config import Config
 from portal.fleet import transitions as fleet
-from portal.fleet.models import Pilot, PilotState, ProfileState
+from portal.fleet.models import Pilot, ProfileState
 from portal.fleet.slurm_words import refused_for_good
+from portal.fleet.states import PilotState
 from scheduler import badnodes, endings
 from scheduler.jobspec import spec_of
 from scheduler.listing import ClientFor

@@ -14,13 +14,14 @@ from django.db import IntegrityError
 from portal.catalog.models import Model, Pool, Profile
 from portal.fleet.explain import explain
 from portal.fleet.facts import read_facts
-from portal.fleet.models import Command, Decision, PoolState, Replica, ReplicaState
+from portal.fleet.models import Command, Decision, PoolState, Replica
+from portal.fleet.states import SERVING, ReplicaState
 from portal.fleet.times import clock, span
 from scheduler.act import carry_out
 from scheduler.moves import moving
 from scheduler.outcomes import Failed, Later, Refused
 from scheduler.policy.decisions import LaunchPilot
-from scheduler.policy.snapshot import SERVING, Snapshot
+from scheduler.policy.snapshot import Snapshot
 from scheduler.policy.trial import Start, trial
 from scheduler.submission import Actor
 

@@ -16,7 +16,8 @@ from uuid import UUID
 from portal.catalog.models import Profile
 from portal.config import Config
 from portal.fleet import transitions as fleet
-from portal.fleet.models import Decision, Pilot, PilotState
+from portal.fleet.models import Decision, Pilot
+from portal.fleet.states import PilotState
 from scheduler import refusals
 from scheduler.hearing import Heard
 from scheduler.jobspec import job_name

@@ -12,20 +12,14 @@ from django.db.models import Max
 from portal.accounts.models import Project
 from portal.catalog.models import Profile
 from portal.config import Config
-from portal.fleet.models import REPLICA_ENDED, Cluster, ProfileState, Replica
+from portal.fleet.models import Cluster, ProfileState, Replica
 from portal.fleet.slurm_words import meaning
+from portal.fleet.states import ON_ITS_WAY, REPLICA_ENDED
 from scheduler.hearing import Heard
 from scheduler.inspections import looked_at_by
 from scheduler.moments import seconds
 from scheduler.observe import Observed, live_pilots
-from scheduler.policy.snapshot import (
-    ON_ITS_WAY,
-    Limits,
-    PilotView,
-    ProfileView,
-    ReplicaView,
-    Snapshot,
-)
+from scheduler.policy.snapshot import Limits, PilotView, ProfileView, ReplicaView, Snapshot
 from scheduler.pools import pool_views, profile_view
 from scheduler.ways import Site, served
 

@@ -17,7 +17,8 @@ from portal import hints
 from portal.accounts.models import User
 from portal.api import targets
 from portal.catalog.models import Pool
-from portal.fleet.models import Command, Pilot, PilotState, Replica, ReplicaState
+from portal.fleet.models import Command, Pilot, Replica
+from portal.fleet.states import PilotState, ReplicaState
 
 Kind = Command.Kind
 # Each command's allowed targets; "fleet" is none at all.

@@ -22,7 +22,8 @@ from portal.api.deciding import FILTERS, decisions
 from portal.api.pages import LastFirst
 from portal.api.serializers import CommandIn, CommandOut, DecisionOut, FleetOut
 from portal.api.standing import standing, unknown_jobs
-from portal.fleet.models import Cluster, Command, Pilot, PilotState, Replica
+from portal.fleet.models import Cluster, Command, Pilot, Replica
+from portal.fleet.states import PilotState
 
 ENDED_SHOWN_FOR = timedelta(hours=1)
 MOST_PILOTS = 500

@@ -9,8 +9,10 @@ from typing import Any
 from django.db.models import Q
 
 from portal.api.waiting import why
-from portal.fleet.models import REPLICA_ENDED, Replica
-from portal.ledger.models import Payload, Request, RequestState
+from portal.fleet.models import Replica
+from portal.fleet.states import REPLICA_ENDED
+from portal.ledger.models import Payload, Request
+from portal.ledger.states import RequestState
 from portal.ledger.timeline import Facts, Timeline, timeline
 
 # Held work goes before async, async before batch.

@@ -17,7 +17,8 @@ from portal.fleet.phase import Part, Phase
 from portal.fleet.times import clock, span
 from portal.gateway.policy import estimate
 from portal.gateway.policy.limits import WORDS
-from portal.ledger.models import Payload, Request, RequestState, Ticket
+from portal.ledger.models import Payload, Request, Ticket
+from portal.ledger.states import RequestState
 from portal.postgres import plain
 from portal.quotas import Subjects
 

@@ -40,7 +40,8 @@ from portal.fleet.phase import Phase
 from portal.ledger.batches import intake, transitions
 from portal.ledger.batches.reading import Owner
 from portal.ledger.contents import Contents, parts
-from portal.ledger.models import Batch, BatchState, File, Request, RequestState
+from portal.ledger.models import Batch, File, Request
+from portal.ledger.states import BatchState, RequestState
 from portal.postgres import plain
 from portal.residency import residency
 

@@ -27,7 +27,6 @@ from portal.api.standing import standing, unknown_jobs
 from portal.catalog.models import Pool
 from portal.dashboard.fragments import unchanged_is_304
 from portal.fleet.models import (
-    REPLICA_ENDED,
     Cluster,
     Command,
     Decision,
@@ -37,6 +36,7 @@ from portal.fleet.models import (
     ProfileState,
     Replica,
 )
+from portal.fleet.states import REPLICA_ENDED
 from portal.fleet.times import until
 from portal.gateway.catalog import read_phases
 from portal.postgres import plain

@@ -26,7 +26,8 @@ from portal.catalog.models import Model
 from portal.config import config
 from portal.dashboard.bar import bar
 from portal.dashboard.fragments import unchanged_is_304
-from portal.ledger.models import ENDED, Lane, Request, RequestEvent, RequestState
+from portal.ledger.models import Request, RequestEvent
+from portal.ledger.states import REQUEST_ENDED, Lane, RequestState
 
 MOST_RESULT_CHARS = 20_000
 MOST_EVENTS = 50
@@ -117,7 +118,7 @@ def shown(request: HttpRequest) -> dict[str, Any]:
         "first": "before" not in request.GET,
         "query": request.GET.urlencode(),
         "whose": [(word, WHOSE[word]) for word in finding.whose(user)],
-        "states": RequestState.values,
+        "states": [*RequestState],
         "lanes": [(lane.value, text) for lane, text in LANES.items()],
         "models": Model.objects.order_by("name").filter(_known_models(user)).distinct()[:500],
         "projects": Project.objects.filter(membership__user=user).order_by("slug"),
@@ -135,7 +136,7 @@ def shown_one(user: User, id: UUID) -> dict[str, Any]:
     return {
         "row": row,
         "mine": mine,
-        "ended": row.state in ENDED,
+        "ended": row.state in REQUEST_ENDED,
         "project": project.slug if project else "gone",
         "owner": owner.username if owner else "gone",
         "lane": LANES[Lane(row.lane)],

@@ -11,11 +11,11 @@ from math import inf
 
 from portal.fleet.phase import JobFacts, Part, Phase, PoolFacts, ProfileFacts, ReplicaFacts
 from portal.fleet.slurm_words import meaning
+from portal.fleet.states import ON_ITS_WAY
 from portal.fleet.times import between, clock, span
 
 _RELAUNCH = "An operator has to look at it and let it try again."
 _RESUME = "Requests keep their places; it starts when an operator resumes it."
-_ON_ITS_WAY = ("planned", "submitted", "pending")
 
 
 def explain(facts: PoolFacts, now: float) -> Phase:
@@ -40,7 +40,7 @@ def _explained(facts: PoolFacts, now: float) -> Phase:
     if "starting" in by_state:
         return _after_failures(_loading(by_state["starting"], facts, now), facts)
     wanted = [replica for replica in facts.replicas if replica.state == "wanted"]
-    if any(replica.job.state not in _ON_ITS_WAY for replica in wanted):
+    if any(replica.job.state not in ON_ITS_WAY for replica in wanted):
         load = _load(_profile(wanted[0].job, facts), facts)
         ready = _starting("The model is not loaded yet. A GPU is ready for it", (load,))
         return _after_failures(ready, facts)
