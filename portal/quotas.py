@@ -66,7 +66,7 @@ def enter(subjects: Subjects, request: UUID, tokens: int) -> str:
         if subjects.waiting(want.level, want.limit) >= want.limit:
             raise over(want, _RETRY_S)
     try:
-        return "queued" if take(quotas, request, tokens) else "parked"
+        return RequestState.QUEUED if take(quotas, request, tokens) else RequestState.PARKED
     except (redis.RedisError, OSError) as error:
         logger.warning("limits: %s; request %s is parked", error, request)
         return "parked"

@@ -14,6 +14,7 @@ from portal import places
 from portal.config import Config
 from portal.ledger.batches import reading, transitions
 from portal.ledger.batches.reading import BatchRow
+from portal.ledger.states import RequestState
 from scheduler.batch_files import write_step
 from scheduler.batch_import import import_batch
 from scheduler.moves import BATCH_LOCK, loop_lock, moving
@@ -46,10 +47,12 @@ def advance(batch: BatchRow, settings: Config, now: float) -> None:
         import_batch(batch.id, settings, now)
     elif batch.state == "cancelling":
         asked_at = batch.cancelling_at or at
-        _end_waiting(batch, "cancelled", at, running_too=(at - asked_at).total_seconds() >= GRACE_S)
+        _end_waiting(
+            batch, RequestState.CANCELLED, at, running_too=(at - asked_at).total_seconds() >= GRACE_S
+        )
     elif batch.state == "in_progress" and batch.expires_at <= at:
         late_s = (at - batch.expires_at).total_seconds()
-        _end_waiting(batch, "expired", at, running_too=late_s >= GRACE_S)
+        _end_waiting(batch, RequestState.EXPIRED, at, running_too=late_s >= GRACE_S)
     while write_step(batch.id, settings, now):
         pass
     with moving() as cur:

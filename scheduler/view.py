@@ -14,7 +14,7 @@ from portal.catalog.models import Profile
 from portal.config import Config
 from portal.fleet.models import Cluster, ProfileState, Replica
 from portal.fleet.slurm_words import meaning
-from portal.fleet.states import ON_ITS_WAY, REPLICA_ENDED
+from portal.fleet.states import ON_ITS_WAY, REPLICA_ENDED, ReplicaState
 from scheduler.hearing import Heard
 from scheduler.inspections import looked_at_by
 from scheduler.moments import seconds
@@ -156,7 +156,7 @@ def _replica(row: Any, heard: dict[str, Heard]) -> ReplicaView:
     id_, pilot = str(row.id), str(row.pilot_id)
     report = heard.get(pilot)
     seen = report.replicas.get(id_) if report is not None else None
-    asleep = row.state == "asleep"
+    asleep = row.state == ReplicaState.ASLEEP
     return ReplicaView(
         id=id_,
         pool=row.pool_id,

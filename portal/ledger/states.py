@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Lane(StrEnum):
-    """Who waits for a request: its rank and its way to an engine depend on it."""
+    """Who waits for a request, in the order in which a pool serves them."""
 
     HELD = "held"  # a client waits on a connection
     ASYNC = "async"  # nobody waits
