@@ -60,7 +60,7 @@ def _names(word: str, most: int) -> list[str]:
 
 
 def _numbers(ranges: str, word: str) -> Iterator[str]:
-    """ "01-03,7" → 01, 02, 03, 7: leading zeros are part of a name."""
+    """Yield the numbers of ranges, e.g. 01, 02, 03 and 7 of "01-03,7": leading zeros are part of a name."""
     for span in ranges.split(","):
         first, dash, last = span.partition("-")
         last = last if dash else first

@@ -97,8 +97,10 @@ class Postgres:
         self._child.wait_ready(self._answers, 120, REMEDY)
 
     def kill(self) -> None:
-        """As a power cut: server and sessions end at once and write nothing. (kill -9 of the server alone would
-        leave sessions that keep the next one from starting.)"""
+        """End server and sessions at once, as a power cut does: nothing is written any more.
+
+        SIGKILL to the server alone would leave sessions that keep the next one from starting.
+        """
         if self._child is not None:
             child = self._child
             proctable.send(child.pid, signal.SIGQUIT)

@@ -119,8 +119,11 @@ class RestClient:
         return bool(owner) and owner == self._link.user
 
     def _spoken(self, error: Refused) -> str:
-        """Return Slurm's words. Raises NoAnswer where they name nothing: that is how slurmrestd says, too, that no
-        controller was there. (Of a submission they are a site's plugin that says no.)"""
+        """Return Slurm's words, or raise NoAnswer where they name nothing.
+
+        That is how slurmrestd says, too, that no controller was there. Of a submission such words are those
+        of a site's plugin that says no.
+        """
         if error.number == errors.UNSPECIFIED:
             raise NoAnswer(f"{self._way.said}: {error.reason}")
         return error.reason
