@@ -6,8 +6,7 @@ pass that begins with no verb at all ("Of a pilot whose job never ran."). This l
 
 from __future__ import annotations
 
-VERBS = frozenset(
-    """
+_WORDS = """
     Abandon Abort Accept Acknowledge Acquire Act Activate Adapt Add Adjust Admit Adopt Advance Advise
     Aggregate Agree Aim Align Allocate Allow Annotate Announce Answer Append Apply Arrange Ask Assemble
     Assert Assign Attach Attribute Authenticate Authorise Await
@@ -58,5 +57,6 @@ VERBS = frozenset(
     Validate Verify View Visit
     Wait Wake Walk Want Warm Warn Watch Weigh Widen Withdraw Withhold Work Wrap Write
     Yield
-    """.split()  # noqa: SIM905: a list would take a line for each verb
-)
+    """
+
+VERBS = frozenset(_WORDS.split())
