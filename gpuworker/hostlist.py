@@ -14,7 +14,7 @@ _PART = re.compile(r"\[([^\[\]]*)\]|([^\[\],]+)")
 
 
 class BadHostlist(ValueError):
-    """Not a list of nodes; the text says which part of it."""
+    """An error in a list of nodes; the text says in which part of it."""
 
 
 def expand(text: str) -> list[str]:
@@ -26,7 +26,7 @@ def expand(text: str) -> list[str]:
 
 
 def _words(text: str) -> Iterator[str]:
-    """The parts between commas that stand outside brackets."""
+    """Yield the parts between commas that stand outside brackets."""
     depth, word = 0, ""
     for letter in text:
         depth += (letter == "[") - (letter == "]")
@@ -44,7 +44,8 @@ def _words(text: str) -> Iterator[str]:
 
 
 def _names(word: str, most: int) -> list[str]:
-    """Of one word, which may have several brackets: rack[1-2]node[01-04]. The last changes fastest."""
+    """Return the names of one word, which may have several brackets: rack[1-2]node[01-04]. The last
+    changes fastest."""
     names, at = [""], 0
     for part in _PART.finditer(word):
         if part.start() != at:
