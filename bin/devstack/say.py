@@ -57,7 +57,7 @@ class Progress:
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[Callable[[str], None]]:
-        """Time one named step; yield a function that prints a note with the seconds so far."""
+        """Measure one named step; yield a function that prints a note with the seconds so far."""
         began = self.clock()
         self.out(f"▸ {name} …")
 

@@ -156,7 +156,7 @@ class ServedEngine:
         raise EngineFailed(f"{said}\n{tail}")
 
     async def warm_up(self) -> None:
-        """Pay here for what a first request pays for: kernels, caches, a tokenizer.
+        """Send a first request, which pays for what it pays for: kernels, caches, a tokenizer.
 
         An engine that refuses serves something else, e.g. embeddings, and is asked for that; refusing is
         answering, too.

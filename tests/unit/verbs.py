@@ -8,7 +8,7 @@ from __future__ import annotations
 
 _WORDS = """
     Abandon Abort Accept Acknowledge Acquire Act Activate Adapt Add Adjust Admit Adopt Advance Advise
-    Aggregate Agree Aim Align Allocate Allow Annotate Announce Answer Append Apply Arrange Ask Assemble
+    Aggregate Agree Aim Align Allocate Allow Annotate Announce Answer Append Apply Approve Arrange Ask Assemble
     Assert Assign Attach Attribute Authenticate Authorise Await
     Back Balance Begin Bind Block Book Bound Break Bring Broadcast Build Bundle
     Cache Calculate Call Cancel Cap Capture Carry Cast Catch Change Charge Check Choose Claim Classify
@@ -31,7 +31,7 @@ _WORDS = """
     Join Judge Jump
     Keep Kill Know
     Label Latch Launch Lay Lead Learn Leave Lend Let Lift Limit Link List Listen Load Locate Lock Log Look
-    Lower
+    Lose Lower
     Make Manage Map Mark Match Measure Meet Merge Migrate Mirror Mix Model Mount Move Multiply
     Name Narrow Negotiate Normalise Note Notify Number
     Observe Obtain Offer Open Operate Order Outline Overwrite Own
