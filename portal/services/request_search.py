@@ -29,7 +29,8 @@ PAGE_ROWS = 50
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`rows`: whose they are and when they came; `other`: what they are to be beside that."""
+    """One search: `rows` are whose they are and when they came; `other` is what they are to be beside
+    that."""
 
     rows: QuerySet[Request]
     other: Q
@@ -37,7 +38,10 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`older`: where the next page begins; empty on the last one. `looked_to`: no older row was looked at yet."""
+    """One page of a search.
+
+    `older` is where the next page begins; empty on the last one. `looked_to`: no older row was looked at yet.
+    """
 
     rows: list[Request]
     older: str
@@ -45,7 +49,7 @@ class Found:
 
 
 def whose(user: User) -> list[str]:
-    """Whose requests this person may look through; the first is the usual one."""
+    """List whose requests this person may look through; the first is the usual one."""
     choices = [MINE]
     if managed(user):
         choices.append(MANAGED)
@@ -55,7 +59,7 @@ def whose(user: User) -> list[str]:
 
 
 def requests(asked: Mapping[str, str], user: User, now: datetime) -> Asked:
-    """Raises ValidationError that names the parameter."""
+    """Read a search from its parameters. Raise ValidationError that names the parameter."""
     rows = _of(asked.get("whose") or MINE, user).order_by("-accepted_at", "-id")
     other = Q()
     if word := asked.get("model"):
@@ -75,7 +79,8 @@ def requests(asked: Mapping[str, str], user: User, now: datetime) -> Asked:
 
 
 def page(asked: Asked, before: str) -> Found:
-    """The rows after the one that `before` names, which need not exist any more. Raises ValidationError."""
+    """Return the rows after the one that `before` names, which need not exist any more. Raise
+    ValidationError."""
     rows = asked.rows
     if before:
         at, id_ = _place(before)
@@ -92,7 +97,7 @@ def page(asked: Asked, before: str) -> Found:
 
 
 def edge(rows: QuerySet[Request]) -> datetime | None:
-    """When the last of those came that are looked at; None where there are no more than that."""
+    """Return when the last of those came that are looked at; None where there are no more than that."""
     # By time alone, the index answers without a look at any row.
     times = rows.order_by("-accepted_at").values_list("accepted_at", flat=True)
     times = times[MOST_LOOKED_AT : MOST_LOOKED_AT + 1]

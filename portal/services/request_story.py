@@ -61,7 +61,7 @@ def detail(row: Request, *, with_result: bool) -> dict[str, Any]:
 
 
 def position(row: Request) -> int | None:
-    """1 = next. None when the request does not wait."""
+    """Return a request's place in the queue (1 = next); None when it does not wait."""
     if row.state != RequestState.QUEUED:
         return None
     same_lane = Q(lane=row.lane) & (
@@ -91,7 +91,7 @@ def timeline_of(row: Request) -> Timeline:
 
 
 def _replica(row: Request) -> Replica | None:
-    """The one that ran it; for a request that waits, the first that is on its way."""
+    """Return the replica that ran it; for a request that waits, the first that is on its way."""
     replicas = Replica.objects.select_related("pilot")
     if row.replica is not None:
         return replicas.filter(id=row.replica).first()
@@ -101,7 +101,7 @@ def _replica(row: Request) -> Replica | None:
 
 
 def result(row: Request) -> Any:
-    """What the engine answered, for nobody but its owner; None when it is not kept."""
+    """Return what the engine answered, for nobody but its owner; None when it is not kept."""
     kept = Payload.objects.filter(request=row).values_list("result", flat=True).first()
     if kept is None:
         return None
