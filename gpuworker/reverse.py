@@ -3,7 +3,7 @@
 Each carries one request at a time, as a kept HTTP/1.1 connection does the other way round, and what comes down it is
 answered by the same `Ingress` as what comes through a port. Some are always idle, so that the next request need not
 wait for one; more are opened as they get busy, and those that nobody needs are closed again. With several portal
-processes behind one address each link is held by whichever accepted it; they find each other's (portal/gateway).
+processes behind one address each link is held by whichever accepted it; they find each other’s (portal/transport).
 """
 
 from __future__ import annotations

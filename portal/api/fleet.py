@@ -16,13 +16,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from portal.api.access import FLEET, HasScope, IsOperator, caller
-from portal.api.commanding import Wish, give
-from portal.api.deciding import FILTERS, decisions
 from portal.api.pages import LastFirst
 from portal.api.serializers import CommandIn, CommandOut, DecisionOut, FleetOut
-from portal.api.standing import standing, unknown_jobs
 from portal.fleet.models import Cluster, Command, Pilot, PilotState, Replica
+from portal.services.access import FLEET, HasScope, IsOperator, caller
+from portal.services.cluster_state import standing, unknown_jobs
+from portal.services.commands import Wish, give
+from portal.services.decision_search import FILTERS, decisions
 
 ENDED_SHOWN_FOR = timedelta(hours=1)
 MOST_PILOTS = 500

@@ -12,14 +12,14 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from portal.api import access
-from portal.api.access import INFERENCE, READ, HasScope, caller
-from portal.api.commanding import Wish, give
 from portal.api.serializers import CommandOut, ModelList, ModelOut, WakeIn
 from portal.catalog.models import Model
 from portal.fleet.models import Command
+from portal.fleet.residency import Shown, residency
 from portal.notices import wishes
-from portal.residency import Shown, residency
+from portal.services import access
+from portal.services.access import INFERENCE, READ, HasScope, caller
+from portal.services.commands import Wish, give
 
 
 class Models(APIView):

@@ -19,23 +19,24 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from portal import hints, places, quotas
+from portal.acceptance import asked
 from portal.accounts import members
 from portal.accounts.models import ApiToken, Project
-from portal.api import access, telling
-from portal.api.access import INFERENCE, READ, HasScope, caller
+from portal.admission import places, quotas
+from portal.admission.quotas import Subjects
 from portal.api.pages import NewestFirst
 from portal.api.serializers import RequestBrief, RequestDetail, Submission
 from portal.catalog.models import Model
 from portal.config import config
+from portal.db.connections import plain
 from portal.errors import ApiError
-from portal.gateway import asked
-from portal.gateway.policy.estimate import tokens
 from portal.ledger import transitions
 from portal.ledger.models import Lane, RequestState
 from portal.ledger.models import Request as Row
-from portal.postgres import plain
-from portal.quotas import Subjects
+from portal.policy.estimate import tokens
+from portal.redis import hints
+from portal.services import access, request_story
+from portal.services.access import INFERENCE, READ, HasScope, caller
 
 
 class Requests(APIView):
@@ -56,7 +57,7 @@ class Requests(APIView):
             priority = members.priority(caller(request), project)
         row = self._accept(request, project, model, said.validated_data["api"], body, priority)
         return Response(
-            RequestDetail(telling.detail(row, with_result=True)).data,
+            RequestDetail(request_story.detail(row, with_result=True)).data,
             status.HTTP_202_ACCEPTED,
             headers={"Location": reverse("api:request", args=[row.id]), "x-request-id": str(row.id)},
         )
@@ -105,7 +106,7 @@ class Requests(APIView):
         pages = self.pagination_class()
         rows = pages.paginate_queryset(self._filtered(request), request, self) or []
         return pages.get_paginated_response(
-            RequestBrief([telling.brief(row) for row in rows], many=True).data
+            RequestBrief([request_story.brief(row) for row in rows], many=True).data
         )
 
     def _filtered(self, request: Request) -> QuerySet[Row]:
@@ -144,7 +145,9 @@ class OneRequest(APIView):
         return self._told(request, row)
 
     def _told(self, request: Request, row: Row) -> Response:
-        return Response(RequestDetail(telling.detail(row, with_result=access.is_owner(request, row))).data)
+        return Response(
+            RequestDetail(request_story.detail(row, with_result=access.is_owner(request, row))).data
+        )
 
 
 def visible(request: Request, id: uuid.UUID) -> Row:

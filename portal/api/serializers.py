@@ -6,10 +6,10 @@ from typing import Any
 
 from rest_framework import serializers
 
-from portal.api import targets
+from portal.acceptance.asked import APIS
 from portal.catalog.models import Pool
 from portal.fleet.models import Command, Decision, Pilot, Replica
-from portal.gateway.asked import APIS
+from portal.services import targets
 
 
 class Seconds(serializers.FloatField):

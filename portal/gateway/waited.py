@@ -6,7 +6,7 @@ waited for neither Slurm nor a load: it says its queue alone, and costs nothing 
 
 from __future__ import annotations
 
-from portal.gateway.exchange import Headers
+from portal.http.exchange import Headers
 from portal.ledger.transitions import Granted
 
 _PREFIX = b"x-berth-"

@@ -17,8 +17,8 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from portal.accounts.models import User
-from portal.api.commanding import Wish, give
 from portal.panel.listing import QuickListAdmin
+from portal.services.commands import Wish, give
 
 M = TypeVar("M", bound=Model)
 

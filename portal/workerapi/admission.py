@@ -14,8 +14,8 @@ from uuid import UUID
 import psycopg2
 
 from gpuworker import wire
-from portal.database import Database
-from portal.gateway.reverse import Reverse
+from portal.db.threads import Database
+from portal.transport.reverse import Reverse
 from portal.workerapi import wishes
 from portal.workerapi.link import Refused
 

@@ -9,8 +9,8 @@ from uuid import UUID
 from psycopg2.extensions import cursor as Cursor
 
 from gpuworker import wire
+from portal.batches.contents import Contents
 from portal.ledger import transitions as ledger
-from portal.ledger.contents import Contents
 
 _MOST_AT_ONCE = 256  # rows in one answer
 # Of their bodies, or a single row: prompts may be long, and the whole answer lies in memory several times.

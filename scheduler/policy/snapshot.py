@@ -1,6 +1,6 @@
 """Everything the policies may know, as one immutable value. Pure; times are UNIX seconds.
 
-Built from rows, the last listing and the pilots' last reports by `scheduler.view`; the simulator builds the
+Built from rows, the last listing and the pilots' last reports by `scheduler.observe.snapshot`; the simulator builds the
 same from nothing. None means unknown, never zero: what was not heard must not look like idleness.
 """
 

@@ -13,9 +13,9 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.utils import timezone
 
-from portal import hints
 from portal.config import config
 from portal.ledger.models import Batch, File
+from portal.redis import hints
 from tests.api.world import CHAT, World
 
 CONTENT = b'{"custom_id": "a"}\n'

@@ -14,11 +14,11 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from portal import places, quotas, taken
 from portal.accounts.models import ApiToken, Membership, Quota, User
+from portal.admission import consumption, places, quotas
 from portal.dashboard.charts import COLOURS
 from portal.ledger.models import Request
-from scheduler.usage import fold
+from scheduler.maintenance.usage import fold
 from tests.api.world import World, pilot_row, replica_row, request_row
 
 
@@ -193,11 +193,11 @@ def test_limits_that_apply_and_what_is_taken(world: World, redis: Any) -> None:
         r'<th scope="row">([^<]+)</th>\s*<td>([^<]+)</td>\s*<td class="num" data-label="Allowed">(\d+)</td>\s*'
         r'<td class="num" data-label="Taken now">\s*(\d+)\s*<progress', page,
     )  # fmt: skip
-    ((*_, taken),) = [cell for cell in cells if cell[0] == "you"]
-    assert 100 <= int(taken) <= 250, "it refills while one looks"
+    ((*_, consumption),) = [cell for cell in cells if cell[0] == "you"]
+    assert 100 <= int(consumption) <= 250, "it refills while one looks"
     assert cells == [
         ("token “test”", "requests per minute", "10", "1"),
-        ("you", "tokens per minute", "1000", taken),
+        ("you", "tokens per minute", "1000", consumption),
         ("project waves, all members", "concurrent requests", "4", "1"),
     ]
 
@@ -209,7 +209,7 @@ def test_without_redis_the_limits_are_there_and_what_is_taken_is_not_known(
         raise OSError("away")
 
     Quota.objects.create(level="user", user=world.owner.user, tokens_per_min=1000)
-    monkeypatch.setattr(taken, "numbers", away)
+    monkeypatch.setattr(consumption, "numbers", away)
     assert "not known" in text(world.owner.browser)
 
 

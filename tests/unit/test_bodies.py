@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from portal.bodies import UPLOADS, Bounded
 from portal.config import config
-from portal.gateway.upload import FORM_BYTES
+from portal.http.bodies import FORM_BYTES, UPLOADS, Bounded
 
 MOST, MOST_FILE = 100, 1000
 

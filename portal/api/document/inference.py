@@ -18,7 +18,7 @@ from portal.api.document.words import (
     thing,
     whole,
 )
-from portal.gateway.policy.fairshare import PRIORITIES
+from portal.policy.fairshare import PRIORITIES
 
 SECURITY: list[dict[str, list[str]]] = [{"token": []}]
 _ASKING = (
