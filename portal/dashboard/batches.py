@@ -6,6 +6,7 @@ operators too, they do not exist.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -50,6 +51,15 @@ PAGE_ROWS = 50
 STOP_POLLING = 286
 WINDOWS = {"24h": "24 hours", "7d": "7 days", "30d": "30 days"}
 FILES = {"input": "input_file", "output": "output_file", "errors": "error_file"}
+EXAMPLE_LINE = json.dumps(
+    {
+        "custom_id": "line-1",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"model": "…", "messages": [{"role": "user", "content": "What is Slurm?"}]},
+    },
+    ensure_ascii=False,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +221,7 @@ def shown(request: HttpRequest, form: NewBatch | None = None) -> dict[str, Any]:
         "projects": dict(_projects(user).values_list("pk", "slug")),
         "max_mib": config().max_file_bytes // 1024**2,
         "max_lines": config().max_batch_lines,
+        "example_line": EXAMPLE_LINE,
     }
 
 
