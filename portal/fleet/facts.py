@@ -14,6 +14,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from portal.db.rows import named
 from portal.fleet.phase import JobFacts, PoolFacts, ProfileFacts, ReplicaFacts
+from portal.fleet.states import ReplicaStart
 
 # The way by which jobs of profile f are submitted, and who does not answer by it: plain Slurm where there is one way.
 _WAY = """LEFT JOIN catalog_access a ON a.id = f.access_id
@@ -119,7 +120,7 @@ def _replicas(cur: Cursor, pools: list[str] | None) -> dict[str, list[ReplicaFac
             silent=row.silent,
             silent_since=row.silent_since,
         )
-        woken = row.start == "wake"
+        woken = row.start == ReplicaStart.WAKE
         found[row.pool].append(ReplicaFacts(row.state, job, row.started_at, says=row.phase, wakes=woken))
     return found
 

@@ -12,6 +12,7 @@ from uuid import UUID
 from psycopg2.extensions import cursor as Cursor
 
 from portal.db.rows import first
+from portal.ledger.states import RequestState
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,9 @@ class Found:
     def answers_again(self) -> bool:
         """Return whether it came to an answer that is as good the second time: the engine's, or its refusal."""
         return (
-            self.state in ("done", "failed") and self.result is not None and (self.http_status or 500) < 500
+            self.state in (RequestState.DONE, RequestState.FAILED)
+            and self.result is not None
+            and (self.http_status or 500) < 500
         )
 
 

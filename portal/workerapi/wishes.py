@@ -15,14 +15,16 @@ from psycopg2.extensions import cursor as Cursor
 
 from gpuworker import wire
 from portal.db.rows import first, named
+from portal.fleet.states import PilotState, ReplicaState
+from portal.ledger.states import RequestState
 
 # What the loop's state of a replica asks of its agent.
 _DESIRED: dict[str, wire.DesiredState] = {
-    "wanted": "hot",
-    "starting": "hot",
-    "hot": "hot",
-    "draining": "draining",
-    "asleep": "asleep",
+    ReplicaState.WANTED: "hot",
+    ReplicaState.STARTING: "hot",
+    ReplicaState.HOT: "hot",
+    ReplicaState.DRAINING: "draining",
+    ReplicaState.ASLEEP: "asleep",
 }
 
 
@@ -106,7 +108,7 @@ def answer(
     """Return what the portal wants of this pilot now; `rows` are those of requests that its agent says it holds."""
     return wire.SyncAnswer(
         desired=_desired(cur, pilot),
-        drain=row.state == "draining",
+        drain=row.state == PilotState.DRAINING,
         deadline_at=row.deadline_at,
         cancels=_cancels(cur, pilot, rows),
         interval_s=interval_s,
@@ -140,7 +142,7 @@ def _replica(row: _WantedRow) -> wire.DesiredReplica:
         pool=row.pool,
         model=base.name,
         engine=cast(wire.EngineName, row.engine),
-        state="asleep" if row.state == "draining" and row.sleep_level else _DESIRED[row.state],
+        state="asleep" if row.state == ReplicaState.DRAINING and row.sleep_level else _DESIRED[row.state],
         path=base.path,
         python=row.python,
         gpus=list(json.loads(row.gpus)),
@@ -167,7 +169,7 @@ def _hosted(row: _WantedRow) -> wire.HostedModel:
 
 def _stage(cur: Cursor, row: PilotRow) -> list[wire.StageWish]:
     """Return the control loop's wish of weights to be copied to scratch, until it is met."""
-    if not row.stage_wish or row.state != "up" or row.stage_wish in row.staged:
+    if not row.stage_wish or row.state != PilotState.UP or row.stage_wish in row.staged:
         return []
     cur.execute(
         """SELECT m.path FROM catalog_pool p JOIN catalog_model m ON m.id = p.base_id
@@ -199,8 +201,8 @@ def _cancels(cur: Cursor, pilot: UUID, rows: Sequence[wire.RowRef]) -> list[wire
     return [
         wire.Cancel(str(id_), held[str(id_)])
         for id_, attempt, state, holder in cur.fetchall()
-        if state not in ("done", "failed")
-        and (state != "running" or attempt != held[str(id_)] or holder != str(pilot))
+        if state not in (RequestState.DONE, RequestState.FAILED)
+        and (state != RequestState.RUNNING or attempt != held[str(id_)] or holder != str(pilot))
     ]
 
 

@@ -12,6 +12,7 @@ from django.db import IntegrityError, connection, transaction
 
 from portal.catalog.models import Environment, Model, Pool
 from portal.redis import hints
+from tests.api.world import ApiClient, World
 from tests.db.admin_site import admin_url
 from tests.db.admin_site import root as root
 from tests.db.admin_site import world as world
@@ -95,11 +96,11 @@ def test_a_second_language_model_is_refused_in_words(pool: Pool) -> None:
         second.save()
 
 
-def test_the_admin_says_so_at_the_field(root: object, world: object, pool: Pool) -> None:
+def test_the_admin_says_so_at_the_field(root: ApiClient, world: World, pool: Pool) -> None:
     Model.objects.create(name="first", pool=pool)
     answer = root.post(
         admin_url(Model, "add"), {"name": "second", "kind": "llm", "pool": "p", "enabled": "on"}
-    )  # type: ignore[attr-defined]
+    )
     assert answer.status_code == 200 and "Pool p serves first already" in answer.content.decode()
     assert not Model.objects.filter(name="second").exists()
 

@@ -12,6 +12,7 @@ from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
 from portal.db.rows import first, named
+from portal.fleet.states import REPLICA_ENDED, ReplicaState
 from portal.fleet.transitions.traces import claim, event, unclaim
 from portal.fleet.transitions.values import Moved, NewReplica, Seen
 
@@ -36,7 +37,7 @@ def want(cur: Cursor, replica: NewReplica, now: datetime) -> None:
          json.dumps(list(replica.gpu_indices)), replica.mem_mb, replica.cap, now),
     )  # fmt: skip
     claim(cur, replica.pilot, replica.id, replica.gpu_indices)
-    event(cur, now, [Moved(replica.pilot, replica.id, "", "wanted", replica.pool)], "")
+    event(cur, now, [Moved(replica.pilot, replica.id, "", ReplicaState.WANTED, replica.pool)], "")
 
 
 def drain_replicas(
@@ -45,7 +46,12 @@ def drain_replicas(
     """Move replicas out of routing (wanted | starting | hot | asleep → draining); return those that moved. When nothing
     is in flight their agent stops them, or puts their engines to sleep."""
     moved = _replicas(
-        cur, [str(r) for r in replicas], "draining", now, reason, "('wanted', 'starting', 'hot', 'asleep')"
+        cur,
+        [str(r) for r in replicas],
+        ReplicaState.DRAINING,
+        now,
+        reason,
+        "('wanted', 'starting', 'hot', 'asleep')",
     )
     if moved:
         # Also 0: one that sleeps already is to stop now.
@@ -69,7 +75,8 @@ def wake(cur: Cursor, replica: UUID, gpu_indices: Sequence[int], now: datetime, 
     if home is None:
         return False
     claim(cur, home.pilot, replica, gpu_indices)
-    event(cur, now, [Moved(home.pilot, replica, "asleep", "starting", home.pool)], reason)
+    moved = Moved(home.pilot, replica, ReplicaState.ASLEEP, ReplicaState.STARTING, home.pool)
+    event(cur, now, [moved], reason)
     return True
 
 
@@ -116,7 +123,7 @@ def seen(cur: Cursor, pilot: UUID, replicas: Sequence[Seen], now: datetime) -> l
         fetch=True,
     )  # fmt: skip
     changes = [move for move in named(cur, Moved, moved) if move.old != move.new]
-    unclaim(cur, [str(m.replica) for m in changes if m.new in ("stopped", "failed", "asleep")])
+    unclaim(cur, [str(m.replica) for m in changes if m.new in (*REPLICA_ENDED, ReplicaState.ASLEEP)])
     errors = {s.id: s.error for s in replicas}
     for change in changes:
         event(cur, now, [change], errors.get(change.replica, "") if change.replica else "")
@@ -136,7 +143,7 @@ def replicas_of(
 def _replicas(
     cur: Cursor, replicas: Sequence[str], new: str, now: datetime, reason: str, expected: str
 ) -> list[Moved]:
-    when = "draining_at = coalesce(r.draining_at, %s)" if new == "draining" else "ended_at = %s"
+    when = "draining_at = coalesce(r.draining_at, %s)" if new == ReplicaState.DRAINING else "ended_at = %s"
     cur.execute(
         f"""UPDATE fleet_replica r SET state = %s, {when}, end_reason = %s
             FROM (SELECT id, state FROM fleet_replica WHERE id = ANY(%s::uuid[]) FOR UPDATE) was
@@ -146,6 +153,6 @@ def _replicas(
     )
     moved = named(cur, Moved)
     event(cur, now, moved, reason)
-    if new in ("stopped", "failed"):
+    if new in REPLICA_ENDED:
         unclaim(cur, [str(m.replica) for m in moved])
     return moved

@@ -12,6 +12,7 @@ from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
 from portal.db.rows import first, named
+from portal.ledger.states import Lane, RequestState
 from portal.ledger.transitions import served
 from portal.ledger.transitions.traces import erase, event, tell_batches
 from portal.ledger.transitions.values import Claimed, Grant, Granted, Interrupted, Place, Span
@@ -96,13 +97,13 @@ def claim(
     A suspect (an engine died under it before) is handed out only alone: as the only row of a claim, to a
     replica that is `idle`. Rows that others are claiming are skipped, not waited for."""
     rows: list[_ClaimedRow] = []
-    for lane in ("async", "batch"):
+    for lane in (Lane.ASYNC, Lane.BATCH):
         left = room - len(rows), most_bytes - sum(row.size for row in rows)
         if min(left) <= 0:
             break
         rows += _claim_lane(cur, lane, holder, pool, replica, *left, now, "crashes = 0", not rows)
     if not rows and idle and room > 0:
-        for lane in ("async", "batch"):
+        for lane in (Lane.ASYNC, Lane.BATCH):
             rows = rows or _claim_lane(
                 cur, lane, holder, pool, replica, 1, most_bytes, now, "crashes > 0", True
             )
@@ -214,8 +215,8 @@ def interrupt(
         fetch=True,
     )
     rows_moved = named(cur, _InterruptedRow, moved)
-    poisoned = [row for row in rows_moved if row.state == "failed"]
-    queued = [row for row in rows_moved if row.state == "queued"]
+    poisoned = [row for row in rows_moved if row.state == RequestState.FAILED]
+    queued = [row for row in rows_moved if row.state == RequestState.QUEUED]
     event(
         cur,
         [
