@@ -134,7 +134,7 @@ def _new_replica(pool: Pool, pilot: UUID, gpu_indices: tuple[int, ...]) -> fleet
 
 
 def _no_model(actor: Actor, pool: Pool) -> bool:
-    reason = "No enabled model belongs to it: nothing is started."
+    reason = "No enabled language model belongs to it: nothing is started."
     PoolState.objects.update_or_create(pool=pool, defaults={"reason": reason})
     return False
 
