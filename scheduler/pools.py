@@ -15,7 +15,12 @@ from portal.ledger import transitions as ledger
 from scheduler.moments import seconds
 from scheduler.moves import moving
 from scheduler.pasts import Past, failures_in_a_row, pasts
-from scheduler.policy.snapshot import FitView, HoldView, PoolView, ProfileView
+from scheduler.policy.views import (
+    FitView,
+    HoldView,
+    PoolView,
+    ProfileView,
+)
 
 QUEUED, RUNNING = "queued", "running"
 LANES = ("held", "async", "batch")

@@ -70,7 +70,7 @@ def _tick(
     _resubmit(actor, observed.resubmit)
     parked.unpark()
     snapshot = snapshot_of(site, observed, settings, now)
-    act(actor, decide(snapshot, now))
+    act(actor, decide(snapshot))
     routes.sweep(redis, Pool.objects.values_list("name", flat=True), observed.lost)
     retention.sweep(redis, settings, now)
     # Last: nobody waits for these, and Slurm may take its time.

@@ -10,7 +10,9 @@ from datetime import UTC, datetime, timedelta
 from portal.fleet.models import Sample
 from portal.fleet.states import COMING, ON_ITS_WAY
 from scheduler.moves import moving
-from scheduler.policy.snapshot import Snapshot
+from scheduler.policy.snapshot import (
+    Snapshot,
+)
 
 EVERY_S = 60
 KEPT = timedelta(days=8)

@@ -22,7 +22,7 @@ from scheduler.jobspec import spec_of
 from scheduler.listing import ClientFor
 from scheduler.moves import moving
 from scheduler.patience import LeftAlone
-from scheduler.policy.profiles import serves
+from scheduler.policy.profiles import could_host
 from scheduler.pools import catalogued, profile_view
 from scheduler.slurm.protocol import NoAnswer, NotOffered, Rejected
 from scheduler.slurm.render import BadDirective, render
@@ -119,7 +119,7 @@ def _hold_profile(actor: Actor, pilot: Pilot, reason: str) -> bool:
     open_ = others.exclude(state__latched_at__isnull=False).select_related("project")
     offered = [profile_view(profile) for profile in open_]
     waiting = catalogued(Pool.objects.filter(replicas__pilot=pilot.pk).distinct())
-    if not all(any(serves(profile, pool) for profile in offered) for pool in waiting):
+    if not all(any(could_host(pool, profile) for profile in offered) for pool in waiting):
         return False
     with moving():
         held = {"latched_at": actor.now(), "reason": reason}

@@ -21,7 +21,9 @@ from scheduler.act import carry_out
 from scheduler.moves import moving
 from scheduler.outcomes import Failed, Later, Refused
 from scheduler.policy.decisions import LaunchPilot
-from scheduler.policy.snapshot import Snapshot
+from scheduler.policy.snapshot import (
+    Snapshot,
+)
 from scheduler.policy.trial import Start, trial
 from scheduler.submission import Actor
 
@@ -59,7 +61,7 @@ def _begin(actor: Actor, command: Command, pool: Pool, who: str, look: Look) -> 
             at=actor.now(), kind=command.kind, pool=pool.name, pilot=there.pilot_id, replica=there.pk,
             reason=f"{reason} A replica of it is there already, or on its way.", inputs={"command": command.pk},
         )  # fmt: skip
-    start, why = trial(pool.name, look(), actor.clock())
+    start, why = trial(pool.name, look())
     if start is None:
         if actor.clock() - command.created_at.timestamp() > ROOM_PATIENCE_S:
             raise Refused(f"Within {span(ROOM_PATIENCE_S)} there was no room to test {pool}: {why}")

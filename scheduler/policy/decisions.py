@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from scheduler.policy.snapshot import HoldView
+from scheduler.policy.views import HoldView
 
 Inputs = dict[str, str | int | float | bool | None]
 

@@ -13,7 +13,9 @@ from portal.fleet.models import Fit, Pilot, PoolState, ProfileState
 from scheduler import measures
 from scheduler.hearing import Heard
 from scheduler.observe import Observed
-from scheduler.policy.snapshot import Snapshot
+from scheduler.policy.snapshot import (
+    Snapshot,
+)
 from scheduler.slurm.protocol import NodeGroup, PartitionInfo, ReservationInfo
 from scheduler.view import free_until, snapshot_of
 from tests.flow.tick_world import World
