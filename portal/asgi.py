@@ -15,10 +15,10 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from portal.bodies import Bounded
 from portal.config import Config, config
 from portal.gateway.app import Gateway
-from portal.readiness import Readiness
+from portal.http.bodies import Bounded
+from portal.http.readiness import Readiness
 from portal.workerapi.app import WorkerApi
 from portal.workerapi.link import STATE as LINKING
 

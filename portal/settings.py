@@ -44,6 +44,7 @@ INSTALLED_APPS = [
     "portal.notices",
     "portal.api",
     "portal.console",
+    "scheduler",
     "portal.panel",  # last: it takes away pages of others
 ]
 

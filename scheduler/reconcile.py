@@ -13,20 +13,23 @@ import redis as redis_library
 
 from portal.catalog.models import Pool
 from portal.config import Config, config
+from portal.db.transaction import loop_lock
 from portal.fleet.models import Cluster, Pilot
-from scheduler import commands, facts, measures, parked, retention, routes, samples, ways
-from scheduler.act import act
-from scheduler.listing import ClientFor, listen
-from scheduler.moves import loop_lock
-from scheduler.observe import live_pilots, observe
-from scheduler.patience import Patient
+from scheduler.act import routes
+from scheduler.act.decision_rows import tell
+from scheduler.act.deeds import act
+from scheduler.act.submission import Actor, submit
+from scheduler.commands import execution
+from scheduler.maintenance import parked, retention, samples
+from scheduler.observe import cluster_facts, measures, ways
+from scheduler.observe.listing import ClientFor, listen
+from scheduler.observe.observation import live_pilots, observe
+from scheduler.observe.snapshot import snapshot_of
 from scheduler.policy.decide import decide
 from scheduler.slurm.clients import client_for as client_for_way
+from scheduler.slurm.patience import Patient
 from scheduler.slurm.protocol import SlurmClient
 from scheduler.slurm.way import Way
-from scheduler.story import tell
-from scheduler.submission import Actor, submit
-from scheduler.view import snapshot_of
 
 
 def run_once(
@@ -66,7 +69,7 @@ def _tick(
     now = clock()
     observed = observe(site, redis, listen(site, settings, client_for, now), one_by_one, settings, now)
     act(actor, [*observed.forced])
-    commands.execute(actor, lambda: snapshot_of(site, observed, settings, now))
+    execution.execute(actor, lambda: snapshot_of(site, observed, settings, now))
     _resubmit(actor, observed.resubmit)
     parked.unpark()
     snapshot = snapshot_of(site, observed, settings, now)
@@ -76,7 +79,7 @@ def _tick(
     # Last: nobody waits for these, and Slurm may take its time.
     measures.remember(site.clusters[settings.cluster], live_pilots(), observed.heard, now)
     samples.take(settings.cluster, snapshot, now)
-    facts.refresh(site, one_by_one, settings, now)
+    cluster_facts.refresh(site, one_by_one, settings, now)
     Cluster.objects.filter(pk__in=list(site.clusters)).update(ticked_at=actor.now())
 
 

@@ -11,14 +11,14 @@ import redis as redis_library
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from portal.batches.expiry import retain
+from portal.batches.passes import look
 from portal.celery import BATCHES, FILES, NOTICES, TICK, USAGE, app
 from portal.config import config
+from portal.db.transaction import NOTICES_LOCK, loop_lock
 from portal.notices.look import look as tell
-from scheduler.batches import look
-from scheduler.files import retain
-from scheduler.moves import NOTICES_LOCK, loop_lock
+from scheduler.maintenance.usage import fold
 from scheduler.reconcile import run_once
-from scheduler.usage import fold
 
 # Set by a tick that found another one running: that one may have looked before whatever this one was woken for.
 AGAIN = "berth:tick:again"

@@ -18,7 +18,7 @@ from django.test import Client
 from werkzeug.serving import make_server
 
 from portal.config import config
-from portal.oidc import Provider
+from portal.config.oidc import Provider
 
 SECRET = "canary-of-the-client-secret"
 

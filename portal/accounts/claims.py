@@ -12,9 +12,9 @@ from typing import Any
 
 from django.db import transaction
 
-from portal import hints
 from portal.accounts.models import ClaimRule, Membership, User
-from portal.oidc import Provider
+from portal.config.oidc import Provider
+from portal.redis import hints
 
 Claims = Mapping[str, Any]
 

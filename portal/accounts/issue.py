@@ -13,9 +13,9 @@ from django.db import transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
 
-from portal import hints
 from portal.accounts.models import ApiToken, Membership, Project, User
 from portal.accounts.tokens import Minted, mint
+from portal.redis import hints
 
 DEFAULT_DAYS, MOST_DAYS = 90, 365
 BRIEF = timedelta(hours=1)

@@ -13,9 +13,9 @@ from django.db import transaction
 from django.db.models.signals import pre_delete, pre_save
 from django.dispatch import receiver
 
-from portal import hints
 from portal.accounts.issue import revoke
 from portal.accounts.models import ApiToken, Membership, Project, User
+from portal.redis import hints
 
 LAST_MANAGER = "The project would have no manager: make somebody else one first."
 

@@ -30,7 +30,7 @@ from django.shortcuts import redirect, render
 from portal.accounts import claims
 from portal.accounts.models import ClaimRule, User
 from portal.config import config
-from portal.oidc import LOOPBACK, Provider
+from portal.config.oidc import LOOPBACK, Provider
 
 log = logging.getLogger(__name__)
 

@@ -19,23 +19,24 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from portal import hints, places, quotas
+from portal.acceptance import asked
 from portal.accounts import members
 from portal.accounts.models import ApiToken, Project
-from portal.api import access, telling
-from portal.api.access import INFERENCE, READ, HasScope, caller
+from portal.admission import places, quotas
+from portal.admission.quotas import Subjects
 from portal.api.pages import NewestFirst
 from portal.api.serializers import RequestBrief, RequestDetail, Submission
 from portal.catalog.models import Model
 from portal.config import config
+from portal.db.connections import plain
 from portal.errors import ApiError
-from portal.gateway import asked
-from portal.gateway.policy.estimate import tokens
 from portal.ledger import transitions
 from portal.ledger.models import Request as Row
 from portal.ledger.states import Lane, RequestState
-from portal.postgres import plain
-from portal.quotas import Subjects
+from portal.policy.estimate import tokens
+from portal.redis import hints
+from portal.services import access, request_story
+from portal.services.access import INFERENCE, READ, HasScope, caller
 
 
 class Requests(APIView):
@@ -45,7 +46,7 @@ class Requests(APIView):
 
     @extend_schema(request=Submission, responses={202: RequestDetail})
     def post(self, request: Request) -> Response:
-        """Queues a request and answers at once; its result is found at the address in `Location`."""
+        """Queue a request and answer at once; its result is found at the address in `Location`."""
         said = Submission(data=request.data)
         said.is_valid(raise_exception=True)
         project = access.project_to_charge(request, said.validated_data["project"])
@@ -56,7 +57,7 @@ class Requests(APIView):
             priority = members.priority(caller(request), project)
         row = self._accept(request, project, model, said.validated_data["api"], body, priority)
         return Response(
-            RequestDetail(telling.detail(row, with_result=True)).data,
+            RequestDetail(request_story.detail(row, with_result=True)).data,
             status.HTTP_202_ACCEPTED,
             headers={"Location": reverse("api:request", args=[row.id]), "x-request-id": str(row.id)},
         )
@@ -101,11 +102,11 @@ class Requests(APIView):
         ],
     )
     def get(self, request: Request) -> Response:
-        """The caller's own requests, newest first."""
+        """List the caller's own requests, newest first."""
         pages = self.pagination_class()
         rows = pages.paginate_queryset(self._filtered(request), request, self) or []
         return pages.get_paginated_response(
-            RequestBrief([telling.brief(row) for row in rows], many=True).data
+            RequestBrief([request_story.brief(row) for row in rows], many=True).data
         )
 
     def _filtered(self, request: Request) -> QuerySet[Row]:
@@ -134,7 +135,7 @@ class OneRequest(APIView):
 
     @extend_schema(responses={200: RequestDetail})
     def delete(self, request: Request, id: uuid.UUID) -> Response:
-        """Cancels it, also while it runs. 409 if it had ended before."""
+        """Cancel a request, also while it runs. Answer 409 if it had ended before."""
         row = visible(request, id)
         who = "its owner" if access.is_owner(request, row) else f"{caller(request).username}"
         moved = cancel(row, f"cancelled by {who}")
@@ -144,11 +145,14 @@ class OneRequest(APIView):
         return self._told(request, row)
 
     def _told(self, request: Request, row: Row) -> Response:
-        return Response(RequestDetail(telling.detail(row, with_result=access.is_owner(request, row))).data)
+        return Response(
+            RequestDetail(request_story.detail(row, with_result=access.is_owner(request, row))).data
+        )
 
 
 def visible(request: Request, id: uuid.UUID) -> Row:
-    """The row, or the same answer for one that does not exist and one that is none of the caller's business."""
+    """Return the row, or raise the same error for one that does not exist and one that is not the caller's
+    to see."""
     row = Row.objects.filter(id=id).first()
     if row is None or not access.sees_metadata(request, row):
         raise ApiError("request_not_found")
@@ -156,7 +160,7 @@ def visible(request: Request, id: uuid.UUID) -> Row:
 
 
 def cancel(row: Row, reason: str) -> bool:
-    """→ cancelled, and whoever runs it is told. False if it had ended before."""
+    """Cancel a request and tell whoever runs it. Return False if it had ended before."""
     with transaction.atomic(), connection.cursor() as cur:
         moved = transitions.cancel(plain(cur), [row.id], timezone.now(), reason)
     for gone in moved:
@@ -169,7 +173,8 @@ def cancel(row: Row, reason: str) -> bool:
 
 
 def engine_body(api: str, body: dict[str, Any], model: Model) -> bytes:
-    """What the engine will be sent: checked as the gateway checks it, never streaming. Raises ApiError."""
+    """Return what the engine will be sent: checked as the gateway checks it, never streaming. Raise
+    ApiError."""
     if body.get("model", model.name) != model.name:
         raise ApiError(
             "invalid_parameter", detail="body.model is not the request's model.", param="body.model"

@@ -14,11 +14,11 @@ from typing import Any, Literal
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import IntegrityError, transaction
 
-from portal import hints
 from portal.catalog import doubts
 from portal.catalog_file.reading import BadFile, Path, Tree, Wrong
 from portal.catalog_file.sections import FITS, SECTIONS, Section
 from portal.catalog_file.use import in_use
+from portal.redis import hints
 
 Kind = Literal["added", "changed", "unchanged", "deleted", "kept"]
 

@@ -12,20 +12,20 @@ from uuid import UUID
 from django.db import connection
 from django.utils import timezone
 
-from portal.api import targets
 from portal.api.fleet import recent_pilots
-from portal.api.standing import standing, unknown_jobs
-from portal.api.telling import position
-from portal.api.waiting import why as waits
 from portal.catalog.models import Model, Pool
 from portal.console.table import table
+from portal.db.connections import plain
 from portal.fleet.models import Cluster, Decision, Pilot, ProfileState
 from portal.fleet.phase import Phase
+from portal.fleet.phases import read_phases
 from portal.fleet.states import ON_ITS_WAY, PilotState
 from portal.fleet.times import ago, span, until
-from portal.gateway.catalog import read_phases
 from portal.ledger.models import Request
-from portal.postgres import plain
+from portal.services import targets
+from portal.services.cluster_state import standing, unknown_jobs
+from portal.services.request_story import position
+from portal.services.request_wait import why as waits
 
 _WORDS = {"ready": "ready", "starting": "starting", "not_loaded": "not loaded", "unavailable": "unavailable"}
 LAST_DECISIONS = 5

@@ -6,6 +6,7 @@ operators too, they do not exist.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,29 +28,38 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_http_methods, require_POST
 
-from portal import hints
 from portal.accounts.models import Project, User
-from portal.api.access import caller
+from portal.batches import intake, transitions
+from portal.batches.contents import Contents, parts
+from portal.batches.reading import Owner
 from portal.catalog.models import Model
 from portal.config import config
 from portal.dashboard.fragments import unchanged_is_304
 from portal.dashboard.progress import Part, progress
 from portal.dashboard.uploading import FIELD, Arrived, IntoDraft, into_draft
+from portal.db.connections import plain
 from portal.errors import ApiError
 from portal.fleet.phase import Phase
-from portal.ledger.batches import intake, transitions
-from portal.ledger.batches.reading import Owner
-from portal.ledger.contents import Contents, parts
+from portal.fleet.residency import residency
 from portal.ledger.models import Batch, File, Request
 from portal.ledger.states import BatchState, RequestState
-from portal.postgres import plain
-from portal.residency import residency
+from portal.redis import hints
+from portal.services.access import caller
 
 PAGE_ROWS = 50
 # Tells htmx to ask no more: what has ended does not change.
 STOP_POLLING = 286
 WINDOWS = {"24h": "24 hours", "7d": "7 days", "30d": "30 days"}
 FILES = {"input": "input_file", "output": "output_file", "errors": "error_file"}
+EXAMPLE_LINE = json.dumps(
+    {
+        "custom_id": "line-1",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"model": "…", "messages": [{"role": "user", "content": "What is Slurm?"}]},
+    },
+    ensure_ascii=False,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +77,7 @@ class Shown:
 
 
 class NewBatch(forms.Form):
-    """What one may wish for; the rules themselves are those of `portal.ledger.batches.intake`."""
+    """What one may wish for; the rules themselves are those of `portal.batches.intake`."""
 
     project = forms.ModelChoiceField(Project.objects.none(), to_field_name="slug", empty_label=None)
     endpoint = forms.ChoiceField(
@@ -211,6 +221,7 @@ def shown(request: HttpRequest, form: NewBatch | None = None) -> dict[str, Any]:
         "projects": dict(_projects(user).values_list("pk", "slug")),
         "max_mib": config().max_file_bytes // 1024**2,
         "max_lines": config().max_batch_lines,
+        "example_line": EXAMPLE_LINE,
     }
 
 

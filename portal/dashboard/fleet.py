@@ -20,12 +20,10 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
 
 from portal.accounts.models import User
-from portal.api import deciding, targets
-from portal.api.commanding import Wish, give
 from portal.api.fleet import recent_pilots
-from portal.api.standing import standing, unknown_jobs
 from portal.catalog.models import Pool
 from portal.dashboard.fragments import unchanged_is_304
+from portal.db.connections import plain
 from portal.fleet.models import (
     Cluster,
     Command,
@@ -36,10 +34,12 @@ from portal.fleet.models import (
     ProfileState,
     Replica,
 )
+from portal.fleet.phases import read_phases
 from portal.fleet.states import REPLICA_ENDED
 from portal.fleet.times import until
-from portal.gateway.catalog import read_phases
-from portal.postgres import plain
+from portal.services import decision_search, targets
+from portal.services.cluster_state import standing, unknown_jobs
+from portal.services.commands import Wish, give
 
 LAST_DECISIONS = 30
 LAST_COMMANDS = 10
@@ -101,20 +101,20 @@ def decided_fragment(request: HttpRequest) -> HttpResponse:
 
 
 def shown_decided(request: HttpRequest) -> dict[str, Any]:
-    asked = {name: request.GET.get(name, "").strip() for name in deciding.FILTERS}
+    asked = {name: request.GET.get(name, "").strip() for name in decision_search.FILTERS}
     try:
-        rows, error = deciding.decisions(asked, timezone.now()), ""
+        rows, error = decision_search.decisions(asked, timezone.now()), ""
         if (before := request.GET.get("before", "")).isdecimal():
             rows = rows.filter(pk__lt=int(before))
     except ValidationError as refusal:
         rows, error = Decision.objects.none(), " ".join(refusal.messages)
-    found = list(deciding.with_jobs(rows)[: MOST_DECISIONS + 1])
+    found = list(decision_search.with_jobs(rows)[: MOST_DECISIONS + 1])
     older = request.GET.copy()
     if len(found) > MOST_DECISIONS:
         older["before"] = str(found[MOST_DECISIONS - 1].pk)
     return {
         "asked": asked,
-        "kinds": deciding.KINDS,
+        "kinds": decision_search.KINDS,
         "pools": Pool.objects.order_by("name").values_list("name", flat=True),
         "error": error,
         "decisions": found[:MOST_DECISIONS],
@@ -180,7 +180,7 @@ def shown(request: HttpRequest) -> dict[str, Any]:
 
 
 def _last_decisions(rows: QuerySet[Decision]) -> QuerySet[Decision]:
-    return deciding.with_jobs(rows).order_by("-id")[:LAST_DECISIONS]
+    return decision_search.with_jobs(rows).order_by("-id")[:LAST_DECISIONS]
 
 
 def _pools(find: str, now: datetime) -> list[Pool]:

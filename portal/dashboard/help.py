@@ -7,8 +7,8 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
 from portal.accounts.models import Project, User
-from portal.api.access import usable_models
 from portal.catalog.models import Model
+from portal.services.access import usable_models
 
 
 @login_required

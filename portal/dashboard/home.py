@@ -13,16 +13,16 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
 from portal.accounts.models import Project, User
-from portal.api import access, registering
-from portal.api.access import caller
-from portal.api.commanding import Wish, give
 from portal.catalog.models import Model, Profile
 from portal.dashboard.fragments import unchanged_is_304
 from portal.errors import ApiError
 from portal.fleet.models import Command
 from portal.fleet.phase import Phase
+from portal.fleet.residency import residency, soonest
 from portal.notices import wishes
-from portal.residency import residency, soonest
+from portal.services import access, registration
+from portal.services.access import caller
+from portal.services.commands import Wish, give
 
 MOST_MODELS = 50
 
@@ -48,7 +48,7 @@ def page(request: HttpRequest) -> HttpResponse:
         first = soonest(told["models"])
         use = first.model.name if first else ""
     told |= {"use": use, "asked": asked == use and bool(use), "base_url": request.build_absolute_uri("/v1")}
-    told["may_register"] = registering.may_register(caller(request))
+    told["may_register"] = registration.may_register(caller(request))
     return render(request, "dashboard/home.html", told)
 
 

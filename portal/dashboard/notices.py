@@ -15,10 +15,10 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
 from portal.accounts.models import Membership, Project, User
-from portal.api.access import caller
 from portal.config import config
 from portal.notices.addresses import Refused, checked
 from portal.notices.models import FOR_OPERATORS, Delivery, Kind, OptOut, Webhook
+from portal.services.access import caller
 
 LAST = 10
 

@@ -17,7 +17,6 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
 
-from portal.api.standing import standing
 from portal.config import config
 from portal.dashboard.charts import Chart, Series, draw
 from portal.dashboard.fleet import operators_only
@@ -27,6 +26,7 @@ from portal.dashboard.templatetags.berth import exactly
 from portal.fleet.models import Cluster, Pilot, Replica, Sample
 from portal.fleet.states import ON_NODES, REPLICA_ENDED, PilotState
 from portal.ledger.models import Depth
+from portal.services.cluster_state import standing
 
 COLUMNS = (
     "busy", "ready", "loading", "empty", "asked", "queued_held", "queued_async", "queued_batch", "parked",

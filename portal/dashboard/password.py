@@ -18,9 +18,9 @@ from django.urls import reverse_lazy
 
 from portal.accounts import throttle
 from portal.accounts.models import User
-from portal.api.access import caller
 from portal.config import config
 from portal.fleet.times import span
+from portal.services.access import caller
 
 
 def has_one(user: User) -> bool:

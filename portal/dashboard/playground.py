@@ -15,11 +15,11 @@ from django.views.decorators.http import require_POST
 
 from portal.accounts.issue import BRIEF, issue_brief_token, revoke_brief
 from portal.accounts.models import Project, User
-from portal.api import access
-from portal.api.access import caller
 from portal.catalog.models import Model
 from portal.dashboard.templatetags.berth import STATES
-from portal.residency import residency, soonest
+from portal.fleet.residency import residency, soonest
+from portal.services import access
+from portal.services.access import caller
 
 NAME = "Playground"
 MOST_MODELS = 200  # to choose from; the models' page leads here with any of them

@@ -19,10 +19,10 @@ from django.views.decorators.http import require_http_methods, require_POST
 from portal.accounts import members
 from portal.accounts.issue import revoke
 from portal.accounts.models import ApiToken, Membership, Project, Quota
-from portal.api.access import caller
 from portal.config import config
-from portal.gateway.policy.limits import KINDS, WORDS
 from portal.ledger.models import Request
+from portal.policy.limits import KINDS, WORDS
+from portal.services.access import caller
 
 RECENT = timedelta(days=7)
 MOST_TOKENS = 200

@@ -11,19 +11,19 @@ from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
-from portal import quotas
 from portal.accounts.models import Project
+from portal.admission import quotas
+from portal.admission.quotas import Subjects
 from portal.dashboard.fleet import operators_only
 from portal.dashboard.fragments import unchanged_is_304
+from portal.db.connections import plain
 from portal.fleet.phase import Phase
+from portal.fleet.phases import read_phases
 from portal.fleet.times import span
-from portal.gateway.catalog import read_phases
-from portal.gateway.policy import estimate
-from portal.gateway.policy.limits import WORDS
 from portal.ledger import lines
 from portal.ledger.lines import Line, Parked
-from portal.postgres import plain
-from portal.quotas import Subjects
+from portal.policy import estimate
+from portal.policy.limits import WORDS
 
 MOST_LINES = 50
 

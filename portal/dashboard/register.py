@@ -16,14 +16,14 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
 
 from portal.accounts.models import Project, User
-from portal.api import registering
-from portal.api.access import caller
-from portal.api.commanding import Wish, give
 from portal.catalog.models import Environment, Pool, Profile, model_name
 from portal.catalog.proposal import USES, Proposal
 from portal.dashboard.fragments import unchanged_is_304
 from portal.fleet.models import Candidate, Command
 from portal.fleet.states import PilotState
+from portal.services import registration
+from portal.services.access import caller
+from portal.services.commands import Wish, give
 
 MOST = 50
 View = Callable[..., HttpResponse]
@@ -46,8 +46,8 @@ class NewCandidate(forms.Form):
 
     def __init__(self, user: User, sent: QueryDict | None = None) -> None:
         super().__init__(sent, label_suffix="")
-        _choices(self, "project").queryset = registering.projects_of(user)
-        _choices(self, "profile").queryset = registering.profiles_of(user)
+        _choices(self, "project").queryset = registration.projects_of(user)
+        _choices(self, "profile").queryset = registration.profiles_of(user)
 
 
 class Settings(forms.Form):
@@ -86,7 +86,7 @@ class Settings(forms.Form):
             name: getattr(proposal, name) for name in ("context_tokens", "gpus", "mem_mb", "load_estimate_s")
         }
         super().__init__(sent, label_suffix="", initial=initial)
-        _choices(self, "environment").queryset = registering.environments()
+        _choices(self, "environment").queryset = registration.environments()
         if not user.is_superuser:
             del self.fields["is_public"], self.fields["trust_remote_code"]
 
@@ -99,7 +99,7 @@ def registrars_only(view: View) -> View:
     @wraps(view)
     @login_required
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        if not registering.may_register(caller(request)):
+        if not registration.may_register(caller(request)):
             raise PermissionDenied("Administrators and managers of projects register models.")
         return view(request, *args, **kwargs)
 
@@ -113,16 +113,16 @@ def page(request: HttpRequest) -> HttpResponse:
     form = NewCandidate(user, request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
         try:
-            candidate = registering.begin(user, **form.cleaned_data)
+            candidate = registration.begin(user, **form.cleaned_data)
         except ValidationError as refusal:
             form.add_error(None, refusal)
         else:
             return redirect("register-one", candidate.pk)
     context = {
         "form": form,
-        "candidates": [(row, phase(row)) for row in registering.candidates_of(user).order_by("-id")[:MOST]],
-        "projects": registering.projects_of(user),
-        "profiles": registering.profiles_of(user),
+        "candidates": [(row, phase(row)) for row in registration.candidates_of(user).order_by("-id")[:MOST]],
+        "projects": registration.projects_of(user),
+        "profiles": registration.profiles_of(user),
     }
     return render(request, "dashboard/register.html", context, status=422 if form.errors else 200)
 
@@ -132,14 +132,14 @@ def page(request: HttpRequest) -> HttpResponse:
 def one(request: HttpRequest, id: int) -> HttpResponse:
     """Where it stands, and the form with the proposal."""
     user = caller(request)
-    candidate = get_object_or_404(registering.candidates_of(user), pk=id)
-    proposal = registering.proposal_for(candidate)
+    candidate = get_object_or_404(registration.candidates_of(user), pk=id)
+    proposal = registration.proposal_for(candidate)
     form = None
-    if proposal is not None and candidate.model_id is None and registering.may_change(user, candidate):
+    if proposal is not None and candidate.model_id is None and registration.may_change(user, candidate):
         form = Settings(user, proposal, request.POST if request.method == "POST" else None)
         if request.method == "POST" and form.is_valid():
             try:
-                registering.save(user, candidate, registering.Chosen(**form.cleaned_data))
+                registration.save(user, candidate, registration.Chosen(**form.cleaned_data))
             except ValidationError as refusal:
                 form.add_error(None, ValidationError(refusal.messages))
             else:
@@ -156,14 +156,14 @@ def one(request: HttpRequest, id: int) -> HttpResponse:
 @unchanged_is_304
 @registrars_only
 def one_fragment(request: HttpRequest, id: int) -> HttpResponse:
-    candidate = get_object_or_404(registering.candidates_of(caller(request)), pk=id)
+    candidate = get_object_or_404(registration.candidates_of(caller(request)), pk=id)
     return render(request, "dashboard/_candidate.html", _shown(request, candidate) | {"moved": True})
 
 
 @registrars_only
 @require_POST
 def again(request: HttpRequest, id: int) -> HttpResponse:
-    registering.again(caller(request), _own(request, id))
+    registration.again(caller(request), _own(request, id))
     return redirect("register-one", id)
 
 
@@ -186,8 +186,8 @@ def approve(request: HttpRequest, id: int) -> HttpResponse:
     user = caller(request)
     if not user.operates:
         raise PermissionDenied("Operators approve models.")
-    candidate = get_object_or_404(registering.candidates_of(user), pk=id)
-    if registering.approve(candidate):
+    candidate = get_object_or_404(registration.candidates_of(user), pk=id)
+    if registration.approve(candidate):
         messages.success(request, f"{candidate.name} may be used from now on.")
     return redirect("register-one", id)
 
@@ -217,7 +217,7 @@ def _shown(request: HttpRequest, row: Candidate) -> dict[str, Any]:
         "tested": tested,
         "moves": where in ("waiting", "looked_at", "approval")
         or (tested is not None and tested.state == Command.State.PENDING),
-        "mine": registering.may_change(user, row),
+        "mine": registration.may_change(user, row),
         "may_approve": user.operates,
     }
 
@@ -226,5 +226,5 @@ def _own(request: HttpRequest, id: int) -> Candidate:
     """Of those that this person may change."""
     user = caller(request)
     return get_object_or_404(
-        registering.candidates_of(user).filter(project__in=registering.projects_of(user)), pk=id
+        registration.candidates_of(user).filter(project__in=registration.projects_of(user)), pk=id
     )

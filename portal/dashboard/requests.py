@@ -18,25 +18,25 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST
 
 from portal.accounts.models import Project, User
-from portal.api import access, finding, telling
-from portal.api.access import caller
 from portal.api.requests import cancel as cancel_row
-from portal.api.waiting import why
 from portal.catalog.models import Model
 from portal.config import config
 from portal.dashboard.bar import bar
 from portal.dashboard.fragments import unchanged_is_304
 from portal.ledger.models import Request, RequestEvent
 from portal.ledger.states import REQUEST_ENDED, Lane, RequestState
+from portal.services import access, request_search, request_story
+from portal.services.access import caller
+from portal.services.request_wait import why
 
 MOST_RESULT_CHARS = 20_000
 MOST_EVENTS = 50
 # Tells htmx to ask no more: what has ended does not change.
 STOP_POLLING = 286
 WHOSE = {
-    finding.MINE: "mine",
-    finding.MANAGED: "of projects that I manage",
-    finding.EVERYBODY: "everybody's",
+    request_search.MINE: "mine",
+    request_search.MANAGED: "of projects that I manage",
+    request_search.EVERYBODY: "everybody's",
 }
 LANES = {Lane.HELD: "a client waits", Lane.ASYNC: "in the background", Lane.BATCH: "of a batch"}
 STEPS = {
@@ -92,15 +92,17 @@ def cancel(request: HttpRequest, id: UUID) -> HttpResponse:
 
 def shown(request: HttpRequest) -> dict[str, Any]:
     user = caller(request)
-    asked = {name: request.GET.get(name, "").strip() for name in finding.FILTERS}
-    error, found = "", finding.Found([], "")
+    asked = {name: request.GET.get(name, "").strip() for name in request_search.FILTERS}
+    error, found = "", request_search.Found([], "")
     try:
-        found = finding.page(finding.requests(asked, user, timezone.now()), request.GET.get("before", ""))
+        found = request_search.page(
+            request_search.requests(asked, user, timezone.now()), request.GET.get("before", "")
+        )
     except ValidationError as refusal:
         error = " ".join(refusal.messages)
     older = request.GET.copy()
     older["before"] = found.older
-    others = asked["whose"] not in ("", finding.MINE)
+    others = asked["whose"] not in ("", request_search.MINE)
     projects = dict(
         Project.objects.filter(pk__in={r.project_id for r in found.rows}).values_list("pk", "slug")
     )
@@ -117,7 +119,7 @@ def shown(request: HttpRequest) -> dict[str, Any]:
         "looked_to": found.looked_to,
         "first": "before" not in request.GET,
         "query": request.GET.urlencode(),
-        "whose": [(word, WHOSE[word]) for word in finding.whose(user)],
+        "whose": [(word, WHOSE[word]) for word in request_search.whose(user)],
         "states": [*RequestState],
         "lanes": [(lane.value, text) for lane, text in LANES.items()],
         "models": Model.objects.order_by("name").filter(_known_models(user)).distinct()[:500],
@@ -128,8 +130,8 @@ def shown(request: HttpRequest) -> dict[str, Any]:
 def shown_one(user: User, id: UUID) -> dict[str, Any]:
     row = _visible(user, id)
     mine = row.user_id == user.pk
-    place = telling.position(row)
-    told = telling.timeline_of(row)
+    place = request_story.position(row)
+    told = request_story.timeline_of(row)
     now = timezone.now()
     project = Project.objects.filter(pk=row.project_id).first()
     owner = User.objects.filter(pk=row.user_id).first()
@@ -156,7 +158,7 @@ def shown_one(user: User, id: UUID) -> dict[str, Any]:
 
 def _result(row: Request) -> dict[str, Any] | None:
     """The answer's own words, where it has some, and the whole of it."""
-    kept = telling.result(row)
+    kept = request_story.result(row)
     if kept is None:
         return None
     whole = kept if isinstance(kept, str) else json.dumps(kept, indent=2, ensure_ascii=False)

@@ -20,8 +20,8 @@ from requests import RequestException
 
 from portal.accounts import throttle
 from portal.accounts.sso import WAITING, Exchange, Identities, provider_of, refusal
+from portal.config.oidc import Provider
 from portal.fleet.times import span
-from portal.oidc import Provider
 
 log = logging.getLogger(__name__)
 

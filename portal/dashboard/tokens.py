@@ -19,7 +19,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 from portal.accounts.issue import DEFAULT_DAYS, MOST_DAYS, issue_token, revoke
 from portal.accounts.models import ApiToken, Project, User
 from portal.accounts.tokens import Minted
-from portal.api.access import caller
+from portal.services.access import caller
 
 ENDS_SOON = timedelta(days=7)
 MOST_ENDED = 20  # expired and revoked ones that are still listed

@@ -15,10 +15,10 @@ from django.core.files.uploadedfile import UploadedFile
 from django.core.files.uploadhandler import FileUploadHandler, SkipFile, StopUpload
 from django.http import HttpRequest
 
+from portal.batches.contents import Contents
+from portal.batches.intake import Draft
 from portal.config import config
 from portal.errors import ApiError
-from portal.ledger.batches.intake import Draft
-from portal.ledger.contents import Contents
 
 FIELD = "file"
 

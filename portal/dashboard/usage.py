@@ -21,18 +21,18 @@ from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 
-from portal import taken
 from portal.accounts.models import ApiToken, Project, User
-from portal.api import finding
-from portal.api.access import caller, managed
+from portal.admission import consumption
 from portal.dashboard.axes import Of
 from portal.dashboard.charts import COLOURS, REST, Chart, Series, draw
 from portal.dashboard.fragments import unchanged_is_304
 from portal.dashboard.requests import WHOSE
-from portal.gateway.policy.limits import WORDS
+from portal.db.connections import plain
 from portal.ledger import usage
 from portal.ledger.usage import Kind, Step, Total, Used
-from portal.postgres import plain
+from portal.policy.limits import WORDS
+from portal.services import request_search
+from portal.services.access import caller, managed
 
 Word = TypeVar("Word", bound=str)
 OTHERS = "others"
@@ -100,7 +100,7 @@ def csv_rows(request: HttpRequest) -> HttpResponse:
     answer["Content-Disposition"] = f'attachment; filename="berth-usage-{asked.span}.csv"'
     out = csv.writer(answer)
     begin, span = _moments(asked, timezone.now())[0], SPANS[asked.span]
-    if asked.whose == finding.EVERYBODY:
+    if asked.whose == request_search.EVERYBODY:
         with connection.cursor() as cur:
             totals = usage.every_name(plain(cur), asked.by, begin, span.step)
         known = _known(asked.by, {row.name for row in totals if row.name is not None})
@@ -126,7 +126,7 @@ def shown(request: HttpRequest) -> dict[str, Any]:
     user, asked = caller(request), _asked(request)
     moments = _moments(asked, timezone.now())
     named: Sequence[tuple[str, Used | Total]]
-    if asked.whose == finding.EVERYBODY:
+    if asked.whose == request_search.EVERYBODY:
         named = _totals(asked, moments[0])
     else:
         rows = _rows(user, asked, moments[0])
@@ -135,9 +135,11 @@ def shown(request: HttpRequest) -> dict[str, Any]:
     return {
         "asked": asked,
         "query": request.GET.urlencode(),
-        "whose": [(word, WHOSE[word]) for word in finding.whose(user)],
+        "whose": [(word, WHOSE[word]) for word in request_search.whose(user)],
         "spans": [(word, span.text) for word, span in SPANS.items()],
-        "splits": (SPLITS_OF_ALL if finding.EVERYBODY in finding.whose(user) else SPLITS).items(),
+        "splits": (
+            SPLITS_OF_ALL if request_search.EVERYBODY in request_search.whose(user) else SPLITS
+        ).items(),
         "totals": {name: sum(getattr(row, name) for _, row in named) for name in NUMBERS},
         "charts": _charts(named, moments, SPANS[asked.span].clock),
         "limits": _limits(user),
@@ -150,8 +152,8 @@ def _asked(request: HttpRequest) -> Asked:
         said = request.GET.get(name, "")
         return next((word for word in words if word == said), words[0])
 
-    whose = one_of("whose", finding.whose(caller(request)))
-    splits = SPLITS_OF_ALL if whose == finding.EVERYBODY else SPLITS
+    whose = one_of("whose", request_search.whose(caller(request)))
+    splits = SPLITS_OF_ALL if whose == request_search.EVERYBODY else SPLITS
     return Asked(whose, one_of("span", SPANS), one_of("by", splits))
 
 
@@ -167,7 +169,7 @@ def _moments(asked: Asked, now: datetime) -> list[datetime]:
 def _rows(user: User, asked: Asked, begin: datetime) -> list[Used]:
     step = SPANS[asked.span].step
     with connection.cursor() as cur:
-        if asked.whose == finding.MANAGED:
+        if asked.whose == request_search.MANAGED:
             return usage.of_projects(plain(cur), managed(user), begin, step)
         return usage.of_user(plain(cur), user.pk, begin, step)
 
@@ -237,7 +239,7 @@ def _limits(user: User) -> list[Limit]:
     )
     told = {f"token:{pk}": f"token “{name}”" for pk, name in tokens.items()}
     told |= {f"project:{pk}": f"project {slug}, all members" for pk, slug in projects.items()}
-    found = taken.standings(list(tokens), [user.pk], list(projects), time.time())
+    found = consumption.standings(list(tokens), [user.pk], list(projects), time.time())
     return [
         Limit(
             told.get(f"{one.want.level}:{one.want.subject}", "you"),

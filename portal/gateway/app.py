@@ -16,36 +16,36 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
+from portal.acceptance import asked as asking
 from portal.accounts import tokens
+from portal.accounts.callers import Caller
+from portal.admission.slots import Slots
+from portal.admission.wake import Wake
 from portal.config import Config
-from portal.database import Database
+from portal.db.threads import Database
 from portal.errors import ApiError
-from portal.gateway import asked as asking
 from portal.gateway.again import Again
 from portal.gateway.background import Background
-from portal.gateway.batches import Batches
 from portal.gateway.call import Call
-from portal.gateway.catalog import Caller
 from portal.gateway.directory import Directory
-from portal.gateway.exchange import Exchange, Gone, Scope
-from portal.gateway.files import Files
 from portal.gateway.forward import Forward
 from portal.gateway.hold import Hold
 from portal.gateway.keeper import Keeper
 from portal.gateway.limits import Limits
-from portal.gateway.offered import Offered
+from portal.gateway.openai.batches import Batches
+from portal.gateway.openai.files import Files
+from portal.gateway.openai.model_list import Offered
+from portal.gateway.openai.responses import Responses
 from portal.gateway.order import HEADER as PRIORITY
 from portal.gateway.order import priority
-from portal.gateway.relay import Relay
 from portal.gateway.replay import Replay
-from portal.gateway.responses import Responses
-from portal.gateway.reverse import Reverse
 from portal.gateway.routes import LOOK, USE, Route, Routes
 from portal.gateway.serve import Serve
-from portal.gateway.slots import Slots
-from portal.gateway.transport import Transports
-from portal.gateway.wake import Wake
 from portal.gateway.writer import HEARTBEAT_S, Writer
+from portal.http.exchange import Exchange, Gone, Scope
+from portal.transport.relay import Relay
+from portal.transport.reverse import Reverse
+from portal.transport.transport import Transports
 
 log = logging.getLogger(__name__)
 

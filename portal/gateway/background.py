@@ -11,15 +11,15 @@ import json
 import logging
 from collections.abc import Callable
 
+from portal.admission.pipe import QueueDown
+from portal.admission.slots import Slots
 from portal.errors import ApiError
 from portal.gateway.call import Call
-from portal.gateway.exchange import Headers
 from portal.gateway.moves import Cancel
+from portal.gateway.openai.responses import pending
 from portal.gateway.order import Order
-from portal.gateway.pipe import QueueDown
-from portal.gateway.responses import pending
-from portal.gateway.slots import Slots
 from portal.gateway.writer import DatabaseDown, Writer
+from portal.http.exchange import Headers
 from portal.ledger.states import Lane, RequestState
 
 log = logging.getLogger(__name__)

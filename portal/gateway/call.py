@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from portal.gateway.asked import Asked
-from portal.gateway.catalog import Caller
-from portal.gateway.exchange import Exchange
+from portal.acceptance.asked import Asked
+from portal.accounts.callers import Caller
+from portal.admission.slots import Route
 from portal.gateway.forward import End
-from portal.gateway.slots import Route
+from portal.http.exchange import Exchange
 from portal.ledger.states import Lane, RequestState
 from portal.ledger.transitions import Finish, NewRequest, Recorded
 

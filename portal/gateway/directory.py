@@ -19,12 +19,14 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import connection as Connection
 
-from portal import postgres
+from portal.accounts.callers import Caller, read_callers, read_quotas
+from portal.catalog.entries import ModelEntry, read_models
+from portal.db import connections
 from portal.errors import ApiError
 from portal.fleet.phase import Phase
-from portal.gateway import catalog
-from portal.gateway.catalog import Caller, ModelEntry
-from portal.gateway.policy.limits import Level, Quota
+from portal.fleet.phases import read_phases
+from portal.ledger.repeats import read_ticketed
+from portal.policy.limits import Level, Quota
 
 log = logging.getLogger(__name__)
 
@@ -153,23 +155,23 @@ class Directory:
 
     def _read(self, asks: list[_Ask], *, everything: bool) -> None:
         if self._link is None or self._link.closed:
-            self._link = postgres.connect(self._url, f"berth {self._name} directory", autocommit=True)
+            self._link = connections.connect(self._url, f"berth {self._name} directory", autocommit=True)
         digests = {ask.digest for ask in asks if ask.digest is not None}
         with self._link.cursor() as cur:
             if everything:
                 now = time.monotonic()
                 for digest in [d for d, used in list(self._used.items()) if now - used > FORGET_S]:
                     self._used.pop(digest, None)
-                self._callers = catalog.read_callers(cur, digests | set(self._used))
+                self._callers = read_callers(cur, digests | set(self._used))
                 self.snapshot = Snapshot(
-                    catalog.read_models(cur),
-                    catalog.read_phases(cur, time.time()),
+                    read_models(cur),
+                    read_phases(cur, time.time()),
                     now,
-                    catalog.read_ticketed(cur),
-                    catalog.read_quotas(cur),
+                    read_ticketed(cur),
+                    read_quotas(cur),
                 )
             elif digests:
-                self._callers = self._callers | catalog.read_callers(cur, digests)
+                self._callers = self._callers | read_callers(cur, digests)
         now = time.monotonic()
         for ask in asks:
             caller = self._callers.get(ask.digest) if ask.digest is not None else None

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gpuworker import wire
+from portal.acceptance.asked import Asked
+from portal.admission.slots import Route
 from portal.errors import ApiError
-from portal.gateway.asked import Asked
-from portal.gateway.exchange import Exchange
-from portal.gateway.link import Link, Unreachable
-from portal.gateway.slots import Route
-from portal.gateway.transport import Transports
 from portal.gateway.usage import Usage, UsageTap, of_answer
+from portal.http.exchange import Exchange
+from portal.transport.link import Link, Unreachable
+from portal.transport.transport import Transports
 
 log = logging.getLogger(__name__)
 

@@ -10,16 +10,16 @@ import asyncio
 import math
 import time
 
+from portal.acceptance.asked import Asked
+from portal.admission.pipe import QueueDown
+from portal.admission.slots import Route, Slots
 from portal.config import Config
 from portal.errors import ApiError
 from portal.fleet.explain import in_line
 from portal.fleet.phase import Phase
-from portal.gateway.asked import Asked
 from portal.gateway.directory import Directory
-from portal.gateway.exchange import Exchange
 from portal.gateway.keeper import Waiter
-from portal.gateway.pipe import QueueDown
-from portal.gateway.slots import Route, Slots
+from portal.http.exchange import Exchange
 
 # A grant that comes at once needs no heartbeat, and an error that comes at once keeps its proper status.
 FIRST_BEAT_S = 0.25

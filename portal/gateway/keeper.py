@@ -17,16 +17,8 @@ from dataclasses import dataclass, field
 import redis.asyncio as redis_async
 from redis.exceptions import RedisError
 
-from portal.gateway.pipe import QueueDown
-from portal.gateway.slots import (
-    ACCEPT_S,
-    DIRECTORY_CHANNEL,
-    LEASE_S,
-    Lease,
-    Route,
-    Slots,
-    read_route,
-)
+from portal.admission.pipe import QueueDown
+from portal.admission.slots import ACCEPT_S, DIRECTORY_CHANNEL, LEASE_S, Lease, Route, Slots, read_route
 
 log = logging.getLogger(__name__)
 

@@ -10,33 +10,30 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from portal.accounts.callers import Caller
+from portal.admission.pipe import QueueDown
+from portal.admission.slots import Slots
+from portal.admission.subjects import LEASE_S, PREFIX, Quotas, of_subjects, over
 from portal.errors import ApiError
 from portal.gateway.call import Call
-from portal.gateway.catalog import Caller
 from portal.gateway.directory import Directory
-from portal.gateway.exchange import Headers
 from portal.gateway.hold import QUEUE_PATIENCE_S
-from portal.gateway.pipe import QueueDown
-from portal.gateway.policy.estimate import tokens
-from portal.gateway.policy.limits import COUNTS, RATES, WORDS, Level, Quota, Want, duration, wants
-from portal.gateway.slots import Slots
+from portal.http.exchange import Headers
+from portal.policy.estimate import tokens
+from portal.policy.limits import COUNTS, RATES, Level, Quota, Want, duration, wants
 
 log = logging.getLogger(__name__)
 
-PREFIX = "berth:limit"
-LEASE_S = 20.0
 _EVERY_S = 5.0
 _TRY_AGAIN_S = 0.25
 
 T = TypeVar("T")
 Left = Sequence[tuple[int, float]]  # (remaining, seconds until whole) of each
-Quotas = Mapping[tuple[Level, str], Quota]
 
 
 class Limits:
@@ -179,27 +176,6 @@ def concerning(
 ) -> list[tuple[Level, str, Quota]]:
     """The quotas of each level for this caller: its own, or else the site's."""
     return of_subjects(quotas, defaults, caller.token_id, caller.user_id, caller.project_id, model)
-
-
-def of_subjects(
-    quotas: Quotas, defaults: Mapping[str, Quota], token: int | None, user: int, project: int, model: str
-) -> list[tuple[Level, str, Quota]]:
-    if not quotas and not defaults:
-        return []
-    subjects: list[tuple[Level, str]] = [("user", str(user)), ("project", str(project)), ("model", model)]
-    if token is not None:
-        subjects.insert(0, ("token", str(token)))
-    found = []
-    for level, subject in subjects:
-        quota = quotas.get((level, subject)) or defaults.get(level)
-        if quota is not None:
-            found.append((level, subject, quota))
-    return found
-
-
-def over(want: Want, retry_s: float) -> ApiError:
-    said = f"{want.limit} {WORDS[want.kind]} of this {want.level}"
-    return ApiError("rate_limit_exceeded", detail=said, retry_after_s=max(1, math.ceil(retry_s)))
 
 
 def headers(asked: Sequence[Want], left: Left) -> Headers:

@@ -5,13 +5,13 @@ Separate from `slots`, which knows only commands, and from `serve`, which asks b
 
 from __future__ import annotations
 
+from portal.admission.slots import Slots
 from portal.errors import ApiError
 from portal.gateway.call import Call
-from portal.gateway.policy.estimate import tokens
-from portal.gateway.policy.fairshare import PRIORITIES
-from portal.gateway.slots import Slots
 from portal.gateway.writer import Writer
 from portal.ledger.states import Lane
+from portal.policy.estimate import tokens
+from portal.policy.fairshare import PRIORITIES
 
 _PRIORITIES = {str(level): level for level in PRIORITIES}
 HEADER = b"x-berth-priority"

@@ -15,13 +15,13 @@ from uuid import UUID
 import psycopg2
 
 from portal.config import Config
-from portal.database import Database
+from portal.db.threads import Database
 from portal.errors import ApiError
 from portal.gateway.background import told
 from portal.gateway.call import Call
-from portal.gateway.exchange import Gone, Headers
-from portal.gateway.found import Found, find
 from portal.gateway.hold import FIRST_BEAT_S, Hold
+from portal.http.exchange import Gone, Headers
+from portal.ledger.answers import Found, find
 from portal.ledger.states import Lane
 
 _FIRST_LOOK_S = 0.05

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from portal.accounts.callers import Caller
 from portal.errors import ApiError
-from portal.gateway.catalog import Caller
-from portal.gateway.exchange import Exchange
+from portal.http.exchange import Exchange
 
 # What it returns is answered as JSON; None: it has answered by itself. The text is what stands for the path's name.
 Handler = Callable[[Exchange, Caller, str], Awaitable[dict[str, Any] | None]]

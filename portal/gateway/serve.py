@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from typing import TypeVar
 from uuid import UUID
 
+from portal.admission.pipe import QueueDown
+from portal.admission.slots import Route, Slots
 from portal.errors import ApiError
 from portal.gateway import waited
 from portal.gateway.call import Call, Ended, ended
@@ -26,8 +28,6 @@ from portal.gateway.keeper import Keeper
 from portal.gateway.limits import Limits
 from portal.gateway.moves import Cancel, EndQueued
 from portal.gateway.order import Order
-from portal.gateway.pipe import QueueDown
-from portal.gateway.slots import Route, Slots
 from portal.gateway.writer import DatabaseDown, Writer
 from portal.ledger.states import Lane, RequestState
 from portal.ledger.transitions import Grant, Granted, Interrupted

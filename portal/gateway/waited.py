@@ -6,7 +6,7 @@ waited for neither Slurm nor a load: it says its queue alone, and costs nothing 
 
 from __future__ import annotations
 
-from portal.gateway.exchange import Headers
+from portal.http.exchange import Headers
 from portal.ledger.transitions import Granted
 
 _PREFIX = b"x-berth-"
@@ -27,7 +27,7 @@ def in_line(extra: Headers, waited_ms: float, granted: Granted) -> Headers:
 
 
 def event(extra: Headers) -> dict[str, object]:
-    """{"queue_ms": …}"""
+    """Return the times of a wait in milliseconds by name, for instance `{"queue_ms": 120}`."""
     return {
         name.removeprefix(_PREFIX).decode().replace("-", "_"): int(value)
         for name, value in extra

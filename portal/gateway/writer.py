@@ -25,13 +25,13 @@ import psycopg2
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
-from portal import postgres
+from portal.db import connections
 from portal.gateway import moves
 from portal.gateway.moves import Cancel, EndQueued, Look, Move, Standing, Used
-from portal.gateway.policy.fairshare import Line
 from portal.ledger import repeats, transitions
 from portal.ledger.repeats import Repeat
 from portal.ledger.transitions import Finish, Grant, Granted, Interrupted, NewRequest, Recorded
+from portal.policy.fairshare import Line
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Writer:
         return answer
 
     async def interrupt(self, row: Interrupted) -> str | None:
-        """ "queued", "failed" (poison), or None when the row was not running as named."""
+        """Return "queued", "failed" (poison), or None when the row was not running as named."""
         answer: str | None = await self._ask(row)
         return answer
 
@@ -238,7 +238,7 @@ class Writer:
 
     def _connection(self) -> Connection:
         if self._link is None or self._link.closed:
-            self._link = postgres.connect(self._url, f"berth {self._gateway}")
+            self._link = connections.connect(self._url, f"berth {self._gateway}")
         return self._link
 
     def _drop_link(self) -> None:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from psycopg2.extensions import cursor as Cursor
 
-from portal.gateway.policy.fairshare import PRIORITIES, Line
+from portal.policy.fairshare import PRIORITIES, Line
 
 
 def line(cur: Cursor, pool: str, lane: str) -> Line:

@@ -191,3 +191,9 @@ def forget(cur: Cursor, now: datetime) -> int:
         (now, _AT_ONCE),
     )
     return cur.rowcount
+
+
+def read_ticketed(cur: Cursor) -> frozenset[int]:
+    """Tokens with places in line that are kept for clients who were told to come again."""
+    cur.execute("SELECT DISTINCT token_id FROM ledger_ticket WHERE claimed_by IS NULL AND expires_at > now()")
+    return frozenset(token for (token,) in cur.fetchall())

@@ -17,14 +17,14 @@ from django.db.models import Count
 from portal.accounts.models import ApiToken
 from portal.catalog.models import Model
 from portal.config import Config
+from portal.db.connections import plain
 from portal.fleet.models import PoolState, WayState
+from portal.fleet.residency import residency
 from portal.fleet.times import span
 from portal.ledger import lines
 from portal.ledger.models import Batch, File, Request
 from portal.ledger.states import Lane, RequestState
 from portal.notices.models import Kind, Wish
-from portal.postgres import plain
-from portal.residency import residency
 
 TOLD_WITHIN = timedelta(hours=24)  # whoever was away for longer tells old news no more
 WISH_LIVES = timedelta(hours=24)

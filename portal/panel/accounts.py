@@ -19,9 +19,9 @@ from django.utils.safestring import SafeString
 from portal.accounts.issue import revoke
 from portal.accounts.models import ApiToken, ClaimRule, Membership, Project, Quota, User
 from portal.accounts.sso import issuer_of
-from portal.api import targets
 from portal.panel.editable import EditableAdmin
 from portal.panel.readonly import ReadOnlyAdmin, link_list
+from portal.services import targets
 
 MOST_INLINE = 10
 

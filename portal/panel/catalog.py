@@ -11,13 +11,13 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from portal.api.commanding import Wish
-from portal.api.standing import way_words
 from portal.catalog import cluster, doubts
 from portal.catalog.models import Access, Environment, Model, Pool, Profile
 from portal.fleet.models import Command, WayState
 from portal.panel.editable import EditableAdmin, M
 from portal.panel.readonly import command_each, link, link_list, may_command
+from portal.services.cluster_state import way_words
+from portal.services.commands import Wish
 
 
 class CatalogAdmin(EditableAdmin[M]):

@@ -11,8 +11,8 @@ from django.db import transaction
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 
-from portal import hints
 from portal.panel.listing import QuickListAdmin
+from portal.redis import hints
 
 M = TypeVar("M", bound=Model)
 

@@ -9,8 +9,6 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from portal.api.commanding import Wish
-from portal.api.deciding import KINDS
 from portal.fleet.models import (
     BadNode,
     Candidate,
@@ -31,6 +29,8 @@ from portal.fleet.models import (
 from portal.fleet.states import PilotState, ReplicaState
 from portal.panel.listing import known
 from portal.panel.readonly import ReadOnlyAdmin, command_each, link, link_list, short
+from portal.services.commands import Wish
+from portal.services.decision_search import KINDS
 
 
 def clusters() -> list[str]:

@@ -11,7 +11,6 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
 from portal.accounts.models import Project, User
-from portal.api import finding
 from portal.ledger.models import (
     Batch,
     BatchEnd,
@@ -29,6 +28,7 @@ from portal.ledger.models import (
 )
 from portal.panel.listing import known
 from portal.panel.readonly import ReadOnlyAdmin, is_uuid, link, link_list, short
+from portal.services import request_search
 
 
 @admin.register(Request)
@@ -62,7 +62,9 @@ class RequestAdmin(ReadOnlyAdmin[Request]):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        looked_at = f"Found by id or model. Words and filters look at the newest {finding.MOST_LOOKED_AT:,}."
+        looked_at = (
+            f"Found by id or model. Words and filters look at the newest {request_search.MOST_LOOKED_AT:,}."
+        )
         return super().changelist_view(request, {"subtitle": looked_at, **(extra_context or {})})
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Request]:
@@ -70,7 +72,7 @@ class RequestAdmin(ReadOnlyAdmin[Request]):
         rows = super().get_queryset(request)
         if not set(request.GET) - {"p", "o", "_changelist_filters"} or is_uuid(request.GET.get("q", "")):
             return rows
-        edge = finding.edge(Request.objects.order_by("-accepted_at", "-id"))
+        edge = request_search.edge(Request.objects.order_by("-accepted_at", "-id"))
         return rows.filter(accepted_at__gte=edge) if edge is not None else rows
 
     @admin.display(description="project")

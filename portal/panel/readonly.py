@@ -17,8 +17,8 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from portal.accounts.models import User
-from portal.api.commanding import Wish, give
 from portal.panel.listing import QuickListAdmin
+from portal.services.commands import Wish, give
 
 M = TypeVar("M", bound=Model)
 
@@ -92,7 +92,7 @@ def command_each(request: HttpRequest, wishes: Iterable[Wish]) -> None:
 
 
 def link(table: str, key: Any, text: str = "") -> SafeString | str:
-    """To the admin page of one row, e.g. link("fleet_pilot", id)."""
+    """Return a link to the admin page of one row of a table, for instance of `fleet_pilot`."""
     if key is None:
         return "–"
     return format_html('<a href="{}">{}</a>', reverse(f"admin:{table}_change", args=[key]), text or str(key))

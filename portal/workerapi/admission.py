@@ -14,9 +14,9 @@ from uuid import UUID
 import psycopg2
 
 from gpuworker import wire
-from portal.database import Database
+from portal.db.threads import Database
 from portal.fleet.states import PilotState
-from portal.gateway.reverse import Reverse
+from portal.transport.reverse import Reverse
 from portal.workerapi import wishes
 from portal.workerapi.link import Refused
 

@@ -20,18 +20,18 @@ from uuid import UUID
 import psycopg2
 
 from gpuworker import wire
+from portal.admission.pipe import QueueDown
+from portal.admission.slots import Slots
+from portal.admission.subjects import PREFIX as LIMITS
+from portal.admission.wake import Wake
+from portal.batches.contents import Contents
 from portal.config import Config
-from portal.database import Database
+from portal.db.threads import Database
 from portal.errors import ApiError
 from portal.fleet.states import PilotState, ReplicaState
-from portal.gateway.exchange import Exchange, Gone, Scope
-from portal.gateway.limits import PREFIX as LIMITS
-from portal.gateway.pipe import QueueDown
-from portal.gateway.reverse import Reverse
-from portal.gateway.slots import Slots
-from portal.gateway.wake import Wake
+from portal.http.exchange import Exchange, Gone, Scope
 from portal.ledger import backlog
-from portal.ledger.contents import Contents
+from portal.transport.reverse import Reverse
 from portal.workerapi import probe, reports, rows, spent
 from portal.workerapi.admission import Admission
 from portal.workerapi.hints import Hints

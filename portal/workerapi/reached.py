@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 from gpuworker import wire
-from portal.database import Database
+from portal.db.threads import Database
 from portal.errors import ApiError
 from portal.workerapi import probe, reports
 

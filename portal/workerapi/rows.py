@@ -9,8 +9,8 @@ from uuid import UUID
 from psycopg2.extensions import cursor as Cursor
 
 from gpuworker import wire
+from portal.batches.contents import Contents
 from portal.ledger import transitions as ledger
-from portal.ledger.contents import Contents
 from portal.ledger.states import RequestState
 
 _MOST_AT_ONCE = 256  # rows in one answer

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from psycopg2.extensions import cursor as Cursor
 
-from portal.gateway import catalog
-from portal.gateway.limits import of_subjects
-from portal.gateway.policy import estimate
-from portal.gateway.policy.limits import Quota, Want, wants
+from portal.accounts.callers import read_quotas
+from portal.admission.subjects import of_subjects
+from portal.policy import estimate
+from portal.policy.limits import Quota, Want, wants
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Spent:
 
 
 def spent(cur: Cursor, ended: Iterable[str], defaults: Mapping[str, Quota]) -> list[Spent]:
-    quotas = catalog.read_quotas(cur)
+    quotas = read_quotas(cur)
     if not any(quota.tokens for quota in (*quotas.values(), *defaults.values())):
         return []
     cur.execute(

@@ -1,7 +1,8 @@
 """Everything the policies may know, as one immutable value, and what follows from it alone. Pure.
 
-Built from rows, the last listing and the pilots' last reports by `scheduler.view`; the simulator builds the same from
-nothing. Whoever asks for an index, for what serves and stays, or for what leaves, asks here: each is worked out once.
+Built from rows, the last listing and the pilots' last reports by `scheduler.observe.snapshot`; the simulator builds the
+same from nothing. Whoever asks for an index, for what serves and stays, or for what leaves, asks here: each is worked
+out once.
 """
 
 from __future__ import annotations
@@ -11,14 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from portal.fleet.states import COMING, SERVING, PilotState, ReplicaState
-from scheduler.policy.views import (
-    UNKNOWN_WAIT_S,
-    Limits,
-    PilotView,
-    PoolView,
-    ProfileView,
-    ReplicaView,
-)
+from scheduler.policy.views import UNKNOWN_WAIT_S, Limits, PilotView, PoolView, ProfileView, ReplicaView
 
 Hosted = tuple[ReplicaView, ...]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from portal import hints
+from portal.redis import hints
 from tests.api import world as make
 from tests.api.world import World
 

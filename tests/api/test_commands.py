@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from portal.api.commanding import Wish, give
 from portal.catalog.models import Model
 from portal.fleet.models import Cluster, Command
 from portal.fleet.times import seconds_of
+from portal.services.commands import Wish, give
 from tests.api.world import World, pilot_row
 from tests.ways import way_row
 

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from portal.api import deciding
 from portal.fleet.models import Decision, Pilot
+from portal.services import decision_search
 from scheduler.policy.decisions import Decided
 from tests.api.world import World, pilot_row
 
@@ -100,7 +100,7 @@ def test_only_operators_see_the_page(world: World, pilot: Pilot) -> None:
 
 
 def test_every_kind_that_a_policy_decides_can_be_asked_for() -> None:
-    assert {kind.kind for kind in Decided.__subclasses__()} <= set(deciding.KINDS)
+    assert {kind.kind for kind in Decided.__subclasses__()} <= set(decision_search.KINDS)
 
 
 def test_the_newest_page_is_asked_for_again_and_others_stay(

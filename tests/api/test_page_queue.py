@@ -12,8 +12,8 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from portal import quotas
 from portal.accounts.models import Quota
+from portal.admission import quotas
 from portal.dashboard import queue
 from portal.ledger import lines
 from tests.api.world import BODY, CANARY_BODY, CHAT, World, request_row

@@ -10,9 +10,9 @@ from django.urls import reverse
 
 from portal import config as configuration
 from portal.accounts.models import Project, User
-from portal.api import registering
 from portal.catalog.models import Environment, Model, Profile
 from portal.fleet.models import Candidate, Command
+from portal.services import registration
 from tests.api.world import FOUND, ApiClient, Person, World, candidate_row
 
 PAGE = "/models/register/"
@@ -134,7 +134,7 @@ def test_where_the_site_wants_no_approval_it_is_there_at_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lax = dataclasses.replace(configuration.config(), register_approval=False)
-    monkeypatch.setattr(registering, "config", lambda: lax)
+    monkeypatch.setattr(registration, "config", lambda: lax)
     world.manager.browser.post(at(candidate_row(world)), CHOSEN)
     assert Model.objects.get(name="tide").enabled
 

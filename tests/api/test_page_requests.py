@@ -104,7 +104,7 @@ def test_a_bad_filter_is_told_and_shows_nothing(world: World, query: str) -> Non
 def test_the_list_is_paged_through_without_gaps_or_repeats(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("portal.api.finding.PAGE_ROWS", 3)
+    monkeypatch.setattr("portal.services.request_search.PAGE_ROWS", 3)
     now = timezone.now()  # all at the same moment: the place must not rely on the time alone
     wanted = {str(request_row(world, "done", accepted_at=now).id) for _ in range(7)}
     got: list[str] = []
@@ -120,7 +120,7 @@ def test_the_list_is_paged_through_without_gaps_or_repeats(
 
 
 def test_a_rare_one_is_looked_for_a_stretch_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("portal.api.finding.MOST_LOOKED_AT", 3)
+    monkeypatch.setattr("portal.services.request_search.MOST_LOOKED_AT", 3)
     now = timezone.now()
     rare = request_row(world, "failed", accepted_at=now - timedelta(minutes=9))
     for n in range(7):

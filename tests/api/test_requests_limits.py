@@ -6,10 +6,10 @@ import pytest
 import redis as redis_library
 from django.db import IntegrityError, transaction
 
-from portal import places, quotas
 from portal.accounts.models import Quota
+from portal.admission import places, quotas
 from portal.ledger.models import Request
-from scheduler import parked
+from scheduler.maintenance import parked
 from tests.api.world import BODY, CHAT, World
 
 ASK = {"model": "surf", "api": CHAT, "body": BODY}

@@ -9,11 +9,11 @@ from typing import Any
 import redis as redis_library
 from django.utils import timezone
 
-from portal import quotas
 from portal.accounts.models import Quota
+from portal.admission import quotas
+from portal.admission.quotas import Subjects
 from portal.fleet.models import PoolState, ProfileState
 from portal.ledger.models import Request, Ticket
-from portal.quotas import Subjects
 from tests.api.world import BODY, CHAT, World, pilot_row, replica_row, request_row
 
 ASK = {"model": "surf", "api": CHAT, "body": BODY}

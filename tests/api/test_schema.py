@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
+from portal.acceptance.asked import APIS
 from portal.errors import KINDS
-from portal.gateway.asked import APIS
 from tests.api.world import ApiClient, World
 
 

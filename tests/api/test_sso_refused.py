@@ -14,8 +14,8 @@ from django.urls import NoReverseMatch, reverse
 
 from portal.accounts import sso
 from portal.config import config
+from portal.config.oidc import Provider
 from portal.dashboard.sso import MOST_STARTS
-from portal.oidc import Provider
 from tests import oidc
 from tests.api.sso_world import idp as idp
 from tests.api.sso_world import let_in

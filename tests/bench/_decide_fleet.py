@@ -13,17 +13,8 @@ from random import Random
 
 from portal.fleet.states import PilotState, ReplicaState
 from scheduler.policy.decide import decide
-from scheduler.policy.snapshot import (
-    Snapshot,
-)
-from scheduler.policy.views import (
-    FitView,
-    Limits,
-    PilotView,
-    PoolView,
-    ProfileView,
-    ReplicaView,
-)
+from scheduler.policy.snapshot import Snapshot
+from scheduler.policy.views import FitView, Limits, PilotView, PoolView, ProfileView, ReplicaView
 
 NOW = 1_000_000.0
 POOLS, PILOTS, GPUS_EACH, MEM_MB = 100, 16, 4, 256_000

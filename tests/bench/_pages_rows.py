@@ -7,8 +7,8 @@ from pathlib import Path
 
 from django.db import connection
 
+from portal.db.connections import plain
 from portal.ledger import usage
-from portal.postgres import plain
 
 SQL = Path(__file__).with_suffix(".sql")
 # Kind of caller → who that is. The manager's is the project of that number.

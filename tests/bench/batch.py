@@ -51,7 +51,7 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "portal.settings"
 import django
 django.setup()
 from portal.config import config
-from scheduler.batch_import import import_batch
+from portal.batches.ingestion import import_batch
 began = time.monotonic()
 if not import_batch(uuid.UUID(sys.argv[1]), config(), time.time()):
     sys.exit("the batch was not imported")

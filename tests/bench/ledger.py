@@ -31,7 +31,7 @@ from devstack.stack import Stack
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
-from portal import postgres
+from portal.db import connections
 from portal.ledger import transitions
 from portal.ledger.transitions import Finish, NewRequest
 from tests.bench import _wrk
@@ -139,7 +139,7 @@ def run(ctx: Bench) -> dict[str, float]:
     apt.install(apt.BENCH, ctx.progress, checkout.cache_dir() / "apt.log")
     with ctx.stack() as stack, processes(ctx) as home, gateway(ctx, stack, start_backend(home)) as (_, ours):
         assert stack.postgres is not None
-        link = postgres.connect(stack.postgres.dsn, "bench", statement_s=300)
+        link = connections.connect(stack.postgres.dsn, "bench", statement_s=300)
         table = Table(link, stack.postgres.dsn, ctx.folder)
         with ctx.progress.step(f"Fill the ledger with {FINISHED_ROWS:,} finished rows"):
             fill(table)

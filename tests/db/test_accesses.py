@@ -14,21 +14,21 @@ from django.core.management import call_command
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
-from portal import hints
-from portal.api import targets
-from portal.api.commanding import Wish, give
 from portal.catalog import ways
 from portal.catalog.models import Access, Profile
 from portal.catalog_file.applying import apply
 from portal.catalog_file.reading import read
 from portal.config import config
+from portal.db.connections import plain
 from portal.fleet.models import Cluster, Command, Pilot
-from portal.gateway.catalog import read_phases
+from portal.fleet.phases import read_phases
 from portal.notices import events
-from portal.postgres import plain
-from scheduler.jobspec import log_path, secret_path, spec_of
+from portal.redis import hints
+from portal.services import targets
+from portal.services.commands import Wish, give
+from scheduler.act.job_spec import log_path, secret_path, spec_of
+from scheduler.observe.ways import way_by, way_of
 from scheduler.slurm.way import Way
-from scheduler.ways import way_by, way_of
 from tests.api.world import World, build, pilot_row
 from tests.ways import way_row
 

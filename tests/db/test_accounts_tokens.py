@@ -14,10 +14,10 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portal import hints
 from portal.accounts import tokens
 from portal.accounts.issue import issue_token, revoke
 from portal.accounts.models import ApiToken, Membership, Project, User
+from portal.redis import hints
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from django.db.models import Model as Row
 from django.urls import reverse
 from django.utils import timezone
 
-from portal import hints
 from portal.accounts.models import Project, Quota, User
 from portal.catalog.models import Access, Model, Pool, Profile
 from portal.fleet.models import Cluster, WayState
+from portal.redis import hints
 from tests.api.world import ApiClient, World
 from tests.db.admin_site import admin_url, management, save
 from tests.db.admin_site import root as root

@@ -13,7 +13,6 @@ from django.db import InternalError, connection, transaction
 from django.urls import reverse
 from django.utils import timezone
 
-from portal import hints
 from portal.accounts.issue import issue_token, revoke
 from portal.accounts.models import ApiToken, Membership, Quota, User
 from portal.audit.acting import acting
@@ -22,6 +21,7 @@ from portal.audit.recording import WATCHED
 from portal.catalog.models import Pool, Profile
 from portal.fleet.models import Command
 from portal.notices.models import Webhook
+from portal.redis import hints
 from tests.api import world as make
 from tests.api.world import FOUND, ApiClient, Person, World, candidate_row
 

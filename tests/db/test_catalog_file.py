@@ -11,12 +11,12 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.core.management import CommandError, call_command
 
-from portal import hints
 from portal.accounts.models import Project, Quota, User
 from portal.catalog.models import Environment, Model, Pool, Profile
 from portal.catalog_file.applying import apply
 from portal.catalog_file.reading import BadFile, Tree, read
 from portal.fleet.models import Candidate, Cluster, Fit
+from portal.redis import hints
 from tests.api import world as make
 
 PARTITIONS = {

@@ -11,10 +11,10 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from portal import hints
 from portal.console.table import table
 from portal.fleet.models import Cluster, Command, Decision, PoolState, ProfileState
 from portal.fleet.times import FOR_EVER
+from portal.redis import hints
 from tests.api.world import World, build, pilot_row, replica_row, request_row
 from tests.ways import way_row
 

@@ -11,8 +11,7 @@ import redis as redis_library
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from portal.gateway.policy.limits import Want, rate, settled
-from portal.gateway.scripts import (
+from portal.admission.scripts import (
     SCRIPTS,
     enter_arguments,
     leave_arguments,
@@ -20,6 +19,7 @@ from portal.gateway.scripts import (
     read_limits,
     settle_arguments,
 )
+from portal.policy.limits import Want, rate, settled
 
 P = "berth:limit"
 POOL = "berth:{p}"

@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import connection as Connection
 
-from portal import places
-from portal.gateway.policy import fairshare
-from portal.gateway.policy.fairshare import Line
-from portal.gateway.scripts import SCRIPTS, prefix, tag_arguments
+from portal.admission import places
+from portal.admission.scripts import SCRIPTS, prefix, tag_arguments
 from portal.ledger import backlog
 from portal.ledger import transitions as ledger
 from portal.ledger.transitions import NewRequest
+from portal.policy import fairshare
+from portal.policy.fairshare import Line
 
 POOL = "p/q-1.5"
 P = prefix(POOL)

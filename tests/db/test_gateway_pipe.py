@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from portal.gateway import pipe as piping
-from portal.gateway.pipe import Pipe, QueueDown
-from portal.gateway.scripts import spelt
+from portal.admission import pipe as piping
+from portal.admission.pipe import Pipe, QueueDown
+from portal.admission.scripts import spelt
 
 WITHIN_S = 60.0
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

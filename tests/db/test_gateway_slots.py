@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from portal.gateway.policy.routing import Candidate, choose
-from portal.gateway.scripts import SCRIPTS, prefix
+from portal.admission.scripts import SCRIPTS, prefix
+from portal.policy.routing import Candidate, choose
 
 POOL = "p/q-1.5"
 P = prefix(POOL)

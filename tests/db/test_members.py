@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 from django.urls import reverse
 
-from portal import hints
 from portal.accounts import claims, members
 from portal.accounts.issue import issue_token
 from portal.accounts.models import ApiToken, Membership, Project, User
 from portal.audit.models import Change
+from portal.redis import hints
 from tests.api import world as make
 from tests.api.world import ApiClient, Person, World
 

@@ -14,11 +14,11 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
+from portal.db.connections import plain
 from portal.ledger import transitions, usage
 from portal.ledger.models import Request, Usage, UsageDelta
 from portal.ledger.usage import Used
-from portal.postgres import plain
-from scheduler.usage import fold
+from scheduler.maintenance.usage import fold
 from tests.api import world as make
 from tests.api.world import World
 

@@ -12,7 +12,7 @@ from django.db import connections
 from openai.types import Batch
 
 from gpuworker import wire
-from scheduler import batches
+from portal.batches import passes
 from tests.flow.dataplane import Plane, chat
 from tests.flow.speaking import Pilot
 from tests.flow.test_workerapi_rows import _lease, _result, _send
@@ -48,7 +48,7 @@ async def create(plane: Plane, content: bytes, window: str = "24h") -> Batch:
 async def look(plane: Plane, after_s: float = 0.0) -> None:
     """What the Celery task does, some time from now. One that was killed holds its lock for a moment longer."""
     end = time.monotonic() + 60
-    while not await in_thread(batches.look, plane.settings, time.time() + after_s):
+    while not await in_thread(passes.look, plane.settings, time.time() + after_s):
         assert time.monotonic() < end, "somebody else looks after the batches"
         await asyncio.sleep(0.05)
 

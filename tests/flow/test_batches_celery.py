@@ -7,10 +7,11 @@ import time
 import psycopg2
 import pytest
 
+from portal.batches import passes
 from portal.celery import BATCHES, FILES, app
 from portal.config import config
-from scheduler import batches, tasks
-from scheduler.moves import BATCH_LOCK
+from portal.db.transaction import BATCH_LOCK
+from scheduler import tasks
 
 
 @pytest.mark.django_db(transaction=True)
@@ -18,10 +19,10 @@ def test_one_process_looks_at_a_time(test_dsn: str) -> None:
     other = psycopg2.connect(test_dsn)
     with other.cursor() as cur:
         cur.execute("SELECT pg_advisory_lock(%s)", (BATCH_LOCK,))
-        assert not batches.look(config(), time.time())
+        assert not passes.look(config(), time.time())
         cur.execute("SELECT pg_advisory_unlock(%s)", (BATCH_LOCK,))
     other.close()
-    assert batches.look(config(), time.time())
+    assert passes.look(config(), time.time())
 
 
 @pytest.mark.django_db(transaction=True)

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from gpuworker import wire
-from portal.ledger.batches import transitions
-from scheduler import batch_files, files
+from portal.batches import expiry, output, transitions
 from tests.flow.batching import (
     create,
     in_thread,
@@ -71,8 +70,8 @@ import os, signal, time
 import django
 django.setup()
 from portal.config import config
-from portal.ledger.batches import transitions
-from scheduler import batches
+from portal.batches import transitions
+from portal.batches import passes as batches
 reading, parts = transitions._CopySource.read, []
 def read(self, size):
     parts.append(reading(self, 5000))
@@ -139,7 +138,7 @@ async def test_one_batch_that_cannot_be_written_does_not_keep_the_others(
     first, second = [await create(plane, jsonl(line(name))) for name in "ab"]
     await look(plane)
     await run_some(pilot, replica)
-    appending = batch_files._append
+    appending = output._append
 
     def full(contents: Any, file: Any, length: int, ends: list[Any]) -> int:
         if any(end.custom_id == "a" for end in ends):
@@ -147,7 +146,7 @@ async def test_one_batch_that_cannot_be_written_does_not_keep_the_others(
         return appending(contents, file, length, ends)
 
     with monkeypatch.context() as patch:
-        patch.setattr(batch_files, "_append", full)
+        patch.setattr(output, "_append", full)
         await look(plane)
     assert [(await state(plane, b.id)).status for b in (first, second)] == ["in_progress", "completed"]
     await look(plane)
@@ -278,9 +277,9 @@ async def test_files_are_erased_after_their_time_and_what_crashes_left_too(plane
     folder = plane.settings.files_dir
     stray = folder / "6f1f8c1e-0000-4000-8000-000000000000.part"
     stray.write_bytes(b"half an upload")
-    await in_thread(files.retain, plane.settings, time.time() + 29 * 24 * 3600)
+    await in_thread(expiry.retain, plane.settings, time.time() + 29 * 24 * 3600)
     assert not stray.exists() and len(list(folder.iterdir())) == 3
-    await in_thread(files.retain, plane.settings, time.time() + 31 * 24 * 3600)
+    await in_thread(expiry.retain, plane.settings, time.time() + 31 * 24 * 3600)
     # A batch that still runs keeps its input.
     assert [path.name for path in folder.iterdir()] == [running.input_file_id.removeprefix("file-")]
     async with sdk(plane) as client:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from portal import hints
+from portal.redis import hints
 from tests.flow.batching import (
     create,
     jsonl,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scheduler import parked
+from scheduler.maintenance import parked
 from tests.flow import batching
 from tests.flow.dataplane import Plane, chat, until
 from tests.flow.test_workerapi_rows import _hot, _lease, _result, _send
@@ -203,8 +203,8 @@ async def test_a_batch_under_a_rate_runs_as_it_refills_in_the_files_order(plane:
 async def test_while_redis_is_away_nothing_passes_uncounted(
     plane: Plane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from portal.admission.pipe import QueueDown
     from portal.gateway import limits
-    from portal.gateway.pipe import QueueDown
 
     async def away(*_: Any) -> Any:
         raise QueueDown("away")

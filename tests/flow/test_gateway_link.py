@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from portal.gateway.link import Link, LinkLost, Links, Unreachable, address
+from portal.transport.link import Link, LinkLost, Links, Unreachable, address
 
 Reader = asyncio.StreamReader
 Writer = asyncio.StreamWriter

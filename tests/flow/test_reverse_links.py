@@ -13,7 +13,7 @@ import pytest
 
 from gpuworker import exits, frames, reverse, wire
 from gpuworker.exits import CannotServe
-from portal.gateway import reverse as held
+from portal.transport import reverse as held
 from tests.flow.dataplane import Plane, answered, chat, linking, until
 from tests.flow.gpuworker_job import Worker, worker
 from tests.flow.gpuworker_portal import KEY, PILOT, TOKEN, FakePortal, echo, fake_portal, row

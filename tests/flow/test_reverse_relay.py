@@ -15,10 +15,10 @@ import pytest
 
 from gpuworker import wire
 from gpuworker.reverse import Reverse
-from portal.gateway import lending
-from portal.gateway import relay as relaying
-from portal.gateway.link import Link
-from portal.gateway.relay import Relay, listening
+from portal.transport import lending
+from portal.transport import relay as relaying
+from portal.transport.link import Link
+from portal.transport.relay import Relay, listening
 from tests.flow.dataplane import Plane, chat, until
 from tests.flow.fake_ingress import go_on_for_ever
 from tests.flow.test_gateway_processes import Process, _ask, _gateways

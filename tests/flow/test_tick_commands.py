@@ -6,9 +6,9 @@ import pytest
 import redis as redis_library
 
 from portal.accounts.models import User
+from portal.db.transaction import moving
 from portal.fleet.models import Command, Decision, Pilot, PilotLog
 from portal.ledger import transitions as ledger
-from scheduler.moves import moving
 from tests.flow.tick_world import World
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -11,8 +11,8 @@ from django.db import connection
 from gpuworker import wire
 from portal.accounts.models import Project, User
 from portal.catalog.models import Model, Profile
+from portal.db.connections import plain
 from portal.fleet.models import Candidate, Cluster, Command, Decision, Pilot, ProfileState
-from portal.postgres import plain
 from portal.workerapi import findings, wishes
 from tests.api.world import FOUND
 from tests.flow.tick_world import World

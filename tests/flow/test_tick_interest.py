@@ -7,10 +7,10 @@ from datetime import timedelta
 import pytest
 import redis as redis_library
 
+from portal.db.transaction import moving
 from portal.ledger import repeats
 from portal.ledger import transitions as ledger
 from portal.ledger.models import Request
-from scheduler.moves import moving
 from tests.flow.tick_world import World
 
 pytestmark = pytest.mark.django_db(transaction=True)

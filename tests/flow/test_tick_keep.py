@@ -9,10 +9,10 @@ import redis as redis_library
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from portal.db.transaction import moving
 from portal.fleet.models import Command, Decision, FleetEvent, Pilot, PilotLog, PoolState, Replica
 from portal.ledger import transitions as ledger
 from portal.ledger.models import Request
-from scheduler.moves import moving
 from tests.flow.tick_world import World
 
 pytestmark = pytest.mark.django_db(transaction=True)

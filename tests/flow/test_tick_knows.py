@@ -10,14 +10,12 @@ import redis as redis_library
 from gpuworker.wire import ObservedReplica
 from portal.accounts.models import Project
 from portal.fleet.models import Fit, Pilot, PoolState, ProfileState
-from scheduler import measures
-from scheduler.hearing import Heard
-from scheduler.observe import Observed
-from scheduler.policy.snapshot import (
-    Snapshot,
-)
+from scheduler.observe import measures
+from scheduler.observe.observation import Observed
+from scheduler.observe.reports import Heard
+from scheduler.observe.snapshot import free_until, snapshot_of
+from scheduler.policy.snapshot import Snapshot
 from scheduler.slurm.protocol import NodeGroup, PartitionInfo, ReservationInfo
-from scheduler.view import free_until, snapshot_of
 from tests.flow.tick_world import World
 
 pytestmark = pytest.mark.django_db(transaction=True)

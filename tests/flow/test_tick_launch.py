@@ -14,9 +14,9 @@ from django.db import connection
 from psycopg2.extensions import connection as Connection
 
 from portal.accounts.models import Quota
+from portal.db.transaction import LOOP_LOCK, moving
 from portal.fleet import transitions as fleet
 from portal.fleet.models import Command, Decision, FleetEvent, Pilot, PoolState, Replica
-from scheduler.moves import LOOP_LOCK, moving
 from scheduler.reconcile import run_once
 from scheduler.slurm.protocol import NoAnswer
 from tests.flow.tick_world import World
@@ -308,7 +308,7 @@ def test_the_lock_is_free_again_after_a_tick_that_failed(
     def explode() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("scheduler.parked.unpark", explode)
+    monkeypatch.setattr("scheduler.maintenance.parked.unpark", explode)
     with pytest.raises(ZeroDivisionError):
         world.tick()
     other = psycopg2.connect(test_dsn)

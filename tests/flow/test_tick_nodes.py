@@ -11,10 +11,10 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
 from portal.catalog.models import Engine, Environment, Pool, Profile
+from portal.db.transaction import moving
 from portal.fleet.explain import explain
 from portal.fleet.facts import read_facts
 from portal.fleet.models import Pilot, PoolState, ProfileState, Replica
-from scheduler.moves import moving
 from tests.flow.tick_world import World
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -13,10 +13,10 @@ import pytest
 
 from portal.catalog.models import Profile
 from portal.fleet.models import WayState
-from scheduler import asking
+from scheduler.observe.ways import way_of
+from scheduler.slurm import fan_out
 from scheduler.slurm.protocol import Jobs, NoAnswer
 from scheduler.slurm.spec import JobSpec
-from scheduler.ways import way_of
 from tests.flow.test_tick_ways import pilot_of, serve, world
 from tests.flow.tick_world import FakeSlurm, World
 
@@ -45,7 +45,7 @@ class Late(FakeSlurm):
 
 @pytest.fixture
 def far(world: World, monkeypatch: pytest.MonkeyPatch) -> Late:
-    monkeypatch.setattr(asking, "WAIT_S", 0.2)
+    monkeypatch.setattr(fan_out, "WAIT_S", 0.2)
     world.slurms["alps"] = Late()
     return world.slurms["alps"]  # type: ignore[return-value]
 
@@ -54,9 +54,9 @@ def far(world: World, monkeypatch: pytest.MonkeyPatch) -> Late:
 def another_process(far: Late) -> Iterator[None]:
     """Inside ticks a process that shares nothing with the one before but the database; meanwhile the answer that that one
     waits for comes."""
-    kept = dict(asking._under_way)
+    kept = dict(fan_out._under_way)
     [future] = [asked.future for asked in kept.values()]
-    asking._under_way.clear()
+    fan_out._under_way.clear()
     far.late = False
     yield
     far.go.set()
@@ -64,8 +64,8 @@ def another_process(far: Late) -> Iterator[None]:
     while not future.done():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    asking._under_way.clear()
-    asking._under_way.update(kept)
+    fan_out._under_way.clear()
+    fan_out._under_way.update(kept)
 
 
 @pytest.mark.parametrize("old", [None, NoAnswer("squeue: an old silence")], ids=["listing", "silence"])
@@ -127,7 +127,7 @@ def test_only_a_listing_that_is_asked_for_after_a_lost_answer_counts(world: Worl
     far.late, far.on_submit = True, lose_the_answer
     world.tick(15)  # it asks, and waits
     way = way_of(Profile.objects.select_related("access").get(name="far"))
-    asked_at = asking._under_way[way].at
+    asked_at = fan_out._under_way[way].at
     world.ask("alpaca")
     world.tick(5)  # and submits by what it knew
     assert len(far.submitted) == 1

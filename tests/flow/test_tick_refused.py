@@ -8,7 +8,7 @@ import pytest
 import redis as redis_library
 
 from portal.fleet.models import Command, Decision, Pilot
-from scheduler import refusals
+from scheduler.act import refusals
 from tests.flow.test_tick_realities import portal_listens
 from tests.flow.tick_world import World
 

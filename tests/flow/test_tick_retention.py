@@ -10,7 +10,7 @@ import redis as redis_library
 from django.utils import timezone
 
 from portal.ledger.models import Payload, Request
-from scheduler import retention
+from scheduler.maintenance import retention
 from tests.flow.tick_world import World
 
 pytestmark = pytest.mark.django_db(transaction=True)

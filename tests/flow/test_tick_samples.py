@@ -9,7 +9,7 @@ import redis as redis_library
 
 from portal.fleet.models import Sample
 from portal.ledger.models import Request
-from scheduler import samples
+from scheduler.maintenance import samples
 from tests.flow.tick_world import World
 
 pytestmark = pytest.mark.django_db(transaction=True)

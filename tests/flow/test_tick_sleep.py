@@ -8,9 +8,9 @@ import pytest
 import redis as redis_library
 
 from portal.catalog.models import Pool
+from portal.db.transaction import moving
 from portal.fleet.models import Decision, GpuClaim, Pilot, Replica
 from portal.ledger import transitions as ledger
-from scheduler.moves import moving
 from tests.flow.tick_world import World
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -12,10 +12,11 @@ import redis as redis_library
 
 from portal.catalog.models import Access, Profile
 from portal.fleet.models import BadNode, Command, Decision, Pilot, PoolState, ProfileState, WayState
-from scheduler import asking, badnodes, patience
+from scheduler.observe import bad_nodes
+from scheduler.observe.ways import way_of
+from scheduler.slurm import fan_out, patience
 from scheduler.slurm.protocol import Jobs, NoAnswer, NotOffered, PartitionInfo, UsageInfo
 from scheduler.slurm.spec import JobSpec
-from scheduler.ways import way_of
 from tests.flow.tick_world import FakeSlurm, World
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -33,7 +34,7 @@ def world(redis: redis_library.Redis) -> Iterator[World]:
     )
     made.add_pool("alpaca").profiles.set([Profile.objects.get(name="far")])
     yield made
-    asking._under_way.clear()
+    fan_out._under_way.clear()
     patience._left_alone.clear()
 
 
@@ -185,7 +186,7 @@ class Hangs(FakeSlurm):
 def test_a_way_that_hangs_does_not_stretch_the_tick_and_its_answer_is_taken_later(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "WAIT_S", 0.2)
+    monkeypatch.setattr(fan_out, "WAIT_S", 0.2)
     world.slurms["alps"] = far = Hangs()
     world.ask("alpaca")
     world.ask("llama")
@@ -197,7 +198,7 @@ def test_a_way_that_hangs_does_not_stretch_the_tick_and_its_answer_is_taken_late
         assert pilot_of("gpu").state == "pending" and far.listings == 1, "one question at a time"
         assert not Pilot.objects.filter(profile__name="far").exists()
         assert world.way("alps", "alps").error == "", "it thinks yet: that is no silence"
-        asked_at = asking._under_way[way_of(Profile.objects.select_related("access").get(name="far"))].at
+        asked_at = fan_out._under_way[way_of(Profile.objects.select_related("access").get(name="far"))].at
     finally:
         far.go.set()
     deadline = time.monotonic() + 30
@@ -269,7 +270,7 @@ def test_an_answer_that_came_late_counts_from_when_it_was_asked_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a job that was submitted meanwhile would be taken for one that is gone."""
-    monkeypatch.setattr(asking, "WAIT_S", 0.2)
+    monkeypatch.setattr(fan_out, "WAIT_S", 0.2)
     there = serve(world, "alpaca", world.slurms["alps"], "far")
     world.redis.flushdb()
     job_id, real = there.job_id or 0, world.slurms["alps"]
@@ -378,7 +379,7 @@ def test_one_cluster_is_paused_and_the_other_goes_on(world: World) -> None:
 def test_a_bad_node_is_bad_in_its_own_cluster(world: World) -> None:
     until = world.at().replace(year=world.at().year + 1)
     BadNode.objects.create(cluster="alps", node="gpu01", failures=2, excluded_until=until, reason="it broke")
-    assert (badnodes.excluded("main", world.now), badnodes.excluded("alps", world.now)) == ((), ("gpu01",))
+    assert (bad_nodes.excluded("main", world.now), bad_nodes.excluded("alps", world.now)) == ((), ("gpu01",))
     world.ask("alpaca")
     world.ask("llama")
     world.tick()

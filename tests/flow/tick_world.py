@@ -19,12 +19,13 @@ import redis as redis_library
 from gpuworker.wire import ObservedReplica, Sync
 from portal.catalog.models import Engine, Environment, Model, Pool, Profile
 from portal.config import Config, config
+from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
 from portal.fleet.models import Cluster, Command, Pilot, Replica, WayState
 from portal.ledger import transitions as ledger
-from scheduler import asking, patience
-from scheduler.moves import moving
+from scheduler.observe.ways import Site, site
 from scheduler.reconcile import run_once
+from scheduler.slurm import fan_out, patience
 from scheduler.slurm.protocol import (
     JobInfo,
     Jobs,
@@ -36,7 +37,6 @@ from scheduler.slurm.protocol import (
 )
 from scheduler.slurm.spec import JobSpec
 from scheduler.slurm.way import Way
-from scheduler.ways import Site, site
 
 
 class FakeSlurm:
@@ -155,7 +155,7 @@ class World:
     slurms: dict[str, FakeSlurm] = field(default_factory=dict)  # by name of an access or of a cluster
 
     def __post_init__(self) -> None:
-        asking._under_way.clear()  # of an earlier test, which left a way to itself
+        fan_out._under_way.clear()  # of an earlier test, which left a way to itself
         patience._left_alone.clear()
         self.config: Config = dataclasses.replace(
             config(), slurm_min_interval_s=1.0, state_dir=config().state_dir / uuid.uuid4().hex

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import psycopg2
 import pytest
 
-from scheduler.moves import LOOP_LOCK
+from portal.db.transaction import LOOP_LOCK
 from tests.slurm.scenario import Scenario, rival
 from tests.slurm.whole import POOL, WORDS, Whole
 

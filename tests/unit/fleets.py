@@ -21,9 +21,7 @@ from scheduler.policy.decisions import (
     StageWeights,
     WakeReplica,
 )
-from scheduler.policy.snapshot import (
-    Snapshot,
-)
+from scheduler.policy.snapshot import Snapshot
 from scheduler.policy.views import (
     Failure,
     FitView,

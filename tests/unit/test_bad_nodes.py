@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scheduler.badnodes import Start, suspects
+from scheduler.observe.bad_nodes import Start, suspects
 
 
 def start(node: str, at: float, *, good: bool = False, registered: bool = True, pool: str = "llama") -> Start:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scheduler.batch_lines import MOST_ERRORS, Judged, Rules, judge
+from portal.batches.lines import MOST_ERRORS, Judged, Rules, judge
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}

@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 
-from portal.bodies import UPLOADS, Bounded
 from portal.config import config
-from portal.gateway.upload import FORM_BYTES
+from portal.http.bodies import FORM_BYTES, UPLOADS, Bounded
 
 MOST, MOST_FILE = 100, 1000
 
 
 def post(path: str, parts: list[bytes], announced: int | None = None) -> tuple[int, int]:
-    """(status, how many parts were read)"""
+    """Return the status and how many parts of the body were read."""
     said: list[dict[str, Any]] = []
     rest = list(parts)
 

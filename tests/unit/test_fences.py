@@ -22,12 +22,13 @@ PLANTED = [
         "import scheduler.policy.autoscale",
     ),
     ("Portal and scheduler know of the gpuworker only the wire", "portal/errors.py", "import gpuworker.row"),
-    ("Gateway, worker API and transitions know no Django", "portal/gateway/slots.py", "import django.conf"),
-    ("Neither the data plane nor a tick", "scheduler/act.py", "import portal.notices.look"),
+    ("Only portal.asgi imports the gateway", "portal/services/access.py", "import portal.gateway.waited"),
+    ("Gateway, worker API and transitions know no Django", "portal/admission/slots.py", "import django.conf"),
+    ("Neither the data plane nor a tick", "scheduler/act/deeds.py", "import portal.notices.look"),
     ("Policies import no clock", "scheduler/policy/autoscale.py", "import time"),
-    ("Within portal and scheduler only scheduler.slurm", "scheduler/act.py", "import subprocess"),
-    ("The portal reads top-down", "portal/fleet/times.py", "import portal.api.access"),
-    ("The scheduler reads top-down", "scheduler/moves.py", "import scheduler.act"),
+    ("Within portal and scheduler only scheduler.slurm", "scheduler/act/deeds.py", "import subprocess"),
+    ("The portal reads top-down", "portal/fleet/times.py", "import portal.services.access"),
+    ("The scheduler reads top-down", "scheduler/observe/listing.py", "import scheduler.act.deeds"),
 ]
 
 
@@ -80,7 +81,7 @@ def test_every_import_fence_holds_and_catches_what_is_planted(tmp_path: Path) ->
     [
         (fences.state_writes, ("portal", "scheduler")),
         (fences.process_starts, ("portal", "scheduler")),
-        (fences.foreign_imports, ("scheduler/policy", "portal/gateway/policy")),
+        (fences.foreign_imports, ("scheduler/policy", "portal/policy")),
         (fences.foreign_imports, ("portal/fleet/states.py", "portal/ledger/states.py")),
     ],
 )

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuworker import wire
+from portal.acceptance import asked
 from portal.errors import KINDS, ApiError
-from portal.gateway import asked
 
 CHAT = "/v1/chat/completions"
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from portal.acceptance import asked
 from portal.errors import ApiError
-from portal.gateway import asked
 from portal.gateway.usage import Usage, UsageTap, of_answer
 
 EMBEDDINGS, RESPONSES = "/v1/embeddings", "/v1/responses"

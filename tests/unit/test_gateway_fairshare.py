@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portal.gateway.policy.estimate import UNSAID_TOKENS, tokens
-from portal.gateway.policy.fairshare import Line, given_back, keys, longest_wait, started, tag
+from portal.policy.estimate import UNSAID_TOKENS, tokens
+from portal.policy.fairshare import Line, given_back, keys, longest_wait, started, tag
 
 arrivals = st.lists(
     st.tuples(st.integers(0, 4), st.integers(1, 3000), st.integers(0, 2)), min_size=1, max_size=60

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from portal.admission.subjects import of_subjects
 from portal.config import ConfigError, parse
-from portal.gateway.limits import headers, of_subjects
-from portal.gateway.policy.limits import PERIOD_S, Level, Quota, Want, duration, rate, settled, wants
+from portal.gateway.limits import headers
+from portal.policy.limits import PERIOD_S, Level, Quota, Want, duration, rate, settled, wants
 
 NOW = 1.8e9
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portal.gateway.policy.routing import Candidate, choose, choose_alone
+from portal.policy.routing import Candidate, choose, choose_alone
 
 candidates = st.lists(
     st.builds(Candidate, st.uuids().map(str), st.integers(0, 6), st.integers(1, 4), st.booleans()),

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from portal import hints
-from portal.gateway.wake import LEAST_S, MOST_S, Wake
+from portal.admission.wake import LEAST_S, MOST_S, Wake
+from portal.redis import hints
 
 
 def test_it_is_told_at_once_and_ever_more_slowly_while_asked_without_end(

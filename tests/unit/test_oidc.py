@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from portal.config import ConfigError, parse
-from portal.oidc import Provider
+from portal.config.oidc import Provider
 
 WHOLE = {
     "BERTH_OIDC_ISSUER": "https://idp.example/realms/hpc",

@@ -8,10 +8,7 @@ from portal.fleet.states import ReplicaState
 from scheduler.policy.autoscale import target
 from scheduler.policy.decide import decide
 from scheduler.policy.decisions import DrainPilot, DrainReplica, LaunchPilot, PlaceReplica
-from scheduler.policy.views import (
-    PoolView,
-    ReplicaView,
-)
+from scheduler.policy.views import PoolView, ReplicaView
 from tests.unit.test_policy_decide import NOW, fleet, only, pilot, pool, replica
 
 HOT = replica(in_flight=32, idle_since=None, hot_at=NOW - 900)

@@ -6,9 +6,7 @@ from dataclasses import replace
 
 from scheduler.policy.decide import decide
 from scheduler.policy.decisions import DrainReplica, LaunchPilot, PlaceReplica, WakeReplica
-from scheduler.policy.views import (
-    Limits,
-)
+from scheduler.policy.views import Limits
 from tests.unit.test_policy_decide import GPU, NOW, fleet, only, pilot, pool, replica
 from tests.unit.test_policy_placement import launched, told
 

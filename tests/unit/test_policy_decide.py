@@ -16,18 +16,8 @@ from scheduler.policy.decisions import (
     LaunchPilot,
     PlaceReplica,
 )
-from scheduler.policy.snapshot import (
-    Snapshot,
-)
-from scheduler.policy.views import (
-    Failure,
-    HoldView,
-    Limits,
-    PilotView,
-    PoolView,
-    ProfileView,
-    ReplicaView,
-)
+from scheduler.policy.snapshot import Snapshot
+from scheduler.policy.views import Failure, HoldView, Limits, PilotView, PoolView, ProfileView, ReplicaView
 
 NOW = 1_000_000.0
 LIMITS = Limits(pilot_idle_s=60, launch_backoff_s=5, latch_after=3)

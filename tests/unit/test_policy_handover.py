@@ -10,17 +10,8 @@ from hypothesis import strategies as st
 from portal.fleet.states import SERVING, PilotState, ReplicaState
 from scheduler.policy import handover
 from scheduler.policy.decisions import DrainPilot, DrainReplica
-from scheduler.policy.snapshot import (
-    Snapshot,
-)
-from scheduler.policy.views import (
-    FitView,
-    Limits,
-    PilotView,
-    PoolView,
-    ProfileView,
-    ReplicaView,
-)
+from scheduler.policy.snapshot import Snapshot
+from scheduler.policy.views import FitView, Limits, PilotView, PoolView, ProfileView, ReplicaView
 from tests.unit.fleets import snapshots
 
 NOW = 1_000_000.0

@@ -6,11 +6,7 @@ from dataclasses import replace
 
 from scheduler.policy.decide import decide
 from scheduler.policy.decisions import Decision, HoldPool, LaunchPilot, PlaceReplica
-from scheduler.policy.views import (
-    FitView,
-    Limits,
-    ProfileView,
-)
+from scheduler.policy.views import FitView, Limits, ProfileView
 from tests.unit.test_policy_decide import GPU, LIMITS, NOW, fleet, only, pilot, pool, replica
 
 FAR = replace(GPU, name="far", wait_p50_s=1_000.0)

@@ -20,9 +20,7 @@ from scheduler.policy.decisions import (
     PlaceReplica,
     WakeReplica,
 )
-from scheduler.policy.snapshot import (
-    Snapshot,
-)
+from scheduler.policy.snapshot import Snapshot
 from tests.unit.fleets import BOUND_S, NOW, RESIDENCY_S, acted, beside, drained, snapshots
 
 Started = LaunchPilot | PlaceReplica | WakeReplica

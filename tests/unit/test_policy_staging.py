@@ -8,12 +8,8 @@ import pytest
 
 from scheduler.policy.decide import decide
 from scheduler.policy.decisions import Decision, DrainReplica, StageWeights
-from scheduler.policy.snapshot import (
-    Snapshot,
-)
-from scheduler.policy.views import (
-    PilotView,
-)
+from scheduler.policy.snapshot import Snapshot
+from scheduler.policy.views import PilotView
 from tests.unit.test_policy_decide import NOW, fleet, pilot, pool, replica
 
 BUSY = replica("r2", pool="other", gpu_indices=(0, 1, 2, 3), in_flight=1, idle_since=None)

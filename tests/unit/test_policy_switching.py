@@ -16,13 +16,8 @@ from scheduler.policy.decisions import (
     PlaceReplica,
     WakeReplica,
 )
-from scheduler.policy.snapshot import (
-    Snapshot,
-)
-from scheduler.policy.views import (
-    PoolView,
-    ReplicaView,
-)
+from scheduler.policy.snapshot import Snapshot
+from scheduler.policy.views import PoolView, ReplicaView
 from tests.unit.fleets import acted, drained
 from tests.unit.test_policy_decide import GPU, LIMITS, NOW, fleet, only, pilot, pool, replica
 

@@ -6,16 +6,8 @@ from dataclasses import replace
 
 from portal.fleet.states import PilotState, ReplicaState
 from scheduler.policy.allocation import Allocation
-from scheduler.policy.snapshot import (
-    Snapshot,
-)
-from scheduler.policy.views import (
-    Limits,
-    PilotView,
-    PoolView,
-    ProfileView,
-    ReplicaView,
-)
+from scheduler.policy.snapshot import Snapshot
+from scheduler.policy.views import Limits, PilotView, PoolView, ProfileView, ReplicaView
 from scheduler.policy.withdrawal import unwanted_jobs
 
 NOW = 1_000_000.0

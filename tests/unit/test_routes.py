@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from portal.accounts.callers import Caller
 from portal.errors import ApiError
-from portal.gateway.catalog import Caller
-from portal.gateway.exchange import Exchange
 from portal.gateway.routes import LOOK, USE, Route, Routes
+from portal.http.exchange import Exchange
 
 
 async def nothing(ex: Exchange, caller: Caller, name: str) -> dict[str, Any] | None:

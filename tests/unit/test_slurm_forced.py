@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from scheduler.forced import Limits, LiveJob, forced
+from scheduler.observe.forced import Limits, LiveJob, forced
 from scheduler.policy.decisions import CancelPilot, DrainPilot
 from scheduler.slurm.protocol import JobInfo
 

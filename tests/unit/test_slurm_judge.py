@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scheduler.hearing import Heard
-from scheduler.listing import OurJob
-from scheduler.pilots import Patience, PilotFacts, Verdict, judge
+from scheduler.observe.listing import OurJob
+from scheduler.observe.reports import Heard
+from scheduler.observe.verdicts import Patience, PilotFacts, Verdict, judge
 from scheduler.slurm.protocol import JobInfo
 from scheduler.slurm.way import Way
 

@@ -6,6 +6,7 @@ described twice. Of answers only what a program may rely on whatever the engine.
 
 from __future__ import annotations
 
+from portal.acceptance.asked import APIS
 from portal.api.document.words import (
     ANY,
     Schema,
@@ -19,8 +20,7 @@ from portal.api.document.words import (
     thing,
     whole,
 )
-from portal.gateway.asked import APIS
-from portal.ledger.batches.intake import ENDPOINTS, WINDOWS
+from portal.batches.intake import ENDPOINTS, WINDOWS
 from portal.ledger.states import BatchState
 
 _MODEL = text("One of `GET /v1/models`.", minLength=1, example="llama")

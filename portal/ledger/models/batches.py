@@ -38,7 +38,7 @@ class File(models.Model):
 
 
 class Batch(models.Model):
-    """An OpenAI batch: a file of requests, the low-priority filler. Moved by `portal.ledger.batches.transitions`.
+    """An OpenAI batch: a file of requests, the low-priority filler. Moved by `portal.batches.transitions`.
 
     validating → in_progress → finalizing → completed | expired; validating → failed;
     validating | in_progress → cancelling → cancelled. While validating it has no requests, after it all of them.

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import redis as redis_library
 
-from portal import hints
 from portal.accounts.models import User
 from portal.config import Config, config
-from portal.mail import Mail
+from portal.config.mail import Mail
 from portal.notices.models import Webhook
+from portal.redis import hints
 from tests import sinks
 from tests.api import world as make
 from tests.api.world import World

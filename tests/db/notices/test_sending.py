@@ -17,12 +17,12 @@ from devstack.procs import wait_until
 from django.utils import timezone
 
 from portal.config import Config
+from portal.db.transaction import NOTICES_LOCK
 from portal.notices import addresses, post, send
 from portal.notices.look import look
 from portal.notices.models import Delivery, OptOut, Webhook
 from portal.notices.send import RETRY_S
 from scheduler import tasks
-from scheduler.moves import NOTICES_LOCK
 from tests import sinks
 from tests.api.world import World
 from tests.db.notices.happenings import batch_row, later

@@ -16,14 +16,14 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from portal.api import deciding, targets
-from portal.api.commanding import Wish, give
-from portal.api.standing import standing
 from portal.config import config
 from portal.console import fleet_views as views
 from portal.fleet.models import Cluster
 from portal.fleet.models import Command as Row
 from portal.fleet.times import seconds_of
+from portal.services import decision_search, targets
+from portal.services.cluster_state import standing
+from portal.services.commands import Wish, give
 
 LOOK_S = 0.5
 WAIT_S = 600.0
@@ -52,7 +52,7 @@ class Command(BaseCommand):
         why = verbs.add_parser("why", help="why a model or a request does not run yet, and when it will")
         why.add_argument("what", metavar="MODEL|REQUEST")
         decided = verbs.add_parser("decisions", help="what the control loop did, and why")
-        for name, text in deciding.FILTERS.items():
+        for name, text in decision_search.FILTERS.items():
             decided.add_argument(f"--{name}", default="", help=text)
         decided.add_argument("--last", type=int, default=30, metavar="N", help="how many (30)")
         for name, (metavar, text) in VERBS.items():
@@ -98,8 +98,8 @@ class Command(BaseCommand):
                     for line in views.why(options["what"]):
                         self.stdout.write(line)
                 case "decisions":
-                    asked = {name: options[name] for name in deciding.FILTERS}
-                    rows = deciding.decisions(asked, timezone.now())[: max(1, options["last"])]
+                    asked = {name: options[name] for name in decision_search.FILTERS}
+                    rows = decision_search.decisions(asked, timezone.now())[: max(1, options["last"])]
                     self.stdout.write(views.decided(list(rows), width))
                 case _:
                     self._give(_wish(verb, options), options["wait"])

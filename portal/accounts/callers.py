@@ -1,0 +1,63 @@
+"""Rows of accounts → who calls with which token, and the quotas of everybody. SELECTs only, no Django."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from psycopg2.extensions import cursor as Cursor
+
+from portal.policy.limits import Level, Quota
+
+Standing = Literal["active", "revoked", "disabled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A token's owner: one user in one project."""
+
+    token_id: int
+    user_id: int
+    project_id: int
+    scopes: frozenset[str]
+    expires_at: float  # UNIX seconds
+    standing: Standing
+    weight: float  # of the project, under contention
+    priority: int  # of the user's requests in the project, where they name none
+
+
+def read_callers(cur: Cursor, digests: Iterable[str]) -> dict[str, Caller]:
+    wanted = list(digests)
+    if not wanted:
+        return {}
+    cur.execute(
+        """SELECT t.digest, t.id, t.user_id, t.project_id, t.scopes::text, extract(epoch FROM t.expires_at),
+             t.revoked_at IS NOT NULL,
+             u.is_active AND p.is_active AND m.id IS NOT NULL, p.weight, coalesce(m.priority, 0)
+           FROM accounts_apitoken t JOIN accounts_user u ON u.id = t.user_id
+             JOIN accounts_project p ON p.id = t.project_id
+             LEFT JOIN accounts_membership m ON m.user_id = t.user_id AND m.project_id = t.project_id
+           WHERE t.digest = ANY(%s)""",
+        (wanted,),
+    )
+    callers = {}
+    for digest, id_, user, project, scopes, expires_at, revoked, active, weight, priority in cur.fetchall():
+        standing: Standing = "revoked" if revoked else "active" if active else "disabled"
+        callers[digest] = Caller(
+            id_, user, project, _scopes(scopes), float(expires_at), standing, weight, priority
+        )
+    return callers
+
+
+def _scopes(text: str) -> frozenset[str]:
+    return frozenset(str(scope) for scope in json.loads(text))
+
+
+def read_quotas(cur: Cursor) -> dict[tuple[Level, str], Quota]:
+    cur.execute(
+        """SELECT level, coalesce(token_id::text, user_id::text, project_id::text, model), requests_per_min,
+             tokens_per_min, concurrent, queued FROM accounts_quota"""
+    )
+    return {(level, subject): Quota(*limits) for level, subject, *limits in cur.fetchall()}

@@ -1,0 +1,249 @@
+"""Turns "may this request run, and where?" into one Redis call: the Lua scripts and the keys they work on.
+
+Separate from the gateway's own bookkeeping (`keeper`) because the worker API uses it too: it writes routes and
+fills. Everything in Redis is soft: losing it costs seconds and admits nobody who should not be (invariant 10).
+
+How commands travel is `pipe`'s affair, and how they are spelt `scripts`'. Raises QueueDown when Redis does not
+answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from portal.admission.pipe import Pipe
+from portal.admission.scripts import (
+    enter_arguments,
+    leave_arguments,
+    limit_arguments,
+    prefix,
+    read_limits,
+    settle_arguments,
+    spelt,
+    tag_arguments,
+)
+from portal.policy.fairshare import Line
+from portal.policy.limits import Want
+
+LEASE_S = 15.0
+ACCEPT_S = 3.0  # a granted slot that its gateway does not take up by then is free again
+DIRECTORY_CHANNEL = "berth:directory"
+RELAY_KEEP_S = 12  # said every 5 s
+LINKS_KEEP_S = 60
+_RELAYS = "berth:relay:"
+_LINKS = "berth:links:"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a replica is reached. `transport` is opaque: only `forward` knows what to do with it."""
+
+    replica: str
+    transport: str
+    pilot: str
+    cap: int
+
+
+@functools.lru_cache(maxsize=4096)
+def read_route(replica: str, text: bytes | str) -> Route:
+    raw = json.loads(text)
+    return Route(replica, str(raw["transport"]), str(raw["pilot"]), int(raw["cap"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A slot in use."""
+
+    replica: str
+    request: str
+    alone: bool
+
+
+class Slots:
+    """The commands. One instance per process and event loop."""
+
+    def __init__(self, url: str) -> None:
+        self._pipe = Pipe(url)
+
+    @property
+    def down_since(self) -> float | None:
+        """Monotonic; None while Redis answers."""
+        return self._pipe.down_since
+
+    async def close(self) -> None:
+        await self._pipe.close()
+
+    # What the gateway asks
+
+    async def admit(self, pool: str, request: str) -> Route | None:
+        """A slot for LEASE_S, if nobody waits and a replica has room; else None = wait."""
+        answer = await self._script("admit", prefix(pool), request, LEASE_S)
+        return read_route(answer[0].decode(), answer[1]) if answer else None
+
+    async def enqueue(self, pool: str, request: str, order_key: float, owner: str, alone: bool) -> None:
+        """Enters the line; only after the row is committed. Grants come to the owner's channel."""
+        await self._script("enqueue", prefix(pool), ACCEPT_S, request, repr(order_key), owner, int(alone))
+
+    def release(self, pool: str, request: str, replica: str = "", *, over: bool) -> None:
+        """Gives the slot back (`over`: and forgets the request), then fills."""
+        self._tell("release", prefix(pool), ACCEPT_S, request, replica, "1" if over else "0")
+
+    async def enter(
+        self, pool: str, limits: str, request: str, lease_s: float, wants: Sequence[Want]
+    ) -> tuple[Want | None, float, list[tuple[int, float]], Route | None]:
+        """`limit`, and `admit` if it refuses nothing, in one step."""
+        args = enter_arguments(request, LEASE_S, limits, lease_s, wants)
+        said, slot = await self._script("enter", prefix(pool), *args)
+        return *read_limits(said, wants), read_route(slot[0].decode(), slot[1]) if slot else None
+
+    def leave(
+        self, pool: str, request: str, replica: str, limits: str, wants: Sequence[Want], used: int | None
+    ) -> None:
+        """`release` and `settle` in one, for a request that never stood in line."""
+        args = leave_arguments(ACCEPT_S, request, replica, limits, wants, used)
+        self._tell("leave", prefix(pool), *args)
+
+    async def fill(self, pool: str) -> None:
+        await self._script("fill", prefix(pool), ACCEPT_S)
+
+    async def renew(self, pool: str, leases: Sequence[Lease]) -> None:
+        flat = [part for lease in leases for part in (lease.replica, lease.request, int(lease.alone))]
+        await self._script("renew", prefix(pool), LEASE_S, *flat)
+
+    async def tag(
+        self,
+        pool: str,
+        lane: str,
+        project: int,
+        share: float,
+        priority: int,
+        request: str,
+        seed: Line | None = None,
+    ) -> float | None:
+        """Reserves a place in line → its order key; None = Redis was flushed: come again with the line as
+        PostgreSQL knows it. `request`: '' for rows that pilots pull."""
+        args = tag_arguments(lane, project, share, priority, request, seed)
+        answer = await self._script("tag", prefix(pool), *args)
+        return float(answer) if answer else None
+
+    def started(self, pool: str, lane: str, order_key: float) -> None:
+        """Rows that pilots pull have started, with at most this key."""
+        self._tell("started", prefix(pool), lane, repr(order_key))
+
+    async def limit(
+        self, limits: str, request: str, lease_s: float, wants: Sequence[Want]
+    ) -> tuple[Want | None, float, list[tuple[int, float]]]:
+        """Takes what is wanted of every limit, or nothing. → (the one that refuses, seconds until it would not,
+        (remaining, seconds until whole) of each)."""
+        answer = await self._script("limit", limits, *limit_arguments(request, lease_s, "", wants))
+        return read_limits(answer, wants)
+
+    def settle(self, limits: str, request: str, now: str, wants: Sequence[Want], used: int | None) -> None:
+        """Gives back what is counted; tokens become those really used (None: as they were reserved)."""
+        self._tell("settle", limits, *settle_arguments(request, now, wants, used))
+
+    async def keep(self, limits: str, lease_s: float, held: Sequence[tuple[str, str]]) -> None:
+        """Renews the leases on (key, request)."""
+        await self._script("keep", limits, lease_s, *(part for pair in held for part in pair))
+
+    async def position(self, pool: str, request: str) -> int | None:
+        """Place in line, from 1; None when it is not waiting there (being granted, or Redis was flushed)."""
+        rank = await self._command("ZRANK", prefix(pool) + ":wait", request)
+        return None if rank is None else int(rank) + 1
+
+    async def missing(self, pool: str, requests: Sequence[str]) -> list[str]:
+        """Those that do not stand in line."""
+        scores = await self._command("ZMSCORE", prefix(pool) + ":wait", *requests)
+        return [request for request, score in zip(requests, scores, strict=True) if score is None]
+
+    async def epoch(self) -> str:
+        """Names the life of this Redis's memory. A new one means that it was flushed."""
+        await self._command("SET", "berth:epoch", secrets.token_hex(8), "NX")
+        value = await self._command("GET", "berth:epoch")
+        return value.decode() if value else ""
+
+    def drop_route(self, pool: str, replica: str) -> None:
+        """The replica did not answer at its address; its next sync brings it back."""
+        self._pipe.tell(("HDEL", prefix(pool) + ":routes", replica))
+
+    async def ping(self) -> None:
+        await self._command("PING")
+
+    # What the worker API asks
+
+    async def set_routes(self, pool: str, hot: dict[str, dict[str, Any]], gone: Iterable[str]) -> None:
+        """Writes a pilot's replicas of one pool into the routes and fills."""
+        key = prefix(pool) + ":routes"
+        calls = []
+        if hot:
+            flat = [part for id_, route in hot.items() for part in (id_, json.dumps(route, sort_keys=True))]
+            calls.append(self._command("HSET", key, *flat))
+        if dead := list(gone):
+            calls.append(self._command("HDEL", key, *dead))
+        if hot:
+            calls.append(self._script("fill", prefix(pool), ACCEPT_S))
+        await asyncio.gather(*calls)
+
+    async def publish(self, channel: str, message: str) -> None:
+        await self._command("PUBLISH", channel, message)
+
+    def hint(self, channel: str, message: str) -> None:
+        """As `publish`, where a loss is made up for and nobody waits."""
+        self._pipe.tell(("PUBLISH", channel, message))
+
+    async def get(self, key: str) -> bytes | None:
+        value: bytes | None = await self._command("GET", key)
+        return value
+
+    async def set(self, key: str, value: bytes, keep_s: int) -> None:
+        await self._command("SET", key, value, "EX", keep_s)
+
+    async def delete(self, key: str) -> None:
+        await self._command("DEL", key)
+
+    # Which process holds links that pilots have opened (portal.transport.reverse)
+
+    def relays_at(self, gateway: str, address: str) -> None:
+        """This process is there, and hands its links to others at this address."""
+        self._pipe.tell(("SET", f"{_RELAYS}{gateway}", address, "EX", RELAY_KEEP_S))
+
+    def holds_links(self, gateway: str, pilots: Iterable[str]) -> None:
+        for pilot in pilots:
+            self._pipe.tell(("SADD", f"{_LINKS}{pilot}", gateway))
+            self._pipe.tell(("EXPIRE", f"{_LINKS}{pilot}", LINKS_KEEP_S))
+
+    def holds_no_links(self, pilot: str, gateway: str) -> None:
+        self._pipe.tell(("SREM", f"{_LINKS}{pilot}", gateway))
+
+    async def links_of(self, pilot: str) -> list[tuple[str, str]]:
+        """(process, address of its relay) of those that hold links of this pilot and are alive, in no order.
+        No clock is compared: a process that has died is forgotten by Redis."""
+        gateways = [
+            name.decode(errors="replace") for name in await self._command("SMEMBERS", f"{_LINKS}{pilot}")
+        ]
+        if not gateways:
+            return []
+        found = await self._command("MGET", *(f"{_RELAYS}{name}" for name in gateways))
+        return [
+            (name, at.decode(errors="replace"))
+            for name, at in zip(gateways, found, strict=True)
+            if at is not None
+        ]
+
+    # How they are said
+
+    def _script(self, name: str, keys: str, *args: Any) -> asyncio.Future[Any]:
+        return self._pipe.ask(spelt(name, keys, *args))
+
+    def _tell(self, name: str, keys: str, *args: Any) -> None:
+        """Nobody need await it: what it would have given back is a lease that runs out."""
+        self._pipe.tell(spelt(name, keys, *args))
+
+    def _command(self, *command: Any) -> asyncio.Future[Any]:
+        return self._pipe.ask(command)

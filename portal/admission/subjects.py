@@ -1,0 +1,38 @@
+"""Whom the limits of a request are asked of → the quota of each of them; and the error of one that refuses.
+
+One rule for requests on a connection and for rows that pilots pull; no Django.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from portal.errors import ApiError
+from portal.policy.limits import WORDS, Level, Quota, Want
+
+PREFIX = "berth:limit"
+LEASE_S = 20.0
+
+Quotas = Mapping[tuple[Level, str], Quota]
+
+
+def of_subjects(
+    quotas: Quotas, defaults: Mapping[str, Quota], token: int | None, user: int, project: int, model: str
+) -> list[tuple[Level, str, Quota]]:
+    if not quotas and not defaults:
+        return []
+    subjects: list[tuple[Level, str]] = [("user", str(user)), ("project", str(project)), ("model", model)]
+    if token is not None:
+        subjects.insert(0, ("token", str(token)))
+    found = []
+    for level, subject in subjects:
+        quota = quotas.get((level, subject)) or defaults.get(level)
+        if quota is not None:
+            found.append((level, subject, quota))
+    return found
+
+
+def over(want: Want, retry_s: float) -> ApiError:
+    said = f"{want.limit} {WORDS[want.kind]} of this {want.level}"
+    return ApiError("rate_limit_exceeded", detail=said, retry_after_s=max(1, math.ceil(retry_s)))

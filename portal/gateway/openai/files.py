@@ -1,0 +1,139 @@
+"""/v1/files: upload, list, look at, download and delete the files of batches, in OpenAI's shapes. No Django.
+
+Only their owner sees them (a user in a project, as the token names them); to everybody else they do not exist.
+A batch's output may be downloaded while it grows: what is committed is complete lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID, uuid4
+
+from psycopg2.extensions import cursor as Cursor
+
+from portal.accounts.callers import Caller
+from portal.batches import intake, reading, transitions
+from portal.batches.contents import Contents, parts
+from portal.batches.intake import Draft
+from portal.batches.reading import FileRow
+from portal.config import Config
+from portal.db.threads import Database
+from portal.errors import ApiError
+from portal.gateway.openai import owned, upload
+from portal.http.exchange import Exchange
+
+_PREFIX = "file-"
+_LEAST_KEPT_S = 3600
+
+
+class Files:
+    def __init__(self, config: Config, database: Database) -> None:
+        self._config = config
+        self._database = database
+        self._contents = Contents(config.files_dir)
+
+    async def create(self, ex: Exchange, caller: Caller, _: str) -> dict[str, Any]:
+        owner = owned.owner_of(caller)
+        id_, now = uuid4(), datetime.now(UTC)
+        draft = Draft(self._contents, id_, self._config.max_file_bytes)
+        try:
+            got = await upload.receive(ex, draft, self._config.max_file_bytes)
+            if got.name is None:
+                raise _wrong("file", "is missing: send the file as this part of the form")
+            if got.fields.get("purpose") != "batch":
+                raise _wrong("purpose", "must be 'batch'")
+            keep = _kept_for(got.fields, timedelta(days=self._config.file_keep_days))
+            row = intake.new_file(draft, owner, got.name, keep, now)
+            await asyncio.to_thread(draft.complete)
+            await owned.ask(self._database, partial(transitions.add_file, file=row))
+        except BaseException:
+            draft.discard()
+            raise
+        return describe(FileRow(id_, row.purpose, row.name, row.bytes, now, row.expires_at))
+
+    async def listing(self, ex: Exchange, caller: Caller, _: str) -> dict[str, Any]:
+        asked = owned.query(ex)
+        most = owned.limit(asked, usual=1000, most=10_000)
+        order = asked.get("order", "desc")
+        if order not in ("asc", "desc"):
+            raise _wrong("order", "must be 'asc' or 'desc'")
+        after, purpose = asked.get("after"), asked.get("purpose")
+        if purpose not in (None, "batch", "batch_output"):
+            raise _wrong("purpose", "must be 'batch' or 'batch_output'")
+        rows = await owned.ask(
+            self._database,
+            partial(
+                reading.files,
+                owner=owned.owner_of(caller),
+                purpose=purpose,
+                after=None if after is None else owned.read_id(_PREFIX, after, "file_not_found"),
+                most=most + 1,
+                newest_first=order == "desc",
+            ),
+        )
+        return owned.page([describe(row) for row in rows], most)
+
+    async def show(self, ex: Exchange, caller: Caller, name: str) -> dict[str, Any]:
+        return describe(await self._find(name, caller))
+
+    async def content(self, ex: Exchange, caller: Caller, name: str) -> None:
+        row = await self._find(name, caller)
+        try:
+            handle = await asyncio.to_thread(os.open, self._contents.path(row.id), os.O_RDONLY)
+        except FileNotFoundError:
+            raise ApiError("file_not_found") from None
+        try:
+            await ex.answer_bytes(parts(handle, row.bytes), row.bytes)
+        finally:
+            os.close(handle)
+
+    async def delete(self, ex: Exchange, caller: Caller, name: str) -> dict[str, Any]:
+        row = await self._find(name, caller)
+        if not await owned.ask(self._database, partial(self._erase, id_=row.id)):
+            raise ApiError("conflict", detail="A batch that is not over uses this file.")
+        return {"id": f"{_PREFIX}{row.id}", "object": "file", "deleted": True}
+
+    async def _find(self, name: str, caller: Caller) -> FileRow:
+        id_ = owned.read_id(_PREFIX, name, "file_not_found")
+        row = await owned.ask(self._database, partial(reading.file, id_=id_, owner=owned.owner_of(caller)))
+        if row is None:
+            raise ApiError("file_not_found")
+        return row
+
+    def _erase(self, cur: Cursor, id_: UUID) -> bool:
+        erased = transitions.erase_files(cur, [id_], datetime.now(UTC))
+        for file in erased:
+            self._contents.erase(file)
+        return bool(erased)
+
+
+def describe(row: FileRow) -> dict[str, Any]:
+    return {
+        "id": f"{_PREFIX}{row.id}",
+        "object": "file",
+        "bytes": row.bytes,
+        "created_at": int(row.created_at.timestamp()),
+        "expires_at": int(row.expires_at.timestamp()),
+        "filename": row.name,
+        "purpose": row.purpose,
+        "status": "processed",
+        "status_details": None,
+    }
+
+
+def _kept_for(fields: dict[str, str], most: timedelta) -> timedelta:
+    """`expires_after` of the form; an owner may shorten what the site allows."""
+    text = fields.get("expires_after[seconds]")
+    if text is None:
+        return most
+    if not text.isascii() or not text.isdigit() or int(text[:12]) < _LEAST_KEPT_S:
+        raise _wrong("expires_after[seconds]", f"must be a whole number, at least {_LEAST_KEPT_S}")
+    return min(most, timedelta(seconds=min(int(text[:12]), most.total_seconds())))
+
+
+def _wrong(param: str, what: str) -> ApiError:
+    return ApiError("invalid_parameter", detail=f"'{param}' {what}.", param=param)

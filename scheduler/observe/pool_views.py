@@ -1,0 +1,196 @@
+"""Pools, profiles, the queue's counters and the heads of its lines → the views that the policies see. Reads only."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import QuerySet
+
+from portal.catalog.models import Model, Pool, Profile
+from portal.db.transaction import moving
+from portal.fleet.models import Fit, PoolState
+from portal.ledger import transitions as ledger
+from scheduler.moments import seconds
+from scheduler.observe.launch_history import Past, failures_in_a_row, pasts
+from scheduler.policy.views import FitView, HoldView, PoolView, ProfileView
+
+QUEUED, RUNNING = "queued", "running"
+LANES = ("held", "async", "batch")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The request that a lane of a pool serves next."""
+
+    accepted_at: float
+    weight: float  # of its project
+
+
+def pool_views(now: float) -> tuple[PoolView, ...]:
+    with moving() as cur:
+        counts = {key: max(0, n) for key, n in ledger.fold_depth(cur).items()}
+    heads = _heads({pool for (pool, _, state), n in counts.items() if state == QUEUED and n})
+    past = pasts(now)
+    states = {state.pool_id: state for state in PoolState.objects.all()}
+    fits = _fits()
+    owners = _sole_projects()
+    profiles = _profiles()
+    return tuple(
+        _view(
+            pool,
+            profiles.get(pool.name, ()),
+            states.get(pool.name) or PoolState(pool=pool),
+            counts,
+            heads.get(pool.name, []),
+            past[pool.name],
+            fits.get(pool.name, {}),
+            owners.get(pool.name, ""),
+            now,
+        )
+        for pool in Pool.objects.select_related("environment").order_by("name")
+    )
+
+
+def catalogued(pools: QuerySet[Pool]) -> tuple[PoolView, ...]:
+    """What the catalog and measurements say of them, and nothing of their load."""
+    fits, owners, profiles = _fits(), _sole_projects(), _profiles()
+    return tuple(
+        _view(
+            pool,
+            profiles.get(pool.name, ()),
+            PoolState(pool=pool),
+            {},
+            [],
+            Past(),
+            fits.get(pool.name, {}),
+            owners.get(pool.name, ""),
+            0.0,
+        )
+        for pool in pools.select_related("environment")
+    )
+
+
+def profile_view(profile: Profile) -> ProfileView:
+    """What the catalog says of it, and nothing of Slurm's."""
+    return ProfileView(
+        profile.name,
+        profile.enabled,
+        profile.gpus,
+        profile.mem_mb,
+        profile.max_pilots,
+        profile.preemptible,
+        gpu_type=profile.gpu_type,
+        project=profile.project.slug if profile.charge == "project" and profile.project else "",
+        cost=profile.cost,
+        walltime_s=profile.walltime_min * 60.0,
+        least_s=profile.walltime_least_min * 60.0,
+        nodes=profile.nodes,
+    )
+
+
+def _view(
+    pool: Pool,
+    profiles: Iterable[str],
+    state: PoolState,
+    counts: Mapping[tuple[str, str, str], int],
+    heads: Iterable[Head],
+    past: Past,
+    fits: Mapping[str, FitView],
+    owner: str,
+    now: float,
+) -> PoolView:
+    lanes = {lane: counts.get((pool.name, lane, QUEUED), 0) for lane in LANES}
+    heads = list(heads)
+    return PoolView(
+        name=pool.name,
+        profiles=tuple(profiles),
+        gpus=pool.gpus * pool.nodes,
+        nodes=pool.nodes,
+        mem_mb=pool.mem_mb,
+        keep_alive_s=float(pool.keep_alive_s),
+        load_s=state.load_s or pool.load_estimate_s,
+        min_replicas=pool.min_replicas,
+        max_replicas=pool.max_replicas,
+        queued=sum(lanes.values()),
+        running=sum(counts.get((pool.name, lane, RUNNING), 0) for lane in LANES),
+        interest_until=seconds(state.interest_until),
+        paused=pool.paused,
+        failures=failures_in_a_row(past),
+        hold=hold_of(state),
+        cap=pool.cap,
+        queued_held=lanes["held"],
+        queued_batch=lanes["batch"],
+        waited_s=max((now - head.accepted_at for head in heads), default=None),
+        service_s=state.service_s,
+        weight=max((head.weight for head in heads), default=1.0),
+        project=owner,
+        pinned_until=seconds(state.pinned_until),
+        sleep_level=pool.sleep_level,
+        asleep_mem_mb=pool.asleep_mem_mb or pool.mem_mb,
+        wake_s=state.wake_s,
+        fits=fits,
+        gpu_types=tuple(map(str, pool.environment.gpu_types)),
+    )
+
+
+def hold_of(state: PoolState) -> HoldView:
+    return HoldView(state.failures, seconds(state.retry_at), state.latched_at is not None, state.reason)
+
+
+def _heads(waiting: Iterable[str]) -> dict[str, list[Head]]:
+    """Of each pool where somebody waits, the next request of each lane: a few probes of one index each."""
+    names = sorted(waiting)
+    if not names:
+        return {}
+    found: dict[str, list[Head]] = defaultdict(list)
+    with moving() as cur:
+        cur.execute(
+            """SELECT p.name, extract(epoch FROM h.accepted_at), coalesce(o.weight, 1)
+               FROM unnest(%s::text[]) p (name)
+               CROSS JOIN unnest(%s::text[]) l (lane)
+               CROSS JOIN LATERAL (
+                 SELECT accepted_at, project_id FROM ledger_request
+                 WHERE state = 'queued' AND pool = p.name AND lane = l.lane
+                 ORDER BY order_key, id LIMIT 1) h
+               LEFT JOIN accounts_project o ON o.id = h.project_id""",
+            (names, list(LANES)),
+        )
+        for pool, accepted_at, weight in cur.fetchall():
+            found[pool].append(Head(float(accepted_at), float(weight)))
+    return found
+
+
+def _profiles() -> dict[str, list[str]]:
+    """By pool, in order of name."""
+    found: dict[str, list[str]] = defaultdict(list)
+    pairs = Pool.profiles.through._default_manager.order_by("profile__name")
+    for pool, profile in pairs.values_list("pool_id", "profile__name"):
+        found[pool].append(profile)
+    return found
+
+
+def _fits() -> dict[str, dict[str, FitView]]:
+    found: dict[str, dict[str, FitView]] = defaultdict(dict)
+    for pool, gpu_type, fits, load_s, service_s in Fit.objects.values_list(
+        "pool_id", "gpu_type", "fits", "load_s", "service_s"
+    ):
+        found[pool][gpu_type] = FitView(fits, load_s, service_s)
+    return found
+
+
+def _sole_projects() -> dict[str, str]:
+    """Pools that only one project may use → that project."""
+    open_to: dict[str, set[str | None]] = defaultdict(set)
+    rows: Iterable[Any] = Model.objects.filter(enabled=True).values_list(
+        "pool_id", "is_public", "projects__slug"
+    )
+    for pool, public, project in rows:
+        open_to[pool].add(None if public else project)
+    return {
+        pool: project
+        for pool, projects in open_to.items()
+        if len(projects) == 1 and (project := next(iter(projects))) is not None
+    }
