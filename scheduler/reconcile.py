@@ -18,7 +18,7 @@ from scheduler.act import routes
 from scheduler.act.actor import Actor
 from scheduler.act.dispatch import act
 from scheduler.commands import dispatch
-from scheduler.maintenance import holders, parking, retention, samples
+from scheduler.maintenance import holders, parked_rows, retention, samples
 from scheduler.observe import bad_nodes, cluster_facts, measures, ways
 from scheduler.observe.listing import ClientFor, listen
 from scheduler.observe.observation import live_pilots, observe, settle
@@ -79,7 +79,7 @@ def _tick(
     act(actor, observed.resubmit)
 
     # What the policies decide.
-    parking.unpark()
+    parked_rows.unpark()
     snapshot = snapshot_of(site, observed, settings, now)
     act(actor, decide(snapshot, now))
     routes.sweep(redis, Pool.objects.values_list("name", flat=True), observed.lost)

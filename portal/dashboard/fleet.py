@@ -26,7 +26,6 @@ from portal.dashboard.fragments import unchanged_is_304
 from portal.db.connections import plain
 from portal.fleet.decision_kinds import DecisionKind
 from portal.fleet.models import (
-    REPLICA_ENDED,
     Cluster,
     Command,
     Decision,
@@ -37,6 +36,7 @@ from portal.fleet.models import (
     Replica,
 )
 from portal.fleet.phases import read_phases
+from portal.fleet.states import REPLICA_ENDED
 from portal.fleet.times import until
 from portal.services import decision_search, targets
 from portal.services.cluster_state import standing, unknown_jobs

@@ -16,7 +16,8 @@ from portal.config import Config
 from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
 from portal.fleet.decision_kinds import DecisionKind
-from portal.fleet.models import Pilot, PilotLog, PilotState, Replica
+from portal.fleet.models import Pilot, PilotLog, Replica
+from portal.fleet.states import PilotState
 from scheduler.act.actor import Actor
 from scheduler.act.decision_rows import write
 from scheduler.jobs.spec import log_path, secret_path

@@ -9,7 +9,8 @@ from uuid import UUID
 from portal.catalog.models import Pool, Profile
 from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
-from portal.fleet.models import Pilot, PilotState, ProfileState
+from portal.fleet.models import Pilot, ProfileState
+from portal.fleet.states import PilotState
 from scheduler.act.actor import Actor
 from scheduler.act.decision_rows import write_decided
 from scheduler.act.replicas import new_replica, no_model

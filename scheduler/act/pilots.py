@@ -7,14 +7,14 @@ from uuid import UUID
 
 from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
-from portal.fleet.models import Pilot, PilotState
+from portal.fleet.models import Pilot
+from portal.fleet.states import ON_ITS_WAY, PilotState
 from scheduler.act import endings, refusals
 from scheduler.act.actor import Actor
 from scheduler.act.decision_rows import write_decided
 from scheduler.act.notes import no_answer
 from scheduler.policy.consequences import AdoptJob, EndPilot, FollowJobs
 from scheduler.policy.decisions import CancelPilot, DrainPilot
-from scheduler.policy.snapshot import ON_ITS_WAY
 from scheduler.slurm.protocol import NoAnswer, NotOffered, Rejected
 
 logger = logging.getLogger(__name__)

@@ -8,11 +8,11 @@ from uuid import UUID
 from portal.catalog.models import Model, Pool
 from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
-from portal.fleet.models import Pilot, PilotState, PoolState
+from portal.fleet.models import Pilot, PoolState
+from portal.fleet.states import ON_ITS_WAY, PilotState
 from scheduler.act.actor import Actor
 from scheduler.act.decision_rows import write_decided
 from scheduler.policy.decisions import DrainReplica, PlaceReplica, StageWeights, WakeReplica
-from scheduler.policy.snapshot import ON_ITS_WAY
 
 
 def place(actor: Actor, decision: PlaceReplica) -> bool:

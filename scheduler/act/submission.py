@@ -12,8 +12,9 @@ from portal.catalog.models import Pool
 from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
 from portal.fleet.decision_kinds import DecisionKind
-from portal.fleet.models import Pilot, PilotState, ProfileState
+from portal.fleet.models import Pilot, ProfileState
 from portal.fleet.slurm_words import refused_for_good
+from portal.fleet.states import PilotState
 from scheduler.act import endings
 from scheduler.act.actor import Actor
 from scheduler.act.decision_rows import write, write_decided

@@ -6,7 +6,8 @@ Each function returns what was done, in words, and raises Refused or Later.
 
 from __future__ import annotations
 
-from portal.fleet.models import REPLICA_ENDED, Command, Pilot, PilotState, PoolState, Replica, ReplicaState
+from portal.fleet.models import Command, Pilot, PoolState, Replica
+from portal.fleet.states import ON_ITS_WAY, REPLICA_ENDED, PilotState, ReplicaState
 from portal.fleet.times import until
 from scheduler.act import refusals
 from scheduler.act.actor import Actor
@@ -14,7 +15,6 @@ from scheduler.act.dispatch import carry_out
 from scheduler.commands.outcomes import Later, Refused
 from scheduler.commands.targets import pilot_of, pool_of
 from scheduler.policy.decisions import CancelPilot, Decision, DrainPilot, DrainReplica
-from scheduler.policy.snapshot import ON_ITS_WAY
 
 
 def drain(actor: Actor, command: Command) -> str:

@@ -12,8 +12,9 @@ from uuid import UUID
 from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
 from portal.fleet.decision_kinds import DecisionKind
-from portal.fleet.models import Candidate, Command, Pilot, PilotState
+from portal.fleet.models import Candidate, Command, Pilot
 from portal.fleet.slurm_words import meaning
+from portal.fleet.states import ON_ITS_WAY, PilotState
 from portal.fleet.times import span
 from scheduler.act.actor import Actor
 from scheduler.act.decision_rows import write
@@ -21,7 +22,6 @@ from scheduler.act.launches import obstacle
 from scheduler.act.submission import submit
 from scheduler.commands.outcomes import Failed, Later, Refused
 from scheduler.jobs.pilots import intent
-from scheduler.policy.snapshot import ON_ITS_WAY
 
 LOOK_PATIENCE_S = 120.0  # for the agent; an agent of an earlier release never answers
 MOST_JOBS = 2  # that may end under it before it is given up

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from portal.fleet.models import Command, PilotLog, PilotState
+from portal.fleet.models import Command, PilotLog
+from portal.fleet.states import PilotState
 from scheduler.act.actor import Actor
 from scheduler.act.endings import keep_log
 from scheduler.commands.outcomes import Later, Refused

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from portal.catalog.models import Pool
-from portal.fleet.models import Command, Pilot, PilotState
+from portal.fleet.models import Command, Pilot
+from portal.fleet.states import PilotState
 from scheduler.act.actor import Actor
 from scheduler.commands.outcomes import Refused
 

@@ -16,14 +16,15 @@ from portal.db.transaction import moving
 from portal.fleet.decision_kinds import DecisionKind
 from portal.fleet.explain import explain
 from portal.fleet.facts import read_facts
-from portal.fleet.models import Command, Decision, PoolState, Replica, ReplicaState
+from portal.fleet.models import Command, Decision, PoolState, Replica
+from portal.fleet.states import SERVING, ReplicaState
 from portal.fleet.times import clock, span
 from scheduler.act.actor import Actor
 from scheduler.act.decision_rows import write
 from scheduler.act.dispatch import carry_out
 from scheduler.commands.outcomes import Failed, Later, Refused
 from scheduler.policy.decisions import LaunchPilot
-from scheduler.policy.snapshot import SERVING, Snapshot
+from scheduler.policy.snapshot import Snapshot
 from scheduler.policy.trial import Start, trial
 
 Look = Callable[[], Snapshot]

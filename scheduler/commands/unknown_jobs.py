@@ -11,7 +11,8 @@ from portal.catalog.models import Profile
 from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
 from portal.fleet.decision_kinds import DecisionKind
-from portal.fleet.models import Command, Pilot, PilotState
+from portal.fleet.models import Command, Pilot
+from portal.fleet.states import PilotState
 from scheduler.act import refusals
 from scheduler.act.actor import Actor
 from scheduler.act.decision_rows import write

@@ -15,7 +15,8 @@ from datetime import UTC, datetime, timedelta
 from django.db.models import QuerySet
 
 from portal.config import Config
-from portal.fleet.models import BadNode, Replica, ReplicaState
+from portal.fleet.models import BadNode, Replica
+from portal.fleet.states import ReplicaState
 from scheduler.policy.consequences import ExcludeNode, ReadmitNode
 
 HISTORY = timedelta(days=1)

@@ -18,21 +18,21 @@ from django.db.models import QuerySet
 from portal.config import Config
 from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
-from portal.fleet.models import Pilot, PilotState
+from portal.fleet.models import Pilot
+from portal.fleet.states import ON_ITS_WAY, PilotState
 from scheduler.jobs.spec import portal_url_of
 from scheduler.moments import moment, seconds
 from scheduler.observe import restore_mark, silence, unknown_jobs
-from scheduler.observe.accounting import accounted
 from scheduler.observe.emergencies import Allowance, LiveJob, emergency
 from scheduler.observe.listing import NEVER, ClientFor, Listing, Listings, of_cluster
 from scheduler.observe.reports import Heard, hear
 from scheduler.observe.restore_mark import Behind
 from scheduler.observe.silence import Silence
+from scheduler.observe.vanished_jobs import accounted
 from scheduler.observe.verdicts import Patience, PilotFacts, Verdict, adoption, ending, judge
 from scheduler.observe.ways import Site, untold
 from scheduler.policy.consequences import Consequence, EndPilot, FollowJobs, ResubmitPilot
 from scheduler.policy.decisions import CancelPilot, DrainPilot
-from scheduler.policy.snapshot import ON_ITS_WAY
 
 FactsByTime = Mapping[float, list[fleet.SlurmFact]]
 

@@ -15,11 +15,11 @@ from datetime import UTC, datetime, timedelta
 import redis as redis_library
 
 from portal.config import Config
-from portal.fleet.models import Pilot, PilotState
+from portal.fleet.models import Pilot
+from portal.fleet.states import ON_ITS_WAY, PilotState
 from portal.ledger.models import Holder
 from scheduler.observe.reports import Heard
 from scheduler.policy.consequences import NotePilotHeard, NotePilotSilent
-from scheduler.policy.snapshot import ON_ITS_WAY
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from portal.fleet.models import Pilot, PilotState
+from portal.fleet.models import Pilot
+from portal.fleet.states import PilotState
 from scheduler.observe.listing import Listing, OurJob, kept
 from scheduler.observe.reports import Heard
 from scheduler.observe.verdicts import is_over

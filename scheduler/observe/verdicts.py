@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from gpuworker.wire import REFUSED
 from portal.fleet.slurm_words import meaning
+from portal.fleet.states import PilotState
 from scheduler.observe.listing import OurJob
 from scheduler.observe.reports import Heard
 from scheduler.policy.consequences import AdoptJob, EndPilot
@@ -85,11 +86,11 @@ def judge(
     5. Listed as ended, and no report since → ended.
     """
     # 1.
-    if pilot.said_ending and pilot.state != "planned":
+    if pilot.said_ending and pilot.state != PilotState.PLANNED:
         refused = pilot.said_ending.startswith(REFUSED)
         return Verdict(ended=_last_words(pilot, jobs), failed=refused)
     # 2.
-    registered = pilot.agent_job_id if pilot.state == "planned" else None
+    registered = pilot.agent_job_id if pilot.state == PilotState.PLANNED else None
     if answered_at is None:
         return Verdict(adopt=registered)
     # 3.
@@ -102,7 +103,7 @@ def judge(
     if own is None:
         return _unlisted(pilot, silent_s, redis_answers, answered_at, patience, now)
     surplus = tuple(job for job in live if job.info.job_id != own.info.job_id)
-    adopt = own.info.job_id if pilot.state == "planned" else None
+    adopt = own.info.job_id if pilot.state == PilotState.PLANNED else None
     # 5.
     said = meaning(own.info.state, own.info.reason)
     if said.phase == "ended" and (silent_s > patience.quiet_s or (heard and heard.job_id != own.info.job_id)):
@@ -134,7 +135,7 @@ def ending(pilot: PilotFacts, verdict: Verdict, usage: UsageInfo | None) -> EndP
 
 def _asked(pilot: PilotFacts, verdict: Verdict) -> bool:
     """Return whether a decision of ours let it go, and nothing else came between."""
-    if pilot.state != "draining":
+    if pilot.state != PilotState.DRAINING:
         return False
     return bool(pilot.said_ending) or verdict.job is None or verdict.job.info.state in _AS_ASKED
 
@@ -164,7 +165,7 @@ def _unlisted(
     patience: Patience,
     now: float,
 ) -> Verdict:
-    if pilot.state == "planned":
+    if pilot.state == PilotState.PLANNED:
         return Verdict(resubmit=answered_at > pilot.planned_at)
     last_seen = max(pilot.slurm_seen_at or 0.0, pilot.submitted_at or 0.0)
     if answered_at <= last_seen or now - last_seen < patience.alive_s:
