@@ -27,6 +27,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_http_methods, require_POST
 
+from gpuworker.wire import CHAT
 from portal.accounts.models import Project, User
 from portal.batches import intake, transitions
 from portal.batches.contents import Contents, parts
@@ -71,7 +72,7 @@ class NewBatch(forms.Form):
     project = forms.ModelChoiceField(Project.objects.none(), to_field_name="slug", empty_label=None)
     endpoint = forms.ChoiceField(
         choices=[(path, path) for path in sorted(intake.ENDPOINTS)],
-        initial="/v1/chat/completions",
+        initial=CHAT.path,
         help_text="Where every line of the file is to go.",
     )
     completion_window = forms.ChoiceField(

@@ -16,6 +16,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
+from gpuworker.wire import ENDPOINTS, RESPONSE
 from portal.acceptance import asked as asking
 from portal.accounts import tokens
 from portal.accounts.callers import Caller
@@ -101,9 +102,9 @@ class Gateway:
     def _routes(self, responses: Responses, models: Offered, files: Files, batches: Batches) -> Routes:
         return Routes(
             [
-                *(Route("POST", api, USE, self._infer) for api in sorted(asking.APIS)),
-                Route("GET", "/v1/responses/{id}", LOOK, responses.show),
-                Route("POST", "/v1/responses/{id}/cancel", USE, responses.cancel),
+                *(Route("POST", path, USE, self._infer) for path in ENDPOINTS),
+                Route("GET", f"{RESPONSE.path}/{{id}}", LOOK, responses.show),
+                Route("POST", f"{RESPONSE.path}/{{id}}/cancel", USE, responses.cancel),
                 Route("GET", "/v1/models", LOOK, models.listing),
                 Route("GET", "/v1/models/{model}", LOOK, models.show),
                 Route("GET", "/v1/files", LOOK, files.listing),
@@ -187,7 +188,7 @@ class Gateway:
 
     async def _infer(self, ex: Exchange, caller: Caller, _: str) -> None:
         body = await ex.read(self._config.max_body_bytes)
-        asked = asking.read(ex.scope["path"], body)
+        asked = asking.read(ex.scope["path"], body, ex.header(b"content-type"))
         model = await self.directory.model(asked.model, caller.project_id)
         if model is None:
             raise ApiError("model_not_found", detail=asked.model[:128], param="model")

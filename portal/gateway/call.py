@@ -11,12 +11,15 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import UUID
 
+from gpuworker.wire import JSON
 from portal.acceptance.asked import Asked
 from portal.accounts.callers import Caller
 from portal.admission.slots import Route
 from portal.gateway.forward import End
 from portal.http.exchange import Exchange
 from portal.ledger.transitions import Finish, NewRequest, Recorded
+
+_LONGEST_TYPE = 100  # characters, as the ledger keeps them
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +88,8 @@ class Call:
             body=self.asked.body,
             crashes=self.crashes,
             state="parked" if self.parked else "queued",
+            content_type=self.asked.content_type,
+            engine_path=self.asked.engine_path,
         )
 
     def recorded(self, gateway: str, end: Ended) -> Recorded:
@@ -127,6 +132,7 @@ class Call:
             completion_tokens=end.completion_tokens,
             result=end.result if self.key else None,
             keep=bool(self.key),
+            result_type=end.result_type,
         )
 
 
@@ -142,6 +148,7 @@ class Ended:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     result: bytes | None = None  # what the client was told, where it will be asked for again
+    result_type: str = JSON
 
 
 def ended(call: Call, end: End, result: bytes | None) -> Ended:
@@ -156,4 +163,5 @@ def ended(call: Call, end: End, result: bytes | None) -> Ended:
         prompt_tokens=end.usage.prompt_tokens,
         completion_tokens=end.usage.completion_tokens,
         result=result,
+        result_type=end.content_type[:_LONGEST_TYPE] or JSON,
     )

@@ -24,7 +24,6 @@ from portal.gateway.call import Call
 from portal.gateway.directory import Directory
 from portal.gateway.hold import QUEUE_PATIENCE_S
 from portal.http.exchange import Headers
-from portal.policy.estimate import tokens
 from portal.policy.limits import COUNTS, RATES, Level, Quota, Want, duration, wants
 
 log = logging.getLogger(__name__)
@@ -58,7 +57,7 @@ class Limits:
         quotas = self._quotas(call)
         if not quotas:
             return
-        estimate = tokens(call.asked.body)
+        estimate = call.asked.estimated_tokens()
         if call.later:
             await self._enter_later(call, quotas, estimate)
             return

@@ -9,7 +9,6 @@ from portal.admission.slots import Slots
 from portal.errors import ApiError
 from portal.gateway.call import Call
 from portal.gateway.writer import Writer
-from portal.policy.estimate import tokens
 from portal.policy.fairshare import PRIORITIES
 
 _PRIORITIES = {str(level): level for level in PRIORITIES}
@@ -34,7 +33,7 @@ class Order:
 
     async def key(self, call: Call, lane: str) -> float:
         """Reserves its place. Raises QueueDown, DatabaseDown."""
-        share = tokens(call.asked.body) / call.caller.weight
+        share = call.asked.estimated_tokens() / call.caller.weight
         request = call.request if lane == "held" else ""
         key = await self._slots.tag(call.pool, lane, call.caller.project_id, share, call.priority, request)
         while key is None:

@@ -94,7 +94,7 @@ async def _answer(call: Call, found: Found) -> None:
     ex.extra += _REPLAYED
     status = found.http_status or 200
     if not call.asked.stream:
-        await ex.answer(status, body)
+        await ex.answer(status, body, content_type=found.result_type)
     elif found.lane != "held":  # a pilot answered it, in one piece
         raise ApiError("detached")
     elif status == 200:

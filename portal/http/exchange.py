@@ -121,17 +121,22 @@ class Exchange:
 
     # Answers
 
-    async def answer(self, status: int, body: bytes, headers: Headers | None = None) -> None:
-        """A whole JSON answer."""
+    async def answer(
+        self, status: int, body: bytes, headers: Headers | None = None, content_type: str = "application/json"
+    ) -> None:
+        """Send a whole answer, of JSON unless a type is named."""
         self.ended = True
         if self.kept is not None:
             self.kept.append(body)
         length = (b"content-length", str(len(body)).encode())
+        kind = _JSON
+        if content_type != "application/json":
+            kind = (b"content-type", content_type.encode("latin-1"))
         await self._send(
             {
                 "type": "http.response.start",
                 "status": status,
-                "headers": [_JSON, length, self._id_header, *self.extra, *(headers or ())],
+                "headers": [kind, length, self._id_header, *self.extra, *(headers or ())],
             }
         )
         await self._send({"type": "http.response.body", "body": body})

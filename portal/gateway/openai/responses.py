@@ -15,7 +15,7 @@ from uuid import UUID
 import psycopg2
 from psycopg2.extensions import cursor as Cursor
 
-from portal.acceptance.asked import RESPONSES
+from gpuworker.wire import RESPONSE
 from portal.accounts.callers import Caller
 from portal.db.threads import Database
 from portal.errors import ApiError
@@ -65,7 +65,7 @@ def _look(cur: Cursor, id_: UUID, caller: Caller, *, cancels: bool) -> Found | N
     found = find(cur, id_)
     if found is None or (found.user_id, found.project_id) != (caller.user_id, caller.project_id):
         return None
-    if found.api != RESPONSES or found.lane != "async":
+    if found.api != RESPONSE.path or found.lane != "async":
         return None
     if cancels and transitions.cancel(cur, [id_], datetime.now(UTC), "cancelled by its owner"):
         return find(cur, id_)
