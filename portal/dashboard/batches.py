@@ -56,7 +56,7 @@ EXAMPLE_LINE = json.dumps(
     {
         "custom_id": "line-1",
         "method": "POST",
-        "url": "/v1/chat/completions",
+        "url": CHAT.path,
         "body": {"model": "…", "messages": [{"role": "user", "content": "What is Slurm?"}]},
     },
     ensure_ascii=False,
