@@ -38,7 +38,7 @@ class Order:
         request = call.request if lane == Lane.HELD else ""
         key = await self._slots.tag(call.pool, lane, call.caller.project_id, share, call.priority, request)
         while key is None:
-            line = await self._writer.line(call.id, call.pool, lane)
+            line = await self._writer.line(call.progress.id, call.pool, lane)
             key = await self._slots.tag(
                 call.pool, lane, call.caller.project_id, share, call.priority, request, line
             )

@@ -1,6 +1,6 @@
 """A request that others have in hand → its answer, given to a second client as it was given to the first.
 
-Separate from `again`, which decides whether a client means such a request. Looks at the ledger now and then: who
+Separate from `repeats`, which decides whether a client means such a request. Looks at the ledger now and then: who
 answers it may be another gateway or a pilot.
 """
 

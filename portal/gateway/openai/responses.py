@@ -19,7 +19,7 @@ from gpuworker.wire import RESPONSE
 from portal.accounts.callers import Caller
 from portal.db.threads import Database
 from portal.errors import ApiError
-from portal.gateway.openai import owned
+from portal.gateway.openai import resources
 from portal.http.exchange import Exchange
 from portal.ledger import transitions
 from portal.ledger.answers import Found, find
@@ -49,7 +49,7 @@ class Responses:
 
     async def _shown(self, ex: Exchange, caller: Caller, name: str, *, cancels: bool) -> dict[str, Any]:
         """Raises ApiError."""
-        if owned.query(ex).get("stream") == "true":
+        if resources.query(ex).get("stream") == "true":
             raise ApiError("invalid_parameter", detail="A kept response is not streamed.", param="stream")
         look = partial(_look, id_=_uuid(name), caller=caller, cancels=cancels)
         try:
