@@ -7,7 +7,6 @@ API's own words. Separate from `serve`, which holds connections.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable
 
@@ -15,6 +14,7 @@ from portal.admission.pipe import QueueDown
 from portal.admission.slots import Slots
 from portal.errors import ApiError
 from portal.gateway.call import Call
+from portal.gateway.limits import Entry
 from portal.gateway.moves import Cancel
 from portal.gateway.openai.responses import pending
 from portal.gateway.order import Order
@@ -41,17 +41,17 @@ class Background:
         self._waits = waits
         self._told: dict[str, bool] = {}  # pool → whether more came since
 
-    async def accept(self, call: Call) -> None:
+    async def accept(self, call: Call, entry: Entry) -> None:
         """Answers once its row is committed. Raises ApiError."""
         try:
-            call.order_key = await self._order.key(call, Lane.ASYNC)
-            await self._accept(call)
+            call.progress.order_key = await self._order.key(call, Lane.ASYNC)
+            await self._accept(call, RequestState.PARKED if entry.parked else RequestState.QUEUED)
         except QueueDown:
             raise ApiError("queue_unavailable", retry_after_s=10) from None
         except DatabaseDown:
             raise ApiError("database_unavailable", retry_after_s=10) from None
         if (
-            call.parked
+            entry.parked
         ):  # not demand (invariant 11); the control loop lets it go on when the limit has refilled
             return await told(call, "parked")
         self._waits(call.pool)
@@ -71,21 +71,22 @@ class Background:
         if self._told.pop(pool):
             self._tell(pool)
 
-    async def _accept(self, call: Call) -> None:
+    async def _accept(self, call: Call, state: RequestState) -> None:
         try:
-            await self._writer.accept(call.to_accept(None))
+            await self._writer.accept(call.to_accept(None, state))
         except BaseException:
             # The client hears of an error, or nothing: whatever became of the row must not be run for nobody.
-            self._writer.later(Cancel(call.id, "not accepted"))
+            self._writer.later(Cancel(call.progress.id, "not accepted"))
             raise
-        call.has_row = call.settled = True
+        # From here on it is the pilots' to end.
+        call.progress.has_row = call.progress.ended = True
 
 
 async def told(call: Call, state: str) -> None:
     """What is asked for later has been taken up, now or when it was asked before."""
     if call.asked.background:
-        said = pending(call.ex.request_id, call.asked.model, call.accepted_at, state)
-        await call.ex.answer(200, json.dumps(said).encode())
+        said = pending(call.ex.request_id, call.asked.model, call.progress.accepted_at, state)
+        await call.ex.answer_json(200, said)
         return
     place = f"/api/v1/requests/{call.ex.request_id}"
     headers: Headers = [(b"location", place.encode()), (b"preference-applied", b"respond-async")]
@@ -97,4 +98,4 @@ async def told(call: Call, state: str) -> None:
         "api": call.asked.api,
         "location": place,
     }
-    await call.ex.answer(202, json.dumps(said).encode(), headers)
+    await call.ex.answer_json(202, said, headers)

@@ -10,7 +10,6 @@ from portal.errors import ApiError
 from portal.gateway.call import Call
 from portal.gateway.writer import Writer
 from portal.ledger.states import Lane
-from portal.policy.estimate import tokens
 from portal.policy.fairshare import PRIORITIES
 
 _PRIORITIES = {str(level): level for level in PRIORITIES}
@@ -35,11 +34,11 @@ class Order:
 
     async def key(self, call: Call, lane: str) -> float:
         """Reserves its place. Raises QueueDown, DatabaseDown."""
-        share = tokens(call.asked.body) / call.caller.weight
+        share = call.asked.estimated_tokens() / call.caller.weight
         request = call.request if lane == Lane.HELD else ""
         key = await self._slots.tag(call.pool, lane, call.caller.project_id, share, call.priority, request)
         while key is None:
-            line = await self._writer.line(call.id, call.pool, lane)
+            line = await self._writer.line(call.progress.id, call.pool, lane)
             key = await self._slots.tag(
                 call.pool, lane, call.caller.project_id, share, call.priority, request, line
             )

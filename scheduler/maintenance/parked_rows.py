@@ -11,6 +11,7 @@ from uuid import UUID
 
 import redis as redis_library
 
+from gpuworker.wire import estimate_at
 from portal.admission import quotas
 from portal.admission.quotas import Subjects
 from portal.db.transaction import moving
@@ -36,7 +37,7 @@ def unpark() -> list[UUID]:
                  UNION ALL
                  SELECT (SELECT min(project_id) FROM ledger_request WHERE state = 'parked' AND project_id > owners.id)
                  FROM owners WHERE owners.id IS NOT NULL)
-               SELECT r.id, r.token_id, r.user_id, r.project_id, r.model, r.pool,
+               SELECT r.id, r.token_id, r.user_id, r.project_id, r.model, r.pool, r.api,
                  coalesce(r.batch_length, octet_length(p.body)),
                  CASE WHEN octet_length(p.body) <= %s THEN p.body END
                FROM owners CROSS JOIN LATERAL (
@@ -50,13 +51,14 @@ def unpark() -> list[UUID]:
     refused: set[Subjects] = set()
     allowed: dict[UUID, str] = {}
     try:
-        for id_, token, user, project, model, pool, length, body in found:
+        for id_, token, user, project, model, pool, api, length, body in found:
             subjects = Subjects(token, user, project, model)
             if subjects in refused:
                 continue
             if subjects not in known:
                 known[subjects] = subjects.quotas()
-            if quotas.take(known[subjects], UUID(str(id_)), estimate.of_row(length, body)):
+            cost = estimate.of_row(length, body, estimate_at(api))
+            if quotas.take(known[subjects], UUID(str(id_)), cost):
                 allowed[UUID(str(id_))] = pool
             else:
                 refused.add(subjects)
