@@ -80,7 +80,14 @@ def fail(cur: Cursor, batch: UUID, errors: Sequence[dict[str, Any]], now: dateti
     return cur.rowcount == 1
 
 
-def begin(cur: Cursor, batch: UUID, lines: Iterable[NewLine], now: datetime, state: str = "queued") -> bool:
+def begin(
+    cur: Cursor,
+    batch: UUID,
+    lines: Iterable[NewLine],
+    now: datetime,
+    state: str = "queued",
+    priority: int = 0,
+) -> bool:
     """validating → in_progress, with one request, queued or parked, for each line, all or none. False: it was
     cancelled, or somebody else began it; the caller then rolls back.
 
@@ -94,7 +101,7 @@ def begin(cur: Cursor, batch: UUID, lines: Iterable[NewLine], now: datetime, sta
         return False
     project, user, token, endpoint, expires_at = found
     tail = "\t".join(
-        (str(project), str(user), r"\N" if token is None else str(token), endpoint, "f", "batch", "0", state,
+        (str(project), str(user), r"\N" if token is None else str(token), endpoint, "f", "batch", str(priority), state,
          "0", "0", str(batch), now.isoformat(), expires_at.isoformat())
     )  # fmt: skip
     source: Any = _CopySource(lines, tail)  # psycopg2 calls `read` only

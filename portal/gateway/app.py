@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from portal.acceptance import asked as asking
+from portal.acceptance import rule
+from portal.acceptance.rule import Facts, verdict
 from portal.accounts import tokens
 from portal.accounts.callers import Caller
 from portal.admission.slots import Slots
@@ -77,8 +79,9 @@ class Gateway:
         self._database = Database(config.database_url, f"{self.id} reads", threads=2)
         replay = Replay(self._database, hold, config)
         self._again = Again(self.id, self.directory, self.writer, replay, config)
-        self._background = Background(self.slots, self.writer, self._waits)
         self._limits = Limits(self.slots, self.directory, config.limits)
+        self._entry = Database(config.database_url, f"{self.id} entry", threads=2)
+        self._background = Background(self.slots, self.writer, self._limits, self._entry, self._waits)
         self._serve = Serve(
             self.id,
             self.slots,
@@ -143,7 +146,8 @@ class Gateway:
         await self.reverse.stop()
         self._wake.stop()
         await self.writer.stop()
-        await asyncio.get_running_loop().run_in_executor(None, self._database.close)
+        for database in (self._database, self._entry):
+            await asyncio.get_running_loop().run_in_executor(None, database.close)
         await self.directory.stop()
         await self.slots.close()
 
@@ -189,11 +193,9 @@ class Gateway:
         body = await ex.read(self._config.max_body_bytes)
         asked = asking.read(ex.scope["path"], body)
         model = await self.directory.model(asked.model, caller.project_id)
-        if model is None:
-            raise ApiError("model_not_found", detail=asked.model[:128], param="model")
-        phase = self.directory.phase(model.pool)
-        if phase.residency == "unavailable":
-            raise ApiError("model_unavailable", detail=phase.named(asked.model).reason)
+        facts = Facts(asked.model, model, caller.project_id)
+        verdict(facts).accepted()
+        assert model is not None
         call = Call(
             id=uuid.UUID(ex.request_id),
             ex=ex,
@@ -203,13 +205,19 @@ class Gateway:
             accepted_at=datetime.now(UTC),
             since=time.monotonic(),
             task=asyncio.current_task(),
-            priority=priority(ex.header(PRIORITY), caller.priority),
+            priority=rule.priority(priority(ex.header(PRIORITY)), caller.priority),
         )
+        phase = self.directory.phase(model.pool)
+        if phase.residency == "unavailable" and not call.later:
+            raise ApiError("model_unavailable", detail=phase.named(asked.model).reason)
         if not await self._again.begin(call):
             return
         try:
-            await self._limits.enter(call)
-            await (self._background.accept(call) if call.later else self._serve.run(call))
+            if call.later:
+                await self._background.accept(call, facts)
+            else:
+                await self._limits.enter(call)
+                await self._serve.run(call)
         finally:
             self._again.end(call)
             self._limits.leave(call)

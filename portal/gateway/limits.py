@@ -1,4 +1,4 @@
-"""A call and the quotas that concern it → admitted, refused with 429, or, where nobody waits, to be parked.
+"""A call and the quotas that concern it → admitted or refused with 429; where nobody waits, what its rates say.
 
 Every level (token, user, project, model) is asked in one Redis call, which takes nothing when one refuses. What is
 counted (concurrent, queued) is held by leases that this gateway renews, so a gateway's death gives it back. While
@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from portal.acceptance.rule import Rates
 from portal.accounts.callers import Caller
 from portal.admission.pipe import QueueDown
 from portal.admission.slots import Slots
@@ -53,16 +54,11 @@ class Limits:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def enter(self, call: Call) -> None:
-        """Takes what the request needs, before anything else is done for it. A held one over a limit raises
-        ApiError; one that nobody waits for is to be parked if the limit refills."""
-        quotas = self._quotas(call)
+        """Take what a held request needs, before anything else is done for it. Raises ApiError over a limit."""
+        quotas = self.concerning(call)
         if not quotas:
             return
-        estimate = tokens(call.asked.body)
-        if call.later:
-            await self._enter_later(call, quotas, estimate)
-            return
-        asked = wants(quotas, (*RATES, "concurrent"), estimate)
+        asked = wants(quotas, (*RATES, "concurrent"), tokens(call.asked.body))
         if call.has_row:
             # It came again for its place. It was a request when it came first, and its tokens were given back then.
             asked = tuple(replace(want, cost=0) if want.kind == "requests" else want for want in asked)
@@ -73,9 +69,30 @@ class Limits:
         if call.has_row:
             await self._back_in_line(call, wants(quotas, ("queued",), 0))
 
+    async def take_rates(self, call: Call) -> Rates:
+        """Take what a request that nobody waits for needs of every rate, or nothing, and say which it was."""
+        asked = self._rates(call)
+        if not asked:
+            return "allow"
+        try:
+            refused, _, left = await self._slots.limit(PREFIX, call.request, LEASE_S, asked)
+        except QueueDown:
+            return "unknown"
+        call.ex.extra += headers(asked, left)
+        return "allow" if refused is None else "refuse"
+
+    def give_rates_back(self, call: Call) -> None:
+        """Undo `take_rates`: the request was refused after all."""
+        if asked := self._rates(call):
+            self._slots.settle(PREFIX, call.request, "", asked, 0)
+
+    def concerning(self, call: Call) -> list[tuple[Level, str, Quota]]:
+        """Return the quotas that the request is counted against."""
+        return concerning(self._directory.snapshot.quotas, self._defaults, call.caller, call.asked.model)
+
     async def waits(self, call: Call) -> None:
         """It has to stand in line. Raises ApiError when too many of its kind do."""
-        asked = wants(self._quotas(call), ("queued",), 0)
+        asked = wants(self.concerning(call), ("queued",), 0)
         if asked:
             await self._take(call, asked)
 
@@ -126,22 +143,8 @@ class Limits:
             raise over(refused, retry_s)
         self._taken.setdefault(call.request, []).extend(asked)
 
-    async def _enter_later(
-        self, call: Call, quotas: Sequence[tuple[Level, str, Quota]], estimate: int
-    ) -> None:
-        asked = wants(quotas, RATES, estimate)
-        if not asked:
-            return
-        try:
-            refused, _, left = await self._slots.limit(PREFIX, call.request, LEASE_S, asked)
-        except QueueDown:
-            call.parked = True
-            return
-        call.ex.extra += headers(asked, left)
-        call.parked = refused is not None
-
-    def _quotas(self, call: Call) -> list[tuple[Level, str, Quota]]:
-        return concerning(self._directory.snapshot.quotas, self._defaults, call.caller, call.asked.model)
+    def _rates(self, call: Call) -> tuple[Want, ...]:
+        return wants(self.concerning(call), RATES, tokens(call.asked.body))
 
     async def _keep(self) -> None:
         while True:

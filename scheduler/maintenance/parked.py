@@ -12,11 +12,10 @@ from uuid import UUID
 import redis as redis_library
 
 from portal.admission import quotas
-from portal.admission.quotas import Subjects
+from portal.admission.subjects import Subjects
 from portal.db.transaction import moving
 from portal.ledger import transitions as ledger
 from portal.policy import estimate
-from portal.policy.limits import Level, Quota
 from portal.redis import hints
 
 logger = logging.getLogger(__name__)
@@ -45,19 +44,19 @@ def unpark() -> list[UUID]:
                LEFT JOIN ledger_payload p ON p.request = r.id ORDER BY r.order_key, r.id""",
             (estimate.LONGEST, MOST),
         )
-        found = cur.fetchall()
-    known: dict[Subjects, list[tuple[Level, str, Quota]]] = {}
+        rows = [
+            (UUID(str(id_)), Subjects(token, user, project, model), pool, length, body)
+            for id_, token, user, project, model, pool, length, body in cur.fetchall()
+        ]
+        limits = quotas.concerning_each(cur, {subjects for _, subjects, _, _, _ in rows})
     refused: set[Subjects] = set()
     allowed: dict[UUID, str] = {}
     try:
-        for id_, token, user, project, model, pool, length, body in found:
-            subjects = Subjects(token, user, project, model)
+        for id_, subjects, pool, length, body in rows:
             if subjects in refused:
                 continue
-            if subjects not in known:
-                known[subjects] = subjects.quotas()
-            if quotas.take(known[subjects], UUID(str(id_)), estimate.of_row(length, body)):
-                allowed[UUID(str(id_))] = pool
+            if quotas.take(limits[subjects], id_, estimate.of_row(length, body)):
+                allowed[id_] = pool
             else:
                 refused.add(subjects)
     except (redis_library.RedisError, OSError) as error:
