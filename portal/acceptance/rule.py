@@ -15,6 +15,7 @@ from typing import Literal
 from portal.admission.subjects import over
 from portal.catalog.entries import ModelEntry
 from portal.errors import ApiError
+from portal.ledger.states import RequestState
 from portal.policy.limits import Want
 
 RETRY_S = 30  # nobody knows when one of those that wait is over
@@ -49,15 +50,16 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`error`: of one that is refused. `crowd`: the limit of waiting requests that refused it, if one did."""
+    """`state`: in which the request enters the ledger; None = it is refused, with `error`. `crowd`: the limit of waiting
+    requests that refused it, if one did."""
 
-    state: Literal["queued", "parked", "refused"]
+    state: RequestState | None
     error: ApiError | None = None
     crowd: Crowd | None = None
 
-    def accepted(self) -> Literal["queued", "parked"]:
+    def accepted(self) -> RequestState:
         """Return the state in which the request enters the ledger. Raises ApiError when it is refused."""
-        if self.state == "refused":
+        if self.state is None:
             assert self.error is not None
             raise self.error
         return self.state
@@ -72,13 +74,13 @@ def verdict(facts: Facts) -> Verdict:
     4. Else it is queued.
     """
     if facts.model is None or not facts.model.open_to(facts.project):  # 1
-        return Verdict("refused", ApiError("model_not_found", detail=facts.name[:128], param="model"))
+        return Verdict(None, ApiError("model_not_found", detail=facts.name[:128], param="model"))
     for crowd in facts.crowds:  # 2
         if crowd.is_over:
-            return Verdict("refused", over(crowd.limit, RETRY_S), crowd)
+            return Verdict(None, over(crowd.limit, RETRY_S), crowd)
     if facts.rates != "allow":  # 3
-        return Verdict("parked")
-    return Verdict("queued")  # 4
+        return Verdict(RequestState.PARKED)
+    return Verdict(RequestState.QUEUED)  # 4
 
 
 def share(tokens: int, weight: float) -> float:

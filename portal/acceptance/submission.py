@@ -22,14 +22,13 @@ from portal.accounts.callers import Principal
 from portal.admission import places, quotas
 from portal.admission.subjects import Subjects
 from portal.catalog.entries import read_models
-from portal.ledger import transitions, waiting
+from portal.ledger import queue_limit, transitions
+from portal.ledger.states import Lane
 from portal.ledger.transitions import NewRequest
 from portal.policy.estimate import tokens
 from portal.policy.limits import Want, wants
 
 logger = logging.getLogger(__name__)
-
-LANE = "async"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +49,16 @@ def submit(cur: Cursor, handed: Submission) -> NewRequest:
     subjects = Subjects(principal.token, principal.user, principal.project, asked.model)
     limits = quotas.concerning(cur, subjects)
     waits = wants(limits, ("queued",), 0)
-    waiting.lock(cur, waits)
+    queue_limit.lock(cur, waits)
     model = read_models(cur, [asked.model]).get(asked.model)
     facts = Facts(asked.model, model, principal.project, crowds(cur, waits))
     verdict(facts).accepted()  # nothing is taken for one that is refused
     assert model is not None
     cost, level = tokens(asked.body), priority(handed.priority, principal.priority)
     state = verdict(replace(facts, rates=rates(limits, handed.id, cost))).accepted()
-    (key,) = places.reserve(cur, model.pool, LANE, principal.project, [share(cost, principal.weight)], level)
+    (key,) = places.reserve(
+        cur, model.pool, Lane.ASYNC, principal.project, [share(cost, principal.weight)], level
+    )
     row = NewRequest(
         id=handed.id,
         pool=model.pool,
@@ -67,7 +68,7 @@ def submit(cur: Cursor, handed: Submission) -> NewRequest:
         token_id=principal.token,
         api=asked.api,
         stream=False,
-        lane=LANE,
+        lane=Lane.ASYNC,
         priority=level,
         order_key=key,
         holder=None,
@@ -82,7 +83,7 @@ def submit(cur: Cursor, handed: Submission) -> NewRequest:
 def enter(cur: Cursor, row: NewRequest, facts: Facts, waits: Sequence[Want]) -> None:
     """Write the row of a request that was found to be acceptable, unless others have come before it meanwhile. Raises
     ApiError. The caller commits."""
-    waiting.lock(cur, waits)
+    queue_limit.lock(cur, waits)
     verdict(replace(facts, crowds=crowds(cur, waits))).accepted()
     transitions.accept(cur, [row])
 
@@ -91,7 +92,8 @@ def crowds(cur: Cursor, waits: Sequence[Want], coming: int = 1, of_model: int = 
     """Return each limit of waiting requests with those that wait and those that come, of which `of_model` are for the
     limits' model."""
     return [
-        Crowd(want, waiting.count(cur, want), of_model if want.level == "model" else coming) for want in waits
+        Crowd(want, queue_limit.count(cur, want), of_model if want.level == "model" else coming)
+        for want in waits
     ]
 
 

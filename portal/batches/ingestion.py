@@ -34,14 +34,13 @@ from portal.catalog.entries import ModelEntry, read_models
 from portal.config import Config
 from portal.db.transaction import moving
 from portal.errors import ApiError
-from portal.ledger import waiting
+from portal.ledger import queue_limit
 from portal.ledger.models import Batch
+from portal.ledger.states import Lane, RequestState
 from portal.policy.limits import RATES, WORDS, wants
 from portal.redis import hints
 
 logger = logging.getLogger(__name__)
-
-LANE = "batch"
 
 
 def import_batch(id_: UUID, settings: Config, now: float) -> bool:
@@ -66,7 +65,7 @@ def import_batch(id_: UUID, settings: Config, now: float) -> bool:
             transaction.set_rollback(True)
     if began:
         logger.info("batch %s: %d lines %s", id_, len(judged.lines), state)
-        for pool in sorted(keys) if state == "queued" else ():
+        for pool in sorted(keys) if state == RequestState.QUEUED else ():
             hints.rows_waiting(pool)
     return began
 
@@ -99,7 +98,7 @@ def _verdict(
     subjects = {name: Subjects(principal.token, principal.user, principal.project, name) for name in by_model}
     limits = quotas.concerning_each(cur, subjects.values())
     waits = {name: wants(limits[of], ("queued",), 0) for name, of in subjects.items()}
-    waiting.lock(cur, [want for some in waits.values() for want in some])
+    queue_limit.lock(cur, [want for some in waits.values() for want in some])
     said = []
     for name in sorted(by_model):
         facts = Facts(
@@ -110,7 +109,13 @@ def _verdict(
             "unknown" if wants(limits[subjects[name]], RATES, 0) else "allow",
         )
         said.append(verdict(facts))
-    return next((one for state in ("refused", "parked") for one in said if one.state == state), said[0])
+    first = (
+        one
+        for state in (None, RequestState.PARKED, RequestState.QUEUED)
+        for one in said
+        if one.state == state
+    )
+    return next(first)
 
 
 def _too_many(crowd: Crowd) -> dict[str, Any]:
@@ -130,7 +135,7 @@ def _places(
     for line in lines:
         shares.setdefault(models[line.model].pool, []).append(share(line.cost, principal.weight))
     return {
-        pool: iter(places.reserve(cur, pool, LANE, principal.project, costs, level))
+        pool: iter(places.reserve(cur, pool, Lane.BATCH, principal.project, costs, level))
         for pool, costs in shares.items()
     }
 

@@ -27,6 +27,7 @@ from portal.gateway.openai.responses import pending
 from portal.gateway.order import Order
 from portal.gateway.writer import DatabaseDown, Writer
 from portal.http.exchange import Headers
+from portal.ledger.states import Lane, RequestState
 from portal.ledger.transitions import NewRequest
 from portal.policy.limits import Want, wants
 
@@ -61,12 +62,14 @@ class Background:
             state = await self._enter(call, facts)
         except (DatabaseDown, psycopg2.OperationalError, psycopg2.InterfaceError):
             raise ApiError("database_unavailable", retry_after_s=10) from None
-        if state == "queued":  # what is parked is not demand (invariant 11); the control loop lets it go on
+        if (
+            state == RequestState.QUEUED
+        ):  # what is parked is not demand (invariant 11); the control loop lets it go on
             self._waits(call.pool)
             self._tell(call.pool)
         return await told(call, state)
 
-    async def _enter(self, call: Call, facts: Facts) -> str:
+    async def _enter(self, call: Call, facts: Facts) -> RequestState:
         """Gather the rule's facts, nothing being taken for a request that it refuses, and write the row. Returns its
         state. Raises ApiError, DatabaseDown, psycopg2.Error."""
         waits = wants(self._limits.concerning(call), ("queued",), 0)
@@ -75,8 +78,8 @@ class Background:
         verdict(facts).accepted()
         facts = replace(facts, rates=await self._limits.take_rates(call))
         state = verdict(facts).accepted()
-        call.parked = state == "parked"
-        call.order_key = await self._order.key(call, "async")
+        call.parked = state == RequestState.PARKED
+        call.order_key = await self._order.key(call, Lane.ASYNC)
         await self._write(call, facts, waits)
         return state
 
@@ -131,7 +134,7 @@ async def told(call: Call, state: str) -> None:
     said = {
         "id": call.ex.request_id,
         "state": state,
-        "lane": "async",
+        "lane": Lane.ASYNC,
         "model": call.asked.model,
         "api": call.asked.api,
         "location": place,

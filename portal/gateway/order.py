@@ -11,6 +11,7 @@ from portal.admission.slots import Slots
 from portal.errors import ApiError
 from portal.gateway.call import Call
 from portal.gateway.writer import Writer
+from portal.ledger.states import Lane
 from portal.policy import fairshare
 from portal.policy.estimate import tokens
 from portal.policy.fairshare import PRIORITIES
@@ -42,14 +43,14 @@ class Order:
         try:
             return await self._reserve(call, lane, cost)
         except QueueDown:
-            if lane == "held":
+            if lane == Lane.HELD:
                 raise
             line = await self._writer.line(call.id, call.pool, lane)
             key, _ = fairshare.tag(line, call.caller.project_id, cost, call.priority)
             return key
 
     async def _reserve(self, call: Call, lane: str, cost: float) -> float:
-        request = call.request if lane == "held" else ""
+        request = call.request if lane == Lane.HELD else ""
         project = call.caller.project_id
         key = await self._slots.tag(call.pool, lane, project, cost, call.priority, request)
         while key is None:

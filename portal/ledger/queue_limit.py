@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from psycopg2.extensions import cursor as Cursor
 
+from portal.ledger.states import RequestState
 from portal.policy.limits import Level, Want
 
 _COLUMNS: dict[Level, str] = {
@@ -37,9 +38,9 @@ def count(cur: Cursor, limit: Want) -> int:
     cur.execute(
         # State by state: each has a partial index, and `state IN (…)` would read every request that ever ended.
         f"""SELECT count(*) FROM (
-              (SELECT 1 FROM ledger_request WHERE state = 'queued' AND {column} = %(subject)s LIMIT %(most)s)
+              (SELECT 1 FROM ledger_request WHERE state = '{RequestState.QUEUED}' AND {column} = %(subject)s LIMIT %(most)s)
               UNION ALL
-              (SELECT 1 FROM ledger_request WHERE state = 'parked' AND {column} = %(subject)s LIMIT %(most)s)) waiting""",
+              (SELECT 1 FROM ledger_request WHERE state = '{RequestState.PARKED}' AND {column} = %(subject)s LIMIT %(most)s)) waiting""",
         {
             "subject": limit.subject if limit.level == "model" else int(limit.subject),
             "most": limit.limit,

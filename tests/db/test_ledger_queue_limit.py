@@ -17,7 +17,7 @@ from portal.acceptance.rule import Facts
 from portal.acceptance.submission import enter
 from portal.catalog.entries import ModelEntry
 from portal.errors import ApiError
-from portal.ledger import transitions, waiting
+from portal.ledger import queue_limit, transitions
 from portal.ledger.transitions import NewRequest
 from portal.policy.limits import Level, Want
 
@@ -63,12 +63,12 @@ def test_what_waits_is_counted_by_each_level_and_up_to_the_limit(pg: Connection)
             ("token", 3), ("user", 2), ("project", 1), ("model", "surf"), ("user", 5),
         ]  # fmt: skip
         counted = {
-            (level, subject): waiting.count(cur, queued(level, subject)) for level, subject in subjects
+            (level, subject): queue_limit.count(cur, queued(level, subject)) for level, subject in subjects
         }
         assert counted == {
             ("token", 3): 3, ("user", 2): 3, ("project", 1): 3, ("model", "surf"): 3, ("user", 5): 1,
         }  # fmt: skip
-        assert waiting.count(cur, queued("project", 1, limit=2)) == 2
+        assert queue_limit.count(cur, queued("project", 1, limit=2)) == 2
     pg.rollback()
 
 
