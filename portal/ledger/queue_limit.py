@@ -34,17 +34,12 @@ def lock(cur: Cursor, limits: Sequence[Want]) -> None:
 
 def count(cur: Cursor, limit: Want) -> int:
     """Return how many requests of the limit's subject wait, in any lane, queued or parked; at most the limit."""
-    column = _COLUMNS[limit.level]
+    # State by state: each has a partial index, and `state IN (…)` would read every request that ever ended.
+    of_state = f"SELECT 1 FROM ledger_request WHERE state = %s AND {_COLUMNS[limit.level]} = %s LIMIT %s"
+    subject = limit.subject if limit.level == "model" else int(limit.subject)
     cur.execute(
-        # State by state: each has a partial index, and `state IN (…)` would read every request that ever ended.
-        f"""SELECT count(*) FROM (
-              (SELECT 1 FROM ledger_request WHERE state = '{RequestState.QUEUED}' AND {column} = %(subject)s LIMIT %(most)s)
-              UNION ALL
-              (SELECT 1 FROM ledger_request WHERE state = '{RequestState.PARKED}' AND {column} = %(subject)s LIMIT %(most)s)) waiting""",
-        {
-            "subject": limit.subject if limit.level == "model" else int(limit.subject),
-            "most": limit.limit,
-        },
+        f"SELECT count(*) FROM (({of_state}) UNION ALL ({of_state})) waiting",
+        (RequestState.QUEUED, subject, limit.limit, RequestState.PARKED, subject, limit.limit),
     )
     (found,) = cur.fetchone() or (0,)
     return min(int(found), limit.limit)
