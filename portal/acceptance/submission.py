@@ -25,7 +25,6 @@ from portal.catalog.entries import read_models
 from portal.ledger import queue_limit, transitions
 from portal.ledger.states import Lane
 from portal.ledger.transitions import NewRequest
-from portal.policy.estimate import tokens
 from portal.policy.limits import Want, wants
 
 logger = logging.getLogger(__name__)
@@ -54,7 +53,7 @@ def submit(cur: Cursor, handed: Submission) -> NewRequest:
     facts = Facts(asked.model, model, principal.project, crowds(cur, waits))
     verdict(facts).accepted()  # nothing is taken for one that is refused
     assert model is not None
-    cost, level = tokens(asked.body), priority(handed.priority, principal.priority)
+    cost, level = asked.estimated_tokens(), priority(handed.priority, principal.priority)
     state = verdict(replace(facts, rates=rates(limits, handed.id, cost))).accepted()
     (key,) = places.reserve(
         cur, model.pool, Lane.ASYNC, principal.project, [share(cost, principal.weight)], level
@@ -75,6 +74,8 @@ def submit(cur: Cursor, handed: Submission) -> NewRequest:
         accepted_at=handed.accepted_at,
         body=asked.body,
         state=state,
+        content_type=asked.content_type,
+        engine_path=asked.engine_path,
     )
     transitions.accept(cur, [row])
     return row

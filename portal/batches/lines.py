@@ -15,7 +15,6 @@ from typing import Any
 
 from portal.acceptance import asked
 from portal.errors import ApiError
-from portal.policy import estimate
 
 MOST_ERRORS = 100
 _CUSTOM_ID = 200
@@ -129,7 +128,7 @@ def _read(number: int, offset: int, line: bytes, rules: Rules, seen: set[bytes])
             raise BadLine("invalid_parameter", f"Nobody listens: '{name}' must be false.", f"body.{name}")
     if refusal := rules.refusal(request.model):
         raise BadLine(refusal.code, refusal.message, "body.model")
-    return Good(number, offset, len(line), custom_id, request.model, estimate.tokens(text))
+    return Good(number, offset, len(line), custom_id, request.model, request.estimated_tokens())
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
+from gpuworker.wire import estimate_at
 from portal.accounts.models import Project
 from portal.admission import quotas
 from portal.admission.subjects import Subjects
@@ -100,7 +101,10 @@ def _why_parked(parked: list[Parked], now: float) -> dict[tuple[int, str], str]:
         (row.project_id, row.model): Subjects(row.token_id, row.user_id, row.project_id, row.model)
         for row in parked
     }
-    tokens = {subjects[row.project_id, row.model]: estimate.of_row(row.length, None) for row in parked}
+    tokens = {
+        subjects[row.project_id, row.model]: estimate.of_row(row.length, None, estimate_at(row.api))
+        for row in parked
+    }
     try:
         with connection.cursor() as cur:
             refills = quotas.refills_of(plain(cur), tokens, now)

@@ -7,7 +7,6 @@ API's own words. Whether it is accepted is portal.acceptance's rule. Separate fr
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -62,9 +61,8 @@ class Background:
             state = await self._enter(call, facts)
         except (DatabaseDown, psycopg2.OperationalError, psycopg2.InterfaceError):
             raise ApiError("database_unavailable", retry_after_s=10) from None
-        if (
-            state == RequestState.QUEUED
-        ):  # what is parked is not demand (invariant 11); the control loop lets it go on
+        if state == RequestState.QUEUED:
+            # What is parked is not demand (invariant 11): the control loop lets it go on.
             self._waits(call.pool)
             self._tell(call.pool)
         return await told(call, state)
@@ -78,13 +76,12 @@ class Background:
         verdict(facts).accepted()
         facts = replace(facts, rates=await self._limits.take_rates(call))
         state = verdict(facts).accepted()
-        call.parked = state == RequestState.PARKED
-        call.order_key = await self._order.key(call, Lane.ASYNC)
-        await self._write(call, facts, waits)
+        call.progress.order_key = await self._order.key(call, Lane.ASYNC)
+        await self._write(call, state, facts, waits)
         return state
 
-    async def _write(self, call: Call, facts: Facts, waits: Sequence[Want]) -> None:
-        row = call.to_accept(None)
+    async def _write(self, call: Call, state: RequestState, facts: Facts, waits: Sequence[Want]) -> None:
+        row = call.to_accept(None, state)
         try:
             if waits:
                 await self._write_counted(row, facts, waits)
@@ -95,9 +92,10 @@ class Background:
             raise
         except BaseException:
             # The client hears of an error, or nothing: whatever became of the row must not be run for nobody.
-            self._writer.later(Cancel(call.id, "not accepted"))
+            self._writer.later(Cancel(row.id, "not accepted"))
             raise
-        call.has_row = call.settled = True
+        # From here on it is the pilots' to end.
+        call.progress.has_row = call.progress.ended = True
 
     async def _write_counted(self, row: NewRequest, facts: Facts, waits: Sequence[Want]) -> None:
         """Write the row once those that wait have been counted again, under the lock of their limits."""
@@ -126,8 +124,8 @@ class Background:
 async def told(call: Call, state: str) -> None:
     """What is asked for later has been taken up, now or when it was asked before."""
     if call.asked.background:
-        said = pending(call.ex.request_id, call.asked.model, call.accepted_at, state)
-        await call.ex.answer(200, json.dumps(said).encode())
+        said = pending(call.ex.request_id, call.asked.model, call.progress.accepted_at, state)
+        await call.ex.answer_json(200, said)
         return
     place = f"/api/v1/requests/{call.ex.request_id}"
     headers: Headers = [(b"location", place.encode()), (b"preference-applied", b"respond-async")]
@@ -139,4 +137,4 @@ async def told(call: Call, state: str) -> None:
         "api": call.asked.api,
         "location": place,
     }
-    await call.ex.answer(202, json.dumps(said).encode(), headers)
+    await call.ex.answer_json(202, said, headers)

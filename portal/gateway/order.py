@@ -13,7 +13,6 @@ from portal.gateway.call import Call
 from portal.gateway.writer import Writer
 from portal.ledger.states import Lane
 from portal.policy import fairshare
-from portal.policy.estimate import tokens
 from portal.policy.fairshare import PRIORITIES
 
 _PRIORITIES = {str(level): level for level in PRIORITIES}
@@ -39,13 +38,13 @@ class Order:
     async def key(self, call: Call, lane: str) -> float:
         """Reserve its place. While Redis is away a request that nobody waits for gets it from the ledger. Raises
         QueueDown (of a held one), DatabaseDown."""
-        cost = share(tokens(call.asked.body), call.caller.weight)
+        cost = share(call.asked.estimated_tokens(), call.caller.weight)
         try:
             return await self._reserve(call, lane, cost)
         except QueueDown:
             if lane == Lane.HELD:
                 raise
-            line = await self._writer.line(call.id, call.pool, lane)
+            line = await self._writer.line(call.progress.id, call.pool, lane)
             key, _ = fairshare.tag(line, call.caller.project_id, cost, call.priority)
             return key
 
@@ -54,6 +53,6 @@ class Order:
         project = call.caller.project_id
         key = await self._slots.tag(call.pool, lane, project, cost, call.priority, request)
         while key is None:
-            line = await self._writer.line(call.id, call.pool, lane)
+            line = await self._writer.line(call.progress.id, call.pool, lane)
             key = await self._slots.tag(call.pool, lane, project, cost, call.priority, request, line)
         return key

@@ -10,6 +10,7 @@ import time
 import redis
 from django.db import connection
 
+from gpuworker.wire import estimate_at
 from portal.admission import quotas
 from portal.admission.subjects import Subjects
 from portal.db.connections import plain
@@ -75,4 +76,4 @@ def _parked(row: Request, now: float) -> Phase:
 
 def _cost(row: Request) -> int:
     body = Payload.objects.filter(request=row).values_list("body", flat=True).first()
-    return estimate.of_row(row.batch_length, body)
+    return estimate.of_row(row.batch_length, body, estimate_at(row.api))

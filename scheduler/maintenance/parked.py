@@ -11,6 +11,7 @@ from uuid import UUID
 
 import redis as redis_library
 
+from gpuworker.wire import estimate_at
 from portal.admission import quotas
 from portal.admission.subjects import Subjects
 from portal.db.transaction import moving
@@ -35,7 +36,7 @@ def unpark() -> list[UUID]:
                  UNION ALL
                  SELECT (SELECT min(project_id) FROM ledger_request WHERE state = 'parked' AND project_id > owners.id)
                  FROM owners WHERE owners.id IS NOT NULL)
-               SELECT r.id, r.token_id, r.user_id, r.project_id, r.model, r.pool,
+               SELECT r.id, r.token_id, r.user_id, r.project_id, r.model, r.pool, r.api,
                  coalesce(r.batch_length, octet_length(p.body)),
                  CASE WHEN octet_length(p.body) <= %s THEN p.body END
                FROM owners CROSS JOIN LATERAL (
@@ -45,17 +46,17 @@ def unpark() -> list[UUID]:
             (estimate.LONGEST, MOST),
         )
         rows = [
-            (UUID(str(id_)), Subjects(token, user, project, model), pool, length, body)
-            for id_, token, user, project, model, pool, length, body in cur.fetchall()
+            (UUID(str(id_)), Subjects(token, user, project, model), pool, api, length, body)
+            for id_, token, user, project, model, pool, api, length, body in cur.fetchall()
         ]
-        limits = quotas.concerning_each(cur, {subjects for _, subjects, _, _, _ in rows})
+        limits = quotas.concerning_each(cur, {subjects for _, subjects, *_ in rows})
     refused: set[Subjects] = set()
     allowed: dict[UUID, str] = {}
     try:
-        for id_, subjects, pool, length, body in rows:
+        for id_, subjects, pool, api, length, body in rows:
             if subjects in refused:
                 continue
-            if quotas.take(limits[subjects], id_, estimate.of_row(length, body)):
+            if quotas.take(limits[subjects], id_, estimate.of_row(length, body, estimate_at(api))):
                 allowed[id_] = pool
             else:
                 refused.add(subjects)

@@ -99,8 +99,6 @@ NOUNS = frozenset(
         "portal/config/generated",
         "portal/console/management/commands/demo_seed",
         "portal/dashboard/uploading",
-        "portal/gateway/openai/owned",
-        "portal/gateway/waited",
         "portal/ledger/transitions/served",
         "portal/panel/listing",
         "portal/policy/routing",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict
 from uuid import UUID
 
 from psycopg2.extensions import cursor as Cursor
@@ -14,6 +14,17 @@ from portal.ledger.states import Lane, RequestState
 from portal.ledger.transitions import served
 from portal.ledger.transitions.traces import erase, event, tell_batches
 from portal.ledger.transitions.values import Claimed, Grant, Granted, Interrupted, Place, Span
+
+
+class _Payload(TypedDict):
+    """What lies beside a row; nothing beside a batch's, whose line is JSON and lies in its file."""
+
+    body: bytes
+    content_type: str
+    engine_path: str
+
+
+_NO_PAYLOAD = _Payload(body=b"", content_type="application/json", engine_path="")
 
 
 def grant(cur: Cursor, grants: Sequence[Grant], now: datetime) -> dict[UUID, Granted]:
@@ -79,12 +90,13 @@ def claim(
     if not rows:
         return []
     rows.sort(key=lambda r: r[4])
-    bodies = _bodies(cur, [r[0] for r in rows if r[5] is None])
+    payloads = _payloads(cur, [r[0] for r in rows if r[5] is None])
     files = _input_files(cur, {r[5] for r in rows if r[5] is not None})
     return [
         Claimed(
-            UUID(str(i)), attempt, replica, api, crashes > 0, bodies.get(UUID(str(i)), b""),
-            None if batch is None else Span(files[UUID(str(batch))], offset, length),
+            UUID(str(i)), attempt, replica, api, crashes > 0,
+            span=None if batch is None else Span(files[UUID(str(batch))], offset, length),
+            **payloads.get(UUID(str(i)), _NO_PAYLOAD),
         )
         for i, attempt, api, crashes, order_key, batch, offset, length, _ in rows
     ]  # fmt: skip
@@ -129,11 +141,17 @@ def _claim_lane(
     return cur.fetchall()
 
 
-def _bodies(cur: Cursor, ids: Sequence[Any]) -> dict[UUID, bytes]:
+def _payloads(cur: Cursor, ids: Sequence[Any]) -> dict[UUID, _Payload]:
     if not ids:
         return {}
-    cur.execute("SELECT request, body FROM ledger_payload WHERE request = ANY(%s::uuid[])", (list(ids),))
-    return {UUID(str(id_)): bytes(body) for id_, body in cur.fetchall()}
+    cur.execute(
+        "SELECT request, body, content_type, engine_path FROM ledger_payload WHERE request = ANY(%s::uuid[])",
+        (list(ids),),
+    )
+    return {
+        UUID(str(id_)): _Payload(body=bytes(body), content_type=content_type, engine_path=engine_path)
+        for id_, body, content_type, engine_path in cur.fetchall()
+    }
 
 
 def _input_files(cur: Cursor, batches: Iterable[Any]) -> dict[UUID, UUID]:
