@@ -49,7 +49,7 @@ class Rules:
     endpoint: str
     most_lines: int
     most_line_bytes: int
-    may_use: Callable[[str], bool]  # a model's name → whether the owner may
+    refusal: Callable[[str], ApiError | None]  # a model's name → why no request for it is accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +126,8 @@ def _read(number: int, offset: int, line: bytes, rules: Rules, seen: set[bytes])
     for name, is_set in (("stream", request.stream), ("background", request.background)):
         if is_set:
             raise BadLine("invalid_parameter", f"Nobody listens: '{name}' must be false.", f"body.{name}")
-    if not rules.may_use(request.model):
-        raise BadLine(
-            "model_not_found",
-            f"The model '{request.model[:128]}' does not exist or you may not use it.",
-            "body.model",
-        )
+    if refusal := rules.refusal(request.model):
+        raise BadLine(refusal.code, refusal.message, "body.model")
     return Good(number, offset, len(line), custom_id, request.model, request.estimated_tokens())
 
 

@@ -17,6 +17,8 @@ from typing import Any
 
 from gpuworker.wire import ENDPOINTS, RESPONSE
 from portal.acceptance import asked as asking
+from portal.acceptance import rule
+from portal.acceptance.rule import Facts, verdict
 from portal.accounts import tokens
 from portal.accounts.callers import Caller
 from portal.admission.slots import Slots
@@ -80,8 +82,9 @@ class Gateway:
         self._database = Database(config.database_url, f"{self.id} reads", threads=2)
         replay = Replay(self._database, hold, config)
         self._repeats = Repeats(self.id, self.directory, self.writer, replay, config)
-        self._background = Background(self.slots, self.writer, self._waits)
         self._limits = Limits(self.slots, self.directory, config.limits)
+        self._entry = Database(config.database_url, f"{self.id} entry", threads=2)
+        self._background = Background(self.slots, self.writer, self._limits, self._entry, self._waits)
         settlement = Settlement(
             self.id, self.slots, self.keeper, self.writer, self._limits, self._repeats, config.poison_after
         )
@@ -151,7 +154,8 @@ class Gateway:
         await self.reverse.stop()
         self._wake.stop()
         await self.writer.stop()
-        await asyncio.get_running_loop().run_in_executor(None, self._database.close)
+        for database in (self._database, self._entry):
+            await asyncio.get_running_loop().run_in_executor(None, database.close)
         await self.directory.stop()
         await self.slots.close()
 
@@ -197,27 +201,30 @@ class Gateway:
         body = await ex.read(self._config.max_body_bytes)
         asked = asking.read(ex.scope["path"], body, ex.header(b"content-type"))
         model = await self.directory.model(asked.model, caller.project_id)
-        if model is None:
-            raise ApiError("model_not_found", detail=asked.model[:128], param="model")
-        phase = self.directory.phase(model.pool)
-        if phase.residency == "unavailable":
-            raise ApiError("model_unavailable", detail=phase.named(asked.model).reason)
+        facts = Facts(asked.model, model, caller.project_id)
+        verdict(facts).accepted()
+        assert model is not None
         call = Call(
             ex=ex,
             asked=asked,
             caller=caller,
             pool=model.pool,
-            priority=priority(ex.header(PRIORITY), caller.priority),
+            priority=rule.priority(priority(ex.header(PRIORITY)), caller.priority),
             key=idempotency_key(ex.header(b"idempotency-key")),
             later=asked.background or "respond-async" in ex.header(b"prefer").lower(),
             since=time.monotonic(),
             progress=Progress(uuid.UUID(ex.request_id), datetime.now(UTC)),
         )
+        phase = self.directory.phase(model.pool)
+        if phase.residency == "unavailable" and not call.later:
+            raise ApiError("model_unavailable", detail=phase.named(asked.model).reason)
         if not await self._repeats.begin(call):
             return
         try:
-            entry = await self._limits.enter(call)
-            await (self._background.accept(call, entry) if call.later else self._serve.run(call, entry))
+            if call.later:
+                await self._background.accept(call, facts)
+            else:
+                await self._serve.run(call, await self._limits.enter(call))
         finally:
             self._repeats.end(call)
             self._limits.leave(call)

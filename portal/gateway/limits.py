@@ -1,4 +1,4 @@
-"""A call and the quotas that concern it → admitted, refused with 429, or, where nobody waits, to be parked.
+"""A call and the quotas that concern it → admitted or refused with 429; where nobody waits, what its rates say.
 
 Every level (token, user, project, model) is asked in one Redis call, which takes nothing when one refuses. What is
 counted (concurrent, queued) is held by leases that this gateway renews, so a gateway's death gives it back. While
@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from portal.acceptance.rule import Rates
 from portal.accounts.callers import Caller
 from portal.admission.pipe import QueueDown
 from portal.admission.slots import Route, Slots
@@ -41,7 +42,6 @@ class Entry:
 
     asked_for_slot: bool = False
     route: Route | None = None
-    parked: bool = False  # over a limit that refills, where nobody waits
 
 
 _FREE = Entry()
@@ -64,18 +64,14 @@ class Limits:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def enter(self, call: Call) -> Entry:
-        """Take what the request needs, before anything else is done for it, and return what it got.
+        """Take what a held request needs, before anything else is done for it, and return what it got.
 
-        Raises ApiError where a held one is over a limit; one that nobody waits for is to be parked until it refills.
-        """
-        quotas = self._quotas(call)
+        Raises ApiError where it is over a limit."""
+        quotas = self.concerning(call)
         if not quotas:
             return _FREE
-        estimate = call.asked.estimated_tokens()
-        if call.later:
-            return Entry(parked=await self._is_over(call, quotas, estimate))
         has_row, entry = call.progress.has_row, _FREE
-        asked = wants(quotas, (*RATES, "concurrent"), estimate)
+        asked = wants(quotas, (*RATES, "concurrent"), call.asked.estimated_tokens())
         if has_row:
             # It came again for its place. It was a request when it came first, and its tokens were given back then.
             asked = tuple(replace(want, cost=0) if want.kind == "requests" else want for want in asked)
@@ -87,9 +83,30 @@ class Limits:
             await self._back_in_line(call, wants(quotas, ("queued",), 0))
         return entry
 
+    async def take_rates(self, call: Call) -> Rates:
+        """Take what a request that nobody waits for needs of every rate, or nothing, and say which it was."""
+        asked = self._rates(call)
+        if not asked:
+            return "allow"
+        try:
+            refused, _, left = await self._slots.limit(PREFIX, call.request, LEASE_S, asked)
+        except QueueDown:
+            return "unknown"
+        call.ex.extra += headers(asked, left)
+        return "allow" if refused is None else "refuse"
+
+    def give_rates_back(self, call: Call) -> None:
+        """Undo `take_rates`: the request was refused after all."""
+        if asked := self._rates(call):
+            self._slots.settle(PREFIX, call.request, "", asked, 0)
+
+    def concerning(self, call: Call) -> list[tuple[Level, str, Quota]]:
+        """Return the quotas that the request is counted against."""
+        return concerning(self._directory.snapshot.quotas, self._defaults, call.caller, call.asked.model)
+
     async def waits(self, call: Call) -> None:
         """It has to stand in line. Raises ApiError when too many of its kind do."""
-        asked = wants(self._quotas(call), ("queued",), 0)
+        asked = wants(self.concerning(call), ("queued",), 0)
         if asked:
             await self._take(call, asked)
 
@@ -143,20 +160,8 @@ class Limits:
             raise over(refused, retry_s)
         self._taken.setdefault(call.request, []).extend(asked)
 
-    async def _is_over(self, call: Call, quotas: Sequence[tuple[Level, str, Quota]], estimate: int) -> bool:
-        """Return whether a request that nobody waits for is over a rate; what cannot be counted is."""
-        asked = wants(quotas, RATES, estimate)
-        if not asked:
-            return False
-        try:
-            refused, _, left = await self._slots.limit(PREFIX, call.request, LEASE_S, asked)
-        except QueueDown:
-            return True
-        call.ex.extra += headers(asked, left)
-        return refused is not None
-
-    def _quotas(self, call: Call) -> list[tuple[Level, str, Quota]]:
-        return concerning(self._directory.snapshot.quotas, self._defaults, call.caller, call.asked.model)
+    def _rates(self, call: Call) -> tuple[Want, ...]:
+        return wants(self.concerning(call), RATES, call.asked.estimated_tokens())
 
     async def _keep(self) -> None:
         while True:

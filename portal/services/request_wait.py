@@ -12,7 +12,7 @@ from django.db import connection
 
 from gpuworker.wire import estimate_at
 from portal.admission import quotas
-from portal.admission.quotas import Subjects
+from portal.admission.subjects import Subjects
 from portal.db.connections import plain
 from portal.fleet.explain import explain, in_line
 from portal.fleet.facts import read_facts
@@ -58,7 +58,8 @@ def _parked(row: Request, now: float) -> Phase:
     """
     subjects = Subjects(row.token_id, row.user_id, row.project_id, row.model)
     try:
-        refill = quotas.refill(subjects, _cost(row), now)
+        with connection.cursor() as cur:
+            refill = quotas.refill(plain(cur), subjects, _cost(row), now)
     except (redis.RedisError, OSError):
         reason = "It is parked: what your quotas have left is not known now, because Redis does not answer."
         return Phase("not_loaded", None, reason)
