@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import uuid
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +17,9 @@ from django.utils import timezone
 
 from portal.accounts.models import ApiToken, Membership, Quota, User
 from portal.admission import consumption, places, quotas
+from portal.admission.subjects import Subjects
 from portal.dashboard.charts import COLOURS
+from portal.db.transaction import moving
 from portal.ledger.models import Request
 from scheduler.maintenance.usage import fold
 from tests.api.world import World, pilot_row, replica_row, request_row
@@ -184,8 +187,9 @@ def test_limits_that_apply_and_what_is_taken(world: World, redis: Any) -> None:
     Quota.objects.create(level="project", project=world.project, concurrent=4)
     Quota.objects.create(level="user", user=world.mate.user, requests_per_min=77)
     Quota.objects.create(level="project", project=world.other, requests_per_min=78)
-    subjects = quotas.Subjects(token.pk, world.owner.user.pk, world.project.pk, "surf")
-    assert quotas.take(subjects.quotas(), world.owner.user.pk, 250)  # type: ignore[arg-type]
+    subjects = Subjects(token.pk, world.owner.user.pk, world.project.pk, "surf")
+    with moving() as cur:
+        assert quotas.take(quotas.concerning(cur, subjects), uuid.uuid4(), 250)
     key = f"berth:limit:project:{world.project.pk}:concurrent"
     redis.zadd(key, {"gone": 1.0, "here": timezone.now().timestamp() + 20})
     page = text(world.owner.browser)

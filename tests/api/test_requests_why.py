@@ -11,7 +11,8 @@ from django.utils import timezone
 
 from portal.accounts.models import Quota
 from portal.admission import quotas
-from portal.admission.quotas import Subjects
+from portal.admission.subjects import Subjects
+from portal.db.transaction import moving
 from portal.fleet.models import PoolState, ProfileState
 from portal.ledger.models import Request, Ticket
 from tests.api.world import BODY, CHAT, World, pilot_row, replica_row, request_row
@@ -69,7 +70,8 @@ def test_asking_when_a_quota_refills_takes_nothing_from_it(world: World, redis: 
     Quota.objects.create(level="user", user=world.owner.user, requests_per_min=1, tokens_per_min=1000)
     subjects = Subjects(None, world.owner.user.pk, world.project.pk, "surf")
     for _ in range(3):
-        told = quotas.refill(subjects, 10, time.time())
+        with moving() as cur:
+            told = quotas.refill(cur, subjects, 10, time.time())
         assert told is not None and told[1] == 0
     assert not redis.keys("berth:limit:*")
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from portal.config import secret_files
 from portal.config.generated import kept
 from portal.config.secret_files import SecretFileError, read_secret
 
@@ -35,7 +34,7 @@ def test_a_file_of_somebody_else_is_refused(file: Path, monkeypatch: pytest.Monk
     if os.geteuid() == 0:
         os.chown(file, 12345, -1)
     else:
-        monkeypatch.setattr(secret_files.os, "geteuid", lambda: 12345)
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(SecretFileError, match="belongs to another user"):
         read_secret(file)
 

@@ -5,7 +5,7 @@ class Migration(migrations.Migration):
     """Whether a replica loads or is woken was a word among those that its engine says."""
 
     dependencies = [
-        ('fleet', '0014_pilot_node_in_full'),
+        ('fleet', '0015_decision_kinds'),
     ]
 
     operations = [
