@@ -31,7 +31,8 @@ class CatalogAdmin(EditableAdmin[M]):
         form = super().get_form(request, obj, change, **kwargs)
         for name, field in form.base_fields.items():
             if isinstance(field, TypedChoiceField):
-                own, offered = getattr(obj, name, None), list[Any](field.choices)
+                own = getattr(obj, name, None)
+                offered: Any = field.choices
                 field.choices = [pair for pair in offered if pair[0] not in rules.NOT_BUILT or pair[0] == own]
         return form
 
