@@ -216,7 +216,10 @@ def test_the_migration_makes_one_access_of_each_distinct_prefix(world: World) ->
 
 @pytest.fixture
 def two(world: World, alps: Access) -> Pilot:
-    """A pilot in each of two clusters, of one number on nodes of one name; alps has been silent for seven minutes."""
+    """Make a pilot in each of two clusters, of one number on nodes of one name.
+
+    alps has been silent for seven minutes.
+    """
     now = timezone.now()
     here = pilot_row(world)
     far = Profile.objects.create(name="far", partition="normal", access=alps)

@@ -19,7 +19,7 @@ from tests.flow.gpuworker_job import START_S, job, planned
 
 
 async def _over(plane: Plane, batch: str) -> Batch:
-    """The batch once it is over, with the looks that the beat would send."""
+    """Return the batch once it is over, with the looks that the beat would send."""
 
     def done() -> bool:
         return not {"queued", "running"} & set(requests_of(plane).values())

@@ -18,7 +18,7 @@ WITHIN_S = 60.0
 
 
 def _blocks(language: str) -> str:
-    """All of a language, one after another: as a reader types them into one shell."""
+    """Return all blocks of a language, one after another: as a reader types them into one shell."""
     found = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     assert len(found) >= 3
     return "\n".join(found)

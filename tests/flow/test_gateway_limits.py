@@ -15,7 +15,7 @@ from tests.flow.test_workerapi_rows import _hot, _lease, _result, _send
 
 
 async def _quota(plane: Plane, level: str = "project", subject: Any = None, **limits: int) -> None:
-    """A quota as an administrator would set it; the gateway reads it within seconds."""
+    """Set a quota as an administrator would; the gateway reads it within seconds."""
     subject = subject if subject is not None else plane.seeded.project
     column = "model" if level == "model" else f"{level}_id"
     names = ", ".join(["level", column, *limits])

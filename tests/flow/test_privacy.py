@@ -41,8 +41,10 @@ def _ask(**more: Any) -> dict[str, Any]:
 
 
 def _in_tables(plane: Plane) -> list[str]:
-    """Every text, JSON or bytes column of every table that holds it. A row is searched as its own text, in which
-    bytes are hex."""
+    """Search every text, JSON or bytes column of every table.
+
+    A row is searched as its own text, in which bytes are hex.
+    """
     found = []
     hexed = BOTH.encode().hex()
     tables = plane.sql("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
@@ -57,7 +59,7 @@ def _in_tables(plane: Plane) -> list[str]:
 
 
 def _in_redis(redis: redis_library.Redis) -> list[bytes]:
-    """Every key of every type; not DUMP, which compresses."""
+    """Search every key of every type; not by DUMP, which compresses."""
     read: dict[bytes, Any] = {
         b"string": redis.get,
         b"hash": redis.hgetall,

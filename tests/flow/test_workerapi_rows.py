@@ -16,7 +16,7 @@ from tests.flow.speaking import Pilot, registered, seen
 
 
 def _put(plane: Plane, n: int = 1, text: str = "hi", crashes: int = 0) -> list[str]:
-    """Accepts async rows, as the API does."""
+    """Accept async rows, as the API does."""
     now = datetime.now(UTC)
     ids = [uuid.uuid4() for _ in range(n)]
     rows = [

@@ -28,7 +28,7 @@ _POLICY_ALLOWED = set(sys.stdlib_module_names) | {"numpy"}
 
 
 def modules(*rooms: str) -> Iterator[tuple[str, str]]:
-    """(path relative to the root, source) of every module of the rooms, migrations left out."""
+    """Yield (path relative to the root, source) of every module of the rooms, migrations left out."""
     for room in rooms:
         for path in sorted((ROOT / room).rglob("*.py")):
             if "migrations" not in path.parts:
@@ -36,7 +36,7 @@ def modules(*rooms: str) -> Iterator[tuple[str, str]]:
 
 
 def state_writes(path: str, source: str) -> list[str]:
-    """Writes of a request's, batch's, pilot's or replica's state outside a `transitions` module."""
+    """Find writes of a request's, batch's, pilot's or replica's state outside a `transitions` module."""
     if Path(path).stem == "transitions" or Path(path).parent.name == "transitions":
         return []
     found = []
@@ -66,7 +66,7 @@ def _is_row(node: ast.expr) -> bool:
 
 
 def process_starts(path: str, source: str) -> list[str]:
-    """Calls that start a process. Within portal and scheduler only `scheduler.slurm` may have one."""
+    """Find calls that start a process. Within portal and scheduler only `scheduler.slurm` may have one."""
     if path.startswith("scheduler/slurm/"):
         return []
     found = []
@@ -83,7 +83,7 @@ def process_starts(path: str, source: str) -> list[str]:
 
 
 def foreign_imports(path: str, source: str) -> list[str]:
-    """Imports of a policy that are neither the standard library, numpy, nor its own room."""
+    """Find imports of a policy that are neither the standard library, numpy, nor its own room."""
     room = path.rsplit("/", 1)[0].replace("/", ".")
     found = []
     for node in ast.walk(ast.parse(source)):

@@ -33,7 +33,7 @@ PLANTED = [
 
 
 def lint_imports(root: Path) -> str:
-    """import-linter's report on the tree at `root`, one line per contract, its white space folded."""
+    """Return import-linter's report on the tree at `root`, one line per contract, its white space folded."""
     ran = subprocess.run(
         [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()", "--no-cache"],
         cwd=root,
@@ -52,7 +52,7 @@ def copy_tree(to: Path) -> None:
 
 
 def verdicts(report: str) -> dict[str, bool]:
-    """{contract: kept?} from a report."""
+    """Read from a report whether each contract was kept."""
     lines = [line.strip() for line in report.splitlines()]
     ends = {"KEPT": True, "BROKEN": False}
     return {line: ends[word] for line in lines for word in ends if line.partition(" (")[0].endswith(word)}

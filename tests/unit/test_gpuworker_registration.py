@@ -27,7 +27,7 @@ def _unreached(known: bool = False) -> Unreached:
 
 
 class Portal:
-    """Answers one by one; the last one for ever."""
+    """A portal that answers one by one; the last one for ever."""
 
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
@@ -42,7 +42,7 @@ class Portal:
 
 
 async def _register(portal: Portal, **more: Any) -> wire.SyncAnswer:
-    """Without its pauses: somebody wakes it all the time."""
+    """Register without pauses: somebody wakes it all the time."""
     wake = asyncio.Event()
 
     async def hurry() -> None:

@@ -65,15 +65,6 @@ UNWRITTEN = frozenset(
         "scheduler/maintenance",
         "scheduler/observe",
         "scheduler/policy",
-        "tests",
-        "tests/api",
-        "tests/bench",
-        "tests/browser",
-        "tests/db",
-        "tests/e2e",
-        "tests/flow",
-        "tests/slurm",
-        "tests/unit",
     ]
 )
 # Modules whose names look like participles and are nouns of the field.
