@@ -18,7 +18,8 @@ from rest_framework.views import APIView
 
 from portal.api.pages import LastFirst
 from portal.api.serializers import CommandIn, CommandOut, DecisionOut, FleetOut
-from portal.fleet.models import Cluster, Command, Pilot, PilotState, Replica
+from portal.fleet.models import Cluster, Command, Pilot, Replica
+from portal.fleet.states import PilotState
 from portal.services.access import FLEET, HasScope, IsOperator, caller
 from portal.services.cluster_state import standing, unknown_jobs
 from portal.services.commands import Wish, give

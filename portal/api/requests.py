@@ -31,8 +31,8 @@ from portal.config import config
 from portal.db.connections import plain
 from portal.errors import ApiError
 from portal.ledger import transitions
-from portal.ledger.models import Lane, RequestState
 from portal.ledger.models import Request as Row
+from portal.ledger.states import Lane, RequestState
 from portal.policy.estimate import tokens
 from portal.redis import hints
 from portal.services import access, request_story
@@ -97,7 +97,7 @@ class Requests(APIView):
     @extend_schema(
         responses=RequestBrief(many=True),
         parameters=[
-            OpenApiParameter("state", enum=RequestState.values),
+            OpenApiParameter("state", enum=[*map(str, RequestState)]),
             OpenApiParameter("model", OpenApiTypes.STR),
         ],
     )
@@ -114,8 +114,8 @@ class Requests(APIView):
         if isinstance(request.auth, ApiToken):
             rows = rows.filter(project_id=request.auth.project_id)
         if state := request.query_params.get("state"):
-            if state not in RequestState.values:
-                known = ", ".join(RequestState.values)
+            if state not in list(RequestState):
+                known = ", ".join(RequestState)
                 raise ApiError("invalid_parameter", detail=f"state is one of: {known}.", param="state")
             rows = rows.filter(state=state)
         if model := request.query_params.get("model"):

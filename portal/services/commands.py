@@ -15,7 +15,8 @@ from django.db import transaction
 
 from portal.accounts.models import User
 from portal.catalog.models import Pool
-from portal.fleet.models import Command, Pilot, PilotState, Replica, ReplicaState
+from portal.fleet.models import Command, Pilot, Replica
+from portal.fleet.states import PilotState, ReplicaState
 from portal.redis import hints
 from portal.services import targets
 

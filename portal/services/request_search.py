@@ -6,7 +6,7 @@ metadata: payloads and results lie in another table, which nothing here reads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -15,7 +15,8 @@ from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 
 from portal.accounts.models import Project, User
-from portal.ledger.models import Lane, Request, RequestState
+from portal.ledger.models import Request
+from portal.ledger.states import Lane, RequestState
 from portal.services.access import managed
 from portal.services.moments import moment
 
@@ -64,9 +65,9 @@ def requests(asked: Mapping[str, str], user: User, now: datetime) -> Asked:
     if word := asked.get("model"):
         other &= Q(model=word)
     if word := asked.get("state"):
-        other &= Q(state=_one_of("state", word, RequestState.values))
+        other &= Q(state=_one_of("state", word, [*RequestState]))
     if word := asked.get("lane"):
-        other &= Q(lane=_one_of("lane", word, Lane.values))
+        other &= Q(lane=_one_of("lane", word, [*Lane]))
     if word := asked.get("project"):
         # One that does not exist and one that is none of the caller's business look the same: empty.
         other &= Q(project_id__in=Project.objects.filter(slug=word).values_list("pk", flat=True)[:1])
@@ -112,7 +113,7 @@ def _of(word: str, user: User) -> QuerySet[Request]:
     return Request.objects.filter(user_id=user.pk)
 
 
-def _one_of(param: str, word: str, known: list[str]) -> str:
+def _one_of(param: str, word: str, known: Collection[str]) -> str:
     if word not in known:
         raise ValidationError({param: f"{param} is one of: {', '.join(known)}."})
     return word

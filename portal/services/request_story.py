@@ -8,13 +8,14 @@ from typing import Any
 
 from django.db.models import Q
 
-from portal.fleet.models import REPLICA_ENDED, Replica
-from portal.ledger.models import Payload, Request, RequestState
+from portal.fleet.models import Replica
+from portal.fleet.states import REPLICA_ENDED
+from portal.ledger.models import Payload, Request
+from portal.ledger.states import Lane, RequestState
 from portal.ledger.timeline import Facts, Timeline, timeline
 from portal.services.request_wait import why
 
 # Held work goes before async, async before batch.
-_LANES = ("held", "async", "batch")
 
 
 def brief(row: Request) -> dict[str, Any]:
@@ -66,7 +67,8 @@ def position(row: Request) -> int | None:
     same_lane = Q(lane=row.lane) & (
         Q(order_key__lt=row.order_key) | Q(order_key=row.order_key, id__lt=row.id)
     )
-    ahead = Q(lane__in=_LANES[: _LANES.index(row.lane)]) | same_lane
+    lanes = list(Lane)
+    ahead = Q(lane__in=lanes[: lanes.index(Lane(row.lane))]) | same_lane
     return Request.objects.filter(ahead, pool=row.pool, state=RequestState.QUEUED).count() + 1
 
 

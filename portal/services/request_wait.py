@@ -17,7 +17,8 @@ from portal.fleet.explain import explain, in_line
 from portal.fleet.facts import read_facts
 from portal.fleet.phase import Part, Phase
 from portal.fleet.times import clock, span
-from portal.ledger.models import Payload, Request, RequestState, Ticket
+from portal.ledger.models import Payload, Request, Ticket
+from portal.ledger.states import RequestState
 from portal.policy import estimate
 from portal.policy.limits import WORDS
 

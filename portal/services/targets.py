@@ -14,7 +14,8 @@ from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 
 from portal.catalog.models import Model, Pool, Profile
-from portal.fleet.models import Candidate, Cluster, Pilot, PilotState, Replica
+from portal.fleet.models import Candidate, Cluster, Pilot, Replica
+from portal.fleet.states import PilotState
 
 _SHOWN = 5
 _LEAST_PREFIX = 4
