@@ -25,6 +25,7 @@ from portal.accounts.models import ApiToken, Project
 from portal.admission import places, quotas
 from portal.admission.quotas import Subjects
 from portal.api.pages import NewestFirst
+from portal.api.permissions import HasScope
 from portal.api.serializers import RequestBrief, RequestDetail, Submission
 from portal.catalog.models import Model
 from portal.config import config
@@ -36,7 +37,8 @@ from portal.ledger.states import Lane, RequestState
 from portal.policy.estimate import tokens
 from portal.redis import hints
 from portal.services import access, request_story
-from portal.services.access import INFERENCE, READ, HasScope, caller
+from portal.services.access import INFERENCE, READ, caller
+from portal.services.cancellation import cancel
 
 
 class Requests(APIView):
@@ -157,19 +159,6 @@ def visible(request: Request, id: uuid.UUID) -> Row:
     if row is None or not access.sees_metadata(request, row):
         raise ApiError("request_not_found")
     return row
-
-
-def cancel(row: Row, reason: str) -> bool:
-    """Cancel a request and tell whoever runs it. Return False if it had ended before."""
-    with transaction.atomic(), connection.cursor() as cur:
-        moved = transitions.cancel(plain(cur), [row.id], timezone.now(), reason)
-    for gone in moved:
-        # A gateway hears it now; a pilot with its next sync.
-        if row.lane == Lane.HELD and gone.holder:
-            hints.cancelled(gone.holder, gone.id, gone.attempt)
-    with connection.cursor() as cur:
-        places.give_back(plain(cur), [gone.id for gone in moved])
-    return bool(moved)
 
 
 def engine_body(api: str, body: dict[str, Any], model: Model) -> bytes:

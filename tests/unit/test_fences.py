@@ -24,6 +24,7 @@ PLANTED = [
     ("Portal and scheduler know of the gpuworker only the wire", "portal/errors.py", "import gpuworker.row"),
     ("Only portal.asgi imports the gateway", "portal/services/access.py", "import portal.gateway.waited"),
     ("Gateway, worker API and transitions know no Django", "portal/admission/slots.py", "import django.conf"),
+    ("What people may ask", "portal/services/moments.py", "import rest_framework.request"),
     ("Neither the data plane nor a tick", "scheduler/act/deeds.py", "import portal.notices.look"),
     ("Policies import no clock", "scheduler/policy/autoscale.py", "import time"),
     ("Within portal and scheduler only scheduler.slurm", "scheduler/act/deeds.py", "import subprocess"),
