@@ -30,8 +30,6 @@ SAME_NAME = {
     ("portal/dashboard", "Limit"): "not yet settled",
     ("scheduler", "Refused"): "not yet settled",
     ("scheduler", "Limits"): "not yet settled",
-    ("gpuworker", "Unreached"): "not yet settled",
-    ("bin/devstack", "Site"): "not yet settled",
 }
 # Rooms whose docstrings are not yet all sentences that begin with a verb.
 UNWRITTEN = frozenset(
