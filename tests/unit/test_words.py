@@ -28,7 +28,6 @@ SAME_NAME = {
     ("portal/catalog", "Kind"): "not yet settled",
     ("portal/dashboard", "Shown"): "not yet settled",
     ("portal/dashboard", "Limit"): "not yet settled",
-    ("scheduler", "Refused"): "not yet settled",
     ("scheduler", "Limits"): "not yet settled",
 }
 # Rooms whose docstrings are not yet all sentences that begin with a verb.
