@@ -10,9 +10,9 @@ from collections import Counter
 from typing import Any
 
 from scheduler.slurm import errors
-from scheduler.slurm.carried import local_tail, without_shell
 from scheduler.slurm.directives import native_fields
 from scheduler.slurm.errors import Refusal
+from scheduler.slurm.job_environment import local_tail, without_shell
 from scheduler.slurm.native_process import Helper
 from scheduler.slurm.protocol import (
     JobInfo,

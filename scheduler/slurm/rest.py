@@ -12,9 +12,9 @@ from typing import Any
 from urllib.parse import quote
 
 from scheduler.slurm import errors, rest_shapes
-from scheduler.slurm.carried import local_tail, without_shell
 from scheduler.slurm.directives import rest_fields
 from scheduler.slurm.errors import Refusal
+from scheduler.slurm.job_environment import local_tail, without_shell
 from scheduler.slurm.protocol import (
     Jobs,
     NoAnswer,

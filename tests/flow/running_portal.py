@@ -17,7 +17,7 @@ from typing import Any
 import openai
 from devstack.ports import free_port
 
-from tests.flow.batching import create, jsonl, line
+from tests.flow.batch_world import create, jsonl, line
 from tests.flow.dataplane import Plane, until
 from tests.flow.gpuworker_job import START_S, job, planned
 from tests.flow.test_openai_sdk_chat import ASK

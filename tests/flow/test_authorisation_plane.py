@@ -17,9 +17,9 @@ from portal.accounts.models import Membership, Project, User
 from portal.api.document import files, inference
 from portal.catalog.models import Model
 from tests.authorisation import CALLERS, PLANE, rows
-from tests.flow.batching import create, jsonl, line
+from tests.flow.batch_world import create, jsonl, line
 from tests.flow.dataplane import Plane, Seeded, chat
-from tests.flow.speaking import Pilot
+from tests.flow.pilot_client import Pilot
 
 TABLE = {(method, f"/{address}"): gets for (method, address), gets in rows(PLANE).items()}
 METHODS = {"get", "post", "put", "patch", "delete"}

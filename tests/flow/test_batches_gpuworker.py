@@ -13,7 +13,7 @@ from openai.types import Batch
 
 from gpuworker import proctree
 from portal.ledger import transitions
-from tests.flow.batching import create, jsonl, line, look, read, requests_of, state
+from tests.flow.batch_world import create, jsonl, line, look, read, requests_of, state
 from tests.flow.dataplane import Plane, until
 from tests.flow.gpuworker_job import START_S, job, planned
 

@@ -17,7 +17,18 @@ from psycopg2.extensions import connection as Connection
 from portal.accounts.issue import issue_token
 from portal.accounts.models import Membership, Project, User
 from tests.flow import dataplane
-from tests.flow.batching import create, in_thread, jsonl, line, look, read, requests_of, run_some, sdk, state
+from tests.flow.batch_world import (
+    create,
+    in_thread,
+    jsonl,
+    line,
+    look,
+    read,
+    requests_of,
+    run_some,
+    sdk,
+    state,
+)
 from tests.flow.dataplane import Plane, Seeded
 from tests.flow.test_workerapi_rows import _hot
 

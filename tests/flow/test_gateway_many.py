@@ -223,7 +223,7 @@ async def _die(gateway: Gateway, clients: list[asyncio.Task[int]]) -> None:
 
 
 async def _other_project(plane: Plane) -> str:
-    from tests.flow.batching import in_thread
+    from tests.flow.batch_world import in_thread
 
     return str(await in_thread(_make_other))
 

@@ -23,9 +23,9 @@ import pytest
 from devstack.ports import free_port
 
 from portal.ledger import transitions
-from tests.flow.batching import echoed
+from tests.flow.batch_world import echoed
 from tests.flow.dataplane import Plane, chat, until
-from tests.flow.speaking import Pilot
+from tests.flow.pilot_client import Pilot
 from tests.flow.test_gateway_many import CAP, _watched
 from tests.flow.test_workerapi_rows import _hot, _lease, _result, _send
 

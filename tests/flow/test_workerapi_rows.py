@@ -12,7 +12,7 @@ from typing import Any
 from gpuworker import wire
 from portal.ledger import transitions
 from tests.flow.dataplane import Plane, chat, until
-from tests.flow.speaking import Pilot, registered, seen
+from tests.flow.pilot_client import Pilot, registered, seen
 
 
 def _put(plane: Plane, n: int = 1, text: str = "hi", crashes: int = 0) -> list[str]:

@@ -14,7 +14,7 @@ from openai.types import Batch
 from gpuworker import wire
 from portal.batches import passes
 from tests.flow.dataplane import Plane, chat
-from tests.flow.speaking import Pilot
+from tests.flow.pilot_client import Pilot
 from tests.flow.test_workerapi_rows import _lease, _result, _send
 
 CHAT = "/v1/chat/completions"
