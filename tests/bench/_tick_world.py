@@ -37,7 +37,7 @@ RESIDENT_OF_TEN = 9
 
 
 class PrintedSlurm:
-    """Answers with the text of a listing; starts nothing, because the fleet is full."""
+    """A client that answers with the text of a listing. It starts nothing, because the fleet is full."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -127,7 +127,7 @@ def _printed(pilot: Pilot) -> str:
 
 
 def _report(redis: redis_library.Redis, pilots: Iterable[Pilot], seq: int) -> None:
-    """As the worker API keeps them: every pilot is busy with its model."""
+    """Write reports as the worker API keeps them: every pilot is busy with its model."""
     now = time.time()
     live = dict(Replica.objects.filter(state="hot").values_list("pilot_id", "id"))
     pools = dict(Replica.objects.filter(state="hot").values_list("pilot_id", "pool_id"))
