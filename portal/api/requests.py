@@ -116,7 +116,7 @@ class Requests(APIView):
         if state := request.query_params.get("state"):
             if state not in RequestState.values:
                 known = ", ".join(RequestState.values)
-                raise ApiError("invalid_parameter", detail=f"state is one of: {known}.", param="state")
+                raise ApiError("invalid_parameter", detail=f"state must be one of: {known}.", param="state")
             rows = rows.filter(state=state)
         if model := request.query_params.get("model"):
             rows = rows.filter(model=model)
@@ -141,7 +141,7 @@ class OneRequest(APIView):
         moved = cancel(row, f"cancelled by {who}")
         row.refresh_from_db()
         if not moved:
-            raise ApiError("conflict", detail=f"The request had ended already: it is {row.state}.")
+            raise ApiError("conflict", detail=f"The request has already ended: it is {row.state}.")
         return self._told(request, row)
 
     def _told(self, request: Request, row: Row) -> Response:
@@ -179,7 +179,9 @@ def engine_body(api: str, body: dict[str, Any], model: Model) -> bytes:
         )
     if body.get("stream"):
         raise ApiError(
-            "invalid_parameter", detail="Nobody listens: body.stream must be false.", param="body.stream"
+            "invalid_parameter",
+            detail="body.stream must be false: the result is fetched later.",
+            param="body.stream",
         )
     whole = {**body, "model": model.name}
     for name in ("stream", "stream_options"):

@@ -68,7 +68,7 @@ def _strangers(tree: Tree) -> Iterator[Wrong]:
     tops = sorted({path[0] for path in known})
     for top, inside in tree.values.items():
         if (str(top),) not in known:
-            yield tree.wrong((str(top),), f"There is no such section; there are: {', '.join(tops)}.")
+            yield tree.wrong((str(top),), f"Unknown section; the sections are: {', '.join(tops)}.")
         elif inside is not None and not isinstance(inside, dict):
             yield tree.wrong((str(top),), "Write rows by their names here.")
         elif inside and not any(section.path == (top,) for section in SECTIONS):
@@ -115,7 +115,7 @@ def _apply_row(section: Section, name: str, said: dict[str, Any], row: Any) -> C
     added = row is None
     if added:
         if missing := [field for field in section.required() if field not in said]:
-            raise ValidationError(dict.fromkeys(missing, "A new one needs this."))
+            raise ValidationError(dict.fromkeys(missing, "A new row needs this."))
         row = section.new(name)
     before = section.plain(row)
     if FITS in values:  # types of GPU that the file does not name stay as they were measured

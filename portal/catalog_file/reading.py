@@ -85,7 +85,7 @@ def _walk(node: yaml.Node, path: Path, lines: dict[Path, int], twice: list[Wrong
             continue
         here, line = (*path, str(key.value)), key.start_mark.line + 1
         if here in lines:
-            twice.append(Wrong(here, f"This key stands on line {lines[here]} already.", line))
+            twice.append(Wrong(here, f"This key is already on line {lines[here]}.", line))
             continue
         lines[here] = line
         _walk(value, here, lines, twice)

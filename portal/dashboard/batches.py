@@ -82,10 +82,12 @@ class NewBatch(forms.Form):
     endpoint = forms.ChoiceField(
         choices=[(path, path) for path in sorted(intake.ENDPOINTS)],
         initial="/v1/chat/completions",
-        help_text="Where every line of the file is to go.",
+        help_text="API endpoint of every line of the file.",
     )
     completion_window = forms.ChoiceField(
-        choices=list(WINDOWS.items()), label="Window", help_text="What has not run by then expires."
+        choices=list(WINDOWS.items()),
+        label="Completion window",
+        help_text="Requests that have not run by then expire.",
     )
     # The last one: what comes before it in the form is read also when the file is too large.
     file = forms.FileField(
@@ -171,13 +173,11 @@ def cancel(request: HttpRequest, id: UUID) -> HttpResponse:
         moved = transitions.ask_cancel(plain(cur), batch.pk, timezone.now())
     if moved:
         hints.batches_soon()
-        messages.success(
-            request, "The batch is being cancelled. What has been answered by now stays in its output."
-        )
+        messages.success(request, "The batch is being cancelled. Completed results stay in its output.")
     else:
         batch.refresh_from_db()
         if batch.state not in (BatchState.CANCELLING, BatchState.CANCELLED):
-            messages.error(request, f"The batch is {batch.state} and cannot be cancelled any more.")
+            messages.error(request, f"The batch is {batch.state} and can no longer be cancelled.")
     return redirect("batch", id)
 
 

@@ -55,7 +55,7 @@ def operators_only(view: View) -> View:
     @login_required
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if not operator(request).operates:
-            raise PermissionDenied("Only operators see the fleet.")
+            raise PermissionDenied("Only operators may see the fleet.")
         return view(request, *args, **kwargs)
 
     return guarded
@@ -143,7 +143,7 @@ def command(request: HttpRequest) -> HttpResponse:
     else:
         messages.success(
             request,
-            f"Command {given.pk} ({given.kind}) is written; the control loop carries it out at its next tick.",
+            f"Command {given.pk} ({given.kind}) is queued; the control loop carries it out at its next tick.",
         )
     back = post.get("next", "")
     if not url_has_allowed_host_and_scheme(back, {request.get_host()}, require_https=request.is_secure()):

@@ -69,10 +69,10 @@ def wake(request: HttpRequest, name: str) -> HttpResponse:
     except ApiError:
         raise Http404 from None
     give(Wish(Command.Kind.WAKE, pool=model.pool), user)
-    messages.success(request, f"{model.name} will be started; this page shows how far it is.")
+    messages.success(request, f"{model.name} will be started; this page shows its progress.")
     if request.POST.get("notify"):
         if wishes.wish(user, model.name):
-            messages.success(request, "You are told when it is ready.")
+            messages.success(request, "You will be notified when it is ready.")
         else:
             messages.info(request, wishes.NO_WAY)
     return redirect("home")

@@ -26,7 +26,7 @@ SIDE_BY_SIDE = 4  # so many GPUs fit on a phone
 LIFE_HEIGHT = 6
 LONGEST = 11  # characters of a model's name that fit
 ENDS_SOON_S = 600.0
-UNKNOWN_NODE = "node not known yet"
+UNKNOWN_NODE = "node not yet known"
 ANY = UUID(int=0)
 
 # State of a replica → how its GPU looks. The word stands on it.
@@ -55,7 +55,7 @@ class Gpu:
 
     @property
     def what(self) -> str:
-        return f"{self.model}, {self.state}" if self.model else "empty"
+        return f"{self.model}, {self.state}" if self.model else "no model"
 
     @property
     def short(self) -> str:
@@ -84,7 +84,7 @@ class Job:
 
     @property
     def left(self) -> str:
-        return "end not known" if self.left_s is None else f"{span(self.left_s)} left"
+        return "end unknown" if self.left_s is None else f"{span(self.left_s)} left"
 
     def figure(self) -> str:
         leaves = f" {state(self.pilot.state)}" if self.pilot.state == PilotState.DRAINING else ""
@@ -123,7 +123,8 @@ class Job:
             title, name = escape(f"{gpu.name}{known_as}: {gpu.what}"), escape(gpu.short or "–")
             yield (
                 f'<g class="gpu {LOOKS[gpu.state]}"><title>{title}</title><rect {at} rx="4"/><svg {at}>'
-                f'<text x="6" y="18" class="name">{name}</text><text x="6" y="35">{gpu.state or "empty"}</text></svg></g>'
+                f'<text x="6" y="18" class="name">{name}</text>'
+                f'<text x="6" y="35">{gpu.state or "no model"}</text></svg></g>'
             )
 
 

@@ -56,7 +56,7 @@ def mail(request: HttpRequest) -> HttpResponse:
     with transaction.atomic():
         OptOut.objects.filter(user=user, kind__in=offered).delete()
         OptOut.objects.bulk_create(OptOut(user=user, kind=kind) for kind in offered if kind not in wanted)
-    messages.success(request, "Noted: you get mail of what is ticked.")
+    messages.success(request, "Saved: you get mail for the events that are ticked.")
     return redirect("notices")
 
 
@@ -70,10 +70,10 @@ def webhook(request: HttpRequest) -> HttpResponse:
     wish, url = request.POST.get("do", "set"), request.POST.get("url", "").strip()
     if wish == "try" and hook is not None:
         _try(hook)
-        messages.success(request, "A test is on its way; what became of it stands below in a moment.")
+        messages.success(request, "A test is being sent; its result appears below in a moment.")
     elif wish == "remove" or not url:
         Webhook.objects.filter(**whose).delete()
-        messages.success(request, "Nothing is sent there any more.")
+        messages.success(request, "The webhook is removed.")
     else:
         try:
             checked(url, config().webhook_private)
@@ -86,7 +86,7 @@ def webhook(request: HttpRequest) -> HttpResponse:
         with transaction.atomic():
             Webhook.objects.filter(**whose).delete()
             Webhook.objects.create(url=url[:500], **whose)
-        messages.success(request, "Set. Everything that is yours to know is sent there from now on.")
+        messages.success(request, "The webhook is saved. Your notices are sent there from now on.")
     return redirect("notices")
 
 

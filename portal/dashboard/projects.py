@@ -37,7 +37,7 @@ class Limit:
 
 class NewMember(forms.Form):
     username = forms.CharField(
-        max_length=150, label="User name", help_text="As it stands on the top right of their pages."
+        max_length=150, label="User name", help_text="It is shown at the top right of that user's pages."
     )
     role = forms.ChoiceField(choices=Membership.Role.choices)
 
@@ -71,7 +71,7 @@ def one(request: HttpRequest, slug: str) -> HttpResponse:
     if request.method == "POST":
         added = form.add_to(project)
         if added is not None:
-            messages.success(request, f"{added.user} belongs to the project now.")
+            messages.success(request, f"{added.user} was added to the project.")
             return redirect("project", slug)
     now = timezone.now()
     live = Q(revoked_at=None, expires_at__gt=now)
@@ -101,10 +101,12 @@ def change(request: HttpRequest, slug: str, id: int) -> HttpResponse:
     try:
         if wish == "none":
             members.remove(row)
-            messages.success(request, f"{row.user} left the project; their tokens in it are revoked.")
+            messages.success(
+                request, f"{row.user} was removed from the project. Their tokens in it are revoked."
+            )
         else:
             members.set_role(row, wish)
-            messages.success(request, f"{row.user} is {wish} now.")
+            messages.success(request, f"{row.user} is now a {wish}.")
     except ValidationError as refusal:
         messages.error(request, " ".join(refusal.messages))
     still = members.may_manage(caller(request), project)

@@ -75,7 +75,7 @@ def shown(request: HttpRequest) -> dict[str, Any]:
         )
         key = line.project_id, line.model
         group.rows.append(
-            Row(line, names.get(line.project_id, "gone"), why.get(key, "") if line.parked else "")
+            Row(line, names.get(line.project_id, "(deleted)"), why.get(key, "") if line.parked else "")
         )
     return {
         "depth": depth,
@@ -104,13 +104,13 @@ def _why_parked(parked: list[Parked], now: float) -> dict[tuple[int, str], str]:
     try:
         refills = quotas.refills_of(tokens, now)
     except (redis.RedisError, OSError):
-        return dict.fromkeys(subjects, "what its quota has left is not known: Redis does not answer")
+        return dict.fromkeys(subjects, "the state of its quotas is unknown: Redis does not answer")
     return {key: _words(refills[one]) for key, one in subjects.items()}
 
 
 def _words(refill: quotas.Refill) -> str:
     if refill is None:
-        return "no quota limits it any more; it goes on at once"
+        return "no quota applies any more; it resumes now"
     want, wait_s = refill
-    room = f"has room in {span(wait_s)}" if wait_s > 0 else "has room; it goes on at once"
-    return f"{want.limit} {WORDS[want.kind]} of its {want.level} {room}"
+    when = f"it resumes in {span(wait_s)}" if wait_s > 0 else "it resumes now"
+    return f"over the limit of {want.limit} {WORDS[want.kind]} of its {want.level}; {when}"

@@ -42,9 +42,9 @@ class Shown:
 class NewToken(forms.Form):
     """What one may wish for; the rules themselves are those of `issue_token`."""
 
-    name = forms.CharField(max_length=100, help_text="What will use it, such as a machine or a script.")
+    name = forms.CharField(max_length=100, help_text="What the token is for, such as a machine or a script.")
     project = forms.ModelChoiceField(Project.objects.none(), to_field_name="slug", empty_label=None)
-    scopes = forms.MultipleChoiceField(label="It may", widget=forms.CheckboxSelectMultiple)
+    scopes = forms.MultipleChoiceField(label="Scopes", widget=forms.CheckboxSelectMultiple)
     days = forms.IntegerField(
         label="Days until it expires",
         initial=DEFAULT_DAYS,
@@ -69,7 +69,7 @@ class NewToken(forms.Form):
         live = ApiToken.objects.filter(user=self.user, revoked_at=None, expires_at__gt=timezone.now())
         if live.filter(name=name).exists():
             raise ValidationError(
-                f"You have a token called “{name}” already. Revoke it or choose another name."
+                f"You already have a token called “{name}”. Revoke it or choose another name."
             )
         return name
 
@@ -110,9 +110,9 @@ def page(request: HttpRequest) -> HttpResponse:
 def end(request: HttpRequest, id: int) -> HttpResponse:
     token = get_object_or_404(ApiToken, pk=id, user=caller(request))
     if revoke(token):
-        messages.success(request, f"“{token.name}” is revoked. Whatever used it is turned away from now on.")
+        messages.success(request, f"“{token.name}” is revoked. Programs that use it have lost access.")
     else:
-        messages.info(request, f"“{token.name}” was revoked before.")
+        messages.info(request, f"“{token.name}” was already revoked.")
     return redirect("tokens")
 
 

@@ -53,12 +53,14 @@ SPANS = {
     "30d": Span("last 30 days, by day", "day", 30, "%d %b"),
 }
 SPLITS: dict[Kind, str] = {"model": "model", "project": "project"}
-SPLITS_OF_ALL: dict[Kind, str] = {**SPLITS, "user": "person"}
+SPLITS_OF_ALL: dict[Kind, str] = {**SPLITS, "user": "user"}
+# Columns of the CSV, which programs read: they keep their names.
+CSV_NAMES: dict[Kind, str] = {"model": "model", "project": "project", "user": "person"}
 NUMBERS = ("requests", "failed", "prompt_tokens", "completion_tokens", "gpu_s")
 HEADS = ("requests", "failed", "prompt_tokens", "completion_tokens", "gpu_seconds")
 MEASURES: dict[str, tuple[Of, Callable[[Used | Total], float]]] = {
     "Requests": ("counts", lambda used: used.requests),
-    "Tokens, in and out": ("counts", lambda used: used.prompt_tokens + used.completion_tokens),
+    "Tokens (input and output)": ("counts", lambda used: used.prompt_tokens + used.completion_tokens),
     "GPU-seconds": ("numbers", lambda used: used.gpu_s),
 }
 
@@ -104,7 +106,7 @@ def csv_rows(request: HttpRequest) -> HttpResponse:
         with connection.cursor() as cur:
             totals = usage.every_name(plain(cur), asked.by, begin, span.step)
         known = _known(asked.by, {row.name for row in totals if row.name is not None})
-        out.writerow(["utc", SPLITS_OF_ALL[asked.by], *HEADS])
+        out.writerow(["utc", CSV_NAMES[asked.by], *HEADS])
         out.writerows([_utc(row), known[row.name or ""], *_numbers(row)] for row in totals)
     else:
         rows = _rows(user, asked, begin)
@@ -190,13 +192,13 @@ def _known(kind: Kind, names: set[str]) -> dict[str, str]:
         found = dict(Project.objects.filter(pk__in=ids).values_list("pk", "slug"))
     else:
         found = dict(User.objects.filter(pk__in=ids).values_list("pk", "username"))
-    return {name: found.get(int(name), "gone") for name in names}
+    return {name: found.get(int(name), "(deleted)") for name in names}
 
 
 def _names(rows: Iterable[Used]) -> dict[int, str]:
     ids = {row.project_id for row in rows}
     known = dict(Project.objects.filter(pk__in=ids).values_list("pk", "slug"))
-    return {id_: known.get(id_, "gone") for id_ in ids}
+    return {id_: known.get(id_, "(deleted)") for id_ in ids}
 
 
 def _charts(rows: Sequence[tuple[str, Used | Total]], moments: list[datetime], clock: str) -> list[Chart]:
@@ -242,7 +244,7 @@ def _limits(user: User) -> list[Limit]:
     found = consumption.standings(list(tokens), [user.pk], list(projects), time.time())
     return [
         Limit(
-            told.get(f"{one.want.level}:{one.want.subject}", "you"),
+            told.get(f"{one.want.level}:{one.want.subject}", "your account"),
             WORDS[one.want.kind],
             one.want.limit,
             one.used,

@@ -134,7 +134,7 @@ def _mail(delivery: Delivery, config: Config) -> None:
     more = (
         f"\n\n{delivery.data['page']}" if "page" in delivery.data else ""
     )  # not in what stood before an update
-    text = f"{delivery.text}{more}\n\n-- \nBerth. Which mails you get you say here: {config.site}/notices/\n"
+    text = f"{delivery.text}{more}\n\n-- \nBerth. Choose which mails you get: {config.site}/notices/\n"
     try:
         EmailMessage(" ".join(delivery.subject.split()), text, to=[user.email]).send()
     except OSError as error:

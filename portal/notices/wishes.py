@@ -6,7 +6,7 @@ from portal.accounts.models import User
 from portal.config import config
 from portal.notices.models import Kind, OptOut, Webhook, Wish
 
-NO_WAY = "You have no way of being told yet: set an e-mail address or a webhook on the page Notices."
+NO_WAY = "You cannot be notified yet: set up mail or a webhook on the page Notices."
 
 
 def wish(user: User, model: str) -> bool:

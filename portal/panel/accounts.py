@@ -60,14 +60,14 @@ class PeopleAdmin(EditableAdmin[User], UserAdmin[User]):
     def has_let_in_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("accounts.change_user")
 
-    @admin.action(description="Let in the selected people who wait", permissions=["let_in"])
+    @admin.action(description="Approve the selected pending accounts", permissions=["let_in"])
     def let_in(self, request: HttpRequest, people: QuerySet[User]) -> None:
         waiting = list(people.filter(is_pending=True))
         for user in waiting:
             user.is_active = True
             user.save()
         messages.success(
-            request, f"{len(waiting)} people may log in now. What they may use depends on their projects."
+            request, f"{len(waiting)} accounts approved. What they may use depends on their projects."
         )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
@@ -87,8 +87,8 @@ class ProjectAdmin(EditableAdmin[Project]):
     readonly_fields = ["created_at", "members"]
     fieldsets = [
         (None, {"fields": ["slug", "name", "is_active", "created_at", "members"]}),
-        ("Its share", {"fields": ["weight", "max_gpus"]}),
-        ("Its models", {"fields": ["model_roots"]}),
+        ("Fair share", {"fields": ["weight", "max_gpus"]}),
+        ("Models", {"fields": ["model_roots"]}),
     ]
 
     def get_inlines(self, request: HttpRequest, obj: Project | None) -> list[Any]:
@@ -153,11 +153,11 @@ class ApiTokenAdmin(ReadOnlyAdmin[ApiToken]):
     ]  # fmt: skip
     actions = ["revoke_tokens"]
 
-    @admin.display(description="standing")
+    @admin.display(description="status")
     def standing(self, token: ApiToken) -> str:
         if token.revoked_at is not None:
             return "revoked"
-        return "live" if token.expires_at > timezone.now() else "expired"
+        return "active" if token.expires_at > timezone.now() else "expired"
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("accounts.change_apitoken")
@@ -196,18 +196,18 @@ class QuotaAdmin(EditableAdmin[Quota]):
     autocomplete_fields = ["token", "user", "project"]
     list_select_related = ["token", "user", "project"]
     fieldsets = [
-        ("Of whom", {"fields": ["level", "project", "user", "token", "model"]}),
+        ("Applies to", {"fields": ["level", "project", "user", "token", "model"]}),
         (
             "Limits",
             {
                 "fields": ["requests_per_min", "tokens_per_min", "concurrent", "queued"],
-                "description": "Empty: no limit at this level. Every level counts; a request needs room in each. A "
+                "description": "Empty: no limit at this level. All levels apply: a request needs room in each. A "
                 "subject without a quota has the site's limits (BERTH_LIMITS).",
             },
         ),
     ]
 
-    @admin.display(description="of")
+    @admin.display(description="applies to")
     def subject(self, quota: Quota) -> str:
         return str(quota.token or quota.user or quota.project or quota.model)
 

@@ -25,7 +25,7 @@ class ChangeAdmin(ReadOnlyAdmin[Change]):
     list_display = ["at", "who", "origin", "did", "in_short"]
     list_filter = ["origin", "action", known("table", lambda: sorted(map(label, WATCHED))), "at"]
     search_fields = ["=who", "=name", "=key"]
-    search_help_text = "Who, or the name or key of what was changed, as it is written."
+    search_help_text = "The exact user name, or the exact name or key of the row that was changed."
     ordering = ["-id"]
     sortable_by = ()
     fields = ["at", "who", "origin", "action", "table", "key", "name", "what"]

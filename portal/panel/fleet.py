@@ -57,17 +57,17 @@ class PilotAdmin(ReadOnlyAdmin[Pilot]):
     def pilot(self, pilot: Pilot) -> str:
         return short(pilot.id)
 
-    @admin.display(description="about it")
+    @admin.display(description="related")
     def about(self, pilot: Pilot) -> SafeString:
         return format_html(
             '{} · {} · {} · <a href="{}">log</a>',
             link_list("fleet_replica", f"pilot__id={pilot.id}", "replicas"),
             link_list("fleet_decision", f"pilot={pilot.id}", "decisions"),
-            link_list("fleet_fleetevent", f"pilot={pilot.id}", "moves"),
+            link_list("fleet_fleetevent", f"pilot={pilot.id}", "state changes"),
             reverse("fleet-pilot", args=[pilot.id]),
         )
 
-    @admin.action(description="Drain: finish what runs, then end", permissions=["command"])
+    @admin.action(description="Drain: finish running requests, then end the job", permissions=["command"])
     def drain(self, request: HttpRequest, pilots: QuerySet[Pilot]) -> None:
         command_each(request, (Wish(Command.Kind.DRAIN, pilot=pilot) for pilot in pilots))
 
@@ -104,7 +104,7 @@ class ReplicaAdmin(ReadOnlyAdmin[Replica]):
     def of_pilot(self, replica: Replica) -> SafeString | str:
         return link("fleet_pilot", replica.pilot_id, replica.pilot.job_name)
 
-    @admin.action(description="Drain: out of routing, then stop", permissions=["command"])
+    @admin.action(description="Drain: finish running requests, then stop", permissions=["command"])
     def drain(self, request: HttpRequest, replicas: QuerySet[Replica]) -> None:
         command_each(request, (Wish(Command.Kind.DRAIN, replica=replica) for replica in replicas))
 
@@ -146,7 +146,7 @@ class ProfileStateAdmin(ReadOnlyAdmin[ProfileState]):
     list_select_related = ["profile"]
     actions = ["relaunch"]
 
-    @admin.action(description="Relaunch: submit jobs under them again", permissions=["command"])
+    @admin.action(description="Relaunch: submit jobs with them again", permissions=["command"])
     def relaunch(self, request: HttpRequest, states: QuerySet[ProfileState]) -> None:
         command_each(
             request,

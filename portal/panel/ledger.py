@@ -62,9 +62,7 @@ class RequestAdmin(ReadOnlyAdmin[Request]):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        looked_at = (
-            f"Found by id or model. Words and filters look at the newest {request_search.MOST_LOOKED_AT:,}."
-        )
+        looked_at = f"Search by id or model. Search words and filters cover the newest {request_search.MOST_LOOKED_AT:,}."
         return super().changelist_view(request, {"subtitle": looked_at, **(extra_context or {})})
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Request]:
@@ -79,12 +77,12 @@ class RequestAdmin(ReadOnlyAdmin[Request]):
     def project(self, row: Request) -> SafeString | str:
         # Plain numbers without foreign keys: the one they name may be gone.
         found = Project.objects.filter(pk=row.project_id).first()
-        return link("accounts_project", found.pk, found.slug) if found else f"{row.project_id} (gone)"
+        return link("accounts_project", found.pk, found.slug) if found else f"{row.project_id} (deleted)"
 
     @admin.display(description="user")
     def user(self, row: Request) -> SafeString | str:
         found = User.objects.filter(pk=row.user_id).first()
-        return link("accounts_user", found.pk, found.username) if found else f"{row.user_id} (gone)"
+        return link("accounts_user", found.pk, found.username) if found else f"{row.user_id} (deleted)"
 
     @admin.display(description="replica")
     def ran_on(self, row: Request) -> SafeString | str:
@@ -92,7 +90,7 @@ class RequestAdmin(ReadOnlyAdmin[Request]):
 
     @admin.display(description="events")
     def events(self, row: Request) -> SafeString:
-        return link_list("ledger_requestevent", f"request_id={row.id}", "abnormal moves")
+        return link_list("ledger_requestevent", f"request_id={row.id}", "events")
 
 
 @admin.register(Payload)
@@ -166,7 +164,7 @@ class UsageAdmin(ReadOnlyAdmin[Usage]):
     list_display = ["at", "step", "project_id", "user_id", "model", "requests", "failed", "gpu_s"]
     list_filter = ["step"]
     search_fields = ["=user_id"]
-    search_help_text = "The number of a user. By model or project, see the totals."
+    search_help_text = "The id of a user. For sums by model or project, see the usage totals."
     ordering = ["-id"]
     sortable_by = ()
 

@@ -87,7 +87,7 @@ def command_each(request: HttpRequest, wishes: Iterable[Wish]) -> None:
             messages.error(request, " ".join(error.messages))
     if given:
         messages.success(
-            request, f"{given} commands written; the control loop carries them out at its next tick."
+            request, f"{given} commands queued; the control loop carries them out at its next tick."
         )
 
 

@@ -50,7 +50,7 @@ def seconds(value: Any) -> float:
     """A length of time that a command may ask for."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not 0 < value <= MOST_S:
-        raise ValidationError("for_s is a number of seconds, more than 0 and at most a year.")
+        raise ValidationError("for_s must be a number of seconds, more than 0 and at most a year.")
     return float(value)
 
 
@@ -112,7 +112,7 @@ def give(wish: Wish, by: User | str) -> Command:
 def _checked(wish: Wish) -> dict[str, Any]:
     """The wish's arguments as they are stored. Raises ValidationError."""
     if wish.kind not in TARGETS:
-        raise ValidationError({"kind": f"A command is one of: {', '.join(TARGETS)}."})
+        raise ValidationError({"kind": f"A command must be one of: {', '.join(TARGETS)}."})
     args = _arguments(wish)
     allowed = TARGETS[wish.kind]
     named = [name for name in ("pilot", "replica", "pool") if getattr(wish, name) is not None]

@@ -43,7 +43,7 @@ def decisions(asked: Mapping[str, str], now: datetime) -> QuerySet[Decision]:
         rows = rows.filter(pilot=_pilot(word))
     if kind := asked.get("kind"):
         if kind not in KINDS:
-            raise ValidationError({"kind": f"kind is one of: {', '.join(KINDS)}."})
+            raise ValidationError({"kind": f"kind must be one of: {', '.join(KINDS)}."})
         rows = rows.filter(kind=kind)
     if word := asked.get("since"):
         rows = rows.filter(at__gte=moment("since", word, now))

@@ -122,4 +122,4 @@ def test_the_newest_page_is_asked_for_again_and_others_stay(
     assert f"before={keys[2]}" in fragment, "what was pushed off the page is found behind it"
     older = browser.get(f"/fleet/decisions/?before={keys[2]}").content.decode()
     assert "Reason 1." in older and "hx-get" not in older and ">Newest</a>" in older
-    assert "None that fits." in browser.get("/fleet/decisions/?model=turf").content.decode()
+    assert "No matches." in browser.get("/fleet/decisions/?model=turf").content.decode()

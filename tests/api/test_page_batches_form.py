@@ -38,7 +38,7 @@ def test_a_file_that_is_handed_in_is_a_batch_as_the_api_makes_it(
     assert [path.name for path in folder.iterdir()] == [str(file.pk)]
     assert (folder / str(file.pk)).read_bytes() == CONTENT
     assert woken == ["scheduler.batches"]
-    assert "Its lines are being checked" in text(world.owner.browser, f"/batches/{batch.pk}/")
+    assert "The lines are being validated" in text(world.owner.browser, f"/batches/{batch.pk}/")
 
 
 @pytest.mark.parametrize(

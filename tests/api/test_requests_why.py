@@ -33,7 +33,7 @@ def test_a_request_for_a_cold_model_hears_of_its_job_and_its_place(world: World)
     )
     replica_row(world, pilot, state="wanted", started_at=None, hot_at=None)
     told = why(world, row)
-    assert told["reason"].startswith("surf is not loaded yet. Its GPU job 4711 was submitted at ")
+    assert told["reason"].startswith("surf is not loaded yet. Its Slurm job 4711 was submitted at ")
     assert "other jobs are ahead of it; jobs like it waited 6–25 min today" in told["reason"]
     assert told["reason"].endswith("1 request is ahead of this one.")
     assert [part["name"] for part in told["parts"]] == ["slurm", "load", "queue"]

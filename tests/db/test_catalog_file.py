@@ -91,7 +91,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(
 ) -> None:
     with django_capture_on_commit_callbacks(execute=True):
         said = put("", "--dry-run", file=EXAMPLE)
-    assert "+ pool llama-3.1-8b" in said and said.endswith("Dry run, nothing is changed: 19 added.\n")
+    assert "+ pool llama-3.1-8b" in said and said.endswith("Dry run, nothing was changed: 19 added.\n")
     assert not Project.objects.exists() and not Pool.objects.exists() and sent == []
 
 
@@ -322,7 +322,7 @@ def test_what_is_not_built_yet_cannot_be_chosen_and_a_row_that_has_it_stays(appl
     Model.objects.create(name="net", pool=pool, kind="dnn", path="/m")
     same = "environments: {torch: {engine: torch, engine_version: '2'}}\nmodels: {net: {kind: dnn, description: x}}"
     assert "engine_version" in applied(same)
-    with pytest.raises(CommandError, match=r"models\.other\.kind.*dnn is not built yet: choose llm"):
+    with pytest.raises(CommandError, match=r"models\.other\.kind.*dnn is not implemented yet: choose llm"):
         applied("models: {other: {kind: dnn, pool: nets, path: /m}}")
 
 

@@ -64,7 +64,7 @@ def test_why_of_a_model_tells_the_parts_and_the_last_decisions(world: World) -> 
     said = run("why", "surf").splitlines()
     assert said[0] == "surf: not loaded."
     assert said[1].startswith(
-        "surf is not loaded; the first request starts it: jobs like its waited 6–25 min today"
+        "surf is not loaded; the first request starts it: jobs like it waited 6–25 min today"
     )
     assert said[2].split() == ["slurm", "6", "min", "jobs", "like", "its", "waited", "6–25", "min", "today"]
     assert said[4].split() == ["in", "all", "10", "min"]
@@ -75,7 +75,7 @@ def test_why_of_a_request_tells_its_place(world: World) -> None:
     request_row(world, order_key=1.0)
     row = request_row(world, order_key=2.0)
     said = run("why", str(row.id))
-    assert said.startswith(f"Request {row.id} for surf: queued, number 2 in line.\nsurf is not loaded;")
+    assert said.startswith(f"Request {row.id} for surf: queued, queue position 2.\nsurf is not loaded;")
     assert "1 request is ahead of this one." in said
     assert "It does not wait." in run("why", str(request_row(world, "done").id))
 
@@ -183,7 +183,7 @@ def test_waiting_ends_and_the_command_goes_on(world: World) -> None:
 
 def test_a_loop_that_does_not_run_is_said(world: World) -> None:
     Cluster.objects.update(ticked_at=timezone.now() - timedelta(hours=1))
-    assert "Look at the Celery worker and beat." in run("wake", "surf")
+    assert "Check the Celery worker and beat." in run("wake", "surf")
 
 
 def test_a_table_wraps_its_last_column_only() -> None:
