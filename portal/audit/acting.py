@@ -40,7 +40,7 @@ def acting(origin: str, who: Callable[[], Who]) -> Iterator[None]:
 
 
 class Acting:
-    """Middleware. A token's person is put into the same request by the API, so one look serves both."""
+    """A middleware that notes who acts. The API puts a token's person into the same request, so one look serves both."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self._get_response = get_response

@@ -25,7 +25,7 @@ Kind = Literal["added", "changed", "unchanged", "deleted", "kept"]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What became of one row. `fields`: name → old and new value; `why`: of one that stays although it was to go.
+    """The outcome of one row. `fields`: name → old and new value; `why`: of one that stays although it was to go.
     `doubts`: what could not be checked, or may go wrong."""
 
     kind: Kind
@@ -38,7 +38,7 @@ class Change:
 
 
 def apply(tree: Tree, *, prune: bool = False, dry_run: bool = False) -> list[Change]:
-    """Raises BadFile."""
+    """Apply the file's rows to the catalog, and return what changed. Raise BadFile."""
     wrongs = [*_strangers(tree)]
     if wrongs:
         raise BadFile(wrongs)
@@ -63,7 +63,7 @@ def apply(tree: Tree, *, prune: bool = False, dry_run: bool = False) -> list[Cha
 
 
 def _strangers(tree: Tree) -> Iterator[Wrong]:
-    """Keys that mean nothing here."""
+    """Yield the keys that mean nothing here."""
     known = {section.path[:depth] for section in SECTIONS for depth in range(1, len(section.path) + 1)}
     tops = sorted({path[0] for path in known})
     for top, inside in tree.values.items():
@@ -79,7 +79,7 @@ def _strangers(tree: Tree) -> Iterator[Wrong]:
 
 
 def _mentioned(section: Section, tree: Tree) -> Any:
-    """The section's part of the file; None where it has none."""
+    """Return the section's part of the file; None where it has none."""
     place: Any = tree.values
     for step in section.path:
         if not isinstance(place, dict) or step not in place:
@@ -110,7 +110,7 @@ def _apply_section(section: Section, tree: Tree, changes: list[Change], wrongs: 
 
 
 def _apply_row(section: Section, name: str, said: dict[str, Any], row: Any) -> Change:
-    """Raises ValidationError with the fields that are wrong."""
+    """Apply one row. Raise ValidationError with the fields that are wrong."""
     values = _checked(section, said)
     added = row is None
     if added:
@@ -139,7 +139,7 @@ def _apply_row(section: Section, name: str, said: dict[str, Any], row: Any) -> C
 
 
 def _checked(section: Section, said: dict[str, Any]) -> dict[str, Any]:
-    """Raises ValidationError."""
+    """Return the row's values, checked. Raise ValidationError."""
     if strange := sorted(str(key) for key in said if key not in section.fields):
         known = ", ".join(section.fields)
         text = f"A {section.word} has no such field; it has: {known}."
@@ -154,7 +154,7 @@ def _checked(section: Section, said: dict[str, Any]) -> dict[str, Any]:
 
 
 def _each(keys: Any, act: Any) -> None:
-    """All of them, also after one that is wrong. Raises ValidationError with each field's own words."""
+    """Check all fields, also after one that is wrong. Raise ValidationError with each field's own words."""
     wrong: dict[str, list[str]] = {}
     for key in keys:
         try:
@@ -175,7 +175,7 @@ def _told(tree: Tree, section: Section, path: Path, error: ValidationError) -> I
 
 
 def _pruned(tree: Tree) -> Iterator[Change]:
-    """What refers goes before what it refers to."""
+    """Delete the rows that the file does not name; what refers goes before what it refers to."""
     for section in reversed(SECTIONS):
         mentioned = _mentioned(section, tree)
         if mentioned is None:
@@ -191,5 +191,5 @@ def _pruned(tree: Tree) -> Iterator[Change]:
 
 
 def _same(before: Any, after: Any) -> bool:
-    """Not ==, for which 1 is True."""
+    """Compare two values, not by ==, for which 1 is True."""
     return json.dumps(before, sort_keys=True) == json.dumps(after, sort_keys=True)

@@ -28,5 +28,5 @@ def export() -> str:
 
 
 def _written(value: Any) -> Any:
-    """Choices are strings of a kind that YAML does not know."""
+    """Return the value as YAML knows it; choices are strings of a kind that it does not know."""
     return str(value) if isinstance(value, str) else value

@@ -64,7 +64,8 @@ def status(width: int) -> Iterator[str]:
 
 
 def why(word: str) -> Iterator[str]:
-    """Of a request, by its id, or of a model. Raises ValidationError."""
+    """Yield the reasons why a request, named by its id, or a model does not run yet. Raise ValidationError for an
+    unknown name."""
     now = timezone.now()
     row = _request(word)
     if row is not None:
@@ -89,7 +90,7 @@ def why(word: str) -> Iterator[str]:
 
 
 def decided(rows: list[Decision], width: int) -> str:
-    """Newest last, as a log reads."""
+    """Return the decisions as a table, newest last, as a log reads."""
     if not rows:
         return "No decision matches."
     cells = [

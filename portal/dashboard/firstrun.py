@@ -72,7 +72,7 @@ STEPS = (
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What there is."""
+    """The parts of an installation that are there."""
 
     environment: bool
     profile: bool
@@ -87,7 +87,8 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`where`: name of the page on which it is taken; empty: elsewhere. `number`: of `of`; 0 once it was all done."""
+    """One step that is missing. `where`: name of the page on which it is taken; empty: elsewhere. `number`: of `of`;
+    0 once all were done."""
 
     title: str
     text: str
@@ -120,7 +121,7 @@ def look(cluster: str) -> Found:
 
 
 def next_step(found: Found, now: datetime) -> Step | None:
-    """The first that is not done; once all are, what has stopped since. None when all is well. Pure."""
+    """Return the first step that is not done; once all are, what has stopped since; None when all is well. Pure."""
     for number, (name, title, text, where) in enumerate(STEPS, 1):
         if not getattr(found, name):
             return Step(title, text, where, number, len(STEPS))
@@ -136,7 +137,7 @@ def next_step(found: Found, now: datetime) -> Step | None:
 
 
 def hint(user: User, now: datetime) -> Step | None:
-    """As this person is to read it."""
+    """Return the next step as this person is to read it; None when there is nothing to say."""
     step = next_step(look(config().cluster), now)
     if step is None or user.is_superuser:
         return step

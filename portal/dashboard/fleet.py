@@ -90,7 +90,7 @@ def pilot_fragment(request: HttpRequest, id: UUID) -> HttpResponse:
 
 @operators_only
 def decided(request: HttpRequest) -> HttpResponse:
-    """The story of the fleet, by model, pilot, kind and time."""
+    """Show the decisions about the fleet, by model, pilot, kind and time."""
     return render(request, "dashboard/decisions.html", shown_decided(request))
 
 
@@ -127,7 +127,7 @@ def shown_decided(request: HttpRequest) -> dict[str, Any]:
 @operators_only
 @require_POST
 def command(request: HttpRequest) -> HttpResponse:
-    """One button: writes the command and goes back to where it stood."""
+    """Write the command of one button, and go back to where the button stood."""
     post = request.POST
     try:
         wish = Wish(
@@ -184,7 +184,7 @@ def _last_decisions(rows: QuerySet[Decision]) -> QuerySet[Decision]:
 
 
 def _pools(find: str, now: datetime) -> list[Pool]:
-    """Those of which there is something to tell come first: latched, failing, paused, pinned or resident ones."""
+    """Return the pools whose names hold `find`; those that failed, are paused or pinned, or have replicas come first."""
     live = Exists(Replica.objects.filter(pool=OuterRef("pk")).exclude(state__in=REPLICA_ENDED))
     failing = Q(state__latched_at__isnull=False) | Q(state__failures__gt=0)
     kept = Q(state__pinned_until__gt=now) | Q(paused=True)
@@ -197,7 +197,7 @@ def _pools(find: str, now: datetime) -> list[Pool]:
 
 
 def _pin(pool: Pool, now: datetime) -> str:
-    """How long it is pinned, in words; empty when it is not."""
+    """Return how long the pool is pinned, in words; "" when it is not."""
     state = getattr(pool, "state", None)
     pinned_until = state.pinned_until if state is not None else None
     return until(pinned_until) if pinned_until is not None and pinned_until > now else ""

@@ -55,14 +55,14 @@ def page(request: HttpRequest) -> HttpResponse:
 @unchanged_is_304
 @login_required
 def fragment(request: HttpRequest) -> HttpResponse:
-    """The part of the page that changes, for its refresh."""
+    """Show the part of the page that changes, for its refresh."""
     return render(request, "dashboard/_home.html", shown(request))
 
 
 @login_required
 @require_POST
 def wake(request: HttpRequest, name: str) -> HttpResponse:
-    """Asks for the model to be made ready, as the API does."""
+    """Ask for the model to be made ready, as the API does."""
     user = caller(request)
     try:
         model = access.model_for(name, _projects(user))

@@ -41,7 +41,8 @@ LOOKS = {
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """`state`: of the replica on it; empty where it has none. `on_cpus`: no GPU, but what a replica without one has."""
+    """One GPU of a job. `state`: of the replica on it; empty where it has none. `on_cpus`: no GPU, but the place of a
+    replica that runs without one."""
 
     index: int
     model: str = ""
@@ -59,15 +60,15 @@ class Gpu:
 
     @property
     def short(self) -> str:
-        """Without the maker, as far as it fits."""
+        """Return the model's name without its maker, as far as it fits."""
         name = self.model.rsplit("/", 1)[-1]
         return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`life`: pixels of its bar that are left; 0 when its end is not known. `asleep`: models in its host memory.
-    `whats`: GPUs with the same on them together: 0–3: surf, hot."""
+    """A job on a node. `life`: pixels of its bar that are left; 0 when its end is not known. `asleep`: models in its
+    host memory. `whats`: what is on its GPUs, those with the same together: 0–3: surf, hot."""
 
     pilot: Pilot
     url: str
@@ -95,14 +96,14 @@ class Job:
         )
 
     def row(self, node: str) -> str:
-        """The same in a table."""
+        """Return the job as a row of a table."""
         return (
             f'<tr><td>{escape(node)}</td><td class="num">{self.pilot.job_id}</td>'
             f'<td>{escape("; ".join(self.whats))}</td><td class="num">{self.left}</td></tr>'
         )
 
     def _svg(self) -> str:
-        """Its GPUs, and below them how much of its time is left."""
+        """Return the picture of the job's GPUs, and below them how much of its time is left."""
         rows = -(-len(self.gpus) // SIDE_BY_SIDE)
         life_y = rows * (HEIGHT + GAP)
         height = life_y + LIFE_HEIGHT
@@ -141,7 +142,7 @@ class Node:
 
 
 def nodes(pilots: Iterable[Pilot], live: Mapping[UUID, Sequence[Replica]], now: datetime) -> list[Node]:
-    """Of pilots that Slurm has started, by node. `live`: the replicas of each that have not ended."""
+    """Return the nodes of the pilots that Slurm has started. `live`: the replicas of each pilot that have not ended."""
     url = reverse("fleet-pilot", args=[ANY])
     by_node: dict[tuple[str, str], list[Job]] = defaultdict(list)
     for pilot in pilots:
@@ -166,7 +167,7 @@ def _job(pilot: Pilot, url: str, live: Sequence[Replica], now: datetime) -> Job:
 
 
 def _gpus(count: int, ids: Sequence[str], replicas: Sequence[Replica]) -> list[Gpu]:
-    """The GPUs, and behind them a place for each replica that runs without; a job has one place at least."""
+    """Return the GPUs, and behind them a place for each replica that runs without; a job has one place at least."""
     on = {index: replica for replica in replicas for index in replica.gpu_indices}
     found = [Gpu(i, on[i].model, on[i].state) if i in on else Gpu(i) for i in range(count)]
     found = [replace(gpu, id=ids[gpu.index]) if gpu.index < len(ids) else gpu for gpu in found]

@@ -50,7 +50,7 @@ def shown(user: User) -> dict[str, Any]:
 @login_required
 @require_POST
 def mail(request: HttpRequest) -> HttpResponse:
-    """Which kinds come by mail: those that are ticked. Of what was not offered nothing was said."""
+    """Store which kinds come by mail: those that are ticked. A kind that was not offered stays as it is."""
     user = caller(request)
     offered, wanted = _offered(user), set(request.POST.getlist("kind"))
     with transaction.atomic():
@@ -64,7 +64,7 @@ def mail(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_POST
 def webhook(request: HttpRequest) -> HttpResponse:
-    """Sets, changes, removes or tries a webhook: one's own, or that of a project one manages."""
+    """Set, change, remove or try a webhook: one's own, or that of a project that one manages."""
     whose = _whose(request)
     hook = Webhook.objects.filter(**whose).first()
     wish, url = request.POST.get("do", "set"), request.POST.get("url", "").strip()
@@ -95,7 +95,7 @@ def _offered(user: User) -> list[Kind]:
 
 
 def _given_up(hooks: list[Webhook]) -> dict[int, dict[str, Any]]:
-    """By webhook: how many notices were given up since it last took one, and when the last of them."""
+    """Return, by webhook, how many notices were given up since it last took one, and when the last of them was."""
     told = Delivery.objects.filter(webhook=OuterRef("webhook"), state=Delivery.State.SENT)
     heard = Subquery(told.order_by("-ended_at").values("ended_at")[:1])
     failed = Delivery.objects.filter(webhook__in=hooks, state=Delivery.State.FAILED).annotate(heard=heard)

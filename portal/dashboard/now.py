@@ -37,7 +37,8 @@ ON_NODES = (PilotState.UP, PilotState.DRAINING)
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How far back the charts go, how far apart their points are, and how a point's time is written."""
+    """A window of time: how far back the charts go, how far apart their points are, and how a point's time is
+    written."""
 
     text: str
     length: timedelta
@@ -151,8 +152,8 @@ def draw_all(window: Window, now: datetime) -> list[Chart]:
 
 
 def read(window: Window, now: datetime) -> tuple[list[datetime], dict[datetime, dict[str, float | None]]]:
-    """Every moment of the window, and what was seen at those at which the control loop ran: mean GPUs, and of
-    queues and waits the most."""
+    """Return every moment of the window, and what was sampled at those at which the control loop ran: the mean of
+    GPUs and of median waits, and the highest of everything else."""
     step_s = window.step.total_seconds()
     last = datetime.fromtimestamp(now.timestamp() // step_s * step_s, UTC)
     first = last - window.length

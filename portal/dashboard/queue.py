@@ -56,7 +56,7 @@ def fragment(request: HttpRequest) -> HttpResponse:
 
 
 def shown(request: HttpRequest) -> dict[str, Any]:
-    """The lines that have waited longest, of those that are looked for."""
+    """Return the rows that have waited longest, of those that are looked for."""
     now, find = time.time(), request.GET.get("find", "").strip()
     with connection.cursor() as cur:
         found, depth = lines.lines(plain(cur)), lines.depths(plain(cur))
@@ -89,13 +89,13 @@ def shown(request: HttpRequest) -> dict[str, Any]:
 
 
 def _named(found: list[Line], find: str) -> list[Line]:
-    """Those whose model or project has that in its name."""
+    """Return the rows whose model or project has `find` in its name."""
     projects = set(Project.objects.filter(slug__icontains=find).values_list("pk", flat=True))
     return [line for line in found if find.lower() in line.model.lower() or line.project_id in projects]
 
 
 def _why_parked(parked: list[Parked], now: float) -> dict[tuple[int, str], str]:
-    """By project and model, of the one that goes on first: which quota it is over, and when that has room."""
+    """Return, by project and model, which quota holds the request that resumes first, and when it has room."""
     subjects = {
         (row.project_id, row.model): Subjects(row.token_id, row.user_id, row.project_id, row.model)
         for row in parked

@@ -129,7 +129,7 @@ def page(request: HttpRequest) -> HttpResponse:
 @registrars_only
 @require_http_methods(["GET", "POST"])
 def one(request: HttpRequest, id: int) -> HttpResponse:
-    """Where it stands, and the form with the proposal."""
+    """Show how far a candidate is, and take the form with the proposal."""
     user = caller(request)
     candidate = get_object_or_404(registration.candidates_of(user), pk=id)
     proposal = registration.proposal_for(candidate)
@@ -169,7 +169,7 @@ def again(request: HttpRequest, id: int) -> HttpResponse:
 @registrars_only
 @require_POST
 def test(request: HttpRequest, id: int) -> HttpResponse:
-    """Starts it once, by the same command that operators have."""
+    """Launch the model once, by the same command that operators have."""
     candidate = _own(request, id)
     if candidate.model is None or not candidate.model.enabled:
         messages.error(request, "It can be tested once it is saved and approved.")
@@ -192,7 +192,7 @@ def approve(request: HttpRequest, id: int) -> HttpResponse:
 
 
 def phase(row: Candidate) -> str:
-    """Where it stands, as one word of `berth.STATES`."""
+    """Return how far the candidate is, as one word of `berth.STATES`."""
     if row.model is not None:
         return "approval" if row.approval else "saved"
     if row.error:
@@ -222,7 +222,7 @@ def _shown(request: HttpRequest, row: Candidate) -> dict[str, Any]:
 
 
 def _own(request: HttpRequest, id: int) -> Candidate:
-    """Of those that this person may change."""
+    """Return one of the candidates that this person may change; raise Http404 for any other."""
     user = caller(request)
     return get_object_or_404(
         registration.candidates_of(user).filter(project__in=registration.projects_of(user)), pk=id

@@ -157,7 +157,7 @@ def shown_one(user: User, id: UUID) -> dict[str, Any]:
 
 
 def _result(row: Request) -> dict[str, Any] | None:
-    """The answer's own words, where it has some, and the whole of it."""
+    """Return the text of the response, where it has some, and the whole of it; None where none is kept."""
     kept = request_story.result(row)
     if kept is None:
         return None
@@ -170,7 +170,7 @@ def _result(row: Request) -> dict[str, Any] | None:
 
 
 def _words(kept: Any) -> str:
-    """Of a chat or a completion; empty for everything else."""
+    """Return the text of a chat or a completion; "" for everything else."""
     try:
         choice = kept["choices"][0]
         words = choice["message"]["content"] if "message" in choice else choice["text"]
@@ -180,7 +180,7 @@ def _words(kept: Any) -> str:
 
 
 def _visible(user: User, id: UUID) -> Request:
-    """One that does not exist and one that is none of the person's business look the same."""
+    """Return the request. Raise Http404 for one that does not exist and for one that the person may not see, alike."""
     row = Request.objects.filter(pk=id).first()
     if row is None or not access.sees(user, row):
         raise Http404

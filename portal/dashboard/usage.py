@@ -67,7 +67,7 @@ MEASURES: dict[str, tuple[Of, Callable[[Used | Total], float]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the page is about. Words that it does not know are its usual ones."""
+    """The choices that a person made on the page. Unknown words are the first choice."""
 
     whose: str
     span: str
@@ -75,7 +75,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class LimitInUse:
     of: str
     what: str
     allowed: int
@@ -96,7 +96,7 @@ def fragment(request: HttpRequest) -> HttpResponse:
 @never_cache
 @login_required
 def csv_rows(request: HttpRequest) -> HttpResponse:
-    """The rows behind the charts, by model and project both; everybody's by what was chosen, nobody left out."""
+    """Send the rows behind the charts, by model and project both; everybody's by what was chosen, nobody left out."""
     user, asked = caller(request), _asked(request)
     answer = HttpResponse(content_type="text/csv; charset=utf-8")
     answer["Content-Disposition"] = f'attachment; filename="berth-usage-{asked.span}.csv"'
@@ -160,7 +160,7 @@ def _asked(request: HttpRequest) -> Asked:
 
 
 def _moments(asked: Asked, now: datetime) -> list[datetime]:
-    """The beginnings of the hours or days that are shown."""
+    """Return the beginnings of the hours or days that are shown."""
     span = SPANS[asked.span]
     last = now.replace(minute=0, second=0, microsecond=0)
     last = last if span.step == "hour" else last.replace(hour=0)
@@ -184,7 +184,7 @@ def _totals(asked: Asked, begin: datetime) -> list[tuple[str, Total]]:
 
 
 def _known(kind: Kind, names: set[str]) -> dict[str, str]:
-    """What people read for a name in the totals."""
+    """Return what people read for a name in the totals."""
     if kind == "model":
         return {name: name for name in names}
     ids = [int(name) for name in names]
@@ -202,7 +202,7 @@ def _names(rows: Iterable[Used]) -> dict[int, str]:
 
 
 def _charts(rows: Sequence[tuple[str, Used | Total]], moments: list[datetime], clock: str) -> list[Chart]:
-    """One per measure; the same names have the same colour in each."""
+    """Return one chart per measure; the same names have the same colour in each."""
     counted: Counter[str] = Counter()
     for name, row in rows:
         counted[name] += row.requests
@@ -227,8 +227,8 @@ def _charts(rows: Sequence[tuple[str, Used | Total]], moments: list[datetime], c
     return charts
 
 
-def _limits(user: User) -> list[Limit]:
-    """Of the person's live tokens, of the person, and of their projects, which others use up, too."""
+def _limits(user: User) -> list[LimitInUse]:
+    """Return the limits of the person's live tokens, of the person, and of their projects, which others use up, too."""
     tokens = dict(
         ApiToken.objects.filter(user=user, revoked_at=None, expires_at__gt=timezone.now())
         .order_by("-created_at")
@@ -243,7 +243,7 @@ def _limits(user: User) -> list[Limit]:
     told |= {f"project:{pk}": f"project {slug}, all members" for pk, slug in projects.items()}
     found = consumption.standings(list(tokens), [user.pk], list(projects), time.time())
     return [
-        Limit(
+        LimitInUse(
             told.get(f"{one.want.level}:{one.want.subject}", "your account"),
             WORDS[one.want.kind],
             one.want.limit,

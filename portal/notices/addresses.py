@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 
 class Refused(ValueError):
-    """This URL is not called. The text says why."""
+    """The refusal to call a URL. Its text says why."""
 
 
 def checked(url: str, private: bool) -> None:
-    """What can be said of it without looking anything up. Raises Refused."""
+    """Check what can be said of a URL without looking anything up. Raise Refused."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -32,7 +32,7 @@ def checked(url: str, private: bool) -> None:
 
 
 def resolved(url: str, private: bool) -> tuple[str, int]:
-    """Address and port to dial. Raises Refused, OSError."""
+    """Return the address and port to dial. Raise Refused or OSError."""
     checked(url, private)
     parts = urlsplit(url)
     assert parts.hostname is not None

@@ -35,7 +35,8 @@ TOKEN_DAYS = ((7, timedelta(days=14)), (1, timedelta(days=2)))
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`user`, `project`: whose it is. Neither: the operators'. `data` is for programs; `page` is where one sees more."""
+    """One thing that people are told. `user`, `project`: whose it is; neither: the operators'. `data` is for
+    programs; `page` is where one sees more."""
 
     name: str
     kind: Kind
@@ -104,7 +105,8 @@ def _latched() -> Iterator[Event]:
 
 
 def _silent(now: datetime) -> Iterator[Event]:
-    """Of each way: one that never answered has no time to tell it by, and is told by the page on which it is set up."""
+    """Yield an event for each way that has fallen silent. One that never answered has no time to name, and is told by
+    the page on which it is set up."""
     several = WayState.objects.count() > 1
     for row in WayState.objects.exclude(error="").filter(answered_at__lt=now - SILENT_FOR):
         assert row.answered_at is not None
@@ -120,7 +122,7 @@ def _silent(now: datetime) -> Iterator[Event]:
 
 
 def _old(config: Config, now: datetime) -> Iterator[Event]:
-    """Once an hour and pool."""
+    """Yield an event for each pool whose queue is old, once an hour."""
     if not config.queue_old_min:
         return
     with connection.cursor() as cur:
@@ -155,7 +157,7 @@ def _tokens(now: datetime) -> Iterator[Event]:
 
 
 def _results(config: Config, now: datetime) -> Iterator[Event]:
-    """Of requests that nobody waited for: those that go within a day, one notice per person and day."""
+    """Yield the results of background requests that are deleted within a day, one event per person and day."""
     gone_at = now - timedelta(days=config.result_keep_days)
     rows = Request.objects.filter(
         lane="async", state="done", ended_at__gt=gone_at, ended_at__lt=gone_at + timedelta(days=1),

@@ -10,7 +10,7 @@ NO_WAY = "You cannot be notified yet: set up mail or a webhook on the page Notic
 
 
 def wish(user: User, model: str) -> bool:
-    """Whether there is a way to tell this person. Asked twice, it is told once."""
+    """Store the wish, and return whether there is a way to tell this person. Asked twice, it is told once."""
     Wish.objects.get_or_create(user=user, model=model)
     if Webhook.objects.filter(user=user).exists():
         return True

@@ -92,7 +92,8 @@ class ProjectAdmin(EditableAdmin[Project]):
     ]
 
     def get_inlines(self, request: HttpRequest, obj: Project | None) -> list[Any]:
-        """Members in the form while they are few; more have their own list, which `members` leads to."""
+        """Return the members as part of the form while they are few; more have their own list, which `members` leads
+        to."""
         many = obj is not None and obj.membership_set.count() > MOST_INLINE
         return [] if many else [MembershipInline]
 
@@ -117,7 +118,8 @@ class MembershipAdmin(EditableAdmin[Membership]):
 
 @admin.register(ClaimRule)
 class ClaimRuleAdmin(EditableAdmin[ClaimRule]):
-    """Which values of an identity provider's claim give which project; effective at each person's next log-in."""
+    """The page of rules: which values of an identity provider's claim give which project, from each person's next
+    log-in on."""
 
     list_display = ["value", "project", "role", "issuer"]
     list_filter = ["role"]
@@ -127,7 +129,7 @@ class ClaimRuleAdmin(EditableAdmin[ClaimRule]):
 
 
 class IdentityAdmin(ReadOnlyAdmin[SocialAccount]):
-    """Who logs in as whom. An identity belongs to its account for good."""
+    """The page of identities: who logs in as whom. An identity belongs to its account for good."""
 
     list_display = ["user", "issuer", "uid", "last_login", "date_joined"]
     search_fields = ["user__username", "uid"]
@@ -141,7 +143,7 @@ class IdentityAdmin(ReadOnlyAdmin[SocialAccount]):
 
 @admin.register(ApiToken)
 class ApiTokenAdmin(ReadOnlyAdmin[ApiToken]):
-    """Tokens may be revoked, never edited or deleted: the ledger refers to them."""
+    """The page of tokens. They may be revoked, never edited or deleted: the ledger refers to them."""
 
     list_display = ["prefix", "name", "user", "project", "scopes", "standing", "expires_at", "last_used_at"]
     list_filter = ["expires_at", ("revoked_at", admin.EmptyFieldListFilter)]
@@ -176,7 +178,7 @@ class QuotaForm(forms.ModelForm[Quota]):
         return name or None
 
     def clean(self) -> dict[str, Any]:
-        """In words, what the database holds by a constraint."""
+        """Say in words what the database holds by a constraint."""
         said = super().clean() or {}
         named = [name for name in Quota.Level.values if said.get(name)]
         if "level" in said and not self.errors and named != [said["level"]]:

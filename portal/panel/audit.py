@@ -44,7 +44,7 @@ class ChangeAdmin(ReadOnlyAdmin[Change]):
 
 
 def _lines(change: Change, most: int) -> SafeString:
-    """The first fields; the row's own page has all of them."""
+    """Return the first fields; the row's own page has all of them."""
     added = change.action == Change.Action.ADDED
     lines = [
         f"{name}: {_shown(new)}" if added else f"{name}: {_shown(old)} → {_shown(new)}"

@@ -21,7 +21,7 @@ from portal.services.commands import Wish
 
 
 class CatalogAdmin(EditableAdmin[M]):
-    """Says what may go wrong with a row once it and what it refers to are saved."""
+    """Warn of what may go wrong with a row, once it and what it refers to are saved."""
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
@@ -59,7 +59,7 @@ class AccessAdmin(CatalogAdmin[Access]):
 
     @admin.display(description="status")
     def hears(self, access: Access) -> str:
-        """From the control loop, which asks only while an enabled profile or a live job uses it."""
+        """Return what the control loop heard; it asks only while an enabled profile or a live job uses the access."""
         # One that is not saved has no name, as the portal's own commands have none.
         row = WayState.objects.filter(cluster=access.cluster, name=access.name).first() if access.pk else None
         return way_words(row, timezone.now()) if row is not None else "It has not been used yet."
@@ -119,7 +119,8 @@ class ProfileAdmin(CatalogAdmin[Profile]):
 
     @admin.display(description="partitions and accounts")
     def slurm(self, profile: Profile) -> SafeString | str:
-        """So that nobody has to guess names; what is written is checked against the same facts."""
+        """Return the partitions and accounts that Slurm has, so that nobody has to guess names; what is written is
+        checked against the same facts."""
         facts = cluster.known(profile.cluster)
         if facts is None:
             return "The control loop has not queried Slurm yet: names are not checked."
@@ -164,7 +165,7 @@ class PoolAdmin(CatalogAdmin[Pool]):
     actions = ["wake", "pin", "unpin", "evict", "test_launch", "relaunch", "pause", "resume"]
 
     def has_delete_permission(self, request: HttpRequest, obj: Pool | None = None) -> bool:
-        """Replicas of the past refer to it."""
+        """Refuse to delete a pool that replicas of the past refer to."""
         return super().has_delete_permission(request, obj) and not (obj and obj.replicas.exists())
 
     def has_command_permission(self, request: HttpRequest) -> bool:

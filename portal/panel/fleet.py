@@ -163,7 +163,8 @@ class BadNodeAdmin(ReadOnlyAdmin[BadNode]):
 
 @admin.register(Command)
 class CommandAdmin(ReadOnlyAdmin[Command]):
-    """Written by the actions of pilots, replicas, pools and clusters, which know what fits together."""
+    """The page of commands. They are written by the actions of pilots, replicas, pools and clusters, which know what
+    fits together."""
 
     list_display = [
         "id", "kind", "pilot", "replica", "pool", "args", "state", "result", "created_by", "created_at",
@@ -206,7 +207,7 @@ class FleetEventAdmin(ReadOnlyAdmin[FleetEvent]):
 
 @admin.register(Candidate)
 class CandidateAdmin(ReadOnlyAdmin[Candidate]):
-    """Models on their way into the catalog; the pages move them."""
+    """The page of models on their way into the catalog; the dashboard moves them."""
 
     list_display = [
         "name",

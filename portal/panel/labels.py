@@ -44,7 +44,8 @@ WRITTEN = {
 
 
 def label(name: str) -> str:
-    """keep_alive_s → keep alive, seconds; is_operator → operator; requests_per_min → requests per minute."""
+    """Return a field's label: keep_alive_s → keep alive, seconds; is_operator → operator; requests_per_min → requests
+    per minute."""
     if name in NAMES:
         return NAMES[name]
     *words, last = name.split("_")
@@ -60,7 +61,7 @@ def label(name: str) -> str:
 
 
 def relabel(tables: Iterable[type[models.Model]]) -> None:
-    """Those that were given a label by hand keep it."""
+    """Set the labels of tables and fields. A field that was given a label by hand keeps it."""
     for table in tables:
         meta = table._meta
         for kind in ("verbose_name", "verbose_name_plural"):

@@ -66,7 +66,8 @@ class RequestAdmin(ReadOnlyAdmin[Request]):
         return super().changelist_view(request, {"subtitle": looked_at, **(extra_context or {})})
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Request]:
-        """No index leads to what filters and words ask for, so a list that has some ends where `finding` stops, too."""
+        """Return all requests, or where filters or words are given, the newest ones: no index leads to what those ask
+        for, so such a list ends where `request_search` stops, too."""
         rows = super().get_queryset(request)
         if not set(request.GET) - {"p", "o", "_changelist_filters"} or is_uuid(request.GET.get("q", "")):
             return rows
@@ -95,7 +96,7 @@ class RequestAdmin(ReadOnlyAdmin[Request]):
 
 @admin.register(Payload)
 class PayloadAdmin(ReadOnlyAdmin[Payload]):
-    """That a payload is kept and how large it is; its bytes are not even read."""
+    """The page of payloads: that one is kept and how large it is; its bytes are not even read."""
 
     list_display = ["request", "body_bytes", "result_bytes"]
     fields = ["request", "body_bytes", "result_bytes"]
@@ -124,7 +125,7 @@ class TicketAdmin(ReadOnlyAdmin[Ticket]):
 
 @admin.register(IdempotencyKey)
 class IdempotencyKeyAdmin(ReadOnlyAdmin[IdempotencyKey]):
-    """Clients choose their keys, so a key may say more than it should: it is not shown."""
+    """The page of idempotency keys. Clients choose them, so a key may say more than it should: it is not shown."""
 
     list_display = ["id", "token_id", "request", "expires_at"]
     fields = ["token_id", "request", "expires_at"]
@@ -180,7 +181,7 @@ class UsageTotalAdmin(ReadOnlyAdmin[UsageTotal]):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[UsageTotal], search_term: str
     ) -> tuple[QuerySet[UsageTotal], bool]:
-        """The index begins with kind and step, so a name is looked for in all of them by their words."""
+        """Search by name in all kinds and steps, because the index begins with these."""
         found, twice = super().get_search_results(request, queryset, search_term)
         if search_term:
             for column in ("kind", "step"):
@@ -192,7 +193,7 @@ class UsageTotalAdmin(ReadOnlyAdmin[UsageTotal]):
 
 @admin.register(UsageDelta)
 class UsageDeltaAdmin(ReadOnlyAdmin[UsageDelta]):
-    """What is not in the sums yet; folded into them every few seconds."""
+    """The page of usage that is not in the sums yet; it is folded into them every few seconds."""
 
     list_display = ["at", "project_id", "user_id", "model", "requests", "failed", "gpu_s"]
     ordering = ["-id"]
@@ -235,7 +236,7 @@ class BatchAdmin(ReadOnlyAdmin[Batch]):
 
 @admin.register(BatchEnd)
 class BatchEndAdmin(ReadOnlyAdmin[BatchEnd]):
-    """Lines whose end is not in a file yet. Their results are not even read."""
+    """The page of lines whose end is not in a file yet. Their results are not even read."""
 
     list_display = ["id", "batch_id", "request_id"]
     fields = ["id", "batch_id", "request_id"]

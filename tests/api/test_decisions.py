@@ -15,7 +15,7 @@ from tests.api.world import World, pilot_row
 
 @pytest.fixture
 def pilot(world: World) -> Pilot:
-    """One decision about a pilot, one of yesterday, one of a pool that is gone."""
+    """Create one decision about a pilot, one of yesterday, and one of a pool that is gone."""
     now, pilot = timezone.now(), pilot_row(world)
     rows = [
         (now - timedelta(days=1), "launch", "surf", None, "3 requests waiting for surf."),
@@ -68,9 +68,9 @@ def test_a_pilot_is_called_by_its_job(world: World, pilot: Pilot) -> None:
     [
         ("model=sruf", "model", "Did you mean surf?"),
         ("pilot=4712", "pilot", "Did you mean 4711?"),
-        ("kind=explode", "kind", "kind is one of: launch, "),
-        ("since=soon", "since", "Not a time"),
-        ("until=2026-13-45", "until", "Not a time"),
+        ("kind=explode", "kind", "kind must be one of: launch, "),
+        ("since=soon", "since", "Invalid time"),
+        ("until=2026-13-45", "until", "Invalid time"),
     ],
 )
 def test_a_bad_filter_is_refused_with_what_would_be_right(

@@ -49,7 +49,7 @@ def test_a_latched_pool_tells_those_who_wait_why(world: World) -> None:
     told = phase(world.owner)
     assert (told["residency"], told["eta_s"]) == ("unavailable", None)
     assert told["reason"] == "surf cannot be started. config.json is missing."
-    assert "let it try again" in told["next_step"]
+    assert "relaunch it" in told["next_step"]
 
 
 def test_what_jobs_waited_and_loads_took_is_part_of_the_estimate(world: World) -> None:

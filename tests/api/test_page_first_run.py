@@ -83,7 +83,9 @@ def test_a_user_is_told_whom_to_ask_and_nothing_of_the_machinery() -> None:
     client.force_login(User.objects.create_user("eve", password=None))
     for path in ("/", "/tokens/", "/help/"):
         page = client.get(path).content.decode()
-        assert "Berth is not set up yet." in page and "Administrators see on this page what is missing" in page
+        assert (
+            "Berth is not set up yet." in page and "Administrators see on this page what is missing" in page
+        )
         assert "Next step" not in page and "/admin/" not in page
 
 

@@ -24,7 +24,7 @@ def said(text: str) -> dict[str, str]:
 
 
 def refused(answer: Any, status: int, code: str, param: str | None = None) -> None:
-    """One envelope, and nothing queued."""
+    """Check for one envelope, and nothing queued."""
     assert answer.status_code == status, answer.content
     error = answer.json()["error"]
     assert (error["code"], error["param"]) == (code, param)

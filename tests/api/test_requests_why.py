@@ -62,7 +62,7 @@ def test_a_parked_request_says_which_quota_and_when_it_refills(
     redis.delete(f"berth:limit:project:{world.project.pk}:requests")
     assert "has room again; others parked before it go first" in why(world, parked)["reason"]
     quota.delete()
-    assert "no quota limits it any more" in why(world, parked)["reason"]
+    assert "no quota applies any more" in why(world, parked)["reason"]
 
 
 def test_asking_when_a_quota_refills_takes_nothing_from_it(world: World, redis: redis_library.Redis) -> None:
@@ -80,7 +80,7 @@ def test_the_place_of_a_client_who_is_away_says_how_it_is_taken_again(world: Wor
     Ticket.objects.create(request=row, token_id=1, digest="x", expires_at=later)
     told = why(world, row)
     assert (
-        f"its place is kept until {later:%H:%M} UTC" in told["reason"]
+        f"its place in the queue is kept until {later:%H:%M} UTC" in told["reason"]
         or later.date() != timezone.now().date()
     )
     assert "Send the same request again" in told["next_step"]

@@ -33,7 +33,8 @@ LOG = "12:00:03 loading weights\n12:00:31 engine is ready\n" * 12
 
 @dataclass(frozen=True, slots=True)
 class Furnished:
-    """`done`, `waiting`, `failed` and `batches`: of the owner's; `pilot`: one that is up."""
+    """A site with something of everything. `done`, `waiting`, `failed` and `batches`: of the owner's; `pilot`: one
+    that is up."""
 
     world: World
     admin: User
@@ -45,7 +46,7 @@ class Furnished:
     candidate: Candidate
 
     def names(self) -> dict[str, str]:
-        """Keys in addresses → words for what is there."""
+        """Return, by keys in addresses, words for what is there."""
         return {
             str(self.done.pk): "done",
             str(self.waiting.pk): "waiting",
@@ -134,7 +135,7 @@ def _story(world: World, pilot: Pilot, now: datetime) -> None:
 
 
 def _samples(now: datetime) -> None:
-    """An hour and a half, with a gap in which the loop did not run."""
+    """Create the samples of an hour and a half, with a gap in which the loop did not run."""
     minute = now.replace(second=0, microsecond=0)
     Sample.objects.bulk_create(
         Sample(
@@ -149,7 +150,7 @@ def _samples(now: datetime) -> None:
 
 
 def _notices(world: World, now: datetime) -> None:
-    """A webhook of the owner's that was given up once and is tried again."""
+    """Create a webhook of the owner's that was given up once and is tried again."""
     hook = Webhook.objects.create(user=world.owner.user, url="https://hooks.example.org/berth?key=4711")
     for n, (state, attempts, error) in enumerate((("sent", 1, ""), ("failed", 6, "It answered 500."),
                                                   ("pending", 2, "It does not answer: TimeoutError"))):  # fmt: skip
@@ -191,7 +192,7 @@ def _requests(world: World, pilot: Pilot, now: datetime) -> tuple[Request, Reque
 
 
 def _batches(world: World, now: datetime) -> list[Batch]:
-    """One that runs, one that is done, one whose file was bad."""
+    """Create a batch that runs, one that is done, and one whose file was bad."""
     whose = {"project_id": world.project.pk, "user_id": world.owner.user.pk}
     made = []
     for state, counts in (("in_progress", (200, 120, 3)), ("completed", (50, 48, 2)), ("failed", (0, 0, 0))):

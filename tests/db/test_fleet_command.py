@@ -49,7 +49,7 @@ def test_status_shows_clusters_models_and_pilots(world: World) -> None:
     )
     PoolState.objects.create(pool=world.pool, pinned_until=FOR_EVER)
     said = run("status")
-    assert "Slurm answered just now" in said and "`fleet resume` ends it" in said
+    assert "Slurm answered just now" in said and "`fleet resume` resumes it" in said
     assert "`fleet adopt 98` or `fleet reject 98`" in said
     assert "Profile gpu is held: Its account is not valid. `fleet relaunch --profile gpu`" in said
     assert "surf   ready  now       Pinned for ever." in said
@@ -77,7 +77,7 @@ def test_why_of_a_request_tells_its_place(world: World) -> None:
     said = run("why", str(row.id))
     assert said.startswith(f"Request {row.id} for surf: queued, queue position 2.\nsurf is not loaded;")
     assert "1 request is ahead of this one." in said
-    assert "It does not wait." in run("why", str(request_row(world, "done").id))
+    assert "It is not waiting." in run("why", str(request_row(world, "done").id))
 
 
 def test_decisions_read_as_a_log(world: World) -> None:
@@ -118,7 +118,7 @@ def test_each_command_writes_its_row(
     Cluster.objects.update(orphans={"98": 1.0})
     said = run(*[str(replica.pk) if word == "REPLICA" else word for word in argv])
     command = Command.objects.get()
-    assert said.startswith(f"Command {command.pk} ({kind}) is written; ")
+    assert said.startswith(f"Command {command.pk} ({kind}) is queued; ")
     given = {name for name in ("pilot", "replica", "pool") if getattr(command, name) is not None}
     assert (command.kind, given) == (kind, {target} - {None})
     by = command.args.pop("by")
@@ -135,8 +135,8 @@ def test_each_command_writes_its_row(
         (["relaunch", "surf", "--profile", "gpu"], "exactly one target"),
         (["pin", "surf", "--for", "soon"], "write 30min, 2h or 1d"),
         (["pin", "surf", "--for", "9999d"], "at most a year"),
-        (["adopt", "98"], "is no unknown job: Slurm's last listing shows none"),
-        (["decisions", "--since", "soon"], "Not a time"),
+        (["adopt", "98"], "is not an unknown job: Slurm's last listing has none"),
+        (["decisions", "--since", "soon"], "Invalid time"),
         (["explode"], "invalid choice: 'explode'"),
         (["why", str(uuid4())], "No model or pool is named"),
     ],
@@ -176,7 +176,7 @@ def test_what_did_not_work_is_an_error(world: World, monkeypatch: pytest.MonkeyP
 
 
 def test_waiting_ends_and_the_command_goes_on(world: World) -> None:
-    with pytest.raises(CommandError, match="has not ended yet; it goes on without you"):
+    with pytest.raises(CommandError, match="has not ended yet and continues in the background"):
         run("wake", "surf", "--wait", "0s")
     assert Command.objects.get().state == "pending"
 

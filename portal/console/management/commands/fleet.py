@@ -133,7 +133,8 @@ class Command(BaseCommand):
 
 
 def watch(command: Row, wait_s: float, say: Callable[[str], object]) -> Row:
-    """The command when it has ended, or as it stands after wait_s. Each new word of what it waits for is said."""
+    """Return the command when it has ended, or as it stands after `wait_s`. Each new text of what it waits for is
+    printed."""
     until, said = time.monotonic() + wait_s, ""
     while True:
         command.refresh_from_db()
@@ -153,7 +154,7 @@ def _waits(parser: Any) -> None:
 
 
 def _wish(verb: str, options: dict[str, Any]) -> Wish:
-    """Raises ValidationError."""
+    """Return the command that the arguments ask for. Raise ValidationError where they make no sense."""
     kind, word = verb.replace("-", "_"), options.get("target")
     args: dict[str, Any] = {}
     if options.get("for_s") is not None:
