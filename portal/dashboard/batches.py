@@ -41,7 +41,8 @@ from portal.db.connections import plain
 from portal.errors import ApiError
 from portal.fleet.phase import Phase
 from portal.fleet.residency import residency
-from portal.ledger.models import Batch, BatchState, File, Request, RequestState
+from portal.ledger.models import Batch, File, Request
+from portal.ledger.states import BatchState, RequestState
 from portal.redis import hints
 from portal.services.access import caller
 

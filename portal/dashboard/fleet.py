@@ -24,8 +24,8 @@ from portal.api.fleet import recent_pilots
 from portal.catalog.models import Pool
 from portal.dashboard.fragments import unchanged_is_304
 from portal.db.connections import plain
+from portal.fleet.decision_kinds import DecisionKind
 from portal.fleet.models import (
-    REPLICA_ENDED,
     Cluster,
     Command,
     Decision,
@@ -36,6 +36,7 @@ from portal.fleet.models import (
     Replica,
 )
 from portal.fleet.phases import read_phases
+from portal.fleet.states import REPLICA_ENDED
 from portal.fleet.times import until
 from portal.services import decision_search, targets
 from portal.services.cluster_state import standing, unknown_jobs
@@ -114,7 +115,7 @@ def shown_decided(request: HttpRequest) -> dict[str, Any]:
         older["before"] = str(found[MOST_DECISIONS - 1].pk)
     return {
         "asked": asked,
-        "kinds": decision_search.KINDS,
+        "kinds": [kind.value for kind in DecisionKind],
         "pools": Pool.objects.order_by("name").values_list("name", flat=True),
         "error": error,
         "decisions": found[:MOST_DECISIONS],

@@ -9,6 +9,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from portal.fleet.decision_kinds import DecisionKind
 from portal.fleet.models import (
     BadNode,
     Candidate,
@@ -20,18 +21,16 @@ from portal.fleet.models import (
     GpuClaim,
     Pilot,
     PilotLog,
-    PilotState,
     PoolState,
     ProfileState,
     Replica,
-    ReplicaState,
     Sample,
     WayState,
 )
+from portal.fleet.states import PilotState, ReplicaState
 from portal.panel.listing import known
 from portal.panel.readonly import ReadOnlyAdmin, command_each, link, link_list, short
 from portal.services.commands import Wish
-from portal.services.decision_search import KINDS
 
 
 def clusters() -> list[str]:
@@ -178,7 +177,7 @@ class CommandAdmin(ReadOnlyAdmin[Command]):
 @admin.register(Decision)
 class DecisionAdmin(ReadOnlyAdmin[Decision]):
     list_display = ["at", "kind", "pool", "of_pilot", "reason"]
-    list_filter = [known("kind", lambda: KINDS), "at"]
+    list_filter = [known("kind", lambda: DecisionKind), "at"]
     search_fields = ["=pilot", "=pool"]
     ordering = ["-id"]
     sortable_by = ()
@@ -191,7 +190,7 @@ class DecisionAdmin(ReadOnlyAdmin[Decision]):
 @admin.register(FleetEvent)
 class FleetEventAdmin(ReadOnlyAdmin[FleetEvent]):
     list_display = ["at", "of_pilot", "of_replica", "old", "new", "detail"]
-    list_filter = [known("new", lambda: dict.fromkeys([*PilotState.values, *ReplicaState.values]))]
+    list_filter = [known("new", lambda: dict.fromkeys([*map(str, PilotState), *map(str, ReplicaState)]))]
     search_fields = ["=pilot"]
     ordering = ["-id"]
     sortable_by = ()

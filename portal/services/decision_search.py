@@ -12,18 +12,11 @@ from uuid import UUID
 from django.core.exceptions import ValidationError
 from django.db.models import OuterRef, QuerySet, Subquery
 
-from portal.fleet.models import Command, Decision, Pilot
+from portal.fleet.decision_kinds import DecisionKind
+from portal.fleet.models import Decision, Pilot
 from portal.services import targets
 from portal.services.moments import FORMS, moment
 
-# What the policies decide; what is done about unknown jobs and bad nodes; what befell the fleet; and the commands
-# that move nothing by themselves.
-KINDS = (
-    "launch", "place", "wake_replica", "drain_replica", "stage", "drain_pilot", "cancel", "hold", "hold_profile",
-    "cancel_unknown", "cancel_refused", "exclude_node", "readmit_node", "resubmit", "ended", "silent", "heard_again",
-    "slurm_silent", "slurm_answers", *(Command.Kind(k).value for k in (
-        "adopt", "reject", "pin", "unpin", "wake", "pause", "resume", "relaunch", "test_launch")),
-)  # fmt: skip
 FILTERS = {
     "model": "Name of a model or its pool.",
     "pilot": "Id, job id or job name of a pilot.",
@@ -34,7 +27,7 @@ FILTERS = {
 
 
 def decisions(asked: Mapping[str, str], now: datetime) -> QuerySet[Decision]:
-    """Raises ValidationError that names the parameter."""
+    """Search the decisions. Raise ValidationError that names the parameter."""
     rows = Decision.objects.order_by("-id")
     # The older name of this parameter is kept for programs.
     if word := asked.get("model") or asked.get("pool"):
@@ -42,8 +35,8 @@ def decisions(asked: Mapping[str, str], now: datetime) -> QuerySet[Decision]:
     if word := asked.get("pilot"):
         rows = rows.filter(pilot=_pilot(word))
     if kind := asked.get("kind"):
-        if kind not in KINDS:
-            raise ValidationError({"kind": f"kind must be one of: {', '.join(KINDS)}."})
+        if kind not in set(DecisionKind):
+            raise ValidationError({"kind": f"kind must be one of: {', '.join(DecisionKind)}."})
         rows = rows.filter(kind=kind)
     if word := asked.get("since"):
         rows = rows.filter(at__gte=moment("since", word, now))
@@ -53,12 +46,13 @@ def decisions(asked: Mapping[str, str], now: datetime) -> QuerySet[Decision]:
 
 
 def with_jobs(rows: QuerySet[Decision]) -> QuerySet[Decision]:
-    """Each with `job`, the number of its pilot's Slurm job: what people know a pilot by. None before it has one."""
+    """Give each row `job`, the number of its pilot's Slurm job, by which people know a pilot; None before
+    it has one."""
     return rows.annotate(job=Subquery(Pilot.objects.filter(pk=OuterRef("pilot")).values("job_id")[:1]))
 
 
 def _pool(word: str) -> str:
-    """Also one that has left the catalog since."""
+    """Return the name of a pool, also of one that has left the catalog since."""
     if Decision.objects.filter(pool=word).exists():
         return word
     try:

@@ -66,8 +66,8 @@ def test_why_of_a_model_tells_the_parts_and_the_last_decisions(world: World) -> 
     assert said[1].startswith(
         "surf is not loaded; the first request starts it: jobs like it waited 6–25 min today"
     )
-    assert said[2].split() == ["slurm", "6", "min", "jobs", "like", "its", "waited", "6–25", "min", "today"]
-    assert said[4].split() == ["in", "all", "10", "min"]
+    assert said[2].split() == ["slurm", "6", "min", "jobs", "like", "it", "waited", "6–25", "min", "today"]
+    assert said[4].split() == ["total", "10", "min"]
     assert said[5].endswith("drain_replica: Nobody has used surf for 600 s.")
 
 
