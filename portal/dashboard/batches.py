@@ -36,7 +36,7 @@ from portal.catalog.models import Model
 from portal.config import config
 from portal.dashboard.fragments import unchanged_is_304
 from portal.dashboard.progress import Part, progress
-from portal.dashboard.uploading import FIELD, Arrived, IntoDraft, into_draft
+from portal.dashboard.upload import FIELD, Arrived, IntoDraft, into_draft
 from portal.db.connections import plain
 from portal.errors import ApiError
 from portal.fleet.phase import Phase

@@ -8,8 +8,8 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from portal.audit.models import Change
-from portal.audit.recording import WATCHED
-from portal.panel.listing import known
+from portal.audit.signals import WATCHED
+from portal.panel.lists import known
 from portal.panel.readonly import ReadOnlyAdmin
 
 MOST_LINES = 4  # of the list; a row's own page has all

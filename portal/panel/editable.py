@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 
-from portal.panel.listing import QuickListAdmin
+from portal.panel.lists import QuickListAdmin
 from portal.redis import hints
 
 M = TypeVar("M", bound=Model)

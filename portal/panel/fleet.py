@@ -28,7 +28,7 @@ from portal.fleet.models import (
     WayState,
 )
 from portal.fleet.states import PilotState, ReplicaState
-from portal.panel.listing import known
+from portal.panel.lists import known
 from portal.panel.readonly import ReadOnlyAdmin, command_each, link, link_list, short
 from portal.services.commands import Wish
 

@@ -26,7 +26,7 @@ from portal.ledger.models import (
     UsageDelta,
     UsageTotal,
 )
-from portal.panel.listing import known
+from portal.panel.lists import known
 from portal.panel.readonly import ReadOnlyAdmin, is_uuid, link, link_list, short
 from portal.services import request_search
 

@@ -17,7 +17,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from portal.accounts.models import User
-from portal.panel.listing import QuickListAdmin
+from portal.panel.lists import QuickListAdmin
 from portal.services.commands import Wish, give
 
 M = TypeVar("M", bound=Model)

@@ -19,8 +19,8 @@ from psycopg2.extensions import connection as Connection
 
 from portal.accounts.models import User
 from tests.authorisation import SITE, rows
-from tests.browser.axed import findings, walk
-from tests.browser.furnished import Furnished, furnish
+from tests.browser.axe import findings, walk
+from tests.browser.furniture import Furnished, furnish
 from tests.flow import dataplane
 from tests.flow.dataplane import Plane, Seeded
 

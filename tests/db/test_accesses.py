@@ -16,8 +16,8 @@ from django.utils import timezone
 
 from portal.catalog import ways
 from portal.catalog.models import Access, Profile
-from portal.catalog_file.applying import apply
-from portal.catalog_file.reading import read
+from portal.catalog_file.changes import apply
+from portal.catalog_file.tree import read
 from portal.config import config
 from portal.db.connections import plain
 from portal.fleet.models import Cluster, Command, Pilot

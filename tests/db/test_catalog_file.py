@@ -13,8 +13,8 @@ from django.core.management import CommandError, call_command
 
 from portal.accounts.models import Project, Quota, User
 from portal.catalog.models import Environment, Model, Pool, Profile
-from portal.catalog_file.applying import apply
-from portal.catalog_file.reading import BadFile, Tree, read
+from portal.catalog_file.changes import apply
+from portal.catalog_file.tree import BadFile, Tree, read
 from portal.fleet.models import Candidate, Cluster, Fit
 from portal.redis import hints
 from tests.api import world as make

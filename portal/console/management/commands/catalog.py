@@ -8,9 +8,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from portal.catalog_file.applying import Change, apply
-from portal.catalog_file.exporting import export
-from portal.catalog_file.reading import BadFile, read
+from portal.catalog_file.changes import Change, apply
+from portal.catalog_file.export import export
+from portal.catalog_file.tree import BadFile, read
 
 MARKS = {"added": "+", "changed": "~", "deleted": "-", "kept": "!"}
 

@@ -1,4 +1,4 @@
-"""The catalog's tables → the text of a file that `applying` finds nothing to change in.
+"""The catalog's tables → the text of a file that `changes` finds nothing to change in.
 
 Every field is written, also those that have their default, so that applying the file later puts all of it back.
 """

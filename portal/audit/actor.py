@@ -1,6 +1,6 @@
 """Who acts now, and from where: known at the edge (a request, the command line), used where a row is written.
 
-Separate from `recording`, because everything else of a request passes by here and must pay nothing for it: who it is
+Separate from `signals`, because everything else of a request passes by here and must pay nothing for it: who it is
 is only asked when something is recorded. It knows no tables: `manage.py` needs it before there are any.
 """
 

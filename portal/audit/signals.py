@@ -16,7 +16,7 @@ from django.db.models import Model, QuerySet
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_delete, pre_save
 
 from portal.accounts.models import ApiToken, ClaimRule, Membership, Project, Quota, User
-from portal.audit.acting import actor
+from portal.audit.actor import actor
 from portal.audit.models import Change
 from portal.catalog.models import Access, Environment, Pool, Profile
 from portal.catalog.models import Model as ServedModel

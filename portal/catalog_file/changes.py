@@ -15,8 +15,8 @@ from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import IntegrityError, transaction
 
 from portal.catalog import doubts
-from portal.catalog_file.reading import BadFile, Path, Tree, Wrong
 from portal.catalog_file.sections import FITS, SECTIONS, Section
+from portal.catalog_file.tree import BadFile, Path, Tree, Wrong
 from portal.catalog_file.use import in_use
 from portal.redis import hints
 
