@@ -17,22 +17,21 @@ from portal.celery import BATCHES, FILES, NOTICES, TICK, USAGE, app
 from portal.config import config
 from portal.db.transaction import NOTICES_LOCK, loop_lock
 from portal.notices.look import look as tell
+from portal.redis import keys
 from scheduler.maintenance.usage import fold
 from scheduler.reconcile import run_once
-
-# Set by a tick that found another one running: that one may have looked before whatever this one was woken for.
-AGAIN = "berth:tick:again"
 
 
 @app.task(name=TICK, ignore_result=True)
 def tick() -> None:
     redis = _redis()
     if not run_once(config(), redis):
-        redis.set(AGAIN, 1, ex=60)
+        # That one may have looked before whatever this one was woken for.
+        redis.set(keys.TICK_AGAIN.of(), 1, ex=keys.TICK_AGAIN.expires_s)
         # The other one may have ended before it could see the mark.
         if not run_once(config(), redis):
             return
-    while redis.getdel(AGAIN):
+    while redis.getdel(keys.TICK_AGAIN.of()):
         run_once(config(), redis)
 
 

@@ -15,7 +15,7 @@ from django.db.models import Q
 from portal.accounts.models import Quota as Row
 from portal.admission import quotas
 from portal.admission.places import members, numbers
-from portal.admission.subjects import PREFIX
+from portal.admission.subjects import key_of
 from portal.config import config
 from portal.policy.limits import KINDS, RATES, Level, Want, rate, wants
 
@@ -60,9 +60,9 @@ def _used(asked: Sequence[Want], now: float) -> dict[Want, int]:
     counts = [want for want in asked if want.kind not in RATES]
     found: dict[Want, int] = {}
     if rates:
-        for want, full_at in zip(rates, numbers([f"{PREFIX}:{want.key}" for want in rates]), strict=True):
+        for want, full_at in zip(rates, numbers([key_of(want) for want in rates]), strict=True):
             found[want] = want.limit - rate(full_at, want.limit, 0, now).remaining
     if counts:
-        held = members([f"{PREFIX}:{want.key}" for want in counts], now)
+        held = members([key_of(want) for want in counts], now)
         found |= dict(zip(counts, held, strict=True))
     return found

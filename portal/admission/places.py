@@ -17,10 +17,11 @@ from psycopg2.extensions import cursor as Cursor
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from portal.admission.scripts import SCRIPTS, prefix, tag_arguments
+from portal.admission.scripts import SCRIPTS, Command, of_pool, tag_arguments
 from portal.config import config
 from portal.ledger import backlog
 from portal.policy import fairshare
+from portal.policy.fairshare import Line
 
 logger = logging.getLogger(__name__)
 
@@ -46,27 +47,30 @@ def give_back(cur: Cursor, cancelled: Iterable[UUID]) -> None:
     A reservation that is made in the same moment may be lost with it; it costs others one request's turn."""
     try:
         for pool, lane, project in backlog.lines_left(cur, cancelled):
-            run("give_back", prefix(pool), lane, project)
+            run(of_pool("give_back", pool, lane, project))
     except (redis.RedisError, OSError) as error:
         logger.warning("places of cancelled requests stay reserved: %s", error)
 
 
 def _tag(cur: Cursor, pool: str, lane: str, project: int, share: float, priority: int) -> float:
-    answer = run("tag", prefix(pool), *tag_arguments(lane, project, share, priority, "", None))
+    def ask(seed: Line | None) -> Any:
+        return run(of_pool("tag", pool, *tag_arguments(lane, project, share, priority, "", seed)))
+
+    answer = ask(None)
     while not answer:
-        seed = backlog.line(cur, pool, lane)
-        answer = run("tag", prefix(pool), *tag_arguments(lane, project, share, priority, "", seed))
+        answer = ask(backlog.line(cur, pool, lane))
     return float(answer)
 
 
-def run(script: str, keys: str, *args: Any) -> Any:
-    """One of the gateway's scripts on the keys with this prefix. Raises redis.RedisError."""
-    link, text = _redis(), SCRIPTS[script]
-    command = (1, keys + ":wait", keys, *args)
+def run(command: Command) -> Any:
+    """Return what a script answers. Raise redis.RedisError."""
+    link: Any = _redis()
     try:
-        return link.evalsha(text.sha, *command)
+        return link.execute_command(*command)
     except redis.exceptions.NoScriptError:
-        return link.eval(text.text.decode(), *command)
+        for script in SCRIPTS.values():
+            link.script_load(script.text.decode())
+        return link.execute_command(*command)
 
 
 def numbers(keys: Sequence[str]) -> list[float | None]:

@@ -17,8 +17,8 @@ from django.db.models import Q
 
 from portal.accounts.models import Quota as Row
 from portal.admission.places import numbers, run
-from portal.admission.scripts import limit_arguments
-from portal.admission.subjects import LEASE_S, PREFIX, Quotas, of_subjects, over
+from portal.admission.scripts import limit_arguments, of_limits
+from portal.admission.subjects import Quotas, key_of, of_subjects, over
 from portal.config import config
 from portal.ledger.models import Request, RequestState
 from portal.policy.limits import RATES, Level, Quota, Want, rate, wants
@@ -88,7 +88,7 @@ def refills(subjects: Subjects) -> bool:
 def take(quotas: list[tuple[Level, str, Quota]], request: UUID, tokens: int) -> bool:
     """Takes what the row needs of every rate, or nothing. Raises redis.RedisError."""
     asked = wants(quotas, RATES, tokens)
-    return not asked or not run("limit", PREFIX, *limit_arguments(str(request), LEASE_S, "", asked))[0]
+    return not asked or not run(of_limits("limit", *limit_arguments(str(request), asked)))[0]
 
 
 def refill(subjects: Subjects, tokens: int, now: float) -> Refill:
@@ -101,10 +101,10 @@ def refills_of(rows: Mapping[Subjects, int], now: float) -> dict[Subjects, Refil
     """The same of many, with one question to PostgreSQL and one to Redis."""
     quotas = _limits(rows)
     asked = {subjects: wants(subjects.among(quotas), RATES, tokens) for subjects, tokens in rows.items()}
-    keys = sorted({want.key for found in asked.values() for want in found})
-    full_at = dict(zip(keys, numbers([f"{PREFIX}:{key}" for key in keys]), strict=True)) if keys else {}
+    buckets = sorted({key_of(want) for found in asked.values() for want in found})
+    full_at = dict(zip(buckets, numbers(buckets), strict=True)) if buckets else {}
     waits = {
-        subjects: [(want, rate(full_at[want.key], want.limit, want.cost, now).retry_s) for want in found]
+        subjects: [(want, rate(full_at[key_of(want)], want.limit, want.cost, now).retry_s) for want in found]
         for subjects, found in asked.items()
     }
     return {subjects: max(found, key=lambda wait: wait[1], default=None) for subjects, found in waits.items()}

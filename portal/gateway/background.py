@@ -20,6 +20,7 @@ from portal.gateway.openai.responses import pending
 from portal.gateway.order import Order
 from portal.gateway.writer import DatabaseDown, Writer
 from portal.http.exchange import Headers
+from portal.redis import keys
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Background:
             self._told[pool] = True
             return
         self._told[pool] = False
-        self._slots.hint(f"berth:lease:{pool}", "look")
+        self._slots.hint(keys.ROWS.of(pool), "look")
         asyncio.get_running_loop().call_later(TELL_S, self._tell_of_more, pool)
 
     def _tell_of_more(self, pool: str) -> None:

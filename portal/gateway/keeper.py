@@ -18,7 +18,8 @@ import redis.asyncio as redis_async
 from redis.exceptions import RedisError
 
 from portal.admission.pipe import QueueDown
-from portal.admission.slots import ACCEPT_S, DIRECTORY_CHANNEL, LEASE_S, Lease, Route, Slots, read_route
+from portal.admission.slots import ACCEPT_S, LEASE_S, Lease, Route, Slots, read_route
+from portal.redis import keys
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ class Keeper:
             client = redis_async.Redis.from_url(self._redis_url, protocol=2, socket_keepalive=True)
             try:
                 async with client.pubsub(ignore_subscribe_messages=False) as channel:
-                    await channel.subscribe(f"berth:gw:{self._gateway}", DIRECTORY_CHANNEL)
+                    await channel.subscribe(keys.GATEWAY.of(self._gateway), keys.DIRECTORY.of())
                     subscribed = 0
                     async for message in channel.listen():
                         if message["type"] == "subscribe":
@@ -160,7 +161,7 @@ class Keeper:
                 waiter.missing_since = -math.inf
 
     def _heard(self, channel: bytes, data: bytes) -> None:
-        if channel == DIRECTORY_CHANNEL.encode():
+        if channel == keys.DIRECTORY.of().encode():
             self._on_directory()
             return
         try:

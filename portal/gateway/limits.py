@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from portal.accounts.callers import Caller
 from portal.admission.pipe import QueueDown
 from portal.admission.slots import Slots
-from portal.admission.subjects import LEASE_S, PREFIX, Quotas, of_subjects, over
+from portal.admission.subjects import Quotas, of_subjects, over
 from portal.errors import ApiError
 from portal.gateway.call import Call
 from portal.gateway.directory import Directory
@@ -84,7 +84,7 @@ class Limits:
         taken = self._taken.get(call.request, [])
         if lines := [want for want in taken if want.kind == "queued"]:
             self._taken[call.request] = [want for want in taken if want.kind != "queued"]
-            self._slots.settle(PREFIX, call.request, "", lines, 0)
+            self._slots.settle(call.request, lines, 0)
 
     def leave(self, call: Call, slot: str = "") -> None:
         """It has ended. What was reserved stands where an engine had it and nobody knows what it used. `slot`: the
@@ -93,9 +93,9 @@ class Limits:
         used = 0 if call.used is None and call.granted_at is None else call.used
         back = [want for want in taken if want.kind != "requests"]
         if slot:
-            self._slots.leave(call.pool, call.request, slot, PREFIX, back, used)
+            self._slots.leave(call.pool, call.request, slot, back, used)
         elif back:
-            self._slots.settle(PREFIX, call.request, "", back, used)
+            self._slots.settle(call.request, back, used)
 
     async def _back_in_line(self, call: Call, lines: Sequence[Want]) -> None:
         """Counted, never refused: it has its place."""
@@ -103,17 +103,17 @@ class Limits:
             return
         self._taken.setdefault(call.request, []).extend(lines)
         try:
-            await self._slots.keep(PREFIX, LEASE_S, [(want.key, call.request) for want in lines])
+            await self._slots.keep([(want, call.request) for want in lines])
         except QueueDown as error:
             log.warning("limits: %s; the next round counts request %s", error, call.request)
 
     async def _take(self, call: Call, asked: Sequence[Want]) -> None:
-        ask = functools.partial(self._slots.limit, PREFIX, call.request, LEASE_S, asked)
+        ask = functools.partial(self._slots.limit, call.request, asked)
         self._took(call, asked, *await _patiently(ask))
 
     async def _take_with_slot(self, call: Call, asked: Sequence[Want]) -> None:
         """As the usual request goes: its slot in the same step, so that it costs one round trip and not two."""
-        ask = functools.partial(self._slots.enter, call.pool, PREFIX, call.request, LEASE_S, asked)
+        ask = functools.partial(self._slots.enter, call.pool, call.request, asked)
         refused, retry_s, left, call.offer = await _patiently(ask)
         call.offered = True
         self._took(call, asked, refused, retry_s, left)
@@ -133,7 +133,7 @@ class Limits:
         if not asked:
             return
         try:
-            refused, _, left = await self._slots.limit(PREFIX, call.request, LEASE_S, asked)
+            refused, _, left = await self._slots.limit(call.request, asked)
         except QueueDown:
             call.parked = True
             return
@@ -147,14 +147,14 @@ class Limits:
         while True:
             await asyncio.sleep(_EVERY_S)
             held = [
-                (want.key, request)
+                (want, request)
                 for request, taken in self._taken.items()
                 for want in taken
                 if want.kind in COUNTS
             ]
             try:
                 if held:
-                    await self._slots.keep(PREFIX, LEASE_S, held)
+                    await self._slots.keep(held)
             except QueueDown as error:
                 log.warning("limits: %s", error)
 

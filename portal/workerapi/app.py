@@ -22,7 +22,6 @@ import psycopg2
 from gpuworker import wire
 from portal.admission.pipe import QueueDown
 from portal.admission.slots import Slots
-from portal.admission.subjects import PREFIX as LIMITS
 from portal.admission.wake import Wake
 from portal.batches.contents import Contents
 from portal.config import Config
@@ -30,6 +29,7 @@ from portal.db.threads import Database
 from portal.errors import ApiError
 from portal.http.exchange import Exchange, Gone, Scope
 from portal.ledger import backlog
+from portal.redis import keys
 from portal.transport.reverse import Reverse
 from portal.workerapi import probe, reports, rows, spent
 from portal.workerapi.admission import Admission
@@ -42,7 +42,6 @@ T = TypeVar("T")
 PREFIX = "/worker/v1/"
 LOOK_S = 1.0  # a waiting poll looks by itself: hints may be lost
 BEAT_S = 10.0
-KEEP_SYNC_S = 600
 _NO_UPGRADE = json.dumps(
     {
         "error": {
@@ -180,13 +179,13 @@ class WorkerApi:
     async def _forget_sync(self, pilot: str) -> None:
         """A new agent counts from its own clock, which may have been set back since the last one's report."""
         try:
-            await self._slots.delete(f"berth:sync:{pilot}")
+            await self._slots.delete(keys.SYNC.of(pilot))
         except QueueDown as error:
             log.warning("the last report of %s: %s", pilot, error)
 
     async def _is_stale(self, said: wire.Sync) -> bool:
         try:
-            last = await self._slots.get(f"berth:sync:{said.pilot}")
+            last = await self._slots.get(keys.SYNC.of(said.pilot))
             return last is not None and said.seq < int(json.loads(last)["seq"])
         except (QueueDown, ValueError, KeyError, TypeError):
             return False
@@ -195,12 +194,14 @@ class WorkerApi:
         """To Redis: the observation, the routes, hints. It may be away; the next sync says it all again."""
         observation = json.loads(wire.dumps(said)) | {"received_at": time.time(), "log_tail": None}
         try:
-            await self._slots.set(f"berth:sync:{said.pilot}", json.dumps(observation).encode(), KEEP_SYNC_S)
+            await self._slots.set(
+                keys.SYNC.of(said.pilot), json.dumps(observation).encode(), keys.SYNC.expires_s
+            )
             reached = await self._is_reached(said.pilot, heard.pilot.address)
             for pool, (hot, gone) in _routes(said, heard, reached).items():
                 await self._slots.set_routes(pool, hot, gone)
             for pool in {row.pool for row in heard.replicas.values()} if heard.requeued else ():
-                await self._slots.publish(f"berth:lease:{pool}", "look")
+                await self._slots.publish(keys.ROWS.of(pool), "look")
         except QueueDown as error:
             log.warning("sync of %s: %s", said.pilot, error)
         if heard.news:
@@ -271,7 +272,7 @@ class WorkerApi:
         try:
             work = partial(spent.spent, ended=ended, defaults=self._config.limits)
             for row in await self._database.run(work):
-                self._slots.settle(LIMITS, row.request, "", row.wants, row.used)
+                self._slots.settle(row.request, row.wants, row.used)
         except psycopg2.Error as error:
             log.warning("limits: PostgreSQL: %s", str(error).strip().split("\n")[0])
 

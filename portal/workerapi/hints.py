@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator
 import redis.asyncio as redis_async
 from redis.exceptions import RedisError
 
+from portal.redis import keys
+
 log = logging.getLogger(__name__)
-CHANNEL = "berth:lease:"
 
 
 class Hint:
@@ -72,10 +73,10 @@ class Hints:
             client = redis_async.Redis.from_url(self._url, protocol=2, socket_keepalive=True)
             try:
                 async with client.pubsub(ignore_subscribe_messages=True) as channel:
-                    await channel.psubscribe(CHANNEL + "*")
+                    await channel.psubscribe(keys.ROWS.of("*"))
                     async for message in channel.listen():
                         pause_s = 0.1
-                        pool = message["channel"].decode().removeprefix(CHANNEL)
+                        pool = message["channel"].decode().removeprefix(keys.ROWS.of(""))
                         for hint in self._waiting.get(pool, ()):
                             hint.ring()
             except (RedisError, OSError) as error:

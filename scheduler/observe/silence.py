@@ -18,13 +18,14 @@ import redis as redis_library
 from portal.config import Config
 from portal.fleet.models import Decision, Pilot, PilotState
 from portal.ledger.models import Holder
+from portal.redis import keys
 from scheduler.observe.reports import Heard
 from scheduler.policy.snapshot import ON_ITS_WAY
 
 logger = logging.getLogger(__name__)
 
-_SINCE = "berth:silent:since"  # by pilot
-_TOLD = "berth:silent:told"  # those of which a row says that they do not serve
+_SINCE = keys.SILENT_SINCE.of()
+_TOLD = keys.SILENT_TOLD.of()
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,9 @@ def test_redis_away_holds_nobody_up_and_fails_nothing() -> None:
 
 def test_a_wake_up_of_the_loop_is_a_task_that_expires(redis: redis_library.Redis) -> None:
     env = os.environ | {"BERTH_REDIS_URL": os.environ["BERTH_TEST_REDIS_URL"]}
-    subprocess.run([sys.executable, "-c", "from portal.redis import hints; hints.tick_soon()"], env=env, check=True)
+    subprocess.run(
+        [sys.executable, "-c", "from portal.redis import hints; hints.tick_soon()"], env=env, check=True
+    )
     (message,) = redis.lrange(app.conf.task_default_queue, 0, -1)
     headers = json.loads(message)["headers"]
     assert headers["task"] == TICK and headers["expires"] is not None

@@ -16,6 +16,7 @@ from portal.accounts.models import Quota
 from portal.admission import quotas
 from portal.dashboard import queue
 from portal.ledger import lines
+from portal.redis import keys
 from tests.api.world import BODY, CANARY_BODY, CHAT, World, request_row
 
 PATHS = ("/queue/", "/queue/fragments/queue")
@@ -63,7 +64,7 @@ def test_what_is_parked_says_which_quota_and_when(
     for _ in range(4):
         world.owner.api.send("POST", "requests", ask)
     assert re.search(r"2 : 2 requests per minute of its project has room in (30|2\d) s", words(world))
-    redis.delete(f"berth:limit:project:{world.project.pk}:requests")
+    redis.delete(keys.LIMIT.of("project", world.project.pk, "requests"))
     assert "has room; it goes on at once" in words(world)
     quota.delete()
     assert "no quota limits it any more" in words(world)

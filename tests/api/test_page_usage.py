@@ -18,6 +18,7 @@ from portal.accounts.models import ApiToken, Membership, Quota, User
 from portal.admission import consumption, places, quotas
 from portal.dashboard.charts import COLOURS
 from portal.ledger.models import Request
+from portal.redis.keys import LIMIT
 from scheduler.maintenance.usage import fold
 from tests.api.world import World, pilot_row, replica_row, request_row
 
@@ -186,7 +187,7 @@ def test_limits_that_apply_and_what_is_taken(world: World, redis: Any) -> None:
     Quota.objects.create(level="project", project=world.other, requests_per_min=78)
     subjects = quotas.Subjects(token.pk, world.owner.user.pk, world.project.pk, "surf")
     assert quotas.take(subjects.quotas(), world.owner.user.pk, 250)  # type: ignore[arg-type]
-    key = f"berth:limit:project:{world.project.pk}:concurrent"
+    key = LIMIT.of("project", world.project.pk, "concurrent")
     redis.zadd(key, {"gone": 1.0, "here": timezone.now().timestamp() + 20})
     page = text(world.owner.browser)
     cells = re.findall(

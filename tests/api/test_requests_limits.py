@@ -9,6 +9,7 @@ from django.db import IntegrityError, transaction
 from portal.accounts.models import Quota
 from portal.admission import places, quotas
 from portal.ledger.models import Request
+from portal.redis import keys
 from scheduler.maintenance import parked
 from tests.api.world import BODY, CHAT, World
 
@@ -21,7 +22,7 @@ def test_over_a_limit_that_refills_it_is_parked_not_failed(
     Quota.objects.create(level="project", project=world.project, requests_per_min=1)
     states = [world.owner.api.send("POST", "requests", ASK).json()["state"] for _ in range(2)]
     assert states == ["queued", "parked"]
-    assert sent == [("berth:lease:surf", "look"), ("tick", "look")], (
+    assert sent == [(keys.ROWS.of("surf"), "look"), ("tick", "look")], (
         "parked work is not demand (invariant 11)"
     )
     assert world.outsider.api.send("POST", "requests", ASK).json()["state"] == "queued"
@@ -35,9 +36,9 @@ def test_the_loop_lets_parked_rows_go_on_in_their_order_as_the_limit_refills(
     mine = [world.owner.api.send("POST", "requests", ASK).json()["id"] for _ in range(5)]
     others = [world.mate.api.send("POST", "requests", ASK).json()["id"] for _ in range(2)]
     assert parked.unpark() == []
-    redis.delete(f"berth:limit:user:{world.owner.user.pk}:requests")
+    redis.delete(keys.LIMIT.of("user", world.owner.user.pk, "requests"))
     assert [str(id_) for id_ in parked.unpark()] == mine[2:4]
-    redis.delete(f"berth:limit:user:{world.mate.user.pk}:requests")
+    redis.delete(keys.LIMIT.of("user", world.mate.user.pk, "requests"))
     assert [str(id_) for id_ in parked.unpark()] == others[1:], "one owner's rows do not hide another's"
     assert Request.objects.filter(state="parked").count() == 1
 

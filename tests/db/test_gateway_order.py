@@ -15,20 +15,20 @@ from hypothesis import strategies as st
 from psycopg2.extensions import connection as Connection
 
 from portal.admission import places
-from portal.admission.scripts import SCRIPTS, prefix, tag_arguments
+from portal.admission.scripts import SCRIPTS, tag_arguments
 from portal.ledger import backlog
 from portal.ledger import transitions as ledger
 from portal.ledger.transitions import NewRequest
 from portal.policy import fairshare
 from portal.policy.fairshare import Line
+from portal.redis import keys
 
 POOL = "p/q-1.5"
-P = prefix(POOL)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def _run(redis: redis_library.Redis, name: str, *args: Any) -> Any:
-    return redis.eval(SCRIPTS[name].text.decode(), 1, P + ":wait", P, *args)
+    return redis.eval(SCRIPTS[name].text.decode(), 1, keys.pool_prefix(POOL), *args)
 
 
 def _tag(
@@ -107,21 +107,21 @@ def test_a_held_request_that_leaves_last_gives_its_projects_places_back(link: re
     _run(link, "release", 3, "r2", "", 1)
     _run(link, "release", 3, "r3", "", 1)
     assert _tag(link, 1, 100.0, request="r4", lane="held") < 1.0
-    assert not link.hexists(P + ":projects", "r2")
+    assert not link.hexists(keys.PROJECTS.of(POOL), "r2")
 
 
 def test_a_grant_moves_the_virtual_time(link: redis_library.Redis) -> None:
     link.flushall()
-    link.hset(P + ":routes", "r", '{"state": "hot", "cap": 2, "transport": "t", "pilot": "p"}')
+    link.hset(keys.ROUTES.of(POOL), "r", '{"state": "hot", "cap": 2, "transport": "t", "pilot": "p"}')
     ear: Any = link.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
     with ear:
-        ear.subscribe("berth:gw:g")
+        ear.subscribe(keys.GATEWAY.of("g"))
         ear.get_message(timeout=2)
         for i in range(2):
             key = _tag(link, 1, 50.0, request=f"r{i}", lane="held")
             assert _run(link, "enqueue", 3, f"r{i}", repr(key), "g", 0) == 1
-    assert float(link.hget(P + ":vtime", "held") or 0) == 50.0
-    assert not link.exists(P + ":projects", P + ":line:1")
+    assert float(link.hget(keys.VTIME.of(POOL), "held") or 0) == 50.0
+    assert not link.exists(keys.PROJECTS.of(POOL), keys.LINE.of(POOL, 1))
     assert 50.0 <= _tag(link, 2, 1.0, lane="held") < 51.0
 
 

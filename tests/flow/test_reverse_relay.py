@@ -15,6 +15,7 @@ import pytest
 
 from gpuworker import wire
 from gpuworker.reverse import Reverse
+from portal.redis import keys
 from portal.transport import lending
 from portal.transport import relay as relaying
 from portal.transport.link import Link
@@ -73,7 +74,7 @@ async def linked(plane: Plane, url: str) -> AsyncIterator[str]:
     agent = Reverse(secret, 7, plane.ingress.handle, lambda: 8, lambda: None)
     task = asyncio.create_task(agent.run())
     try:
-        await until(lambda: plane.redis.scard(f"berth:links:{pilot}"), "a link")
+        await until(lambda: plane.redis.scard(keys.LINKS.of(pilot)), "a link")
         plane.route(pilot=pilot, url=wire.REVERSE + pilot, cap=8)
         yield pilot
     finally:
@@ -117,7 +118,7 @@ async def test_a_request_at_the_gateway_without_links_is_answered_and_the_other_
             plane.ingress.gate.set()
             async with asyncio.timeout(10):
                 # The route is dropped when a link is lost; the next sync says it again.
-                await until(lambda: not plane.redis.exists("berth:{demo}:routes"), "no route")
+                await until(lambda: not plane.redis.exists(keys.ROUTES.of("demo")), "no route")
                 plane.route(pilot=pilot, url=wire.REVERSE + pilot, cap=8)
                 assert (await held)[0] == 200
                 assert (await _ask(plane, second, "after"))[0] == 200
@@ -132,10 +133,10 @@ async def test_a_portal_that_starts_again_finds_its_pilots_again(plane: Plane) -
             first.child.terminate()
             async with asyncio.timeout(20):
                 await first.child.wait()
-            await until(lambda: not plane.redis.scard(f"berth:links:{pilot}"), "it has said that it left")
+            await until(lambda: not plane.redis.scard(keys.LINKS.of(pilot)), "it has said that it left")
             async with _gateways(plane, 1) as (again,):
                 balancer.ports = [int(again.url.rpartition(":")[2])]
-                await until(lambda: plane.redis.scard(f"berth:links:{pilot}"), "links again", 15)
+                await until(lambda: plane.redis.scard(keys.LINKS.of(pilot)), "links again", 15)
                 assert (await _ask(plane, again, "b"))[0] == 200
 
 
