@@ -11,6 +11,7 @@ import math
 import time
 
 from portal.acceptance.asked import Asked
+from portal.admission import patience
 from portal.admission.pipe import QueueDown
 from portal.admission.slots import Route, Slots
 from portal.config import Config
@@ -24,7 +25,6 @@ from portal.http.exchange import Exchange
 # A grant that comes at once needs no heartbeat, and an error that comes at once keeps its proper status.
 FIRST_BEAT_S = 0.25
 LOOK_S = 1.0
-QUEUE_PATIENCE_S = 10.0
 _RETRY_MOST_S = 60
 _RETRY_UNKNOWN_S = 30
 
@@ -56,7 +56,7 @@ class Hold:
         if phase.residency == "unavailable":
             raise ApiError("model_unavailable", detail=phase.reason)
         down_since = self._slots.down_since
-        if down_since is not None and now - down_since > QUEUE_PATIENCE_S:
+        if down_since is not None and now - down_since > patience.PATIENCE_S:
             raise ApiError("queue_unavailable", retry_after_s=_RETRY_UNKNOWN_S)
         if now >= until:
             raise starting(phase)

@@ -10,19 +10,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from portal.accounts.callers import Caller
+from portal.admission.patience import patiently
 from portal.admission.pipe import QueueDown
 from portal.admission.slots import Slots
 from portal.admission.subjects import Quotas, of_subjects, over
-from portal.errors import ApiError
 from portal.gateway.call import Call
 from portal.gateway.directory import Directory
-from portal.gateway.hold import QUEUE_PATIENCE_S
 from portal.http.exchange import Headers
 from portal.policy.estimate import tokens
 from portal.policy.limits import COUNTS, RATES, Level, Quota, Want, duration, wants
@@ -30,9 +28,7 @@ from portal.policy.limits import COUNTS, RATES, Level, Quota, Want, duration, wa
 log = logging.getLogger(__name__)
 
 _EVERY_S = 5.0
-_TRY_AGAIN_S = 0.25
 
-T = TypeVar("T")
 Left = Sequence[tuple[int, float]]  # (remaining, seconds until whole) of each
 
 
@@ -109,12 +105,12 @@ class Limits:
 
     async def _take(self, call: Call, asked: Sequence[Want]) -> None:
         ask = functools.partial(self._slots.limit, call.request, asked)
-        self._took(call, asked, *await _patiently(ask))
+        self._took(call, asked, *await patiently(ask))
 
     async def _take_with_slot(self, call: Call, asked: Sequence[Want]) -> None:
         """As the usual request goes: its slot in the same step, so that it costs one round trip and not two."""
         ask = functools.partial(self._slots.enter, call.pool, call.request, asked)
-        refused, retry_s, left, call.offer = await _patiently(ask)
+        refused, retry_s, left, call.offer = await patiently(ask)
         call.offered = True
         self._took(call, asked, refused, retry_s, left)
 
@@ -157,18 +153,6 @@ class Limits:
                     await self._slots.keep(held)
             except QueueDown as error:
                 log.warning("limits: %s", error)
-
-
-async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
-    """Asks Redis again while it is away, for as long as a caller may be kept. Raises ApiError."""
-    until = time.monotonic() + QUEUE_PATIENCE_S
-    while True:
-        try:
-            return await ask()
-        except QueueDown:
-            if time.monotonic() >= until:
-                raise ApiError("queue_unavailable", retry_after_s=10) from None
-            await asyncio.sleep(_TRY_AGAIN_S)
 
 
 def concerning(

@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TypeVar
 from uuid import UUID
 
+from portal.admission.patience import patiently
 from portal.admission.pipe import QueueDown
 from portal.admission.slots import Route, Slots
 from portal.errors import ApiError
 from portal.gateway import waited
 from portal.gateway.call import Call, Ended, ended
 from portal.gateway.forward import End, Forward
-from portal.gateway.hold import QUEUE_PATIENCE_S, Hold
+from portal.gateway.hold import Hold
 from portal.gateway.keeper import Keeper
 from portal.gateway.limits import Limits
 from portal.gateway.moves import Cancel, EndQueued
@@ -32,9 +31,8 @@ from portal.gateway.writer import DatabaseDown, Writer
 from portal.ledger.transitions import Grant, Granted, Interrupted
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-_TRY_AGAIN_S = 0.25
+# How long a slot of a full replica stays taken, so that it is not granted again at once and refused again.
+_FULL_S = 0.25
 # Refusals for lack of room: the replica is fine, it has more to do than Redis knows of.
 _NO_ROOM = frozenset({"full", "busy"})
 # Refusals that no other replica would answer differently: something of ours is broken.
@@ -101,7 +99,7 @@ class Serve:
             if not call.key and await self._at_once(call):
                 return
             await self._limits.waits(call)
-            call.order_key = await _patiently(lambda: self._order.key(call, "held"))
+            call.order_key = await patiently(lambda: self._order.key(call, "held"))
             call.has_row = True
             await self._writer.accept(call.to_accept(self._gateway))
         while not await self._attempt(call):
@@ -111,7 +109,7 @@ class Serve:
         """One try without standing in line, if nobody does and there is room. True when the request has ended."""
         route = call.offer
         if not call.offered:
-            route = await _patiently(lambda: self._slots.admit(call.pool, call.request))
+            route = await patiently(lambda: self._slots.admit(call.pool, call.request))
         if route is None:
             return False
         self._running(call, route, None)
@@ -126,7 +124,7 @@ class Serve:
 
     async def _attempt(self, call: Call) -> bool:
         """In line → granted → one try. True when the request has ended."""
-        waiter = await _patiently(
+        waiter = await patiently(
             lambda: self._keeper.wait(call.pool, call.request, call.order_key, alone=call.crashes > 0)
         )
         if not waiter.granted.done():
@@ -190,7 +188,7 @@ class Serve:
         assert call.route is not None
         route, call.route = call.route, None
         if end.why in _NO_ROOM:
-            await asyncio.sleep(_TRY_AGAIN_S)
+            await asyncio.sleep(_FULL_S)
         else:
             self._slots.drop_route(call.pool, route.replica)
         self._keeper.release(call.pool, call.request, over=False)
@@ -257,15 +255,3 @@ class Serve:
 
 def _poisoned(call: Call) -> ApiError:
     return ApiError("poison", detail=f"It was tried {call.crashes} times.")
-
-
-async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
-    """Asks Redis again while it is away, for as long as a caller may be kept. Raises QueueDown."""
-    until = time.monotonic() + QUEUE_PATIENCE_S
-    while True:
-        try:
-            return await ask()
-        except QueueDown:
-            if time.monotonic() >= until:
-                raise
-            await asyncio.sleep(_TRY_AGAIN_S)

@@ -203,15 +203,15 @@ async def test_a_batch_under_a_rate_runs_as_it_refills_in_the_files_order(plane:
 async def test_while_redis_is_away_nothing_passes_uncounted(
     plane: Plane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from portal.admission import patience
     from portal.admission.pipe import QueueDown
-    from portal.gateway import limits
 
     async def away(*_: Any) -> Any:
         raise QueueDown("away")
 
     plane.route()
     await _quota(plane, requests_per_min=100)
-    monkeypatch.setattr(limits, "QUEUE_PATIENCE_S", 0.5)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.5)
     for asking in ("limit", "enter"):
         monkeypatch.setattr(plane.gateway.slots, asking, away)
     status, _, said = await _ask(plane)

@@ -14,9 +14,9 @@ import redis as redis_library
 from devstack.redis import Redis
 from psycopg2.extensions import connection as Connection
 
+from portal.admission import patience
 from portal.asgi import Application
 from portal.config import config
-from portal.gateway import hold, serve
 from portal.redis import keys
 from tests.flow import dataplane
 from tests.flow.dataplane import Plane, Seeded, chat, until
@@ -89,8 +89,7 @@ async def test_a_start_that_fails_says_why(seeded: Seeded, redis: redis_library.
 async def test_without_redis_new_requests_are_told_and_running_streams_go_on(
     seeded: Seeded, test_dsn: str, pg: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hold, "QUEUE_PATIENCE_S", 0.5)
-    monkeypatch.setattr(serve, "QUEUE_PATIENCE_S", 0.5)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.5)
     own = Redis(tmp_path / "redis").start()
     try:
         client = redis_library.Redis.from_url(own.url)
