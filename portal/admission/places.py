@@ -14,18 +14,15 @@ from uuid import UUID
 
 import redis
 from psycopg2.extensions import cursor as Cursor
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from portal.admission.scripts import SCRIPTS, Command, of_pool, tag_arguments
 from portal.config import config
 from portal.ledger import backlog
 from portal.policy import fairshare
 from portal.policy.fairshare import Line
+from portal.redis import clients
 
 logger = logging.getLogger(__name__)
-
-_ANSWER_S = 1.0
 
 
 def reserve(
@@ -89,10 +86,4 @@ def members(keys: Sequence[str], now: float) -> list[int]:
 
 @cache
 def _redis() -> redis.Redis:
-    # One more try on a connection that went stale.
-    return redis.Redis.from_url(
-        config().redis_url,
-        socket_timeout=_ANSWER_S,
-        socket_connect_timeout=_ANSWER_S,
-        retry=Retry(NoBackoff(), 1),
-    )
+    return clients.blocking(config().redis_url, clients.SITE)

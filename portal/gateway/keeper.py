@@ -14,12 +14,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import redis.asyncio as redis_async
-from redis.exceptions import RedisError
-
 from portal.admission.pipe import QueueDown
 from portal.admission.slots import ACCEPT_S, LEASE_S, Lease, Route, Slots, read_route
 from portal.redis import keys
+from portal.redis.subscription import listen
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +73,16 @@ class Keeper:
         self.listening = asyncio.Event()
 
     async def start(self) -> None:
+        listening = listen(
+            self._redis_url,
+            "berth-gateway",
+            self._heard,
+            channels=[keys.GATEWAY.of(self._gateway), keys.DIRECTORY.of()],
+            began=self._came_back,
+            ended=self.listening.clear,
+        )
         self._tasks = [
-            asyncio.create_task(self._listen(), name="gateway-grants"),
+            asyncio.create_task(listening, name="gateway-grants"),
             asyncio.create_task(self._keep(), name="gateway-keeper"),
         ]
 
@@ -128,30 +134,6 @@ class Keeper:
 
     # Messages
 
-    async def _listen(self) -> None:
-        pause_s = 0.1
-        while True:
-            client = redis_async.Redis.from_url(self._redis_url, protocol=2, socket_keepalive=True)
-            try:
-                async with client.pubsub(ignore_subscribe_messages=False) as channel:
-                    await channel.subscribe(keys.GATEWAY.of(self._gateway), keys.DIRECTORY.of())
-                    subscribed = 0
-                    async for message in channel.listen():
-                        if message["type"] == "subscribe":
-                            subscribed += 1
-                            if subscribed == 2:
-                                pause_s = 0.1
-                                self._came_back()
-                        elif message["type"] == "message":
-                            self._heard(message["channel"], message["data"])
-            except (RedisError, OSError) as error:
-                log.warning("grants: Redis: %s; again in %.1f s", error, pause_s)
-            finally:
-                self.listening.clear()
-                await client.aclose()
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, 2.0)
-
     def _came_back(self) -> None:
         """While nobody listened, grants to us were dropped together with their waiters."""
         self.listening.set()
@@ -160,8 +142,8 @@ class Keeper:
             for waiter in hands.waiters.values():
                 waiter.missing_since = -math.inf
 
-    def _heard(self, channel: bytes, data: bytes) -> None:
-        if channel == keys.DIRECTORY.of().encode():
+    def _heard(self, channel: str, data: bytes) -> None:
+        if channel == keys.DIRECTORY.of():
             self._on_directory()
             return
         try:

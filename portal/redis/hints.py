@@ -13,16 +13,12 @@ from uuid import UUID
 
 import redis
 from kombu.exceptions import OperationalError
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from portal.celery import BATCHES, TICK, app
 from portal.config import config
-from portal.redis import keys
+from portal.redis import clients, keys
 
 logger = logging.getLogger(__name__)
-
-PATIENCE_S = 1.0  # somebody's page or call waits for this
 
 
 def directory_changed() -> None:
@@ -69,12 +65,7 @@ def _publish(channel: str, text: str) -> None:
 
 
 def _redis() -> redis.Redis:
-    return redis.Redis.from_url(
-        config().redis_url,
-        socket_timeout=PATIENCE_S,
-        socket_connect_timeout=PATIENCE_S,
-        retry=Retry(NoBackoff(), 0),  # the next look is sooner than redis-py's own retries
-    )
+    return clients.blocking(config().redis_url, clients.HINT)
 
 
 def _try(whom: str, act: Callable[[], object]) -> None:
