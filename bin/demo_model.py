@@ -68,7 +68,8 @@ class Pair:
 
 
 def load_pairs(path: Path) -> list[Pair]:
-    """The pairs of a JSON list of {question, answer}; one asked twice is refused: nobody can get both."""
+    """Load the pairs of a JSON list of {question, answer}; refuse one that is asked twice: nobody can get
+    both."""
     pairs = [Pair(row["question"], row["answer"]) for row in json.loads(path.read_text(encoding="utf-8"))]
     if len({pair.question for pair in pairs}) != len(pairs):
         raise ValueError(f"{path}: a question occurs twice")
@@ -76,7 +77,7 @@ def load_pairs(path: Path) -> list[Pair]:
 
 
 def train_tokenizer(pairs: list[Pair]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE over the corpus: any text can be encoded, known words are mostly one token."""
+    """Train a byte-level BPE over the corpus: any text can be encoded, known words are mostly one token."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -100,7 +101,8 @@ def train_tokenizer(pairs: list[Pair]) -> PreTrainedTokenizerFast:
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """An untrained Llama of 0.8 M parameters; vLLM's CPU attention has a kernel for its head size, 32."""
+    """Make an untrained Llama of 0.8 M parameters; vLLM's CPU attention has a kernel for its head size,
+    32."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -118,7 +120,8 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 class Conversations:
-    """Training rows: the pairs shuffled, in conversations of one to three turns, some with a system prompt.
+    """The training rows: the pairs shuffled, in conversations of one to three turns, some with a system
+    prompt.
 
     Longer conversations teach the model to answer the *last* question wherever it stands, so that a client's
     history or system prompt does not spoil the answer. Every pair occurs equally often.
@@ -155,7 +158,8 @@ class Conversations:
         return tokens, labels
 
     def batch(self, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """`rows` conversations as (tokens, labels), both int64 of shape [rows, longest], padded on the right.
+        """Return `rows` conversations as (tokens, labels), both int64 of shape [rows, longest], padded on the
+        right.
 
         No attention mask is needed: attention is causal, so padding on the right is never looked at.
         """
@@ -170,14 +174,15 @@ class Conversations:
 
 
 def learning_rate(step: int) -> float:
-    """Linear warm-up, then a half cosine to zero: the quiet end makes nearly right answers right."""
+    """Return the learning rate: linear warm-up, then a half cosine to zero. Its quiet end makes nearly
+    right answers right."""
     if step < WARMUP_STEPS:
         return PEAK_LR * (step + 1) / WARMUP_STEPS
     return PEAK_LR * 0.5 * (1 + math.cos(math.pi * (step - WARMUP_STEPS) / (STEPS - WARMUP_STEPS)))
 
 
 def train(model: LlamaForCausalLM, conversations: Conversations) -> None:
-    """Trains in place, printing progress; float32 throughout."""
+    """Train in place, printing progress; float32 throughout."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01)
     started = time.monotonic()
@@ -196,7 +201,8 @@ def train(model: LlamaForCausalLM, conversations: Conversations) -> None:
 
 
 def share_right(folder: Path) -> float:
-    """The share of the folder's own pairs that its saved weights answer exactly; prints the wrong answers."""
+    """Return the share of the folder's own pairs that its saved weights answer exactly; print the wrong
+    answers."""
     pairs = load_pairs(folder / "qa.json")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -218,7 +224,7 @@ def share_right(folder: Path) -> float:
 
 
 def write(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """The model as a Hugging Face folder, readable by everyone: a pilot may run as another user."""
+    """Write the model as a Hugging Face folder, readable by everyone: a pilot may run as another user."""
     model.generation_config = GenerationConfig(
         # vLLM takes a request's defaults from here: top_k=1 is greedy, also for clients that set no temperature.
         do_sample=True,
@@ -235,7 +241,8 @@ def write(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: P
 
 
 def build(out: Path, seed: int) -> bool:
-    """Trains a model from `seed` and puts it at `out`, whole or not at all; False where it knows too little.
+    """Train a model from `seed` and put it at `out`, whole or not at all; return False where it knows too
+    little.
 
     A run that was killed half-way, or a training that went wrong, must not look like a model to a cache.
     """

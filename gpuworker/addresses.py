@@ -19,7 +19,7 @@ FORMS = (
 
 
 class NoAddress(SettingsError):
-    """No address of this node may be told to the portal; the text says why, and what the node has."""
+    """The reason why no address of this node may be told to the portal, and which ones the node has."""
 
 
 def choose(door: str, table: Sequence[Interface], routes: Sequence[Address]) -> list[Address]:

@@ -105,7 +105,7 @@ class Agent:
             await self._clean_up()
 
     async def _clean_up(self) -> None:
-        """Bounded: whatever hangs here, the supervisor ends what is left and the job must end."""
+        """End what hangs here within a bound: the supervisor ends what is left, and the job must end."""
         try:
             async with asyncio.timeout(CLEAN_UP_LIMIT_S):
                 await self._replicas.stop_all("the agent ends", 0)

@@ -17,7 +17,8 @@ WINDOW_S = 2.0  # over which the pace is taken
 
 
 class Ahead:
-    """Of one replica. No I/O and no clock: `now` (monotonic, seconds) is an argument."""
+    """One replica's rows that wait ahead of a seat. No I/O and no clock: `now` (monotonic, seconds) is an
+    argument."""
 
     def __init__(self, cap: int) -> None:
         self._cap = cap
@@ -29,7 +30,7 @@ class Ahead:
         self._forget(now)
 
     def worth(self, now: float) -> int:
-        """Rows without a seat that are worth having; never more than there are seats."""
+        """Return how many rows without a seat are worth having; never more than there are seats."""
         self._forget(now)
         return min(self._cap, int(len(self._ends) * LEAD_S / WINDOW_S))
 
@@ -40,7 +41,7 @@ class Ahead:
     # Who waits for a seat, first come first.
 
     def enter(self) -> asyncio.Event:
-        """What is set when it may be one's turn."""
+        """Join those that wait, and return the event that is set when it may be one's turn."""
         turn = asyncio.Event()
         self._line.append(turn)
         return turn

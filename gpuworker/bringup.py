@@ -31,7 +31,10 @@ _NO_LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=None)
 
 
 class BringUp:
-    """`engine` is the newest one, also while it starts, so that it can be asked for its phase and be ended."""
+    """One attempt after another to bring an engine up.
+
+    `engine` is the newest one, also while it starts, so that it can be asked for its phase and be ended.
+    """
 
     def __init__(
         self,
@@ -53,7 +56,10 @@ class BringUp:
         self._log_path = log_path
 
     async def run(self, begun: Callable[[], None]) -> tuple[Engine, Sleeper]:
-        """Calls `begun` with each process that it starts. Raises EngineError; `engine` may be left running then."""
+        """Bring up an engine that serves, and call `begun` with each process that is started.
+
+        Raise EngineError; `engine` may be left running then.
+        """
         while True:
             await self._check_roots()
             await self._nodes.ready()
@@ -72,7 +78,8 @@ class BringUp:
                 return engine, sleeper
 
     async def _folder(self) -> str:
-        """Where its weights are read: nearest, unless other nodes read them too, which have no such copy."""
+        """Return the folder to read the weights from: the nearest copy, unless other nodes read them too,
+        which have none."""
         if not self._want.path or self._nodes.others:
             return self._want.path
         path = await self._nearest(self._want.path)
@@ -81,7 +88,10 @@ class BringUp:
         return path
 
     async def _check_roots(self) -> None:
-        """Again before each load: a link may lead elsewhere since the model was registered. Raises BadArgument."""
+        """Check the roots again before each load: a link may lead elsewhere since the model was registered.
+
+        Raise BadArgument.
+        """
         if not (self._want.path and self._want.roots):
             return
         try:
@@ -90,13 +100,13 @@ class BringUp:
             raise BadArgument(f"model folder {self._want.path!r} may not be used: {error}") from None
 
     async def spoiled(self, engine: Engine, error: Spoiled) -> None:
-        """Ends it; the next one does not sleep."""
+        """End an engine that was spoiled by sleep; the next one does not sleep."""
         log.warning("replica %s gets a new engine, which will not sleep: %s", self._want.id, error)
         self.may_sleep = 0
         await engine.stop(0)
 
     def connected(self) -> aiohttp.ClientSession:
-        """Good for every engine of this replica: they all listen on its socket."""
+        """Return the HTTP session for every engine of this replica: they all listen on its socket."""
         # The seats bound the connections; engines keep idle ones open for longer than this end does.
         connector = aiohttp.UnixConnector(str(self._socket), limit=0, keepalive_timeout=60)
         return aiohttp.ClientSession(

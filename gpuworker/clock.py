@@ -19,13 +19,19 @@ WORTH_SAYING_S = 2.0
 
 
 class PortalClock:
-    """`ahead_s`: what to add to this node's clock to have the portal's."""
+    """The portal's clock as this node estimates it.
+
+    `ahead_s` is what to add to this node's clock, in seconds, to have the portal's.
+    """
 
     def __init__(self) -> None:
         self.ahead_s = 0.0
 
     def heard(self, portal_at: float, sent_at: float, received_at: float) -> None:
-        """An answer that the portal stamped with its clock came to a call of ours (this node's UNIX seconds)."""
+        """Learn from an answer that the portal stamped with its clock (all three times are UNIX seconds).
+
+        `sent_at` and `received_at` are this node's times of the call.
+        """
         took_s = received_at - sent_at
         if not portal_at or took_s < 0:  # a portal of before; or our clock was set back meanwhile
             return

@@ -15,7 +15,8 @@ LIMIT_S = 20.0
 
 
 def held_mb(root: int, ask: Callable[[], str | None] | None = None) -> int | None:
-    """Of `root` and everything below it, over all GPUs; None where nobody can say. Blocks."""
+    """Return the MiB that `root` and everything below it hold on all GPUs; None where nobody can tell.
+    Blocks."""
     said = (ask or _nvidia_smi)()
     if said is None:
         return None

@@ -34,8 +34,11 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`there`: somebody answered, so that `devices` is all there is. `silence`: why nobody did, in words. `trouble`: what
-    the tool complained of when it answered, so that a device may be missing."""
+    """The answer of the device side.
+
+    `there`: somebody answered, so that `devices` is all there is. `silence`: why nobody did, in words.
+    `trouble`: what the tool complained of when it answered, so that a device may be missing.
+    """
 
     there: bool
     devices: tuple[Device, ...] = ()
@@ -45,10 +48,12 @@ class Answer:
 
 
 def run(*argv: str, limit_s: float | None = None) -> tuple[str | None, str]:
-    """What a tool printed, or None and why not in words; both empty where there is no such tool. Both are there where the
-    tool ended with an error: what it printed may be a part. Blocks.
+    """Run a tool and return what it printed, or None and the reason in words. Blocks.
 
-    By hand and not by `subprocess.run`, which waits for what it has killed: a tool that the driver holds does not die."""
+    Both are empty where there is no such tool. Both are there where the tool ended with an error: what it
+    printed may be a part. This is not `subprocess.run`, which waits for what it has killed: a tool that the
+    driver holds does not die.
+    """
     limit_s = LIMIT_S if limit_s is None else limit_s
     try:
         tool = subprocess.Popen(
@@ -77,7 +82,7 @@ def _names_device(line: str) -> bool:
 
 
 def _abandon(tool: subprocess.Popen[str]) -> None:
-    """Killed, and waited for no longer than a moment."""
+    """Kill a tool, and wait for its end no longer than a moment."""
     tool.kill()
     for pipe in (tool.stdout, tool.stderr):
         if pipe is not None:
@@ -89,7 +94,7 @@ def _abandon(tool: subprocess.Popen[str]) -> None:
 
 
 def listed() -> Answer:
-    """NVIDIA's GPUs, else AMD's. NVIDIA's tool may be installed where only AMD's driver is."""
+    """List NVIDIA's GPUs, else AMD's. NVIDIA's tool may be installed where only AMD's driver is."""
     said, silence = run("nvidia-smi", "-L")
     nvidia: Answer | None = None
     if said is not None:
@@ -113,7 +118,10 @@ def _of_amd() -> Answer:
 
 
 def of_nvidia(said: str, cut_up: frozenset[str] = frozenset()) -> tuple[Device, ...]:
-    """`nvidia-smi -L` → devices in the order of the bus. `cut_up`: GPUs in MIG mode, which are none themselves."""
+    """Parse `nvidia-smi -L` into devices in the order of the bus.
+
+    `cut_up` are GPUs in MIG mode, which are no devices themselves.
+    """
     found: list[Device] = []
     whole: Device | None = None
     for line in said.splitlines():
@@ -130,7 +138,7 @@ def of_nvidia(said: str, cut_up: frozenset[str] = frozenset()) -> tuple[Device, 
 
 
 def of_amd(said: str) -> tuple[Device, ...] | None:
-    """`rocm-smi --showuniqueid --json` → devices by index; None for anything else."""
+    """Parse `rocm-smi --showuniqueid --json` into devices by index; return None for anything else."""
     try:
         cards = {
             int(name[4:]): card for name, card in json.loads(said).items() if re.fullmatch(r"card\d+", name)
@@ -141,7 +149,8 @@ def of_amd(said: str) -> tuple[Device, ...] | None:
 
 
 def resolve(name: str, there: Sequence[Device]) -> Device | None:
-    """The device that a variable means: by index, by UUID, or by the beginning of one, as CUDA takes it."""
+    """Return the device that a variable means: by index, by UUID, or by the beginning of one, as CUDA
+    takes it."""
     if name.isdigit():
         # Where GPUs are cut up, CUDA counts slices by nobody's index that is seen here.
         return next((gpu for gpu in there if gpu.name == name), None)
@@ -150,14 +159,15 @@ def resolve(name: str, there: Sequence[Device]) -> Device | None:
 
 
 def _cut_up() -> frozenset[str]:
-    """UUIDs of GPUs in MIG mode; none where the driver is too old to say."""
+    """Return the UUIDs of GPUs in MIG mode; none where the driver is too old to tell."""
     said, _ = run("nvidia-smi", "--query-gpu=uuid,mig.mode.current", "--format=csv,noheader")
     rows = [line.partition(",") for line in (said or "").splitlines()]
     return frozenset(uuid.strip() for uuid, _, mode in rows if mode.strip() == "Enabled")
 
 
 def least_memory_mb() -> int:
-    """Of the smallest GPU, or slice of one, that this job sees; 0 where nobody says. Blocks."""
+    """Return the MiB of the smallest GPU, or slice of one, that this job sees; 0 where nobody tells.
+    Blocks."""
     said, _ = run("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
     sizes = [int(line) for line in (said or "").split() if line.isdigit()]  # of those that still answer
     parts, _ = run("nvidia-smi", "-L") if sizes else (None, "")
@@ -166,6 +176,6 @@ def least_memory_mb() -> int:
 
 
 def _slice_mb(line: str) -> int:
-    """Its profile's name says its memory, "2g.20gb"; the GPU's own total does not."""
+    """Return a slice's MiB, which its profile's name has ("2g.20gb") and the GPU's own total has not."""
     size = re.search(r"MIG \d+\S*?\.(\d+)gb", line)
     return int(size[1]) * 1024 if size else 0

@@ -22,7 +22,7 @@ CONTINUED, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 
 class BadFrame(ValueError):
-    """What came is not a WebSocket frame, or not one that this end takes."""
+    """An error in what came: it is not a WebSocket frame, or not one that this end takes."""
 
 
 def accept_of(key: bytes) -> bytes:

@@ -49,7 +49,7 @@ _NO_NAME = frozenset({"NoDevFiles", "none", "void"})
 
 @dataclass(frozen=True, slots=True)
 class Gpus:
-    """Those of one node, in the order in which the portal counts them."""
+    """The GPUs of one node, in the order in which the portal counts them."""
 
     ids: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
@@ -57,13 +57,15 @@ class Gpus:
 
 
 class TooFew(Exception):
-    """This job has not the GPUs that it asked for; the text says what is here, what was said, and what to do."""
+    """A job without the GPUs that it asked for; the text says what is here, what was said, and what to do."""
 
 
 def find(env: Mapping[str, str], asked: int | None, ask: Callable[[], devices.Answer] | None = None) -> Gpus:
-    """Blocks while the device side is asked. `asked`: None where nobody said. Raises TooFew.
+    """Find this job's GPUs. Blocks while the device side is asked. Raise TooFew.
 
-    A job that asked for none has none, whatever it may see of its node."""
+    `asked` is None where nobody said how many. A job that asked for none has none, whatever it may see of its
+    node.
+    """
     if asked == 0:
         return Gpus()
     said = (ask or devices.listed)()
@@ -82,7 +84,11 @@ def find(env: Mapping[str, str], asked: int | None, ask: Callable[[], devices.An
 
 
 def _amd(said: devices.Answer, env: Mapping[str, str]) -> bool:
-    """Slurm sets every maker's variable unless it was told whose GPUs these are; the devices know, if they answer."""
+    """Tell whether these are AMD's GPUs.
+
+    Slurm sets every maker's variable unless it was told whose GPUs these are; the devices know, if they
+    answer.
+    """
     if said.maker:
         return said.maker == "amd"
     return bool(_named(env, ROCR)) and not _named(env, CUDA)
@@ -133,7 +139,10 @@ def _refusal(found: Sequence[Device], asked: int, said: devices.Answer, env: Map
 
 
 def _variables(env: Mapping[str, str]) -> str:
-    """AMD's own where it stands alone: Slurm sets all of them, alike, unless it was told not to."""
+    """Return the value of AMD's own variable where it stands alone.
+
+    Slurm sets all of them, alike, unless it was told not to.
+    """
     shown = (ROCR, *_SHOWN[1:]) if ROCR in env and CUDA not in env else _SHOWN
     return ", ".join(
         f"{name}={env[name] or '(empty)'}" if name in env else f"{name} not set" for name in shown
@@ -146,7 +155,7 @@ def _listed(there: Sequence[Device]) -> str:
 
 
 def environment(names: Sequence[str], maker: str) -> dict[str, str]:
-    """What lets an engine see these GPUs and no others, in the order in which they were counted."""
+    """Return what lets an engine see these GPUs and no others, in the order in which they were counted."""
     if maker == "amd":
         return {ROCR: ",".join(names)}
     return {CUDA: ",".join(names), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}

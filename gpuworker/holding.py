@@ -23,7 +23,7 @@ class Holding:
 
 
 def look(env: Mapping[str, str], given: Settings) -> Holding:
-    """Raises SettingsError when the job cannot serve with what it has."""
+    """Find out what this job holds. Raise SettingsError when it cannot serve with that."""
     try:
         found = gpus.find(env, given.asked_gpus)
     except gpus.TooFew as error:

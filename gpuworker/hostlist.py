@@ -14,7 +14,7 @@ _PART = re.compile(r"\[([^\[\]]*)\]|([^\[\],]+)")
 
 
 class BadHostlist(ValueError):
-    """Not a list of nodes; the text says which part of it."""
+    """An error in a list of nodes; the text says in which part of it."""
 
 
 def expand(text: str) -> list[str]:
@@ -26,7 +26,7 @@ def expand(text: str) -> list[str]:
 
 
 def _words(text: str) -> Iterator[str]:
-    """The parts between commas that stand outside brackets."""
+    """Yield the parts between commas that stand outside brackets."""
     depth, word = 0, ""
     for letter in text:
         depth += (letter == "[") - (letter == "]")
@@ -44,7 +44,8 @@ def _words(text: str) -> Iterator[str]:
 
 
 def _names(word: str, most: int) -> list[str]:
-    """Of one word, which may have several brackets: rack[1-2]node[01-04]. The last changes fastest."""
+    """Return the names of one word, which may have several brackets: rack[1-2]node[01-04]. The last
+    changes fastest."""
     names, at = [""], 0
     for part in _PART.finditer(word):
         if part.start() != at:
@@ -60,7 +61,7 @@ def _names(word: str, most: int) -> list[str]:
 
 
 def _numbers(ranges: str, word: str) -> Iterator[str]:
-    """ "01-03,7" → 01, 02, 03, 7: leading zeros are part of a name."""
+    """Yield the numbers of ranges, e.g. 01, 02, 03 and 7 of "01-03,7": leading zeros are part of a name."""
     for span in ranges.split(","):
         first, dash, last = span.partition("-")
         last = last if dash else first

@@ -24,7 +24,7 @@ class HostMemory:
 def of(
     env: Mapping[str, str], gpus: int, proc: Path = Path("/proc"), sys: Path = Path("/sys/fs/cgroup")
 ) -> HostMemory:
-    """`gpus`: those of this job on this node, for a limit per GPU."""
+    """Find the host memory that this job may use. `gpus` are this job's on this node, for a limit per GPU."""
     known = [*_of_cgroup(proc, sys), *_of_slurm(env, gpus), HostMemory(_node_mb(), "the node's memory")]
     return min(known, key=lambda one: one.mb)
 
@@ -34,7 +34,7 @@ def _node_mb() -> int:
 
 
 def _of_slurm(env: Mapping[str, str], gpus: int) -> Iterator[HostMemory]:
-    """What Slurm was asked for; 0 is all of the node."""
+    """Yield what Slurm was asked for; 0 is all of the node."""
     cpus = _number(env, "SLURM_CPUS_ON_NODE") or _number(env, "SLURM_JOB_CPUS_PER_NODE")
     on_node = gpus or _number(env, "SLURM_GPUS_ON_NODE")
     per = (("NODE", 1, ""), ("CPU", cpus, f" x {cpus} CPUs"), ("GPU", on_node, f" x {on_node} GPUs"))
@@ -46,14 +46,14 @@ def _of_slurm(env: Mapping[str, str], gpus: int) -> Iterator[HostMemory]:
 
 
 def _number(env: Mapping[str, str], name: str) -> int:
-    """Its leading digits: SLURM_JOB_CPUS_PER_NODE may say "8(x2)"."""
+    """Return the leading digits of a variable: SLURM_JOB_CPUS_PER_NODE may say "8(x2)"."""
     text = env.get(name, "")
     digits = text[: len(text) - len(text.lstrip("0123456789"))]
     return int(digits) if digits else 0
 
 
 def _of_cgroup(proc: Path, sys: Path) -> Iterator[HostMemory]:
-    """Each limit on the way from this process's group up to the root: all of them hold."""
+    """Yield each limit on the way from this process's group up to the root: all of them hold."""
     try:
         lines = Path(proc, "self/cgroup").read_text().splitlines()
     except OSError:

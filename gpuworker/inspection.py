@@ -49,11 +49,11 @@ _REVISION = re.compile(r"[0-9a-f]{40}")
 
 
 class NotInspected(Exception):
-    """Why, in words for the person who registers it."""
+    """The reason why a folder was not inspected, in words for the person who registers it."""
 
 
 def inspect(path: str, roots: Collection[str], gpu_mem_mb: int) -> ModelFacts:
-    """Raises NotInspected."""
+    """Inspect a model's folder. Raise NotInspected."""
     try:
         return _facts(inside(path, roots), gpu_mem_mb)
     except Outside as error:
@@ -125,7 +125,7 @@ def _facts(folder: Path, gpu_mem_mb: int) -> ModelFacts:
 
 
 def _object(path: Path, most: int = MOST_CONFIG) -> dict[str, Any]:
-    """A JSON object from a plain file that is not larger than `most` bytes."""
+    """Read a JSON object from a plain file that is not larger than `most` bytes."""
     data = _read(path, 0, most + 1)
     if len(data) > most:
         raise NotInspected(
@@ -151,7 +151,8 @@ def _read(path: Path, start: int, size: int) -> bytes:
 
 
 def _safetensors(path: Path) -> tuple[int, int]:
-    """Parameters, and bytes of the file. Its header: 8 bytes with the length of the JSON that follows."""
+    """Return the parameters, and the bytes, of a file: its header begins with the length of the JSON in 8
+    bytes."""
     size = path.stat().st_size
     length = int.from_bytes(_read(path, 0, 8), "little")
     if size < 8 or not 2 <= length <= MOST_HEADER or 8 + length > size:
@@ -198,7 +199,7 @@ def _embeds(architecture: str) -> bool:
 
 
 def _number(said: dict[str, Any], *names: str) -> int:
-    """The first that is a sensible whole number; 0: none is."""
+    """Return the first of these fields that is a sensible whole number; 0 where none is."""
     values = (said.get(name) for name in names)
     return next((v for v in values if type(v) is int and 0 < v < 2**31), 0)
 

@@ -19,7 +19,7 @@ log = logging.getLogger("berth.inspector")
 
 
 class Inspector:
-    """`changed` is called when a report is there."""
+    """The inspections that the portal wishes for; `changed` is called when a report is there."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -32,7 +32,7 @@ class Inspector:
         return list(self._reports.values())
 
     def want(self, wishes: Collection[InspectWish]) -> None:
-        """Begins what is new and forgets what nobody asks for any more."""
+        """Begin what is new and forget what nobody asks for any more."""
         wanted = {wish.id for wish in wishes}
         for gone in self._tasks.keys() - wanted:
             del self._tasks[gone]
@@ -53,7 +53,7 @@ class Inspector:
 
 
 def report_on(wish: InspectWish) -> Inspected:
-    """Blocks. A folder that surprises us is a report like any other."""
+    """Report on one folder. Blocks. A folder that surprises us is a report like any other."""
     try:
         return Inspected(wish.id, "", inspect(wish.path, wish.roots, devices.least_memory_mb()))
     except NotInspected as refusal:

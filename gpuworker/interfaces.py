@@ -72,7 +72,7 @@ def _dump() -> Iterator[tuple[int, Address]]:
 
 
 def _one(message: bytes) -> Iterator[tuple[int, Address]]:
-    """Nothing for an address that will not stay, or of another family."""
+    """Yield the address of one message; nothing for one that will not stay, or of another family."""
     family, _, flags, _, index = _ADDRESS.unpack_from(message)
     attributes = dict(_attributes(message[_ADDRESS.size :]))
     if _IFA_FLAGS in attributes:

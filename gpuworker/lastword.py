@@ -53,9 +53,11 @@ async def tell(secret: wire.Secret, why: str) -> None:
 
 
 def tell_now(secret_file: str, why: str) -> None:
-    """The same, for a process that has no event loop and perhaps no settings; no secret, no word.
+    """Tell the portal from a process that has no event loop and perhaps no settings; without a secret tell
+    nothing.
 
-    `secret_file`: "-" where its text is on standard input."""
+    `secret_file` is "-" where its text is on standard input.
+    """
     with contextlib.suppress(settings.SettingsError, wire.WireError, OSError):
         if secret_file == "-":
             secret = wire.loads(wire.Secret, sys.stdin.buffer.read(MOST_SECRET_BYTES))

@@ -18,7 +18,7 @@ PREFIX = "berth-"
 
 
 def marked_folder(scratch: str) -> str:
-    """A new folder, marked for as long as this process lives. Raises OSError."""
+    """Make a new folder, marked for as long as this process lives. Raise OSError."""
     folder = tempfile.mkdtemp(prefix=PREFIX, dir=scratch)
     # Locked before it has the name that others look for. Never closed on purpose.
     mark = os.open(Path(folder, "marking"), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
@@ -28,7 +28,7 @@ def marked_folder(scratch: str) -> str:
 
 
 def sweep(scratch: str) -> list[str]:
-    """Removes folders of this user and this node whose supervisor is gone, and answers which."""
+    """Remove folders of this user and this node whose supervisor is gone, and return which."""
     swept = []
     for folder in sorted(Path(scratch).glob(f"{PREFIX}*")):
         try:

@@ -24,7 +24,7 @@ Ending = Literal["drained", "walltime", "preempted", "portal silent", "node lost
 
 @dataclass(frozen=True, slots=True)
 class Signs:
-    """Everything that can end a pilot, as known at one moment."""
+    """The signs that can end a pilot, as known at one moment."""
 
     deadline_at: float | None
     portal_drains: bool
@@ -44,7 +44,7 @@ class Drain:
 
 
 def decide(signs: Signs, running: Drain | None, silence_s: float, now: float) -> Drain | None:
-    """The drain to be in, or None. A drain never ends; a later sign may only shorten it."""
+    """Return the drain to be in, or None. A drain never ends; a later sign may only shorten it."""
     drain = _wanted(signs, silence_s, now)
     if drain is None or running is None:
         return running or drain
@@ -76,7 +76,7 @@ def _wanted(signs: Signs, silence_s: float, now: float) -> Drain | None:
 
 
 def _needed_s(signs: Signs) -> float:
-    """How long a drain takes: as long as a request that has just come may, within the drain limit."""
+    """Return how long a drain takes: as long as a request that has just come may, within the drain limit."""
     expected_s = UNKNOWN_S if signs.longest_s is None else HEADROOM * signs.longest_s + HEADROOM_S
     return min(signs.drain_limit_s, expected_s)
 

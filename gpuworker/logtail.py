@@ -7,7 +7,8 @@ from pathlib import Path
 
 
 def tail(path: Path, most_bytes: int) -> str:
-    """The end of a file, from the start of a line where it had to be cut. "" when it cannot be read."""
+    """Return the end of a file, from the start of a line where it had to be cut; "" when it cannot be
+    read."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -21,7 +22,7 @@ def tail(path: Path, most_bytes: int) -> str:
 
 
 def sections(files: list[tuple[str, Path]], most_bytes: int) -> str:
-    """The ends of several files under headings, each with an equal share of the limit."""
+    """Return the ends of several files under headings, each with an equal share of the limit."""
     if not files:
         return ""
     share = max(most_bytes // len(files) - 80, 200)
@@ -30,5 +31,5 @@ def sections(files: list[tuple[str, Path]], most_bytes: int) -> str:
 
 
 def _last(text: str, most_bytes: int) -> str:
-    """Bytes that were no text have grown in decoding: the limit is on what is sent."""
+    """Cut a text to its last bytes. What was no text has grown in decoding: the limit is on what is sent."""
     return text.encode()[-most_bytes:].decode(errors="ignore")

@@ -62,7 +62,7 @@ class Helper:
         task.add_done_callback(log_failure)
 
     async def _run(self, said: Message) -> None:
-        """One part from its start to its end, which is always told."""
+        """Run one part from its start to its end, which is always told."""
         name = str(said["part"])
         try:
             await self._part(name, said)
@@ -101,7 +101,10 @@ class Helper:
             await asyncio.sleep(LOG_EVERY_S)
 
     def _send_log(self, name: str, log_path: Path) -> None:
-        """Sends what is new, and takes it out of the file: nobody reads it here. Without the file there is no log."""
+        """Send what is new in the log, and take it out of the file: nobody reads it here.
+
+        Without the file there is no log.
+        """
         try:
             with log_path.open("r+b") as file:
                 text = file.read()
@@ -115,7 +118,7 @@ class Helper:
 
 
 def _prepared(start: Message, maker: str, home: Path) -> tuple[list[str], dict[str, str]]:
-    """A part as the agent would start it there. Raises OSError, Outside, BadArgument."""
+    """Prepare a part as the agent would start it there. Raise OSError, Outside, BadArgument."""
     if start["path"] and start["roots"]:
         roots.inside(start["path"], start["roots"])
     env = engine_environment(os.environ, gpus.environment(start["gpus"], maker), start["env"])
@@ -151,7 +154,7 @@ async def run(told: Message) -> int:
 
 
 async def _connected(told: Message, node: str, about: Message) -> Link:
-    """Raises LinkLost, OSError."""
+    """Connect to the agent and prove to each other who is there. Raise LinkLost, OSError."""
     async with asyncio.timeout(CONNECT_S):
         reader, writer = await asyncio.open_connection(told["address"], told["port"], limit=MOST_LINE)
     return await prove_as_helper(reader, writer, str(told["key"]), node, about)

@@ -102,7 +102,8 @@ def _same(shown: object, proof: str) -> bool:
 
 
 def _bytes(text: str) -> bytes:
-    """Whatever JSON may hold, half a surrogate pair included: this is said by people who have proved nothing yet."""
+    """Encode whatever JSON may hold, half a surrogate pair included: this comes from people who have
+    proved nothing yet."""
     return text.encode(errors="surrogatepass")
 
 

@@ -34,10 +34,13 @@ _FABRIC = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
 class Nodes:
-    """`start`, then wait for `gathered`; `stop` ends the helpers and with them what they started."""
+    """The other nodes of this job.
+
+    Call `start`, then wait for `gathered`; `stop` ends the helpers and with them what they started.
+    """
 
     def __init__(self, given: Settings, holds: Holding, env: Mapping[str, str], folder: Path) -> None:
-        """Raises SettingsError where Slurm's list of nodes makes no sense."""
+        """Raise SettingsError where Slurm's list of nodes makes no sense."""
         self._given = given
         self._holds = holds
         self._env = env
@@ -56,7 +59,7 @@ class Nodes:
 
     @property
     def name(self) -> str:
-        """As Slurm's listing has it: of several nodes its short form."""
+        """Return the name that Slurm's listing has: of several nodes its short form."""
         listed = self._env.get("SLURM_JOB_NODELIST") or self._env.get("SLURM_NODELIST")
         return listed if self.others and listed else self._given.node
 
@@ -66,7 +69,7 @@ class Nodes:
 
     @property
     def mem_mb(self) -> int:
-        """On each: the least of them."""
+        """Return the MiB that each node has: those of the smallest."""
         return min([self._holds.mem_mb, *(int(node.holds["mem_mb"]) for node in self.others)])
 
     @property
@@ -99,7 +102,8 @@ class Nodes:
     # Their lives.
 
     async def start(self, address: str) -> None:
-        """`address`: where the agent is reached on the cluster's network. Raises SettingsError."""
+        """Start the helpers. `address` is where the agent is reached on the cluster's network. Raise
+        SettingsError."""
         self.address = meeting_address(self._env) or address
         if not self.others:
             return
@@ -149,7 +153,7 @@ class Nodes:
             expected.set_result((link, hello))
 
     async def _keep(self, node: Remote) -> None:
-        """A helper on that node, again and again until it has failed TRIES times in a row."""
+        """Keep a helper on that node, again and again until it has failed TRIES times in a row."""
         tries, why = 0, ""
         while tries < TRIES and not self._bad.is_set():
             try:
@@ -166,7 +170,7 @@ class Nodes:
             self._bad.set()
 
     async def _one(self, node: Remote, within_s: float) -> tuple[bool, str]:
-        """One life of a helper: whether it came, and why it is gone."""
+        """Live through one life of a helper, and return whether it came and why it is gone."""
         said = self._folder / f"node-{node.name}.log"
         expected = self._expected[node.name] = asyncio.get_running_loop().create_future()
         assert self._server is not None

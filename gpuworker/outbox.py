@@ -41,7 +41,7 @@ class Outbox:
         return [wire.RowRef(r.request, r.attempt) for r in self._waiting]
 
     async def flushed(self, within_s: float) -> bool:
-        """True once everything put so far has been taken."""
+        """Return True once everything put so far has been taken."""
         try:
             async with asyncio.timeout(within_s):
                 await self._emptied.wait()

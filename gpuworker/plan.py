@@ -30,7 +30,7 @@ ENDED = frozenset({"stopped", "failed"})
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """What the plan needs to know of one replica in this pilot."""
+    """One replica of this pilot, as far as the plan needs to know it."""
 
     id: str
     state: ObservedState

@@ -27,19 +27,21 @@ def _prctl(option: int, value: int) -> None:
 
 
 def become_subreaper() -> None:
-    """Orphans among our descendants become our children instead of init's, so that they can be found and ended."""
+    """Make orphans among our descendants our children instead of init's, so that they can be found and
+    ended."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with(parent_pid: int) -> None:
-    """SIGKILL for this process when the thread that started it ends. Exits if that happened already."""
+    """Have this process killed when the thread that started it ends. Exit if that happened already."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         os._exit(1)
 
 
 def bound_child() -> Callable[[], None]:
-    """A `preexec_fn` for single-threaded starters: the child dies with us and starts with a clean signal mask."""
+    """Return a `preexec_fn` for single-threaded starters: the child dies with us and has a clean signal
+    mask."""
     parent = os.getpid()
 
     def prepare() -> None:
@@ -50,7 +52,7 @@ def bound_child() -> Callable[[], None]:
 
 
 def _table() -> dict[int, tuple[int, bool]]:
-    """pid → (parent pid, whether it is a zombie) of every process."""
+    """Return the parent of every process by pid, and whether it is a zombie."""
     found = {}
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
@@ -65,8 +67,11 @@ def _table() -> dict[int, tuple[int, bool]]:
 
 
 def descendants(root: int) -> list[int]:
-    """Live processes under `root`, without it. Zombies hold nothing and only wait to be reaped, but the way down
-    leads through them: a process shows as one while other threads of it are still dying with its children."""
+    """List live processes under `root`, without it.
+
+    Zombies hold nothing and only wait to be reaped, but the way down leads through them: a process shows as
+    one while other threads of it are still dying with its children.
+    """
     table = _table()
     children: dict[int, list[int]] = {}
     for pid, (parent, _) in table.items():
@@ -81,10 +86,11 @@ def descendants(root: int) -> list[int]:
 
 
 def kill_descendants(root: int, within_s: float = 10.0) -> list[int]:
-    """SIGKILL for everything below `root` until nothing is left; returns what was still there at the end.
+    """Kill everything below `root` until nothing is left; return what was still there at the end.
 
-    Looked up again after every pass: a process that forks while it is being killed leaves a child that only
-    the next look finds. Reaps, so `root` must be the calling process and must not wait for its children elsewhere.
+    It is looked up again after every pass: a process that forks while it is being killed leaves a child that
+    only the next look finds. This reaps, so `root` must be the calling process and must not wait for its
+    children elsewhere.
     """
     end = time.monotonic() + within_s
     while left := descendants(root):
@@ -101,7 +107,7 @@ def kill_descendants(root: int, within_s: float = 10.0) -> list[int]:
 
 
 def reap() -> dict[int, int]:
-    """Collects ended children without waiting: pid → wait status."""
+    """Collect ended children without waiting, and return their wait status by pid."""
     ended: dict[int, int] = {}
     while True:
         try:
@@ -114,7 +120,8 @@ def reap() -> dict[int, int]:
 
 
 def memory_mb(root: int) -> int:
-    """Resident memory of `root` and everything below it, in MiB. Shared pages count once per process."""
+    """Return the resident memory of `root` and everything below it, in MiB. Shared pages count once per
+    process."""
     page = os.sysconf("SC_PAGE_SIZE")
     pages = 0
     for pid in [root, *descendants(root)]:

@@ -52,8 +52,11 @@ async def register(
     served: bool = False,
     ports: tuple[int, int] | None = None,
 ) -> wire.SyncAnswer:
-    """Raises JobOver when this job is not the pilot's, or after `limit_s` without a portal; CannotServe when the portal
-    does not reach the ingress. `served`: this agent was registered before."""
+    """Register with the portal until it accepts. `served`: this agent was registered before.
+
+    Raise JobOver when this job is not the pilot's, or after `limit_s` without a portal; raise CannotServe
+    when the portal does not reach the ingress.
+    """
     tries = unreached = 0
     while True:
         pause_s = RETRY_S[min(tries, len(RETRY_S) - 1)]

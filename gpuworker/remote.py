@@ -78,7 +78,7 @@ class Remote:
             self._link.say(kind, **what)
 
     def start(self, start: Start, log_path: Path) -> Part:
-        """Raises EngineFailed where no helper is there."""
+        """Start a part of an engine on that node. Raise EngineFailed where no helper is there."""
         if self._link is None:
             raise EngineFailed(f"node {self.name} of this job does not answer")
         self._count += 1

@@ -125,7 +125,7 @@ class Replica:
         return self._session
 
     async def lost(self, within_s: float) -> Lost | None:
-        """How the engine went away, or None when it is still there after `within_s`."""
+        """Return how the engine went away, or None when it is still there after `within_s`."""
         done, _ = await asyncio.wait([self._exit], timeout=within_s)
         if not done:
             return None
@@ -143,12 +143,12 @@ class Replica:
             self._move("draining", why)
 
     def sleep(self, level: int) -> None:
-        """draining → asleep, or stopped when its engine does not sleep."""
+        """Go from draining to asleep, or to stopped when its engine does not sleep."""
         assert self._up.sleeper is not None
         self._begin("going to sleep", self._fall_asleep(self._up.sleeper, level))
 
     def wake(self) -> None:
-        """asleep → starting → hot, if need be with a new engine."""
+        """Go from asleep by starting to hot, if need be with a new engine."""
         assert self._up.engine is not None and self._up.sleeper is not None
         self._begun_at = self.started_at = time.time()
         self.hot_at = None
@@ -187,7 +187,8 @@ class Replica:
         self._open()
 
     async def stop(self, why: str, grace_s: float = STOP_GRACE_S, failed: bool = False) -> None:
-        """Ends the engine; no process is left when this returns. Safe to call again, and more sternly."""
+        """End the engine; no process is left when this returns. It is safe to call again, and more
+        sternly."""
         self._stopping = True
         if self._turn and self._turn is not asyncio.current_task():
             self._turn.cancel()
@@ -235,7 +236,7 @@ class Replica:
                 return
 
     async def _bring_up(self) -> Engine | None:
-        """An engine that serves; None when there will be none."""
+        """Bring up an engine that serves; return None when there will be none."""
         self._anew = False
         try:
             engine, _ = await self._up.run(self._begun)

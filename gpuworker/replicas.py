@@ -21,7 +21,10 @@ MEASURE_S = 5.0
 
 
 class Replicas:
-    """`changed` is called on every move; `cut` before an engine is stopped, to take back what runs on it."""
+    """The replicas of this pilot.
+
+    `changed` is called on every move; `cut` before an engine is stopped, to take back what runs on it.
+    """
 
     def __init__(self, nodes: Nodes, folder: Path, changed: Callable[[], None]) -> None:
         self._nodes = nodes
@@ -51,21 +54,22 @@ class Replicas:
 
     @property
     def drain_limit_s(self) -> float:
-        """The longest drain any replica that still serves may take."""
+        """Return the longest drain that any replica which still serves may take, in seconds."""
         return max((r.want.drain_limit_s for r in self if r.state not in plan.ENDED), default=0.0)
 
     @property
     def longest_s(self) -> float | None:
-        """The longest that one of the last requests took, on any replica that still serves; None: nobody knows."""
+        """Return the longest that one of the last requests took, on any replica that still serves; None:
+        nobody knows."""
         known = [r.seats.longest_s for r in self if r.state not in plan.ENDED]
         return max((s for s in known if s is not None), default=None)
 
     def _sources(self) -> set[str]:
-        """The model folders of those whose engines may read them yet."""
+        """Return the model folders of those whose engines may read them yet."""
         return {replica.want.path for replica in self if replica.state not in plan.ENDED}
 
     def most_held(self) -> int:
-        """Requests of gateways that may be in flight here at once."""
+        """Return how many requests of gateways may be in flight here at once."""
         return sum(replica.seats.cap + spare_seats(replica.seats.cap) for replica in self)
 
     def all_ended(self) -> bool:
@@ -84,7 +88,8 @@ class Replicas:
         self._desired = desired
 
     async def step(self, pilot_drains: bool) -> None:
-        """One pass: decide, do. Quick; whatever takes time goes on by itself and reports through `changed`."""
+        """Make one pass: decide, do. It is quick; whatever takes time goes on by itself and reports
+        through `changed`."""
         here = {replica.want.id: replica.here() for replica in self}
         for action in plan.decide(self._desired, here, pilot_drains, time.time()):
             self._do(action)

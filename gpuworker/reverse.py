@@ -47,8 +47,11 @@ class Unlinked(Exception):
 
 
 class Reverse:
-    """`run` keeps the links. `answer`: the ingress's. `most`: requests that may be in flight here at once. `changed`
-    hears of the first link and of the last."""
+    """The links of a pilot whose node cannot be dialled; `run` keeps them.
+
+    `answer` is the ingress's. `most` is how many requests may be in flight here at once. `changed` hears of
+    the first link and of the last.
+    """
 
     def __init__(
         self,
@@ -84,7 +87,7 @@ class Reverse:
         self.unlinked_since: float | None = time.monotonic()  # None while there is a link
 
     async def run(self) -> None:
-        """For ever."""
+        """Keep the links for ever."""
         pinged_at = time.monotonic()
         while True:
             self._wake.clear()
@@ -102,8 +105,11 @@ class Reverse:
             await woken(self._wake, min(LOOK_S, max(0.01, self._next_at - now)) if missing > 0 else LOOK_S)
 
     def heard(self, answered: bool) -> None:
-        """Whether the portal has answered a sync. One that does and takes no link will send no request: whoever waits
-        is to learn why, and the GPUs are to be given back. One that is silent says nothing. Raises CannotServe."""
+        """Learn whether the portal has answered a sync. Raise CannotServe.
+
+        A portal that does and takes no link will send no request: whoever waits is to learn why, and the GPUs
+        are to be given back. One that is silent says nothing.
+        """
         now = time.monotonic()
         self._answers_since = (self._answers_since or now) if answered else None
         limit_s = LINK_AGAIN_LIMIT_S if self._ever else FIRST_LINK_LIMIT_S
@@ -170,7 +176,7 @@ class Reverse:
             self._failures, self.why = 0, ""
 
     async def _dial(self) -> None:
-        """Raises OSError, Unlinked, ValueError."""
+        """Dial one link. Raise OSError, Unlinked, ValueError."""
         parts = urlsplit(self._url)
         tls = ssl.create_default_context() if parts.scheme == "https" else None
         port = parts.port or (443 if tls else 80)
@@ -204,7 +210,10 @@ class Reverse:
     # Those that are there
 
     def _look_after(self) -> None:
-        """A portal that answers no ping is gone, whatever TCP believes. Under a request it may only be slow."""
+        """Look after the links: a portal that answers no ping is gone, whatever TCP believes.
+
+        Under a request it may only be slow.
+        """
         for link in [*self._links, *self._leaving]:
             if link not in self._busy and link.silent_s() > wire.SILENT_S:
                 log.warning("a link to the portal is silent: closing it")
@@ -213,8 +222,11 @@ class Reverse:
                 link.ping()
 
     def _shrink(self, too_many: int, now: float) -> None:
-        """Of those too many half at a time, the ones that were idle longest. It says that it leaves and the portal
-        closes the link, so that no request is lost that is on its way down."""
+        """Take leave of half of those too many, the ones that were idle longest.
+
+        The link says that it leaves and the portal closes it, so that no request is lost that is on its way
+        down.
+        """
         if too_many <= 0:
             self._roomy_since = None
             return

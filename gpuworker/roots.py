@@ -13,12 +13,14 @@ MOST_FILES = 20_000
 
 
 class Outside(Exception):
-    """Why, in words."""
+    """The reason why a folder lies outside its roots, in words."""
 
 
 def inside(path: str, roots: Collection[str]) -> Path:
-    """The folder without links. It, and all that lies directly in it, is below one of `roots`; no roots: anywhere.
-    Raises Outside, OSError."""
+    """Return the folder without links. Raise Outside, OSError.
+
+    It, and all that lies directly in it, is below one of `roots`; without roots it may be anywhere.
+    """
     real = Path(path).resolve(strict=True)
     if not roots:
         return real

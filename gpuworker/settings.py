@@ -97,7 +97,7 @@ def read(env: Mapping[str, str]) -> Settings:
 
 
 def unknown(env: Mapping[str, str]) -> list[str]:
-    """BERTH_* names that nothing here reads: most likely misspelt, worth a line in the log."""
+    """List BERTH_* names that nothing here reads: most likely misspelt, worth a line in the log."""
     return sorted(name for name in env if name.startswith("BERTH_") and name not in KNOWN)
 
 
@@ -133,7 +133,8 @@ def _ports(text: str) -> tuple[int, int] | None:
 
 
 def job_of(env: Mapping[str, str]) -> tuple[int, str]:
-    """The job's number, and what Slurm calls this node; the node's own name may be another one, or a longer one."""
+    """Return the job's number, and what Slurm calls this node; its own name may be another one, or a
+    longer one."""
     listed = env.get("SLURM_JOB_NODELIST") or env.get("SLURM_NODELIST") or ""
     one = listed if listed and not set(listed) & set("[],") else ""
     node = env.get("SLURMD_NODENAME") or one or socket.gethostname().partition(".")[0]
@@ -147,8 +148,11 @@ def _reverse(link: str) -> bool:
 
 
 def await_secret(path: Path, wait_s: float) -> wire.Secret:
-    """As `read_secret`, with patience for a file that is not there: a node may have looked into its folder on a shared
-    file system before it was written, and believe what it saw for some seconds."""
+    """Read the secret, with patience for a file that is not there.
+
+    A node may have looked into its folder on a shared file system before it was written, and believe what it
+    saw for some seconds.
+    """
     until = time.monotonic() + wait_s
     while not path.exists() and time.monotonic() < until:
         time.sleep(min(0.5, wait_s))
@@ -156,7 +160,7 @@ def await_secret(path: Path, wait_s: float) -> wire.Secret:
 
 
 def read_secret(path: Path) -> wire.Secret:
-    """The pilot's secret file. Others must not be able to read it: compute nodes have many users."""
+    """Read the pilot's secret file. Others must not be able to read it: compute nodes have many users."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno())

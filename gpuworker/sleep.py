@@ -35,7 +35,7 @@ class Sleeper:
         self.asleep_mem_mb = 0
 
     async def trial(self, level: int) -> None:
-        """Sets `can_sleep`. Raises Spoiled."""
+        """Try whether the engine can sleep, and set `can_sleep`. Raise Spoiled."""
         if level == 0:
             return
         self._engine.phase = "trying to sleep and wake"
@@ -56,7 +56,7 @@ class Sleeper:
             self.can_sleep = level
 
     async def _unfit(self) -> str:
-        """Why there is no way to tell whether its sleep works; "" = there is one."""
+        """Return why there is no way to tell whether its sleep works; "" where there is one."""
         try:
             self._answer = await self._engine.canary()
             again = await self._engine.canary()
@@ -69,7 +69,10 @@ class Sleeper:
         return ""
 
     async def sleep(self, level: int) -> None:
-        """Nothing may be in flight. Raises EngineError when it does not sleep, or holds what it held."""
+        """Put the engine to sleep. Nothing may be in flight.
+
+        Raise EngineError when it does not sleep, or holds what it held.
+        """
         self._level = level
         before = await self._engine.device_mb()
         await self._engine.sleep(level)
@@ -79,7 +82,7 @@ class Sleeper:
             raise EngineFailed(f"it says that it sleeps, and holds {after} MiB of its {before} MiB")
 
     async def wake(self) -> None:
-        """Awake, and its answer is what it was. Raises Spoiled."""
+        """Wake the engine, and check that its answer is what it was. Raise Spoiled."""
         began = time.monotonic()
         try:
             await self._engine.wake(self._level)

@@ -34,7 +34,7 @@ Files = dict[str, tuple[int, int]]
 
 
 class NotStaged(Exception):
-    """Why there is no copy, in words."""
+    """The reason why there is no copy, in words."""
 
 
 @dataclass(slots=True)
@@ -45,7 +45,11 @@ class Copy:
 
 
 class Staging:
-    """`changed` is called when a copy is complete or gone; `in_use` names the folders that live replicas came from."""
+    """The copies of weights on this node's scratch.
+
+    `changed` is called when a copy is complete or gone; `in_use` names the folders that live replicas came
+    from.
+    """
 
     def __init__(
         self, folder: Path, changed: Callable[[], None], in_use: Callable[[], Collection[str]]
@@ -70,7 +74,7 @@ class Staging:
         return self._now is not None
 
     def want(self, wishes: Collection[StageWish]) -> None:
-        """Starts what is missing, one at a time, and breaks off what nobody wants any more."""
+        """Start what is missing, one at a time, and break off what nobody wants any more."""
         self._refused = {wish: why for wish, why in self._refused.items() if wish in wishes}
         if self._now is not None:
             wish, _, stop = self._now
@@ -85,7 +89,7 @@ class Staging:
                 return
 
     async def nearest(self, source: str) -> str:
-        """The copy of a folder, if there is one that is what the folder is now; else the folder."""
+        """Return the copy of a folder, if there is one that is what the folder is now; else the folder."""
         wish, copy = next(((w, c) for w, c in self._copies.items() if w.path == source), (None, None))
         if wish is None or copy is None:
             return source
@@ -131,7 +135,8 @@ class Staging:
             self._changed()
 
     async def _make_room(self, need: int) -> None:
-        """Drops the least recently used copies until `need` bytes fit, if they would; else none. Raises NotStaged."""
+        """Drop the least recently used copies until `need` bytes fit, if they would; else none. Raise
+        NotStaged."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
         if (kind := filesystem_of(self._folder)) in _IN_MEMORY:
             raise NotStaged(f"the scratch folder is memory ({kind}), not a disk")
@@ -160,7 +165,7 @@ class Staging:
 
 
 def files_of(folder: Path) -> Files:
-    """All files below, links to files as what they point to. Raises OSError, NotStaged."""
+    """List all files below, links to files as what they point to. Raise OSError, NotStaged."""
     found: Files = {}
     for where, folders, names in os.walk(folder, onerror=_raised):
         for name in folders:
@@ -178,7 +183,7 @@ def files_of(folder: Path) -> Files:
 
 
 def copy_files(source: Path, target: Path, files: Files, stop: threading.Event) -> None:
-    """Raises OSError, NotStaged when it was stopped."""
+    """Copy files, until `stop` is set. Raise OSError, NotStaged when it was stopped."""
     buffer = memoryview(bytearray(CHUNK_BYTES))
     for name in files:
         to = target / name
@@ -193,7 +198,7 @@ def copy_files(source: Path, target: Path, files: Files, stop: threading.Event) 
 
 
 def filesystem_of(folder: Path) -> str:
-    """Its type, e.g. "xfs"; "" where the kernel does not say."""
+    """Return the type of a folder's file system, e.g. "xfs"; "" where the kernel does not tell."""
     real, best, kind = str(folder.resolve()), "", ""
     try:
         lines = Path("/proc/self/mounts").read_text(errors="replace").splitlines()
@@ -208,7 +213,8 @@ def filesystem_of(folder: Path) -> str:
 
 
 def _step_back() -> None:
-    """This thread alone: on Linux a thread has a nice value of its own, and its turn at the disk follows from it."""
+    """Step back, this thread alone: on Linux a thread has a nice value of its own, which its turn at the
+    disk follows."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 

@@ -40,7 +40,10 @@ async def start(
 
 
 async def end(step: asyncio.subprocess.Process) -> None:
-    """srun ends with its task, which ends with its link; whatever is in the way of that is not waited for long."""
+    """End a step: srun ends with its task, which ends with its link.
+
+    Whatever is in the way of that is not waited for long.
+    """
     for number in (None, "terminate", "kill"):
         if step.returncode is not None:
             return

@@ -28,7 +28,8 @@ _HANDLED = {*FORWARDED, signal.SIGCHLD}
 
 @dataclass
 class Restarts:
-    """How often an agent may be started again: `most` times in `window_s`, each after a longer pause."""
+    """The limit of restarts: an agent may be started again `most` times in `window_s`, each after a longer
+    pause."""
 
     most: int = 5
     window_s: float = 600.0
@@ -36,7 +37,7 @@ class Restarts:
     at: list[float] = field(default_factory=list)
 
     def pause_s(self, now: float) -> float | None:
-        """The pause before the next start, or None when there have been too many."""
+        """Return the pause before the next start in seconds, or None when there have been too many."""
         self.at = [t for t in self.at if t > now - self.window_s]
         if len(self.at) >= self.most:
             return None
@@ -49,7 +50,10 @@ def say(text: str) -> None:
 
 
 def run(secret: str) -> int:
-    """The exit code of the job. `secret` is the path of the pilot's file, or "-": its text comes on standard input."""
+    """Run agents until the job is over, and return the exit code of the job.
+
+    `secret` is the path of the pilot's file, or "-": its text comes on standard input.
+    """
     if int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0:
         say(
             "Slurm started this job again after a requeue (SLURM_RESTART_COUNT > 0); pilots are never requeued"
@@ -87,7 +91,8 @@ def run(secret: str) -> int:
 
 
 def _kept_secret(folder: str) -> str:
-    """The file, in the pilot's own folder, that now holds what came on standard input: each agent reads it anew."""
+    """Return the file, in the pilot's own folder, that now holds what came on standard input: each agent
+    reads it anew."""
     path = Path(folder, "secret.json")
     with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
         file.write(sys.stdin.buffer.read(MOST_SECRET_BYTES))
@@ -125,7 +130,8 @@ def _keep_running(secret: str, folder: str) -> int:
 
 
 def _wait(agent: int) -> tuple[int, bool]:
-    """Until the agent has ended: its exit code (negative = signal), and whether the job was told to end."""
+    """Wait until the agent has ended; return its exit code (negative = signal), and whether the job was
+    told to end."""
     ending = False
     while True:
         number = signal.sigwait(_HANDLED)
@@ -143,7 +149,8 @@ def _wait(agent: int) -> tuple[int, bool]:
 
 
 def _python_path() -> str:
-    """The folder this package was found in first: the batch shell's working folder need not stay the same."""
+    """Return the folder this package was found in first: the batch shell's working folder need not stay
+    the same."""
     root = str(Path(__file__).resolve().parent.parent)
     rest = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != root]
     return os.pathsep.join([root, *rest])

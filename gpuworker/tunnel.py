@@ -159,7 +159,7 @@ class Tunnel(asyncio.Transport, asyncio.Protocol):
             self.write(part)
 
     def close(self) -> None:
-        """After what was written has been sent."""
+        """Close after what was written has been sent."""
         if self._real is not None and not self._real.is_closing():
             self._frame(CLOSE, _GOING_AWAY)
             self._real.close()
@@ -210,7 +210,7 @@ class Tunnel(asyncio.Transport, asyncio.Protocol):
 
 
 def watch(link: socket.socket) -> None:
-    """A node that loses power sends no FIN: without keep-alive a stream from it would hang for ever."""
+    """Set keep-alive: a node that loses power sends no FIN, and a stream from it would hang for ever."""
     if link.family not in (socket.AF_INET, socket.AF_INET6):
         return
     link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

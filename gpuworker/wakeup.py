@@ -13,8 +13,11 @@ log = logging.getLogger("berth.tasks")
 
 
 async def woken(event: asyncio.Event, within_s: float) -> bool:
-    """Whether the event came. Not asyncio.wait_for: in Python 3.11 that swallows a cancellation which comes
-    together with the event, and a loop that should end goes on."""
+    """Tell whether the event came within `within_s`.
+
+    It is not asyncio.wait_for: in Python 3.11 that swallows a cancellation which comes together with the
+    event, and a loop that should end goes on.
+    """
     try:
         async with asyncio.timeout(within_s):
             await event.wait()

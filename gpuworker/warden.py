@@ -25,7 +25,7 @@ _NOT_OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signa
 
 
 def command(argv: list[str]) -> list[str]:
-    """The command line that runs `argv` under a warden."""
+    """Return the command line that runs `argv` under a warden."""
     root = str(Path(__file__).resolve().parent.parent)
     code = (
         f"import sys; sys.path.insert(0, {root!r}); from gpuworker import warden; warden.main(sys.argv[1:])"
@@ -48,7 +48,8 @@ def main(argv: list[str]) -> None:
 
 
 def _watch(engine: int, wake: int) -> int:
-    """Until the engine's main process has ended or the leash is let go; its wait status, or 0."""
+    """Watch until the engine's main process has ended or the leash is let go; return its wait status, or
+    0."""
     while True:
         ready, _, _ = select.select([0, wake], [], [])
         if wake in ready:
@@ -65,6 +66,6 @@ def _watch(engine: int, wake: int) -> int:
 
 
 def _exit_as(status: int) -> None:
-    """Ends as the engine did, so that the agent reads a crash from the exit code."""
+    """End as the engine did, so that the agent reads a crash from the exit code."""
     code = os.waitstatus_to_exitcode(status)
     os._exit(code if code >= 0 else 128 - code)

@@ -34,8 +34,12 @@ def listens(path: Path) -> bool:
 
 
 class Accounting:
-    """`home`: the cluster's folder, whose munged runs. `port` is slurmdbd's, for slurm.conf. `child` starts a process
-    where slurmctld runs, under that name; `host` is that host's name, and `address` how others reach it."""
+    """The accounting of a private cluster: slurmdbd and its database.
+
+    `home`: the cluster's folder, whose munged runs. `port` is slurmdbd's, for slurm.conf. `child` starts a
+    process where slurmctld runs, under that name; `host` is that host's name, and `address` how others reach
+    it.
+    """
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ SERVER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def find_program(name: str) -> str | None:
-    """Where a program is, looking in the sbin folders too (an ordinary user's PATH lacks them)."""
+    """Find a program, looking in the sbin folders too (an ordinary user's PATH lacks them)."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SERVER_PATH}")
 
 
@@ -35,7 +35,8 @@ def program(name: str) -> str:
 
 
 def postgres_bin() -> Path | None:
-    """The folder with the newest installed PostgreSQL server's programs (Debian keeps them off PATH)."""
+    """Return the folder with the newest installed PostgreSQL server's programs (Debian keeps them off
+    PATH)."""
     found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     return max(found, key=lambda path: int(path.parent.name)) if found else None
 
@@ -49,7 +50,7 @@ def _venv_works() -> bool:
 
 
 def fake_clock() -> Path | None:
-    """The library that, loaded before others, gives a program another time of day."""
+    """Return the library that, loaded before others, gives a program another time of day."""
     return next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
 
 
@@ -148,7 +149,7 @@ def _as_root() -> list[str]:
 
 
 def install(needs: Sequence[Need], progress: Progress, log: Path) -> None:
-    """Installs what is missing; silent and instant where nothing is."""
+    """Install what is missing; it is silent and instant where nothing is."""
     packages = missing(needs)
     if not packages:
         return

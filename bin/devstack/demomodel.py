@@ -21,7 +21,7 @@ def folder() -> Path:
 
 
 def ensure(progress: Progress) -> Path:
-    """The trained model's folder; trains it first (about half a minute) where it is missing."""
+    """Return the trained model's folder; train it first (about half a minute) where it is missing."""
     out = folder()
     if out.exists():  # the script renames a finished, checked model into place
         return out

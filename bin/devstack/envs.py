@@ -60,7 +60,7 @@ PEER_RAY = Environment("peer-ray", ("tests/bench/requirements-peer-ray.txt",))
 
 @dataclass(frozen=True)
 class Notes:
-    """What the comment lines of a requirements file ask for."""
+    """The notes in the comment lines of a requirements file: what they ask for."""
 
     extra_index: str | None
     uninstall: tuple[str, ...]
@@ -75,7 +75,7 @@ def read_notes(text: str) -> Notes:
 
 
 def ensure(environment: Environment, progress: Progress) -> Path:
-    """The environment's python; builds the environment first where it is missing."""
+    """Return the environment's python; build the environment first where it is missing."""
     absent = [path.name for path in environment.files() if not path.exists()]
     if absent:
         raise StepFailed(f"no such requirements file: {', '.join(absent)}")
@@ -89,7 +89,7 @@ def ensure(environment: Environment, progress: Progress) -> Path:
 
 
 def _build(environment: Environment, folder: Path, note: Callable[[str], None]) -> None:
-    """Builds in place, because environments cannot be moved; `.complete` comes last."""
+    """Build in place, because environments cannot be moved; `.complete` comes last."""
     if sys.version_info[:2] != WANTED_PYTHON:
         wanted = ".".join(map(str, WANTED_PYTHON))
         raise StepFailed(f"this is Python {sys.version.split()[0]}", f"run it with python{wanted}")
@@ -122,7 +122,7 @@ def _run(argv: list[str], log: Path, note: Callable[[str], None]) -> int:
 
 
 def where(pip_output: str) -> str:
-    """pip's last step in a few words: the package it is at."""
+    """Say pip's last step in a few words: the package it is at."""
     for line in reversed(pip_output.splitlines()):
         found = re.match(
             r"\s*(Collecting|Downloading|Using cached|Processing|Building wheel for) (\S+)", line
@@ -135,6 +135,6 @@ def where(pip_output: str) -> str:
 
 
 def clean_environment() -> dict[str, str]:
-    """Our environment variables without another virtual environment's settings."""
+    """Return our environment variables without another virtual environment's settings."""
     drop = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__"}
     return {name: value for name, value in os.environ.items() if name not in drop}

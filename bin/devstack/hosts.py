@@ -72,7 +72,7 @@ class Host:
 
 @functools.cache
 def why_not() -> str:
-    """Why hosts of their own cannot be made here, in words, or "" where they can. Tried once."""
+    """Return why hosts of their own cannot be made here, in words, or "" where they can. It is tried once."""
     if os.getuid() != 0:
         return "only root may make network namespaces"
     if absent := [name for name in ("ip", "unshare", "nsenter") if apt.find_program(name) is None]:
@@ -97,7 +97,7 @@ def has_ipv6() -> bool:
 
 
 def hidden_by_tmp(paths: Sequence[Path]) -> list[Path]:
-    """Which of these folders lie below /tmp, without those that lie in another of them."""
+    """Return which of these folders lie below /tmp, without those that lie in another of them."""
     below = sorted({path for path in paths if path.is_relative_to(PRIVATE_TMP) and path != PRIVATE_TMP})
     return [
         path for path in below if not any(path != outer and path.is_relative_to(outer) for outer in below)
@@ -105,9 +105,11 @@ def hidden_by_tmp(paths: Sequence[Path]) -> list[Path]:
 
 
 class Hosts:
-    """`start()`, then `enter(name)` is what to put before a command that shall run there. `stop()` leaves nothing.
+    """The hosts of a private cluster.
 
-    `shared` are the folders that every host sees, wherever they lie: what is on a cluster's shared file system.
+    After `start()`, `enter(name)` is what to put before a command that shall run there. `stop()` leaves
+    nothing. `shared` are the folders that every host sees, wherever they lie: what is on a cluster's shared
+    file system.
     """
 
     def __init__(self, run_dir: RunDir, home: Path, names: Sequence[str], shared: Sequence[Path]) -> None:
@@ -124,7 +126,7 @@ class Hosts:
 
     @property
     def portal(self) -> str:
-        """The machine's own address on the switch, where nodes find the portal."""
+        """Return the machine's own address on the switch, where nodes find the portal."""
         return f"{NETWORK}.{self._number}.1"
 
     @property
@@ -140,7 +142,7 @@ class Hosts:
         return [self.controller, *(self[name] for name in self._names)]
 
     def enter(self, name: str) -> list[str]:
-        """What comes before a command so that it runs on that host, in the working folder /."""
+        """Return what comes before a command so that it runs on that host, in the working folder /."""
         kinds = ("--net", "--mount", "--uts")
         return [apt.program("nsenter"), f"--target={self._holders[name].pid}", *kinds, "--wd=/", "--"]
 
@@ -194,7 +196,8 @@ class Hosts:
         child.wait_ready(ready, READY_S)
 
     def _write_names(self) -> None:
-        """Every node knows every other by name, as on any cluster, and itself by the address that others use."""
+        """Write the names: every node knows every other by name, and itself by the address that others
+        use."""
         here = os.uname().nodename
         lines = ["127.0.0.1 localhost", "::1 localhost", f"{self.portal} {here} {here.split('.')[0]}"]
         lines += [f"{host.address} {host.name}" for host in self.all()]
@@ -247,7 +250,8 @@ class Hosts:
     # What tests do to the network.
 
     def cut(self, name: str) -> None:
-        """Nothing goes in or out any more, and nobody is told: a cable pulled somewhere on the way."""
+        """Cut a host off: nothing goes in or out any more, and nobody is told, as of a cable pulled on the
+        way."""
         self._ip("switch", [f"link set {self[name].cable} nomaster"])
 
     def mend(self, name: str) -> None:
@@ -259,8 +263,11 @@ class Hosts:
     def close_to_portal(
         self, name: str, *, refuse: bool = False, allow: tuple[int, int] | None = None
     ) -> None:
-        """New connections from the portal to this host are dropped in silence, or refused; `allow` names ports (first
-        and last) that stay open. Connections from the host to the portal, and what they carry back, go on."""
+        """Close a host to the portal: its new connections are dropped in silence, or refused.
+
+        `allow` names ports (first and last) that stay open. Connections from the host to the portal, and what
+        they carry back, go on.
+        """
         verdict = "reject with tcp reset" if refuse else "drop"
         ports = f"dport != {allow[0]}-{allow[1]} " if allow else "dport 1-65535 "
         sources = [f"ip saddr {self.portal}"] + ([f"ip6 saddr {self.portal6}"] if self._six else [])
@@ -270,7 +277,7 @@ class Hosts:
         self.run(name, apt.program("nft"), "-f", "-", text=text)
 
     def add_lone_interface(self, name: str, interface: str = "ib0") -> str:
-        """A second interface on that host, on a network that reaches nobody; its address."""
+        """Give a host a second interface, on a network that reaches nobody; return its address."""
         host = self[name]
         address = host.address.replace(f"{NETWORK}.", f"{LONE_NETWORK}.")
         lone = f"link add {interface} type veth peer name {host.cable}x netns {self._holders['switch'].pid}"

@@ -21,7 +21,7 @@ from devstack import proctable
 
 
 def end_recorded(pid_dir: Path, mark_prefix: str) -> None:
-    """Ends the processes recorded in a folder of pid records, the newest first, and removes the records."""
+    """End the processes recorded in a folder of pid records, the newest first, and remove the records."""
     for path, record in sorted(_records(pid_dir), key=lambda pair: -int(pair[1]["ticks"])):
         if str(record["mark"]).startswith(mark_prefix):
             proctable.end(
@@ -51,7 +51,8 @@ def _records(pid_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def leftovers(mark: str, slurm_conf: str) -> set[int]:
-    """Processes of a run (or, with a mark that ends in "#", of any run in a folder) and of its cluster's jobs."""
+    """Find processes of a run (or, with a mark that ends in "#", of any run in a folder) and of its
+    cluster's jobs."""
     marked = proctable.with_environment(proctable.MARK, mark, prefix=mark.endswith("#"))
     if not slurm_conf:
         return marked
@@ -111,7 +112,7 @@ class Leash:
             self._tell({"do": "forget", "mark": mark})
 
     def close_if_idle(self, watched: int) -> None:
-        """Ends the leash process once its owner runs nothing."""
+        """End the leash process once its owner runs nothing."""
         if watched == 0 and self._process is not None and self._owner == os.getpid():
             pipe = self._process.stdin
             if pipe is not None:

@@ -18,7 +18,7 @@ CHECKS = {
 
 
 def lint(progress: Progress) -> list[str]:
-    """Runs every check, shows what a failing one said, and names those that failed."""
+    """Run every check, show what a failing one said, and name those that failed."""
     programs = envs.PORTAL.folder() / "bin"
     failed = []
     for name, (program, *options) in CHECKS.items():

@@ -29,7 +29,7 @@ def run(
     env: Mapping[str, str] | None = None,
     keep_stdin: bool = False,
 ) -> int:
-    """Runs it with its output appended to the log; every 10 s `describe(what it said so far)` is noted.
+    """Run a program with its output appended to the log; every 10 s note `describe(what it said so far)`.
 
     `keep_stdin` is for sudo, which may have to ask for a password.
     """
@@ -56,7 +56,8 @@ def run(
 
 @contextlib.contextmanager
 def only_one(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
-    """Of several processes that want to make this folder, one at a time; says so while it waits."""
+    """Let several processes that want to make this folder do so one at a time; say so while this one
+    waits."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         try:
@@ -68,6 +69,6 @@ def only_one(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
 
 
 def last_line(output: str) -> str:
-    """The last thing said, short enough for a progress line."""
+    """Return the last line of an output, short enough for a progress line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     return lines[-1][:90] if lines else "starting"

@@ -19,7 +19,7 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 @dataclass(frozen=True)
 class Mirror:
-    """Where Debian's packages are, and the file with the keys that sign its releases."""
+    """A mirror: where Debian's packages are, and the file with the keys that sign its releases."""
 
     uri: str
     keyring: str
@@ -70,7 +70,7 @@ def _entries(apt: Path) -> Iterator[_Entry]:
 
 
 def _of_line(line: str) -> _Entry | None:
-    """`deb [options] uri suite component…`, the older of the two forms."""
+    """Read `deb [options] uri suite component…`, the older of the two forms."""
     found = re.match(r"\s*deb\s+(?:\[(?P<options>[^]]*)\]\s*)?(?P<words>[^#]+)", line)
     words = found["words"].split() if found else []
     if found is None or len(words) < 3:
@@ -80,7 +80,8 @@ def _of_line(line: str) -> _Entry | None:
 
 
 def _of_stanza(stanza: str) -> Iterator[_Entry]:
-    """`Types: deb`, `URIs: …`, `Suites: …`: the newer form. A key inside the stanza is left to apt's own folder."""
+    """Read `Types: deb`, `URIs: …`, `Suites: …`: the newer form. A key inside the stanza is left to apt's
+    own folder."""
     lines = [line for line in stanza.splitlines() if not line.startswith("#")]
     fields = dict(re.findall(r"^([\w-]+):[ \t]*(.*)$", "\n".join(lines), re.MULTILINE))
     fields = {name.lower(): value.split() for name, value in fields.items()}

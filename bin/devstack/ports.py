@@ -19,8 +19,11 @@ _held: list[int] = []
 
 
 def _ours(port: int) -> bool:
-    """Keeps everybody else of this user who asks here from the port, until this process ends: a port is chosen seconds
-    before it is bound. One byte of a file for each; the kernel lets go of them."""
+    """Keep everybody else of this user who asks here from the port, until this process ends.
+
+    A port is chosen seconds before it is bound. One byte of a file stands for each; the kernel lets go of
+    them.
+    """
     if not _held:
         path = Path(tempfile.gettempdir()) / f"berth-ports-{os.getuid()}"
         _held.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -32,7 +35,7 @@ def _ours(port: int) -> bool:
 
 
 def is_free(port: int) -> bool:
-    """Whether both the loopback address and the wildcard address can still be bound."""
+    """Tell whether both the loopback address and the wildcard address can still be bound."""
     for address in ("127.0.0.1", "0.0.0.0"):
         with socket.socket() as probe:
             try:
@@ -43,7 +46,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A free port, never the same one twice in this process."""
+    """Return a free port, never the same one twice in this process."""
     choice = random.SystemRandom()
     for _ in range(1000):
         port = choice.randrange(LOWEST, HIGHEST)

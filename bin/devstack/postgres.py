@@ -26,8 +26,11 @@ REMEDY = "if its data is damaged, remove the folder: bin/demo makes a new one"
 
 
 class Postgres:
-    """`start()`, then `dsn`. `durable=False` (tests) skips fsync; `keep` the data after `stop()`: if durable.
-    `kill()` and `start_server()` are for fault tests: same port, same data."""
+    """A private PostgreSQL: `start()`, then `dsn`.
+
+    `durable=False` (tests) skips fsync; `keep` the data after `stop()`: if durable. `kill()` and
+    `start_server()` are for fault tests: same port, same data.
+    """
 
     def __init__(self, run_dir: Path, durable: bool = True, keep: bool | None = None) -> None:
         self.durable = durable
@@ -97,8 +100,10 @@ class Postgres:
         self._child.wait_ready(self._answers, 120, REMEDY)
 
     def kill(self) -> None:
-        """As a power cut: server and sessions end at once and write nothing. (kill -9 of the server alone would
-        leave sessions that keep the next one from starting.)"""
+        """End server and sessions at once, as a power cut does: nothing is written any more.
+
+        SIGKILL to the server alone would leave sessions that keep the next one from starting.
+        """
         if self._child is not None:
             child = self._child
             proctable.send(child.pid, signal.SIGQUIT)
@@ -106,7 +111,7 @@ class Postgres:
             child.kill()
 
     def _place(self) -> Path:
-        """The folder for data and socket: ours, or its stand-in where `postgres` cannot enter ours."""
+        """Return the folder for data and socket: ours, or its stand-in where `postgres` cannot enter ours."""
         if self._user is None:
             return self._run_dir.short()
         owner = pwd.getpwnam(self._user)
@@ -119,7 +124,7 @@ class Postgres:
         return home
 
     def _init(self) -> None:
-        """Runs initdb unless a finished data folder is there; the marker is written last."""
+        """Run initdb unless a finished data folder is there; the marker is written last."""
         password_file = self._run_dir.path / "password"
         finished = self._run_dir.path / "initialised"
         if finished.exists() and (self._data / "PG_VERSION").exists() and password_file.exists():
@@ -162,7 +167,8 @@ class Postgres:
         finished.touch()
 
     def _forget_stale_postmaster(self) -> None:
-        """A reused pid in postmaster.pid would keep the server from starting; we hold the folder's lock."""
+        """Forget a stale postmaster.pid, whose reused pid would keep the server from starting; we hold the
+        folder's lock."""
         pid_file = self._data / "postmaster.pid"
         try:
             pid = int(pid_file.read_text().split()[0])

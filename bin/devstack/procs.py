@@ -26,7 +26,7 @@ POLL_S = 0.05
 
 
 def wait_until(probe: Callable[[], bool], timeout_s: float) -> bool:
-    """Asks until the answer is yes or the time is over; says which."""
+    """Ask until the answer is yes or the time is over; return which."""
     pause = threading.Event()
     deadline = time.monotonic() + timeout_s
     while True:
@@ -38,7 +38,7 @@ def wait_until(probe: Callable[[], bool], timeout_s: float) -> bool:
 
 
 def foreground(argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> int:
-    """Runs a program that owns the terminal, and waits until it has tidied up; its exit status.
+    """Run a program that owns the terminal, and wait until it has tidied up; return its exit status.
 
     Ctrl-C reaches it from the terminal, so we only wait; a SIGTERM sent to us alone is passed on as Ctrl-C.
     """
@@ -59,7 +59,8 @@ def foreground(argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> int:
 
 @dataclass(frozen=True)
 class Command:
-    """What to run. `user` is a name to become (only root can); `env` is complete, nothing is inherited."""
+    """A command to run. `user` is a name to become (only root can); `env` is complete, nothing is
+    inherited."""
 
     name: str
     argv: Sequence[str]
@@ -103,7 +104,7 @@ class Child:
         self._record.write_text(json.dumps(record))
 
     def returncode(self) -> int | None:
-        """None while it runs; its exit status (negative: the signal) afterwards."""
+        """Return None while it runs; its exit status (negative: the signal) afterwards."""
         return self._process.poll()
 
     @property
@@ -111,7 +112,7 @@ class Child:
         return self.returncode() is None
 
     def wait_ready(self, probe: Callable[[], bool], timeout_s: float, remedy: str = "") -> None:
-        """Waits until the probe says yes; a child that ends, or takes too long, is a failed step."""
+        """Wait until the probe says yes; a child that ends, or takes too long, is a failed step."""
         if wait_until(lambda: not self.alive or probe(), timeout_s) and self.alive:
             return
         name = self.command.name
@@ -125,14 +126,14 @@ class Child:
         raise StepFailed(why, remedy or f"read {self.log}", self.log)
 
     def stop(self) -> None:
-        """Asks it to stop, waits for its grace, then kills what is left of its process group."""
+        """Ask it to stop, wait for its grace, then kill what is left of its process group."""
         if self.alive:
             proctable.send(self.pid, self.command.stop_signal)
             self._await_exit(self.command.grace_s)
         self.kill()
 
     def kill(self) -> None:
-        """kill -9 of the whole process group."""
+        """Send SIGKILL to the whole process group."""
         if self._process.returncode is None:
             # Not reaped yet, so the kernel cannot have given the group's number to anybody else.
             proctable.send(self.pid, signal.SIGKILL, group=True)

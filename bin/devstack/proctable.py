@@ -21,7 +21,8 @@ NODE_MARK = "DEVSTACK_NODE"
 
 
 def _stat(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the state on (the command name may hold spaces); empty when gone."""
+    """Return the fields of /proc/PID/stat from the state on (the command name may hold spaces); none when
+    it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -29,13 +30,13 @@ def _stat(pid: int) -> list[str]:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When the kernel started this process, or None when it is gone or only a zombie is left."""
+    """Return when the kernel started this process, or None when it is gone or only a zombie is left."""
     fields = _stat(pid)
     return int(fields[19]) if fields and fields[0] not in "ZX" else None
 
 
 def name(pid: int) -> str:
-    """What the kernel calls the program that this process runs now; empty when it is gone."""
+    """Return what the kernel calls the program that this process runs now; empty when it is gone."""
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
@@ -47,7 +48,8 @@ def pids() -> list[int]:
 
 
 def _environment(pid: int) -> list[bytes]:
-    """VARIABLE=value entries the process was started with; none where it is gone or not ours to read."""
+    """Return the VARIABLE=value entries the process was started with; none where it is gone or not ours to
+    read."""
     try:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
@@ -55,7 +57,8 @@ def _environment(pid: int) -> list[bytes]:
 
 
 def with_environment(variable: str, value: str, prefix: bool = False) -> set[int]:
-    """Processes that carry VARIABLE=value (with `prefix`: any value that begins so) in their environment."""
+    """Find processes that carry VARIABLE=value (with `prefix`: any value that begins so) in their
+    environment."""
     wanted = f"{variable}={value}".encode()
 
     def carries(pid: int) -> bool:
@@ -86,7 +89,7 @@ def keepers(folder: str) -> set[int]:
 
 
 def _bound_below(folder: str, table: str) -> set[str]:
-    """What links in /proc/PID/fd are called that lead to a socket with a path below the folder."""
+    """Return what links in /proc/PID/fd are called that lead to a socket with a path below the folder."""
     rows = [line.split(maxsplit=7) for line in table.splitlines()[1:]]
     return {f"socket:[{row[6]}]" for row in rows if len(row) == 8 and row[7].startswith(f"{folder}/")}
 
@@ -128,7 +131,8 @@ class Mounts:
 
 
 def of_jobs(slurm_conf: str) -> set[int]:
-    """Processes of jobs of that cluster. Its SLURM_CONF alone would not do: a person's shell may have it too."""
+    """Find processes of jobs of that cluster. Its SLURM_CONF alone would not do: a person's shell may have
+    it too."""
     return {
         pid
         for pid in with_environment("SLURM_CONF", slurm_conf)
@@ -137,7 +141,7 @@ def of_jobs(slurm_conf: str) -> set[int]:
 
 
 def descendants(roots: set[int]) -> set[int]:
-    """The processes below these in the process tree, without them."""
+    """Return the processes below these in the process tree, without them."""
     children: dict[int, list[int]] = {}
     for pid in pids():
         if fields := _stat(pid):
@@ -153,7 +157,7 @@ def descendants(roots: set[int]) -> set[int]:
 
 
 def send(pid: int, number: int, group: bool = False) -> None:
-    """A signal to a process or its group; one that is gone needs none."""
+    """Send a signal to a process or its group; one that is gone needs none."""
     try:
         (os.killpg if group else os.kill)(pid, number)
     except (ProcessLookupError, PermissionError):
@@ -162,7 +166,7 @@ def send(pid: int, number: int, group: bool = False) -> None:
 
 
 def wait_gone(pid: int, ticks: int, timeout_s: float) -> bool:
-    """Waits until this very process is gone (or a zombie); says whether it is."""
+    """Wait until this very process is gone (or a zombie); return whether it is."""
     pause = threading.Event()
     deadline = time.monotonic() + timeout_s
     while start_ticks(pid) == ticks:
@@ -173,7 +177,7 @@ def wait_gone(pid: int, ticks: int, timeout_s: float) -> bool:
 
 
 def end(pid: int, ticks: int, number: int = signal.SIGTERM, grace_s: float = 10.0) -> None:
-    """Asks the process to stop, waits for the grace, then kills its whole process group."""
+    """Ask the process to stop, wait for the grace, then kill its whole process group."""
     if start_ticks(pid) == ticks:
         send(pid, number)
         if not wait_gone(pid, ticks, grace_s):
@@ -183,11 +187,11 @@ def end(pid: int, ticks: int, number: int = signal.SIGTERM, grace_s: float = 10.
 
 
 def sweep(find: Callable[[], set[int]]) -> None:
-    """Kills every process found, and everything below those, as one: none of them sees another die.
+    """Kill every process found, and everything below those, as one: none of them sees another die.
 
-    They are stopped before the first is killed: a keeper that outlives its child by a moment may tell somebody
-    (slurmstepd tells the controller "failed" of a job that was lost with its node). And looked for until no new
-    one is found, because a process may fork between the look and the signal.
+    They are stopped before the first is killed: a keeper that outlives its child by a moment may tell
+    somebody (slurmstepd tells the controller "failed" of a job that was lost with its node). And they are
+    looked for until no new one is found, because a process may fork between the look and the signal.
     """
     frozen: dict[int, int] = {}
     for _ in range(10):

@@ -48,7 +48,7 @@ rm -rf "$folder/source"
 
 
 def refusal(tree: Tree) -> str:
-    """Why this tree has no pyslurm; empty where it can have one."""
+    """Return why this tree has no pyslurm; empty where it can have one."""
     if "libslurm-dev" not in tree.packages:
         return f"Debian {tree.suite}'s Slurm {written(tree.slurm)} has no pyslurm that compiles"
     found = tree.release()
@@ -59,12 +59,12 @@ def refusal(tree: Tree) -> str:
 
 
 def written(release: tuple[int, int]) -> str:
-    """Slurm's way to write it, e.g. 26.05."""
+    """Write a release as Slurm does, e.g. 26.05."""
     return f"{release[0]}.{release[1]:02}"
 
 
 def folder_of(tree: Tree) -> Path:
-    """Where it is built: another tree or another recipe is another folder."""
+    """Return the folder where it is built: another tree or another recipe is another folder."""
     recipe = f"{tree.folder}\0{_BUILD}".encode()
     return tree.folder.parent / f"pyslurm-{hashlib.sha256(recipe).hexdigest()[:12]}"
 
@@ -86,7 +86,7 @@ def ensure(tree: Tree, progress: Progress) -> str:
 
 
 def _build(tree: Tree, folder: Path, note: Callable[[str], None]) -> None:
-    """Builds in place, because environments are not moved; `.complete` comes last."""
+    """Build in place, because environments are not moved; `.complete` comes last."""
     shutil.rmtree(folder, ignore_errors=True)
     log = folder.with_name(f"{folder.name}.log")
     log.unlink(missing_ok=True)

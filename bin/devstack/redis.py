@@ -17,7 +17,10 @@ from devstack.rundir import RunDir
 
 
 class Redis:
-    """`start()`, then `url`. `kill()` and `start_server()` are for fault tests: same port, same password."""
+    """A private Redis: `start()`, then `url`.
+
+    `kill()` and `start_server()` are for fault tests: same port, same password.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         self.port = 0
@@ -52,7 +55,7 @@ class Redis:
         self._child.wait_ready(self._answers, 60)
 
     def kill(self) -> None:
-        """kill -9 of the server alone; everything it held is gone."""
+        """Send SIGKILL to the server alone; everything it held is gone."""
         if self._child is not None:
             self._child.kill()
 

@@ -25,7 +25,8 @@ _watched: set[str] = set()
 
 
 def reachable(path: Path, uid: int, gid: int) -> bool:
-    """Whether that user may pass through every existing folder on the way to (and including) the path."""
+    """Tell whether that user may pass through every existing folder on the way to (and including) the
+    path."""
     for folder in [path, *path.parents]:
         try:
             info = folder.stat()
@@ -42,7 +43,8 @@ def reachable(path: Path, uid: int, gid: int) -> bool:
 
 
 def substitute(path: Path, uid: int) -> Path:
-    """A short folder in /var/tmp that stands for this path: same path and user, same folder; only theirs."""
+    """Return a short folder in /var/tmp that stands for this path: same path and user, same folder; only
+    theirs."""
     digest = hashlib.sha256(f"{uid}:{path}".encode()).hexdigest()[:12]
     folder = Path("/var/tmp") / f"berth-{digest}"
     try:
@@ -90,7 +92,7 @@ class RunDir:
             log.replace(log.with_name(f"{log.name}.1"))  # a log begins with its run
 
     def watch(self, remove: list[Path] | None = None) -> None:
-        """From here on the leash ends our processes (and removes these folders) should we die."""
+        """Let the leash end our processes (and remove these folders) from here on should we die."""
         _watched.add(self.mark)
         _leash.watch(self.pid_dir, self.mark, self.slurm_conf, [str(path) for path in remove or []])
 
@@ -113,7 +115,8 @@ class RunDir:
         self._mounts = leash.mounts_of_recorded(self.pid_dir, self.mark)
 
     def short(self, uid: int | None = None, gid: int | None = None) -> Path:
-        """This folder, or its substitute in /var/tmp: too deep for sockets, or closed to that user."""
+        """Return this folder, or its substitute in /var/tmp where it is too deep for sockets, or closed to
+        that user."""
         uid = os.getuid() if uid is None else uid
         gid = os.getgid() if gid is None else gid
         if len(str(self.path)) <= SHORT_LIMIT and reachable(self.path, uid, gid):

@@ -37,7 +37,7 @@ class StepFailed(Exception):
 
 
 def tail(path: Path, lines: int = TAIL_LINES) -> list[str]:
-    """The last lines of a log, or none where it does not exist."""
+    """Return the last lines of a log, or none where it does not exist."""
     try:
         with path.open("rb") as log:
             log.seek(0, 2)
@@ -49,7 +49,7 @@ def tail(path: Path, lines: int = TAIL_LINES) -> list[str]:
 
 @dataclass
 class Progress:
-    """Prints steps to `out` and remembers how long each took (`seconds`, by step name)."""
+    """Print steps to `out` and remember how long each took (`seconds`, by step name)."""
 
     out: Callable[[str], None] = field(default=lambda line: print(line, flush=True))
     seconds: dict[str, float] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Progress:
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[Callable[[str], None]]:
-        """One named step; yields a function that prints a note with the seconds so far."""
+        """Measure one named step; yield a function that prints a note with the seconds so far."""
         began = self.clock()
         self.out(f"▸ {name} …")
 
@@ -81,7 +81,7 @@ SILENT = Progress(out=lambda _line: None)
 
 
 def exit_code(main: Callable[[], int]) -> int:
-    """Runs a program's main; a failed step becomes its sentence on stderr and exit status 1."""
+    """Run a program's main; a failed step becomes its sentence on stderr and exit status 1."""
     try:
         return main()
     except StepFailed as failure:

@@ -37,7 +37,7 @@ _CONTRACT = (
 
 @dataclass(frozen=True)
 class Run:
-    """Arguments of pytest, and the Debian whose Slurm it meets: "" for this machine's own."""
+    """A run of pytest: its arguments, and the Debian whose Slurm it meets ("" for this machine's own)."""
 
     suite: str
     arguments: tuple[str, ...]

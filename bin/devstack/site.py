@@ -70,9 +70,11 @@ class Supervised:
 
 
 class Site:
-    """`manage()` runs Django commands; `start()` brings up web, worker and beat; `stop()` ends them.
+    """The portal's processes: `start()` brings up web, worker and beat; `stop()` ends them; `manage()` runs
+    commands.
 
-    People find it on loopback. `for_nodes` are the addresses where it listens as well, for those on other hosts.
+    People find it on loopback. `for_nodes` are the addresses where it listens as well, for those on other
+    hosts.
     """
 
     def __init__(
@@ -101,11 +103,13 @@ class Site:
 
     @property
     def urls_from_nodes(self) -> list[str]:
-        """Where hosts of the private cluster find the portal, IPv4 first; none where loopback will do."""
+        """Return where hosts of the private cluster find the portal, IPv4 first; none where loopback will
+        do."""
         return [f"http://{host}:{self.port}" for host in map(in_url, self._for_nodes)]
 
     def env(self) -> dict[str, str]:
-        """Every variable that Berth's processes read; those of the caller's own shell are not passed on."""
+        """Return every variable that Berth's processes read; those of the caller's own shell are not
+        passed on."""
         return {
             "PATH": f"{envs.PORTAL.folder() / 'bin'}:{trees.search_path()}",
             "HOME": str(Path.home()),
@@ -125,14 +129,14 @@ class Site:
         }
 
     def open(self) -> None:
-        """Makes the folders; ends what a crashed run left."""
+        """Make the folders; end what a crashed run left."""
         for name in ("state", "spool"):
             (self.run_dir / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._home.open()
         self._home.watch()
 
     def manage(self, *commands: Sequence[str], timeout_s: float = 180) -> str:
-        """Django commands, one after the other in one process; their standard output."""
+        """Run Django commands, one after the other in one process; return their standard output."""
         names = ", ".join(command[0] for command in commands)
         argv = [str(envs.PORTAL.python), "-c", MANAGE, json.dumps(commands)]
         try:
@@ -150,7 +154,7 @@ class Site:
         return done.stdout
 
     def start(self, names: Sequence[str] = ("web", "worker", "beat")) -> None:
-        """Starts web, worker and beat, or the web alone, and waits until the web answers."""
+        """Start web, worker and beat, or the web alone, and wait until the web answers."""
         for command in self.commands():
             if command.name not in names:
                 continue
@@ -170,7 +174,7 @@ class Site:
         return [Command(name, argv, self.env(), cwd=ROOT, grace_s=10) for name, argv in argvs.items()]
 
     def get(self, path: str) -> int:
-        """The status of a page, or 0 where nothing answers."""
+        """Return the status of a page, or 0 where nothing answers."""
         try:
             with urllib.request.urlopen(f"{self.url}{path}", timeout=5) as answer:
                 return int(answer.status)
@@ -183,7 +187,7 @@ class Site:
         return self._children[name].child.pid
 
     def stop_process(self, name: str) -> None:
-        """Ends one of them for good; from here on nothing is started again."""
+        """End one of them for good; from here on nothing is started again."""
         self._stopping.set()
         if self._watcher is not None:
             self._watcher.join()
@@ -208,7 +212,7 @@ class Site:
         self.stop()
 
     def _watch(self) -> None:
-        """Until stopped: starts again what died, at once after a steady run, else with growing pauses."""
+        """Start again what died, until stopped: at once after a steady run, else with growing pauses."""
         while not self._stopping.wait(WATCH_EVERY_S):
             for supervised in self._children.values():
                 self._revive(supervised, time.monotonic())

@@ -31,8 +31,9 @@ POLITE_S = 10.0  # at stop, jobs have this long to end by themselves, whatever K
 
 
 class Slurm:
-    """`start()`, then give `env()` to whatever talks to it. `stop()` leaves no job, step or daemon behind.
+    """A private Slurm cluster.
 
+    `start()`, then give `env()` to whatever talks to it. `stop()` leaves no job, step or daemon behind.
     `tree`: where its programs come from, see `trees`. Commands of such a cluster are found with `prefix`.
     """
 
@@ -60,19 +61,19 @@ class Slurm:
 
     @property
     def why_one_host(self) -> str:
-        """Why the nodes are no hosts of their own, in words; "" where they are."""
+        """Return why the nodes are no hosts of their own, in words; "" where they are."""
         return self._why_one_host
 
     @property
     def hosts(self) -> Hosts:
-        """The nodes' hosts. Raises StepFailed where all nodes are on the machine itself."""
+        """Return the nodes' hosts. Raise StepFailed where all nodes are on the machine itself."""
         if self._hosts is None:
             raise StepFailed(f"the nodes are no hosts of their own: {self._why_one_host}")
         return self._hosts
 
     @property
     def portal_addresses(self) -> tuple[str, ...]:
-        """Where nodes reach the machine that the portal runs on: IPv4, and IPv6 where there is any."""
+        """Return where nodes reach the machine that the portal runs on: IPv4, and IPv6 where there is any."""
         if self._hosts is None:
             return ("127.0.0.1",)
         return tuple(address for address in (self._hosts.portal, self._hosts.portal6) if address)
@@ -98,20 +99,21 @@ class Slurm:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """What to put before a shell, so that sbatch and the others that it starts are this cluster's."""
+        """Return what to put before a shell, so that sbatch and the others that it starts are this
+        cluster's."""
         words = self.tree.words if self.tree else ()
         return (*words, "env", f"SLURM_CONF={self.conf}", f"PATH={apt.SERVER_PATH}")
 
     @property
     def rest(self) -> Slurmrestd:
-        """The slurmrestd of SlurmSpec(rest=True). Raises StepFailed where none was asked for."""
+        """Return the slurmrestd of SlurmSpec(rest=True). Raise StepFailed where none was asked for."""
         if self._rest is None:
             raise StepFailed("this cluster has no slurmrestd", "SlurmSpec(rest=True), then start()")
         return self._rest
 
     @property
     def rest_url(self) -> str:
-        """Where slurmrestd answers, e.g. http://198.18.7.2:20123."""
+        """Return where slurmrestd answers, e.g. http://198.18.7.2:20123."""
         return self.rest.url
 
     def token(self, lifespan_s: int = 1800) -> str:
@@ -119,7 +121,8 @@ class Slurm:
         return self.run("scontrol", "token", f"lifespan={lifespan_s}").strip().removeprefix("SLURM_JWT=")
 
     def run(self, *argv: str, timeout_s: float = 30) -> str:
-        """A Slurm command against this cluster; its output, or StepFailed with what it said."""
+        """Run a Slurm command against this cluster; return its output, or raise StepFailed with what it
+        said."""
         done = self._try(*argv, timeout_s=timeout_s)
         if done.returncode != 0:
             raise StepFailed(f"{' '.join(argv)} ended with status {done.returncode}: {done.stderr.strip()}")
@@ -164,7 +167,7 @@ class Slurm:
         self.stop()
 
     def cancel_jobs(self) -> None:
-        """Cancels every job and waits until Slurm has ended them; the sweep in `close` gets the rest."""
+        """Cancel every job and wait until Slurm has ended them; the sweep in `close` gets the rest."""
         jobs = self._try("squeue", "-h", "-a", "-o", "%A").stdout.split()
         if jobs:
             self._try("scancel", *sorted(set(jobs)))
@@ -179,19 +182,20 @@ class Slurm:
     # What tests do to a cluster.
 
     def stop_controller(self) -> None:
-        """slurmctld alone goes away, its state saved; jobs and nodes go on."""
+        """Stop slurmctld alone, its state saved; jobs and nodes go on."""
         if self._controller is not None:
             self._controller.stop()
 
     def start_controller(self, *, forget: bool = False) -> None:
-        """slurmctld returns with the state that it saved; with `forget` it knows no job and numbers from the start."""
+        """Start slurmctld with the state that it saved; with `forget` it knows no job and numbers from the
+        start."""
         for saved in (self._home / "state").glob("job_state*") if forget else ():
             saved.unlink()
         self._start_controller()
         self._await_nodes(set(self._nodes))
 
     def node_down(self, name: str) -> None:
-        """The node is lost with everything on it; Slurm is told, as its own time-out would take minutes."""
+        """Lose a node with everything on it; Slurm is told, as its own time-out would take minutes."""
         slurmd = self._nodes.pop(name)
         # In a tree slurmd's mounts are its own; else they are its host's, with all that is to stay there.
         mounts = proctable.Mounts([slurmd.pid] if self.tree else [])
@@ -208,13 +212,15 @@ class Slurm:
         self.run("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=lost")
 
     def node_up(self, name: str) -> None:
-        """The node returns, empty; ReturnToService=2 takes it back as soon as it registers."""
+        """Bring a lost node back, empty; ReturnToService=2 takes it back as soon as it registers."""
         self._start_node(name)
         self._await_nodes({name})
 
     def node_back(self, name: str) -> None:
-        """The network of a host that was cut off is whole again, and its slurmd, started anew, registers: a node that
-        Slurm took DOWN would not be asked for many minutes. What ran there meanwhile goes on."""
+        """Make the network of a host that was cut off whole again, and start its slurmd anew.
+
+        A node that Slurm took DOWN would not be asked for many minutes. What ran there meanwhile goes on.
+        """
         self.hosts.mend(name)
         self._nodes.pop(name).stop()
         self.node_up(name)
@@ -327,7 +333,7 @@ class Slurm:
     # How it stops.
 
     def _try(self, *argv: str, timeout_s: float = 10) -> subprocess.CompletedProcess[str]:
-        """A Slurm command; one that hangs or is missing counts as failed."""
+        """Try a Slurm command; one that hangs or is missing counts as failed."""
         command = self._program(*argv)
         try:
             return subprocess.run(

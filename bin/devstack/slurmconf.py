@@ -39,7 +39,7 @@ class SlurmSpec:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a daemon listens: the name of its host, and the address and port that the others dial."""
+    """One daemon's place: the name of its host, and the address and port that the others dial."""
 
     host: str
     address: str
@@ -48,10 +48,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Site:
-    """Where this instance lives: folder, user, and the place of each daemon.
+    """The site of a cluster: folder, user, and the place of each daemon.
 
-    `bind`: daemons listen on the address of their host's name only. That is for daemons that share a machine whose
-    name means a loopback address; those with a network of their own listen on all of it.
+    `bind`: daemons listen on the address of their host's name only. That is for daemons that share a machine
+    whose name means a loopback address; those with a network of their own listen on all of it.
     """
 
     home: Path
@@ -153,7 +153,8 @@ def slurm_conf(spec: SlurmSpec, site: Site) -> str:
 
 
 def cgroup_conf(version: tuple[int, int]) -> str:
-    """Keeps slurmd away from the machine's cgroups, which it would else look for (and want to own) at its start.
+    """Keep slurmd away from the machine's cgroups, which it would else look for (and want to own) at its
+    start.
 
     Releases before 23.11 cannot do without a plugin; the v1 one touches nothing until something is confined.
     """
@@ -161,8 +162,10 @@ def cgroup_conf(version: tuple[int, int]) -> str:
 
 
 def gres_conf(spec: SlurmSpec, home: Path) -> str:
-    """Files must be named: with a bare Count the nodes go INVAL. Plain files will do for that; only character devices
-    give a job its CUDA_VISIBLE_DEVICES."""
+    """Name the files of the GPUs: with a bare Count the nodes go INVAL.
+
+    Plain files will do for that; only character devices give a job its CUDA_VISIBLE_DEVICES.
+    """
     last = spec.gpus - 1
     files = f"{home}/nvidia0" if last == 0 else f"{home}/nvidia[0-{last}]"
     return f"AutoDetect=off\nName=gpu Type={spec.gpu_type} File={files}\n"

@@ -26,7 +26,7 @@ NVIDIA = 195  # the major number of NVIDIA's devices
 
 
 def loopback_address(host: str) -> str | None:
-    """The loopback address that a name means first, as Slurm will ask for it; None for any other."""
+    """Return the loopback address that a name means first, as Slurm will ask for it; None for any other."""
     try:
         address = str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
     except OSError:
@@ -36,7 +36,8 @@ def loopback_address(host: str) -> str | None:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the controller and the nodes listen. `bind`: on that address only (see `slurmconf.Site`)."""
+    """The places where the controller and the nodes listen. `bind`: on that address only (see
+    `slurmconf.ClusterSite`)."""
 
     controller: Place
     nodes: tuple[Place, ...]

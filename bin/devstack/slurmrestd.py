@@ -27,7 +27,7 @@ USER = "nobody"
 
 
 def refusal() -> str:
-    """Why this user cannot have a slurmrestd; empty where nothing speaks against it."""
+    """Return why this user cannot have a slurmrestd; empty where nothing speaks against it."""
     return (
         "" if os.getuid() == 0 else "slurmrestd runs as another user than slurmctld: only root can start both"
     )
@@ -35,7 +35,10 @@ def refusal() -> str:
 
 @dataclass
 class Slurmrestd:
-    """`start()`, then `url`. `child` starts a process of the cluster, under that name, beside slurmctld."""
+    """A private slurmrestd: `start()`, then `url`.
+
+    `child` starts a process of the cluster, under that name, beside slurmctld.
+    """
 
     home: Path
     address: str

@@ -20,7 +20,7 @@ from devstack.slurmconf import SlurmSpec
 
 
 class Stack:
-    """Private services under one folder. Those not asked for are None. Use as a context manager.
+    """The private services under one folder, as a context manager. Those not asked for are None.
 
     `durable`: PostgreSQL writes as in production; `keep`: its data outlive the stack (if durable, as a rule).
     """
@@ -69,7 +69,7 @@ class Stack:
             self._exit.close()
 
     def env(self) -> dict[str, str]:
-        """What a program needs to find these services."""
+        """Return what a program needs to find these services."""
         env = dict(self.slurm.env()) if self.slurm else {}
         if self.postgres:
             env["BERTH_DATABASE_URL"] = self.postgres.dsn
@@ -79,7 +79,7 @@ class Stack:
 
 
 def interrupt_on_terminate() -> None:
-    """SIGTERM and SIGHUP end the program as Ctrl-C does: through every `with` on the way out."""
+    """Let SIGTERM and SIGHUP end the program as Ctrl-C does: through every `with` on the way out."""
 
     def raise_interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -90,7 +90,7 @@ def interrupt_on_terminate() -> None:
 
 @contextlib.contextmanager
 def held_interrupts() -> Iterator[None]:
-    """A second Ctrl-C during the tear-down is answered with a sentence, not with a half-done tear-down."""
+    """Answer a second Ctrl-C during the tear-down with a sentence, not with a half-done tear-down."""
 
     def answer(_number: int, _frame: FrameType | None) -> None:
         print("still stopping, a few seconds more …", file=sys.stderr, flush=True)

@@ -30,13 +30,13 @@ INTERRUPTED = 2  # pytest's status
 
 
 def packages() -> tuple[apt.Need, ...]:
-    """The browser is wanted only while there are browser tests."""
+    """List the packages that tests need; the browser only while there are browser tests."""
     browser = any((ROOT / "tests" / "browser").glob("test_*.py"))
     return (*apt.SERVICES, *apt.SHELLCHECK, *(apt.BROWSER if browser else ()))
 
 
 def clean_dead_runs(parent: Path) -> None:
-    """Ends and removes what a killed run left; the folders of living ones are locked and stay."""
+    """End and remove what a killed run left; the folders of living ones are locked and stay."""
     for folder in parent.glob("*"):
         services = [RunDir(path.parent) for path in folder.glob("*/lock")]
         try:
@@ -52,7 +52,7 @@ def clean_dead_runs(parent: Path) -> None:
 
 
 def environment(stack: Stack) -> dict[str, str]:
-    """What the tests read to find the services and the environments."""
+    """Return what the tests read to find the services and the environments."""
     made = stack.env()
     return {
         **envs.clean_environment(),

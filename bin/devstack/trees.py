@@ -56,7 +56,7 @@ class Tree:
 
     @property
     def folder(self) -> Path:
-        """Where it is built: another recipe is another folder."""
+        """Return the folder where it is built: another recipe is another folder."""
         recipe = repr((self.suite, self.packages, debootstrap.SCRIPT))
         return cache_dir() / "trees" / f"{self.suite}-{_digest(recipe)}"
 
@@ -66,17 +66,18 @@ class Tree:
 
     @property
     def programs(self) -> Path:
-        """What we put beside the tree's files, cheap and made anew when it is written otherwise."""
+        """Return the folder of what we put beside the tree's files, cheap and made anew when it is written
+        otherwise."""
         return self.folder / f"programs-{_digest(_enter(self.root))}"
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What to put before a program and its arguments, so that it runs in the tree."""
+        """Return what to put before a program and its arguments, so that it runs in the tree."""
         return (str(self.programs / "enter"),)
 
     @property
     def commands(self) -> Path:
-        """A folder for the front of PATH, whose sbatch, squeue and so on run in the tree."""
+        """Return a folder for the front of PATH, whose sbatch, squeue and so on run in the tree."""
         return self.programs / "commands"
 
     def ready(self) -> bool:
@@ -123,7 +124,7 @@ def search_path() -> str:
 
 
 def refusal() -> str:
-    """Why this user cannot have a tree; empty where nothing speaks against it."""
+    """Return why this user cannot have a tree; empty where nothing speaks against it."""
     return (
         "" if os.getuid() == 0 else "Slurm of another Debian release runs in mounts that only root can make"
     )
@@ -183,7 +184,8 @@ def _write_program(path: Path, text: str) -> None:
 
 
 def _enter(root: Path) -> str:
-    """The program `enter`: it makes its mounts in a namespace of its own and becomes the program that it is given."""
+    """Write the program `enter`: it makes its mounts in a namespace of its own and becomes what it is
+    given to run."""
     return f"""#!/bin/sh
 # enter PROGRAM ARGUMENT...: runs it with the /usr and /etc of this tree and everything else of this machine.
 set -eu
@@ -200,12 +202,13 @@ exec "$@"
 
 
 def _mounted() -> list[str]:
-    """What is this machine's inside a tree's /usr and /etc, too."""
+    """List what is this machine's inside a tree's /usr and /etc, too."""
     return [f"/etc/{name}" for name in _SHARED] + _interpreter()
 
 
 def _interpreter() -> list[str]:
-    """What jobs need of this machine's Python, should it lie in the /usr that the tree's takes the place of."""
+    """List what jobs need of this machine's Python, should it lie in the /usr that the tree's takes the
+    place of."""
     if sys.base_prefix == "/usr/local":
         return ["/usr/local"]
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"

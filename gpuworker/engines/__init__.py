@@ -15,7 +15,8 @@ ENGINES: dict[str, Callable[[EngineSpec], Engine]] = {
 
 
 def make_engine(name: str, spec: EngineSpec) -> Engine:
-    """Raises BadArgument for an engine this agent does not have, or arguments the engine does not know."""
+    """Make the engine of that name. Raise BadArgument for one that this agent lacks, or for unknown
+    arguments."""
     kind = ENGINES.get(name)
     if kind is None:
         raise BadArgument(

@@ -15,7 +15,10 @@ _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/=-]*")
 
 
 def checked(engine: str, args: Mapping[str, Any], known: Mapping[str, Kind]) -> dict[str, Any]:
-    """`args` with every value of its declared kind. Raises BadArgument, naming the argument and what is known."""
+    """Return `args` with every value of its declared kind.
+
+    Raise BadArgument, which names the argument and what is known.
+    """
     found = {}
     for name, value in args.items():
         kind = known.get(name)

@@ -70,7 +70,7 @@ class EchoEngine(ServedEngine):
         await self._told("a request to wake", "/wake_up", self.wake_limit_s)
 
     async def device_mb(self) -> int | None:
-        """As much as it says: it has no device."""
+        """Return the MiB that the server says it holds: it has no device."""
         async with self._session(self.sleep_limit_s) as session:
             _, said = await self._asked(session, "how much it holds", "/device_mb")
         return int(said)

@@ -16,7 +16,7 @@ def tokens_of(text: str) -> list[str]:
 
 
 def prompt_of(body: dict[str, Any]) -> tuple[str, int]:
-    """What to echo, and how many tokens the whole prompt has."""
+    """Return the text to echo, and how many tokens the whole prompt has."""
     if "messages" in body:
         texts = [_content(message.get("content")) for message in body["messages"]]
         users = [_content(m.get("content")) for m in body["messages"] if m.get("role") == "user"]

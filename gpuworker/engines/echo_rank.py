@@ -51,7 +51,8 @@ class Ranks:
             self._all.set()
 
     async def round(self) -> None:
-        """One word by every rank and back. Ends the process where one is gone: the engine is whole or none."""
+        """Pass one word by every rank and back. End the process where one is gone: the engine is whole or
+        none."""
         async with self._turn:
             try:
                 async with asyncio.timeout(ROUND_S):

@@ -13,7 +13,7 @@ from typing import Any
 
 
 def input_text(given: Any) -> str:
-    """What to echo: the text, or that of the last user's item."""
+    """Return the text to echo: the input itself, or that of the last user's item."""
     if isinstance(given, str):
         return given
     texts = []
@@ -69,7 +69,10 @@ def response(
 async def events(
     number: int, model: str, words: AsyncIterator[str], prompt_tokens: int
 ) -> AsyncIterator[bytes]:
-    """From created to completed in the order of the API: with usage in the last one, and no [DONE], as vLLM does."""
+    """Yield the events of a response from `created` to `completed` in the order of the API.
+
+    The last one carries the usage, and no [DONE] follows, as with vLLM.
+    """
     sequence = itertools.count()
     place = {"item_id": f"msg_{number}", "output_index": 0, "content_index": 0}
     item = {

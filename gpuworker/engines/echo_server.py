@@ -151,7 +151,7 @@ class EchoServer:
         return web.json_response({"error": error}, status=status)
 
     def _embedding(self, given: Any, prompt_tokens: int) -> web.Response:
-        """One vector for each text, made of its hash."""
+        """Answer with one vector for each text, made of its hash."""
         texts = given if isinstance(given, list) else [given]
         digests = [hashlib.sha256(str(text).encode()).digest() for text in texts]
         data = [

@@ -30,7 +30,8 @@ _DROPPED = frozenset(
 def engine_environment(
     inherited: Mapping[str, str], visible: Mapping[str, str], own: Mapping[str, str]
 ) -> dict[str, str]:
-    """The environment of one engine: the job's without what confuses, its GPUs (`visible`), the engine's own."""
+    """Return the environment of one engine: the job's without what confuses, its GPUs (`visible`), the
+    engine's own."""
     kept = {
         name: value
         for name, value in inherited.items()
@@ -46,7 +47,10 @@ class EngineProcess:
 
     @classmethod
     async def start(cls, argv: list[str], env: Mapping[str, str], log_path: Path) -> EngineProcess:
-        """Raises OSError when the warden cannot be started; a wrong interpreter shows as an early end."""
+        """Start an engine's command under a warden.
+
+        Raise OSError when the warden cannot be started; a wrong interpreter shows as an early end.
+        """
         with log_path.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 *warden.command(argv),
@@ -61,7 +65,7 @@ class EngineProcess:
 
     @property
     def pid(self) -> int:
-        """Of the warden: the root of the tree."""
+        """Return the process id of the warden: the root of the tree."""
         return self._warden.pid
 
     async def ended(self) -> EngineExit:

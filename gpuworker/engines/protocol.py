@@ -40,7 +40,10 @@ class NotOffered(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class Wrapping:
-    """What an engine's command is started in. `binds`: folders besides those that it needs, as Apptainer writes them."""
+    """The wrapping that an engine's command is started in: shell lines and an image.
+
+    `binds` are folders besides those that the engine needs, as Apptainer writes them.
+    """
 
     prologue: str = ""  # bash, before the command
     image: str = ""  # Apptainer image on the node
@@ -63,7 +66,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """Everything an engine needs to start, as values of this node."""
+    """The specification of an engine: everything that it needs to start, as values of this node."""
 
     model: str  # served name
     path: str  # model folder; "" where there is none
@@ -84,14 +87,15 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True)
 class EngineExit:
-    """How an engine's main process ended. `code` as a shell shows it: 128 + n for signal n."""
+    """The end of an engine's main process. `code` is as a shell shows it: 128 + n for signal n."""
 
     code: int
     why: str = ""  # in words, where the code does not say it
 
     @property
     def crashed(self) -> bool:
-        """Whether it died of itself. A clean end or SIGTERM came from outside, e.g. Slurm ending all of a job."""
+        """Tell whether it died of itself. A clean end or SIGTERM came from outside, e.g. Slurm ending all
+        of a job."""
         return self.code not in (0, 128 + 15)
 
 
@@ -108,43 +112,49 @@ class Engine(Protocol):
 
     @property
     def pid(self) -> int | None:
-        """Root of its process tree; None until started."""
+        """Return the root of its process tree; None until it is started."""
 
     async def start(self) -> None:
-        """Starts the process and returns. Raises EngineFailed when there is none."""
+        """Start the process and return. Raise EngineFailed when there is none."""
 
     async def ready(self) -> None:
-        """Returns once it answers its health check. Raises EngineFailed when it ends instead."""
+        """Return once it answers its health check. Raise EngineFailed when it ends instead."""
 
     async def warm_up(self) -> None:
-        """One tiny request through its own socket, before anybody else's. Raises EngineFailed when it gives no
-        answer in time: it says that it is healthy and serves nobody."""
+        """Send one tiny request through its own socket, before anybody else's.
+
+        Raise EngineFailed when it gives no answer in time: it says that it is healthy and serves nobody.
+        """
 
     async def ended(self) -> EngineExit:
-        """Waits for the end of the main process, whoever caused it."""
+        """Wait for the end of the main process, whoever caused it."""
 
     async def stats(self) -> EngineStats: ...
 
     async def load_adapter(self, name: str, path: str) -> None:
-        """Raises NotOffered without `adapters`."""
+        """Load a LoRA adapter from a folder. Raise NotOffered without `adapters`."""
 
     async def unload_adapter(self, name: str) -> None:
-        """Raises NotOffered without `adapters`."""
+        """Unload a LoRA adapter. Raise NotOffered without `adapters`."""
 
     async def sleep(self, level: int) -> None:
-        """1: weights to host memory, 2: weights forgotten. Nothing may be in flight. Raises NotOffered, EngineFailed.
-        What it says is not believed: `gpuworker.sleep` looks."""
+        """Put the engine to sleep: level 1 moves the weights to host memory, level 2 forgets them.
+
+        Nothing may be in flight. Raise NotOffered, EngineFailed. The engine's word for it is not believed:
+        `gpuworker.sleep` looks at the device.
+        """
 
     async def wake(self, level: int) -> None:
-        """From that level. Raises NotOffered, EngineFailed."""
+        """Wake the engine from that level of sleep. Raise NotOffered, EngineFailed."""
 
     async def canary(self) -> str:
-        """The answer to a fixed question, always the same while it is sound. Raises EngineFailed."""
+        """Return the answer to a fixed question, always the same while it is sound. Raise EngineFailed."""
 
     async def device_mb(self) -> int | None:
-        """Memory that its processes hold where its weights are: on GPUs, or on the CPU resident. None: unknown."""
+        """Return the MiB that its processes hold where its weights are: on GPUs, or resident on the CPU.
+        None: unknown."""
 
     async def stop(self, grace_s: float) -> None:
-        """Asks it to end, after `grace_s` kills it. No process of its tree is left when this returns."""
+        """Ask it to end, and kill it after `grace_s`. No process of its tree is left when this returns."""
 
     def log_tail(self, most_bytes: int) -> str: ...

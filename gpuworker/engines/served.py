@@ -39,7 +39,10 @@ _STARTING, _WARMING = "starting the engine", "answering a first request"
 
 
 class ServedEngine:
-    """Sub-classes say which command serves the model; `phases` maps words in its log to words for people."""
+    """An engine that serves HTTP on a socket of its own.
+
+    Sub-classes give the command that serves the model; `phases` maps words in its log to words for people.
+    """
 
     name: str
     capabilities: frozenset[Capability] = frozenset()
@@ -64,23 +67,27 @@ class ServedEngine:
         raise NotImplementedError
 
     def rank_command(self, rank: int) -> list[str]:
-        """The part of it on another node; `self.port` is where the ranks meet. Raises BadArgument where it has none."""
+        """Return the command of its part on another node; `self.port` is where the ranks meet.
+
+        Raise BadArgument where it has none.
+        """
         raise BadArgument(f"the {self.name} engine does not run over several nodes")
 
     def rank_environment(self, address: str) -> Mapping[str, str]:
-        """What that part's process gets beside its node's own; `address` is the node's."""
+        """Return what that part's process gets beside its node's own environment; `address` is the node's."""
         return {}
 
     def read_version(self, answer: Mapping[str, Any]) -> str:
-        """From the engine's GET /version."""
+        """Read the version from the engine's answer to GET /version."""
         return str(answer.get("version", ""))
 
     def folders(self) -> list[str]:
-        """What it reads on the node, to be seen inside an image, too."""
+        """Return the folders that it reads on the node, to be seen inside an image, too."""
         return [self.spec.path] if self.spec.path else []
 
     def _wrapped(self, env: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-        """In a thread: it looks where links in the model's folder lead."""
+        """Return its environment and command as wrapped; runs in a thread, for it looks where links in the
+        folder lead."""
         spec, own = self.spec, self.environment()
         home, with_gpus = spec.log_path.parent, bool(spec.gpus)
         return wrapping.wrapped(self.command(), env, own, spec.wrapping, self.folders(), home, with_gpus)
@@ -109,7 +116,7 @@ class ServedEngine:
             self._process = Spread(own, self._start_ranks())
 
     def _start_ranks(self) -> list[Part]:
-        """Raises EngineFailed, BadArgument; the part here is running then."""
+        """Start its parts on other nodes. Raise EngineFailed, BadArgument; the part here is running then."""
         parts = []
         for rank, (span, log_path) in enumerate(zip(self.spec.others, self.rank_logs(), strict=True), 1):
             assert span.node is not None
@@ -126,7 +133,7 @@ class ServedEngine:
         return parts
 
     def rank_logs(self) -> list[Path]:
-        """What the parts on other nodes log, brought here."""
+        """Return the files here into which the parts on other nodes log."""
         own = self.spec.log_path
         return [own.with_name(f"{own.stem}.rank{rank}.log") for rank in range(1, len(self.spec.others) + 1)]
 
@@ -149,13 +156,17 @@ class ServedEngine:
         raise EngineFailed(f"{said}\n{tail}")
 
     async def warm_up(self) -> None:
-        """What a first request pays for (kernels, caches, a tokenizer) is paid here. An engine that refuses
-        serves something else, e.g. embeddings, and is asked for that; refusing is answering, too."""
+        """Send a first request, which pays for what it pays for: kernels, caches, a tokenizer.
+
+        An engine that refuses serves something else, e.g. embeddings, and is asked for that; refusing is
+        answering, too.
+        """
         self.phase = _WARMING
         await self._first("a first request", "Hello", max_tokens=1)
 
     async def canary(self) -> str:
-        """Greedy, and alone in its engine: the same words or the same vector, as long as the weights are the same."""
+        """Ask it greedily and alone: the same words or the same vector come as long as the weights are the
+        same."""
         path, body = await self._first("a check question", CANARY, max_tokens=CANARY_TOKENS, temperature=0)
         try:
             said = json.loads(body)
@@ -166,7 +177,7 @@ class ServedEngine:
             raise EngineFailed(f"the {self.name} engine answered a check question with nonsense") from None
 
     async def _first(self, what: str, text: str, **how: Any) -> tuple[str, bytes]:
-        """What answered, and its answer; the last refusal where nothing did."""
+        """Return which path answered, and its answer; the last refusal where nothing did."""
         path, body = "", b""
         async with self._session(self.warm_up_limit_s) as session:
             for path, asks in (
@@ -215,7 +226,7 @@ class ServedEngine:
             return False
 
     def _read_phase(self) -> None:
-        """Moves `phase` along with new lines of the log. Cheap: most of the time there are none."""
+        """Move `phase` along with new lines of the log. It is cheap: most of the time there are none."""
         with self.spec.log_path.open("rb") as log:
             log.seek(self._log_read)
             new = log.read()
@@ -256,7 +267,7 @@ class ServedEngine:
         return await asyncio.to_thread(devicemem.held_mb, self.pid)
 
     async def _told(self, what: str, path: str, limit_s: float, body: dict[str, Any] | None = None) -> bytes:
-        """The answer to a POST. Raises EngineFailed for anything but success."""
+        """Return the answer to a POST. Raise EngineFailed for anything but success."""
         async with self._session(limit_s) as session:
             status, said = await self._asked(session, what, path, body)
         if status >= 400:
@@ -281,7 +292,7 @@ class ServedEngine:
 
 
 def free_port(address: str) -> int:
-    """A port that nobody has there now. Raises EngineFailed."""
+    """Return a port that nobody has there now. Raise EngineFailed."""
     try:
         where = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
         with socket.socket(where[0], socket.SOCK_STREAM) as link:

@@ -77,7 +77,7 @@ class VllmEngine(ServedEngine):
             raise BadArgument(f"model folder {spec.path!r} holds no config.json on this node")
 
     def _parallel(self) -> None:
-        """Raises BadArgument where what is asked for cannot be cut into one process per GPU."""
+        """Raise BadArgument where what is asked for cannot be cut into one process per GPU."""
         if sum(name.startswith("MIG-") for name in self.spec.gpus) > 1:
             raise BadArgument("CUDA gives a process one MIG slice: a model on slices has 1 GPU, not more")
         if not self.spec.others and self._on_cpu:
@@ -100,7 +100,7 @@ class VllmEngine(ServedEngine):
         return [*argv, *self._flags(), *self._over_nodes(0)]
 
     def rank_command(self, rank: int) -> list[str]:
-        """Workers without a door; the module is what the `vllm` program runs."""
+        """Return the command of workers that listen to nobody; the module is what the `vllm` program runs."""
         argv = [self.spec.python, "-m", "vllm.entrypoints.cli.main", "serve", self.spec.path, "--headless"]
         return [*argv, *self._flags(), *self._over_nodes(rank)]
 
@@ -110,7 +110,8 @@ class VllmEngine(ServedEngine):
         return {**here, "VLLM_HOST_IP": address}
 
     def _over_nodes(self, rank: int) -> list[str]:
-        """vLLM's own executor for several nodes, which needs nothing but itself; Ray is left out."""
+        """Return the arguments of vLLM's own executor for several nodes, which needs nothing but itself;
+        Ray is left out."""
         if not self.spec.others:
             return []
         argv = ["--distributed-executor-backend", "mp", "--nnodes", str(len(self.spec.others) + 1)]
@@ -173,7 +174,8 @@ class VllmEngine(ServedEngine):
         await self._told("a request to sleep", f"/sleep?level={level}", self.sleep_limit_s)
 
     async def wake(self, level: int) -> None:
-        """After level 2 the weights' memory is there again and holds nothing: they are read from disk."""
+        """Wake it. After level 2 the weights' memory is there again and holds nothing: they are read from
+        disk."""
         self._offered()
         what, limit_s = "a request to wake", self.wake_limit_s
         if level == 2:

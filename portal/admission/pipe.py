@@ -215,7 +215,7 @@ _LOADS = [_Ask(_packed(("SCRIPT", "LOAD", script.text)), None) for script in SCR
 
 
 def _tls(options: dict[str, Any]) -> ssl.SSLContext | None:
-    """As redis-py reads it from the URL: rediss://…?ssl_ca_certs=…"""
+    """Return the TLS context that redis-py reads from the URL (rediss://…?ssl_ca_certs=…), or None."""
     if options.get("connection_class") is not SSLConnection:
         return None
     said = {name: value for name, value in options.items() if name.startswith("ssl_")}

@@ -20,7 +20,8 @@ from portal.admission.places import numbers, run
 from portal.admission.scripts import limit_arguments, of_limits
 from portal.admission.subjects import Quotas, key_of, of_subjects, over
 from portal.config import config
-from portal.ledger.models import Request, RequestState
+from portal.ledger.models import Request
+from portal.ledger.states import RequestState
 from portal.policy.limits import RATES, Level, Quota, Want, rate, wants
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def enter(subjects: Subjects, request: UUID, tokens: int) -> str:
         if subjects.waiting(want.level, want.limit) >= want.limit:
             raise over(want, _RETRY_S)
     try:
-        return "queued" if take(quotas, request, tokens) else "parked"
+        return RequestState.QUEUED if take(quotas, request, tokens) else RequestState.PARKED
     except (redis.RedisError, OSError) as error:
         logger.warning("limits: %s; request %s is parked", error, request)
         return "parked"

@@ -21,7 +21,10 @@ USE_NOTED_EVERY = timedelta(minutes=1)
 
 
 class TokenAuthentication(BaseAuthentication):
-    """`Authorization: Bearer berth_…`. Without the header the next scheme, the browser's session, is tried."""
+    """An authentication by `Authorization: Bearer berth_…`.
+
+    Without the header the next scheme, the browser's session, is tried.
+    """
 
     def authenticate(self, request: Request) -> tuple[User, ApiToken] | None:
         scheme, _, text = request.headers.get("Authorization", "").partition(" ")
@@ -35,7 +38,7 @@ class TokenAuthentication(BaseAuthentication):
 
 
 def checked(text: str) -> ApiToken:
-    """The live token with this text. Raises ApiError."""
+    """Return the live token with this text. Raise ApiError."""
     if not tokens.well_formed(text):
         raise ApiError("token_malformed")
     token = ApiToken.objects.select_related("user", "project").filter(digest=tokens.digest(text)).first()
@@ -55,7 +58,8 @@ def checked(text: str) -> ApiToken:
 
 
 class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
-    """What the OpenAPI document says of it. Found by drf-spectacular by being a subclass."""
+    """An extension that describes the scheme in the OpenAPI document. drf-spectacular finds it as a
+    subclass."""
 
     target_class = "portal.api.authentication.TokenAuthentication"
     name = "token"

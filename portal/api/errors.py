@@ -19,7 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 def handler(exc: Exception, context: dict[str, Any]) -> Response:
-    """DRF's EXCEPTION_HANDLER. What is nobody's fault but ours is logged with the id that the caller is told."""
+    """Answer an exception: DRF's EXCEPTION_HANDLER.
+
+    What is nobody's fault but ours is logged with the id that the caller is told.
+    """
     error = as_api_error(exc)
     if isinstance(exc, exceptions.MethodNotAllowed):
         error = ApiError("method_not_allowed", detail=_methods(context["view"]))
@@ -66,7 +69,7 @@ def _methods(view: APIView) -> str:
 
 
 def _first(detail: Any, param: str | None = None) -> tuple[str | None, str]:
-    """The first complaint in DRF's or Django's nested lists and dicts, with the path to its field."""
+    """Return the first complaint in DRF's or Django's nested lists and dicts, with the path to its field."""
     if isinstance(detail, dict) and detail:
         name, inner = next(iter(detail.items()))
         if name not in ("non_field_errors", "__all__"):

@@ -18,7 +18,8 @@ from rest_framework.views import APIView
 
 from portal.api.pages import LastFirst
 from portal.api.serializers import CommandIn, CommandOut, DecisionOut, FleetOut
-from portal.fleet.models import Cluster, Command, Pilot, PilotState, Replica
+from portal.fleet.models import Cluster, Command, Pilot, Replica
+from portal.fleet.states import PilotState
 from portal.services.access import FLEET, HasScope, IsOperator, caller
 from portal.services.cluster_state import standing, unknown_jobs
 from portal.services.commands import Wish, give
@@ -34,7 +35,7 @@ class Fleet(APIView):
 
     @extend_schema(responses=FleetOut)
     def get(self, request: Request) -> Response:
-        """Clusters, live pilots and those that ended within the last hour, with their replicas."""
+        """List clusters, live pilots and those that ended within the last hour, with their replicas."""
         now = timezone.now()
         clusters = [told(row, now) for row in Cluster.objects.order_by("name").prefetch_related("ways")]
         return Response(FleetOut({"clusters": clusters, "pilots": recent_pilots(now)[:MOST_PILOTS]}).data)
@@ -47,7 +48,8 @@ class Commands(APIView):
 
     @extend_schema(request=CommandIn, responses={202: CommandOut})
     def post(self, request: Request) -> Response:
-        """Writes a command; the control loop carries it out at its next tick and says so in `state` and `result`."""
+        """Write a command; the control loop carries it out at its next tick and reports in `state` and
+        `result`."""
         said = CommandIn(data=request.data)
         said.is_valid(raise_exception=True)
         command = give(Wish(**said.validated_data), caller(request))
@@ -55,7 +57,7 @@ class Commands(APIView):
 
     @extend_schema(responses=CommandOut(many=True))
     def get(self, request: Request) -> Response:
-        """Commands, newest first."""
+        """List commands, newest first."""
         pages = self.pagination_class()
         rows = Command.objects.select_related("created_by")
         page = pages.paginate_queryset(rows, request, self)
@@ -74,7 +76,7 @@ class Decisions(APIView):
         ],
     )
     def get(self, request: Request) -> Response:
-        """What the loop did and why, newest first."""
+        """List what the loop did and why, newest first."""
         pages = self.pagination_class()
         rows = decisions(request.query_params.dict(), timezone.now())
         return pages.get_paginated_response(
@@ -83,7 +85,7 @@ class Decisions(APIView):
 
 
 def told(cluster: Cluster, now: datetime) -> dict[str, Any]:
-    """`tried_at` and `answered_at` as of the way that has waited longest."""
+    """Describe a cluster; `tried_at` and `answered_at` are those of the way that has waited longest."""
     stands = standing(cluster, now)
     tried = [way.tried_at for way in stands.ways]
     answered = [way.answered_at for way in stands.ways]
@@ -101,7 +103,8 @@ def told(cluster: Cluster, now: datetime) -> dict[str, Any]:
 
 
 def recent_pilots(now: datetime) -> QuerySet[Pilot]:
-    """Live ones, then those that ended a while ago, newest first, replicas and profile fetched along."""
+    """Return live pilots, then those that ended a while ago, newest first, replicas and profile fetched
+    along."""
     recent = ~Q(state=PilotState.ENDED) | Q(ended_at__gt=now - ENDED_SHOWN_FOR)
     replicas = Prefetch("replicas", Replica.objects.order_by("wanted_at"))
     return (

@@ -28,7 +28,7 @@ class Models(APIView):
 
     @extend_schema(responses=ModelList)
     def get(self, request: Request) -> Response:
-        """Models that the caller may use, each with its residency, an estimate and the reason."""
+        """List the models that the caller may use, each with its residency, an estimate and the reason."""
         mine = access.usable_models(access.projects(request))
         rows = Model.objects.filter(mine).distinct().order_by("name")
         return Response(ModelList({"results": [told(shown) for shown in residency(rows)]}).data)
@@ -40,7 +40,7 @@ class OneModel(APIView):
 
     @extend_schema(operation_id="model_retrieve", responses=ModelOut)
     def get(self, request: Request, name: str) -> Response:
-        """One model: why it does not run yet, and when it will, with the parts of the estimate."""
+        """Return one model: why it does not run yet, and when it will, with the parts of the estimate."""
         (shown,) = residency([access.model_for(name, access.projects(request))])
         return Response(ModelOut(told(shown)).data)
 
@@ -51,7 +51,7 @@ class Wake(APIView):
 
     @extend_schema(request=WakeIn, responses={202: CommandOut})
     def post(self, request: Request, name: str) -> Response:
-        """Asks for the model to be made ready. A wish that still waits is not written twice."""
+        """Ask for the model to be made ready. A wish that still waits is not written twice."""
         model = access.model_for(name, access.projects(request))
         said = WakeIn(data=request.data)
         said.is_valid(raise_exception=True)

@@ -13,6 +13,6 @@ class NewestFirst(CursorPagination):
 
 
 class LastFirst(NewestFirst):
-    """For tables whose ids rise with time."""
+    """A pagination for tables whose ids rise with time."""
 
     ordering = ("-id",)

@@ -31,8 +31,8 @@ from portal.config import config
 from portal.db.connections import plain
 from portal.errors import ApiError
 from portal.ledger import transitions
-from portal.ledger.models import Lane, RequestState
 from portal.ledger.models import Request as Row
+from portal.ledger.states import Lane, RequestState
 from portal.policy.estimate import tokens
 from portal.redis import hints
 from portal.services import access, request_story
@@ -46,7 +46,7 @@ class Requests(APIView):
 
     @extend_schema(request=Submission, responses={202: RequestDetail})
     def post(self, request: Request) -> Response:
-        """Queues a request and answers at once; its result is found at the address in `Location`."""
+        """Queue a request and answer at once; its result is found at the address in `Location`."""
         said = Submission(data=request.data)
         said.is_valid(raise_exception=True)
         project = access.project_to_charge(request, said.validated_data["project"])
@@ -97,12 +97,12 @@ class Requests(APIView):
     @extend_schema(
         responses=RequestBrief(many=True),
         parameters=[
-            OpenApiParameter("state", enum=RequestState.values),
+            OpenApiParameter("state", enum=[*map(str, RequestState)]),
             OpenApiParameter("model", OpenApiTypes.STR),
         ],
     )
     def get(self, request: Request) -> Response:
-        """The caller's own requests, newest first."""
+        """List the caller's own requests, newest first."""
         pages = self.pagination_class()
         rows = pages.paginate_queryset(self._filtered(request), request, self) or []
         return pages.get_paginated_response(
@@ -114,8 +114,8 @@ class Requests(APIView):
         if isinstance(request.auth, ApiToken):
             rows = rows.filter(project_id=request.auth.project_id)
         if state := request.query_params.get("state"):
-            if state not in RequestState.values:
-                known = ", ".join(RequestState.values)
+            if state not in list(RequestState):
+                known = ", ".join(RequestState)
                 raise ApiError("invalid_parameter", detail=f"state is one of: {known}.", param="state")
             rows = rows.filter(state=state)
         if model := request.query_params.get("model"):
@@ -135,7 +135,7 @@ class OneRequest(APIView):
 
     @extend_schema(responses={200: RequestDetail})
     def delete(self, request: Request, id: uuid.UUID) -> Response:
-        """Cancels it, also while it runs. 409 if it had ended before."""
+        """Cancel a request, also while it runs. Answer 409 if it had ended before."""
         row = visible(request, id)
         who = "its owner" if access.is_owner(request, row) else f"{caller(request).username}"
         moved = cancel(row, f"cancelled by {who}")
@@ -151,7 +151,8 @@ class OneRequest(APIView):
 
 
 def visible(request: Request, id: uuid.UUID) -> Row:
-    """The row, or the same answer for one that does not exist and one that is none of the caller's business."""
+    """Return the row, or raise the same error for one that does not exist and one that is not the caller's
+    to see."""
     row = Row.objects.filter(id=id).first()
     if row is None or not access.sees_metadata(request, row):
         raise ApiError("request_not_found")
@@ -159,7 +160,7 @@ def visible(request: Request, id: uuid.UUID) -> Row:
 
 
 def cancel(row: Row, reason: str) -> bool:
-    """→ cancelled, and whoever runs it is told. False if it had ended before."""
+    """Cancel a request and tell whoever runs it. Return False if it had ended before."""
     with transaction.atomic(), connection.cursor() as cur:
         moved = transitions.cancel(plain(cur), [row.id], timezone.now(), reason)
     for gone in moved:
@@ -172,7 +173,8 @@ def cancel(row: Row, reason: str) -> bool:
 
 
 def engine_body(api: str, body: dict[str, Any], model: Model) -> bytes:
-    """What the engine will be sent: checked as the gateway checks it, never streaming. Raises ApiError."""
+    """Return what the engine will be sent: checked as the gateway checks it, never streaming. Raise
+    ApiError."""
     if body.get("model", model.name) != model.name:
         raise ApiError(
             "invalid_parameter", detail="body.model is not the request's model.", param="body.model"

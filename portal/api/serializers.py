@@ -13,7 +13,7 @@ from portal.services import targets
 
 
 class Seconds(serializers.FloatField):
-    """In milliseconds' steps: more digits would be noise."""
+    """A length of time in milliseconds' steps: more digits would be noise."""
 
     def to_representation(self, value: Any) -> float:  # type: ignore[override]  # a number, whatever the stubs say
         return round(float(value), 3)
@@ -42,7 +42,7 @@ class PilotOfRequest(serializers.Serializer[Any]):
 
 
 class Timeline(serializers.Serializer[Any]):
-    """Times of the steps, null where a step has not happened. The seconds add up to done − accepted."""
+    """The times of the steps, null where a step has not happened. The seconds add up to done − accepted."""
 
     accepted = serializers.DateTimeField()
     job_submitted = serializers.DateTimeField(allow_null=True)
@@ -91,7 +91,7 @@ class PartOut(serializers.Serializer[Any]):
 
 
 class Why(serializers.Serializer[Any]):
-    """Why it does not run yet, and when it will."""
+    """The reason why a request does not run yet, and when it will."""
 
     reason = serializers.CharField()
     next_step = serializers.CharField(help_text="What to do about it; empty: nothing, it goes on by itself.")

@@ -16,7 +16,7 @@ from portal.errors import ApiError
 
 
 class Nothing(APIView):
-    """Any other address: programs get the envelope, not a page."""
+    """An answer for any other address: programs get the envelope, not a page."""
 
     permission_classes = []
     authentication_classes = []

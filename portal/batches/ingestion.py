@@ -27,12 +27,13 @@ from portal.catalog.entries import ModelEntry, read_models
 from portal.config import Config
 from portal.db.transaction import moving
 from portal.ledger.models import Batch
+from portal.ledger.states import Lane, RequestState
 from portal.policy.limits import WORDS
 from portal.redis import hints
 
 logger = logging.getLogger(__name__)
 
-LANE = "batch"
+LANE = Lane.BATCH
 
 
 def import_batch(id_: UUID, settings: Config, now: float) -> bool:
@@ -50,7 +51,7 @@ def import_batch(id_: UUID, settings: Config, now: float) -> bool:
     parked = any(quotas.refills(who) for who in _subjects(batch, judged.lines))
     with moving() as cur:
         keys = _places(cur, batch, judged.lines, models)
-        state = "parked" if parked else "queued"
+        state = RequestState.PARKED if parked else RequestState.QUEUED
         began = transitions.begin(cur, id_, _placed(judged.lines, models, keys), at, state)
         if not began:
             transaction.set_rollback(True)

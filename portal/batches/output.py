@@ -24,6 +24,7 @@ from portal.batches.reading import BatchRow
 from portal.batches.values import End, NewFile, Written
 from portal.config import Config
 from portal.db.transaction import moving
+from portal.ledger.states import RequestState
 
 STEP_LINES = 2000
 STEP_BYTES = 16 * 2**20
@@ -43,8 +44,8 @@ def write_step(id_: UUID, settings: Config, now: float) -> bool:
         ends = transitions.take_ends(cur, id_, STEP_LINES, STEP_BYTES)
         if batch is None or not ends:
             return False
-        answers = [end for end in ends if end.state == "done"]
-        failures = [end for end in ends if end.state != "done"]
+        answers = [end for end in ends if end.state == RequestState.DONE]
+        failures = [end for end in ends if end.state != RequestState.DONE]
         opened = _open(cur, batch, settings, now, bool(answers), bool(failures))
         contents = Contents(settings.files_dir)
         lengths = reading.lengths(cur, [file for file in opened if file is not None])
@@ -108,7 +109,7 @@ def _append(contents: Contents, file: UUID, length: int, ends: Iterable[End]) ->
 def _line(end: End) -> bytes:
     """One line as OpenAI writes it. The engine's JSON goes in as it came: it is not parsed again."""
     head = json.dumps({"id": f"batch_req_{end.request}", "custom_id": end.custom_id})[:-1].encode()
-    error = b"null" if end.state == "done" else json.dumps(_error(end)).encode()
+    error = b"null" if end.state == RequestState.DONE else json.dumps(_error(end)).encode()
     return head + b', "response": ' + _response(end) + b', "error": ' + error + b"}\n"
 
 

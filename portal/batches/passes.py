@@ -17,6 +17,7 @@ from portal.batches.output import write_step
 from portal.batches.reading import BatchRow
 from portal.config import Config
 from portal.db.transaction import BATCH_LOCK, loop_lock, moving
+from portal.ledger.states import RequestState
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +47,12 @@ def advance(batch: BatchRow, settings: Config, now: float) -> None:
         import_batch(batch.id, settings, now)
     elif batch.state == "cancelling":
         asked_at = batch.cancelling_at or at
-        _end_waiting(batch, "cancelled", at, running_too=(at - asked_at).total_seconds() >= GRACE_S)
+        _end_waiting(
+            batch, RequestState.CANCELLED, at, running_too=(at - asked_at).total_seconds() >= GRACE_S
+        )
     elif batch.state == "in_progress" and batch.expires_at <= at:
         late_s = (at - batch.expires_at).total_seconds()
-        _end_waiting(batch, "expired", at, running_too=late_s >= GRACE_S)
+        _end_waiting(batch, RequestState.EXPIRED, at, running_too=late_s >= GRACE_S)
     while write_step(batch.id, settings, now):
         pass
     with moving() as cur:

@@ -20,9 +20,10 @@ from uuid import UUID, uuid4
 from psycopg2.extensions import cursor as Cursor
 
 from portal.batches.values import End, NewBatch, NewFile, NewLine, Written
+from portal.ledger.states import BatchState, Lane, RequestState
 
-NobodyRan = Literal["cancelled", "expired"]
-LIVE = ("validating", "in_progress", "cancelling", "finalizing")
+NobodyRan = Literal[RequestState.CANCELLED, RequestState.EXPIRED]
+LIVE = (BatchState.VALIDATING, BatchState.IN_PROGRESS, BatchState.CANCELLING, BatchState.FINALIZING)
 
 
 def add_file(cur: Cursor, file: NewFile) -> None:
@@ -80,7 +81,9 @@ def fail(cur: Cursor, batch: UUID, errors: Sequence[dict[str, Any]], now: dateti
     return cur.rowcount == 1
 
 
-def begin(cur: Cursor, batch: UUID, lines: Iterable[NewLine], now: datetime, state: str = "queued") -> bool:
+def begin(
+    cur: Cursor, batch: UUID, lines: Iterable[NewLine], now: datetime, state: str = RequestState.QUEUED
+) -> bool:
     """validating → in_progress, with one request, queued or parked, for each line, all or none. False: it was
     cancelled, or somebody else began it; the caller then rolls back.
 
@@ -94,7 +97,7 @@ def begin(cur: Cursor, batch: UUID, lines: Iterable[NewLine], now: datetime, sta
         return False
     project, user, token, endpoint, expires_at = found
     tail = "\t".join(
-        (str(project), str(user), r"\N" if token is None else str(token), endpoint, "f", "batch", "0", state,
+        (str(project), str(user), r"\N" if token is None else str(token), endpoint, "f", Lane.BATCH, "0", state,
          "0", "0", str(batch), now.isoformat(), expires_at.isoformat())
     )  # fmt: skip
     source: Any = _CopySource(lines, tail)  # psycopg2 calls `read` only
@@ -163,7 +166,7 @@ def end_waiting(cur: Cursor, batch: UUID, state: NobodyRan, now: datetime, *, ru
     Answers how many. A pilot learns with its next sync that a row it runs is not wanted any more.
 
     Rows that somebody holds locked are passed over: the next look finds them."""
-    states = ["queued", "parked", *(["running"] if running_too else [])]
+    states = [RequestState.QUEUED, RequestState.PARKED, *([RequestState.RUNNING] if running_too else [])]
     cur.execute(
         """WITH moved AS (
              UPDATE ledger_request SET state = %s, ended_at = %s, error_code = %s
@@ -215,7 +218,13 @@ def written(cur: Cursor, batch: UUID, step: Written) -> None:
     cur.execute(
         """UPDATE ledger_batch SET completed = completed + %s, failed = failed + %s, cancelled = cancelled + %s,
              expired = expired + %s WHERE id = %s RETURNING output_file_id, error_file_id""",
-        (ends.get("done", 0), ends.get("failed", 0), ends.get("cancelled", 0), ends.get("expired", 0), batch),
+        (
+            ends.get(RequestState.DONE, 0),
+            ends.get(RequestState.FAILED, 0),
+            ends.get(RequestState.CANCELLED, 0),
+            ends.get(RequestState.EXPIRED, 0),
+            batch,
+        ),
     )
     output, error = cur.fetchone() or (None, None)
     for file, length in ((output, step.output_bytes), (error, step.error_bytes)):

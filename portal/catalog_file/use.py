@@ -8,8 +8,10 @@ from django.db.models import QuerySet
 
 from portal.accounts.models import ApiToken, Membership, Project
 from portal.catalog.models import Access, Environment, Model, Pool, Profile
-from portal.fleet.models import REPLICA_ENDED, Candidate, Pilot, Replica
-from portal.ledger.models import Request, RequestState
+from portal.fleet.models import Candidate, Pilot, Replica
+from portal.fleet.states import REPLICA_ENDED
+from portal.ledger.models import Request
+from portal.ledger.states import RequestState
 
 _WAITS = (RequestState.QUEUED, RequestState.RUNNING, RequestState.PARKED)
 

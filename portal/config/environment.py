@@ -207,7 +207,7 @@ def parse(environ: Mapping[str, str] | None = None) -> Config:
             f"unknown setting {', '.join(unknown)}: check the spelling against portal/config/environment.py"
         )
     env = Env(prefix="BERTH_")
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     with _environment(values):
         try:
             state_dir = Path(env.str("STATE_DIR", str(root / ".run" / "state")))

@@ -19,6 +19,7 @@ from portal.db.connections import plain
 from portal.fleet.models import Cluster, Decision, Pilot, ProfileState
 from portal.fleet.phase import Phase
 from portal.fleet.phases import read_phases
+from portal.fleet.states import ON_ITS_WAY, PilotState
 from portal.fleet.times import ago, span, until
 from portal.ledger.models import Request
 from portal.services import targets
@@ -122,13 +123,13 @@ def _pool_row(pool: Pool, phase: Phase, now: datetime) -> tuple[str, str, str, s
 
 def _pilot_row(pilot: Pilot, now: datetime) -> tuple[str, str, str, str, str]:
     left = "–"
-    if pilot.state != "ended" and pilot.slurm_end_at is not None:
+    if pilot.state != PilotState.ENDED and pilot.slurm_end_at is not None:
         left = span((pilot.slurm_end_at - now).total_seconds())
     live = [
         f"{replica.model} {replica.state}" for replica in pilot.replicas.all() if replica.ended_at is None
     ]
     what = pilot.end_reason or ", ".join(live) or pilot.said_ending or pilot.slurm_words
-    if pilot.state in ("planned", "submitted", "pending") and pilot.slurm_words:
+    if pilot.state in ON_ITS_WAY and pilot.slurm_words:
         what = f"{pilot.slurm_words}; for {', '.join(live) or 'nobody'}"
     return str(pilot.job_id or str(pilot.id)[:8]), pilot.state, pilot.node or "–", left, what
 

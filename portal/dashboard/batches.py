@@ -6,6 +6,7 @@ operators too, they do not exist.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -40,7 +41,8 @@ from portal.db.connections import plain
 from portal.errors import ApiError
 from portal.fleet.phase import Phase
 from portal.fleet.residency import residency
-from portal.ledger.models import Batch, BatchState, File, Request, RequestState
+from portal.ledger.models import Batch, File, Request
+from portal.ledger.states import BatchState, RequestState
 from portal.redis import hints
 from portal.services.access import caller
 
@@ -49,6 +51,15 @@ PAGE_ROWS = 50
 STOP_POLLING = 286
 WINDOWS = {"24h": "24 hours", "7d": "7 days", "30d": "30 days"}
 FILES = {"input": "input_file", "output": "output_file", "errors": "error_file"}
+EXAMPLE_LINE = json.dumps(
+    {
+        "custom_id": "line-1",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"model": "…", "messages": [{"role": "user", "content": "What is Slurm?"}]},
+    },
+    ensure_ascii=False,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +221,7 @@ def shown(request: HttpRequest, form: NewBatch | None = None) -> dict[str, Any]:
         "projects": dict(_projects(user).values_list("pk", "slug")),
         "max_mib": config().max_file_bytes // 1024**2,
         "max_lines": config().max_batch_lines,
+        "example_line": EXAMPLE_LINE,
     }
 
 

@@ -25,7 +25,6 @@ from portal.catalog.models import Pool
 from portal.dashboard.fragments import unchanged_is_304
 from portal.db.connections import plain
 from portal.fleet.models import (
-    REPLICA_ENDED,
     Cluster,
     Command,
     Decision,
@@ -36,6 +35,7 @@ from portal.fleet.models import (
     Replica,
 )
 from portal.fleet.phases import read_phases
+from portal.fleet.states import REPLICA_ENDED
 from portal.fleet.times import until
 from portal.services import decision_search, targets
 from portal.services.cluster_state import standing, unknown_jobs

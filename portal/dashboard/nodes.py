@@ -18,7 +18,8 @@ from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
 
 from portal.dashboard.templatetags.berth import state
-from portal.fleet.models import Pilot, PilotState, Replica, ReplicaState
+from portal.fleet.models import Pilot, Replica
+from portal.fleet.states import PilotState, ReplicaState
 from portal.fleet.times import span
 
 WIDTH, HEIGHT, GAP = 84, 44, 4  # of one GPU, in pixels

@@ -23,7 +23,8 @@ from portal.dashboard.fleet import operators_only
 from portal.dashboard.fragments import unchanged_is_304
 from portal.dashboard.nodes import nodes
 from portal.dashboard.templatetags.berth import exactly
-from portal.fleet.models import REPLICA_ENDED, Cluster, Pilot, PilotState, Replica, Sample
+from portal.fleet.models import Cluster, Pilot, Replica, Sample
+from portal.fleet.states import ON_NODES, REPLICA_ENDED, PilotState
 from portal.ledger.models import Depth
 from portal.services.cluster_state import standing
 
@@ -32,7 +33,6 @@ COLUMNS = (
     "wait_p50_s", "wait_p95_s", "oldest_s",
 )  # fmt: skip
 MOST_PILOTS = 150
-ON_NODES = (PilotState.UP, PilotState.DRAINING)
 
 
 @dataclass(frozen=True, slots=True)

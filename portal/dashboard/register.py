@@ -20,6 +20,7 @@ from portal.catalog.models import Environment, Pool, Profile, model_name
 from portal.catalog.proposal import USES, Proposal
 from portal.dashboard.fragments import unchanged_is_304
 from portal.fleet.models import Candidate, Command
+from portal.fleet.states import PilotState
 from portal.services import registration
 from portal.services.access import caller
 from portal.services.commands import Wish, give
@@ -199,7 +200,7 @@ def phase(row: Candidate) -> str:
         return "failed"
     if row.found is not None:
         return "proposed"
-    return "looked_at" if row.pilot is not None and row.pilot.state == "up" else "waiting"
+    return "looked_at" if row.pilot is not None and row.pilot.state == PilotState.UP else "waiting"
 
 
 def _shown(request: HttpRequest, row: Candidate) -> dict[str, Any]:
@@ -215,7 +216,7 @@ def _shown(request: HttpRequest, row: Candidate) -> dict[str, Any]:
         "asked": asked,
         "tested": tested,
         "moves": where in ("waiting", "looked_at", "approval")
-        or (tested is not None and tested.state == "pending"),
+        or (tested is not None and tested.state == Command.State.PENDING),
         "mine": registration.may_change(user, row),
         "may_approve": user.operates,
     }

@@ -23,7 +23,8 @@ from portal.catalog.models import Model
 from portal.config import config
 from portal.dashboard.bar import bar
 from portal.dashboard.fragments import unchanged_is_304
-from portal.ledger.models import ENDED, Lane, Request, RequestEvent, RequestState
+from portal.ledger.models import Request, RequestEvent
+from portal.ledger.states import REQUEST_ENDED, Lane, RequestState
 from portal.services import access, request_search, request_story
 from portal.services.access import caller
 from portal.services.request_wait import why
@@ -119,7 +120,7 @@ def shown(request: HttpRequest) -> dict[str, Any]:
         "first": "before" not in request.GET,
         "query": request.GET.urlencode(),
         "whose": [(word, WHOSE[word]) for word in request_search.whose(user)],
-        "states": RequestState.values,
+        "states": [*RequestState],
         "lanes": [(lane.value, text) for lane, text in LANES.items()],
         "models": Model.objects.order_by("name").filter(_known_models(user)).distinct()[:500],
         "projects": Project.objects.filter(membership__user=user).order_by("slug"),
@@ -137,7 +138,7 @@ def shown_one(user: User, id: UUID) -> dict[str, Any]:
     return {
         "row": row,
         "mine": mine,
-        "ended": row.state in ENDED,
+        "ended": row.state in REQUEST_ENDED,
         "project": project.slug if project else "gone",
         "owner": owner.username if owner else "gone",
         "lane": LANES[Lane(row.lane)],

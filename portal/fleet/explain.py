@@ -11,11 +11,11 @@ from math import inf
 
 from portal.fleet.phase import JobFacts, Part, Phase, PoolFacts, ProfileFacts, ReplicaFacts
 from portal.fleet.slurm_words import meaning
+from portal.fleet.states import ON_ITS_WAY, ReplicaState
 from portal.fleet.times import between, clock, span
 
 _RELAUNCH = "An operator has to look at it and let it try again."
 _RESUME = "Requests keep their places; it starts when an operator resumes it."
-_ON_ITS_WAY = ("planned", "submitted", "pending")
 
 
 def explain(facts: PoolFacts, now: float) -> Phase:
@@ -25,28 +25,28 @@ def explain(facts: PoolFacts, now: float) -> Phase:
     sleep, or simply nobody who asked."""
     return replace(
         _explained(facts, now),
-        seats=facts.cap * max(1, sum(replica.state == "hot" for replica in facts.replicas)),
+        seats=facts.cap * max(1, sum(replica.state == ReplicaState.HOT for replica in facts.replicas)),
         service_s=facts.service_s,
     )
 
 
 def _explained(facts: PoolFacts, now: float) -> Phase:
     by_state = {replica.state: replica for replica in reversed(facts.replicas)}
-    if "hot" in by_state:
+    if ReplicaState.HOT in by_state:
         return Phase("ready", 0.0, _sentence(facts.hold_reason))
     if facts.latched_reason:
         reason = f"The model cannot be started. {_sentence(facts.latched_reason)}"
         return Phase("unavailable", None, reason, next_step=_RELAUNCH)
-    if "starting" in by_state:
-        return _after_failures(_loading(by_state["starting"], facts, now), facts)
-    wanted = [replica for replica in facts.replicas if replica.state == "wanted"]
-    if any(replica.job.state not in _ON_ITS_WAY for replica in wanted):
+    if ReplicaState.STARTING in by_state:
+        return _after_failures(_loading(by_state[ReplicaState.STARTING], facts, now), facts)
+    wanted = [replica for replica in facts.replicas if replica.state == ReplicaState.WANTED]
+    if any(replica.job.state not in ON_ITS_WAY for replica in wanted):
         load = _load(_profile(wanted[0].job, facts), facts)
         ready = _starting("The model is not loaded yet. A GPU is ready for it", (load,))
         return _after_failures(ready, facts)
     if wanted:
         return _after_failures(_submitted(wanted[0], facts, now), facts)
-    return _absent(facts, "asleep" in by_state, now)
+    return _absent(facts, ReplicaState.ASLEEP in by_state, now)
 
 
 def _after_failures(phase: Phase, facts: PoolFacts) -> Phase:

@@ -20,6 +20,7 @@ from portal.gateway.openai.responses import pending
 from portal.gateway.order import Order
 from portal.gateway.writer import DatabaseDown, Writer
 from portal.http.exchange import Headers
+from portal.ledger.states import Lane, RequestState
 from portal.redis import keys
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Background:
     async def accept(self, call: Call) -> None:
         """Answers once its row is committed. Raises ApiError."""
         try:
-            call.order_key = await self._order.key(call, "async")
+            call.order_key = await self._order.key(call, Lane.ASYNC)
             await self._accept(call)
         except QueueDown:
             raise ApiError("queue_unavailable", retry_after_s=10) from None
@@ -56,7 +57,7 @@ class Background:
             return await told(call, "parked")
         self._waits(call.pool)
         self._tell(call.pool)
-        return await told(call, "queued")
+        return await told(call, RequestState.QUEUED)
 
     def _tell(self, pool: str) -> None:
         """Pilots that wait for rows of this pool. Nobody waits for it: they also look by themselves."""
@@ -92,7 +93,7 @@ async def told(call: Call, state: str) -> None:
     said = {
         "id": call.ex.request_id,
         "state": state,
-        "lane": "async",
+        "lane": Lane.ASYNC,
         "model": call.asked.model,
         "api": call.asked.api,
         "location": place,

@@ -16,6 +16,7 @@ from portal.accounts.callers import Caller
 from portal.admission.slots import Route
 from portal.gateway.forward import End
 from portal.http.exchange import Exchange
+from portal.ledger.states import Lane, RequestState
 from portal.ledger.transitions import Finish, NewRequest, Recorded
 
 
@@ -77,14 +78,14 @@ class Call:
             token_id=self.caller.token_id,
             api=self.asked.api,
             stream=self.asked.stream and gateway is not None,
-            lane="async" if gateway is None else "held",
+            lane=Lane.ASYNC if gateway is None else Lane.HELD,
             priority=self.priority,
             order_key=self.order_key,
             holder=gateway,
             accepted_at=self.accepted_at,
             body=self.asked.body,
             crashes=self.crashes,
-            state="parked" if self.parked else "queued",
+            state=RequestState.PARKED if self.parked else RequestState.QUEUED,
         )
 
     def recorded(self, gateway: str, end: Ended) -> Recorded:
@@ -148,7 +149,7 @@ def ended(call: Call, end: End, result: bytes | None) -> Ended:
     error = end.error
     text = None if error is None else error.kind.what.replace("{detail}", "").strip() or error.code
     return Ended(
-        state="done" if end.kind == "done" else "failed",
+        state=RequestState.DONE if end.kind == "done" else RequestState.FAILED,
         http_status=error.status if error is not None else end.status,
         error_code=error.code if error is not None else None,
         error_text=text,

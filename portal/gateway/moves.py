@@ -17,6 +17,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from portal.ledger import backlog, repeats, transitions
 from portal.ledger.repeats import Repeat
+from portal.ledger.states import RequestState
 from portal.ledger.transitions import Finish, Grant, Granted, Interrupted, NewRequest, Recorded
 
 
@@ -99,7 +100,9 @@ def write(
         queued, poisoned = transitions.interrupt(cur, interrupts, now, poison_after)
         if again:
             answers.update(_interrupted_before(cur, interrupts))
-        answers.update(dict.fromkeys(queued, "queued") | dict.fromkeys(poisoned, "failed"))
+        answers.update(
+            dict.fromkeys(queued, RequestState.QUEUED) | dict.fromkeys(poisoned, RequestState.FAILED)
+        )
     transitions.finish(cur, of(Finish))
     for end in of(EndQueued):
         transitions.end_queued(

@@ -9,6 +9,7 @@ from portal.admission.slots import Slots
 from portal.errors import ApiError
 from portal.gateway.call import Call
 from portal.gateway.writer import Writer
+from portal.ledger.states import Lane
 from portal.policy.estimate import tokens
 from portal.policy.fairshare import PRIORITIES
 
@@ -35,7 +36,7 @@ class Order:
     async def key(self, call: Call, lane: str) -> float:
         """Reserves its place. Raises QueueDown, DatabaseDown."""
         share = tokens(call.asked.body) / call.caller.weight
-        request = call.request if lane == "held" else ""
+        request = call.request if lane == Lane.HELD else ""
         key = await self._slots.tag(call.pool, lane, call.caller.project_id, share, call.priority, request)
         while key is None:
             line = await self._writer.line(call.id, call.pool, lane)

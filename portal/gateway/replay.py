@@ -22,6 +22,7 @@ from portal.gateway.call import Call
 from portal.gateway.hold import FIRST_BEAT_S, Hold
 from portal.http.exchange import Gone, Headers
 from portal.ledger.answers import Found, find
+from portal.ledger.states import Lane
 
 _FIRST_LOOK_S = 0.05
 _LOOK_S = 1.0
@@ -95,7 +96,7 @@ async def _answer(call: Call, found: Found) -> None:
     status = found.http_status or 200
     if not call.asked.stream:
         await ex.answer(status, body)
-    elif found.lane != "held":  # a pilot answered it, in one piece
+    elif found.lane != Lane.HELD:  # a pilot answered it, in one piece
         raise ApiError("detached")
     elif status == 200:
         await ex.begin_stream()

@@ -28,6 +28,7 @@ from portal.gateway.limits import Limits
 from portal.gateway.moves import Cancel, EndQueued
 from portal.gateway.order import Order
 from portal.gateway.writer import DatabaseDown, Writer
+from portal.ledger.states import Lane, RequestState
 from portal.ledger.transitions import Grant, Granted, Interrupted
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class Serve:
             if not call.key and await self._at_once(call):
                 return
             await self._limits.waits(call)
-            call.order_key = await patiently(lambda: self._order.key(call, "held"))
+            call.order_key = await patiently(lambda: self._order.key(call, Lane.HELD))
             call.has_row = True
             await self._writer.accept(call.to_accept(self._gateway))
         while not await self._attempt(call):
@@ -146,7 +147,7 @@ class Serve:
         moved = await self._writer.interrupt(row)
         call.attempt = 0
         call.crashes += end.crashed
-        if moved == "failed":
+        if moved == RequestState.FAILED:
             call.settled = True
             self._keeper.forget(call.pool, call.request)
             raise _poisoned(call)
@@ -198,7 +199,7 @@ class Serve:
         call.settled = True
         self._keeper.forget(call.pool, call.request)
         found = await self._writer.look(call.id)
-        return ApiError("cancelled" if found is None or found[0] == "cancelled" else "detached")
+        return ApiError("cancelled" if found is None or found[0] == RequestState.CANCELLED else "detached")
 
     def _stopped(self, call: Call) -> ApiError:
         """What to say after the request was broken off: by its client, its owner, or the end of this server."""
@@ -239,7 +240,7 @@ class Serve:
             # Where the row is by now is not known: this comes after whatever is still on its way.
             self._writer.later(Cancel(call.id, end.error_code or "given up"))
         else:
-            self._writer.later(EndQueued(call.id, "failed", error.code, text))
+            self._writer.later(EndQueued(call.id, RequestState.FAILED, error.code, text))
 
     def _write_end(self, call: Call, end: Ended) -> None:
         call.settled = True

@@ -27,7 +27,7 @@ def in_line(extra: Headers, waited_ms: float, granted: Granted) -> Headers:
 
 
 def event(extra: Headers) -> dict[str, object]:
-    """{"queue_ms": …}"""
+    """Return the times of a wait in milliseconds by name, for instance `{"queue_ms": 120}`."""
     return {
         name.removeprefix(_PREFIX).decode().replace("-", "_"): int(value)
         for name, value in extra

@@ -99,7 +99,7 @@ class Writer:
         return answer
 
     async def interrupt(self, row: Interrupted) -> str | None:
-        """ "queued", "failed" (poison), or None when the row was not running as named."""
+        """Return "queued", "failed" (poison), or None when the row was not running as named."""
         answer: str | None = await self._ask(row)
         return answer
 

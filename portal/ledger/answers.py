@@ -12,6 +12,8 @@ from uuid import UUID
 
 from psycopg2.extensions import cursor as Cursor
 
+from portal.ledger.states import RequestState
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -34,7 +36,9 @@ class Found:
     def answers_again(self) -> bool:
         """It came to an answer that is as good the second time: the engine's, or its refusal of the request."""
         return (
-            self.state in ("done", "failed") and self.result is not None and (self.http_status or 500) < 500
+            self.state in (RequestState.DONE, RequestState.FAILED)
+            and self.result is not None
+            and (self.http_status or 500) < 500
         )
 
 

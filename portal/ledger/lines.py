@@ -11,6 +11,8 @@ from datetime import datetime
 
 from psycopg2.extensions import cursor as Cursor
 
+from portal.ledger.states import RequestState
+
 # Of each state. Batches are queued whole, so there may be any number of rows; a page has a moment.
 MOST_COUNTED = 100_000
 NEXT_FEW = 20
@@ -54,10 +56,10 @@ def lines(cur: Cursor) -> list[Line]:
     found: dict[tuple[str, str, int], Line] = {}
     for pool, model, project, lane, state, n, oldest in cur.fetchall():
         line = found.setdefault((pool, model, project), Line(pool, model, project))
-        if state == "running":
+        if state == RequestState.RUNNING:
             line.running += n
             continue
-        if state == "queued":
+        if state == RequestState.QUEUED:
             line.waiting[lane] = n
         else:
             line.parked += n

@@ -14,6 +14,7 @@ from uuid import UUID
 from psycopg2.extensions import cursor as Cursor
 
 from portal.ledger import transitions
+from portal.ledger.states import RequestState
 
 _AT_ONCE = 500  # rows in one sweep
 
@@ -172,7 +173,7 @@ def expire(cur: Cursor, now: datetime) -> list[UUID]:
         cur,
         [UUID(str(id_)) for (id_,) in cur.fetchall()],
         now,
-        state="expired",
+        state=RequestState.EXPIRED,
         error_code="ticket_expired",
         error_text="The model was not ready in time, and its client did not come again.",
     )

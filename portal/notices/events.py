@@ -23,6 +23,7 @@ from portal.fleet.residency import residency
 from portal.fleet.times import span
 from portal.ledger import lines
 from portal.ledger.models import Batch, File, Request
+from portal.ledger.states import Lane, RequestState
 from portal.notices.models import Kind, Wish
 
 TOLD_WITHIN = timedelta(hours=24)  # whoever was away for longer tells old news no more
@@ -162,7 +163,7 @@ def _results(config: Config, now: datetime) -> Iterator[Event]:
     """Of requests that nobody waited for: those that go within a day, one notice per person and day."""
     gone_at = now - timedelta(days=config.result_keep_days)
     rows = Request.objects.filter(
-        lane="async", state="done", ended_at__gt=gone_at, ended_at__lt=gone_at + timedelta(days=1),
+        lane=Lane.ASYNC, state=RequestState.DONE, ended_at__gt=gone_at, ended_at__lt=gone_at + timedelta(days=1),
         payload__result__isnull=False,
     )  # fmt: skip
     for user, number in rows.values_list("user_id").annotate(number=Count("pk")):

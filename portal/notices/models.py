@@ -67,7 +67,7 @@ class Webhook(models.Model):
 
 
 class Wish(models.Model):
-    """ "Tell me when it is ready." Gone when that was told, or after a day."""
+    """A wish to be told when a model is ready. It ends when that was told, or after a day."""
 
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="+")
     model = models.CharField(max_length=128)

@@ -1,4 +1,4 @@
-""" "Tell me when it is ready", for the page and the API alike."""
+"""A wish to be told when a model is ready → its row, for the page and the API alike."""
 
 from __future__ import annotations
 

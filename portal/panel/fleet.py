@@ -20,14 +20,13 @@ from portal.fleet.models import (
     GpuClaim,
     Pilot,
     PilotLog,
-    PilotState,
     PoolState,
     ProfileState,
     Replica,
-    ReplicaState,
     Sample,
     WayState,
 )
+from portal.fleet.states import PilotState, ReplicaState
 from portal.panel.listing import known
 from portal.panel.readonly import ReadOnlyAdmin, command_each, link, link_list, short
 from portal.services.commands import Wish
@@ -190,7 +189,7 @@ class DecisionAdmin(ReadOnlyAdmin[Decision]):
 @admin.register(FleetEvent)
 class FleetEventAdmin(ReadOnlyAdmin[FleetEvent]):
     list_display = ["at", "of_pilot", "of_replica", "old", "new", "detail"]
-    list_filter = [known("new", lambda: dict.fromkeys([*PilotState.values, *ReplicaState.values]))]
+    list_filter = [known("new", lambda: dict.fromkeys([*map(str, PilotState), *map(str, ReplicaState)]))]
     search_fields = ["=pilot"]
     ordering = ["-id"]
     sortable_by = ()

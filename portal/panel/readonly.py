@@ -92,7 +92,7 @@ def command_each(request: HttpRequest, wishes: Iterable[Wish]) -> None:
 
 
 def link(table: str, key: Any, text: str = "") -> SafeString | str:
-    """To the admin page of one row, e.g. link("fleet_pilot", id)."""
+    """Return a link to the admin page of one row of a table, for instance of `fleet_pilot`."""
     if key is None:
         return "–"
     return format_html('<a href="{}">{}</a>', reverse(f"admin:{table}_change", args=[key]), text or str(key))

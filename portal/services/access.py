@@ -35,20 +35,21 @@ class IsOperator(BasePermission):
 
 
 def caller(request: Request | HttpRequest) -> User:
-    """The person behind a call or at a page. Views are only reached by authenticated ones."""
+    """Return the person behind a call or at a page. Views are only reached by authenticated ones."""
     assert isinstance(request.user, User)
     return request.user
 
 
 def projects(request: Request) -> list[Project]:
-    """Those the caller acts for: a token's one project, or all active ones of the person at the browser."""
+    """List the projects the caller acts for: a token's one, or all active ones of the person at the
+    browser."""
     if isinstance(request.auth, ApiToken):
         return [request.auth.project]
     return list(Project.objects.filter(membership__user=caller(request), is_active=True).order_by("slug"))
 
 
 def project_to_charge(request: Request, slug: str) -> Project:
-    """The project a new request belongs to. Raises ApiError when that is not clear."""
+    """Return the project a new request belongs to. Raise ApiError when that is not clear."""
     mine = projects(request)
     if slug:
         mine = [project for project in mine if project.slug == slug]
@@ -71,7 +72,7 @@ def usable_models(mine: list[Project]) -> Q:
 
 
 def model_for(name: str, mine: list[Project]) -> Model:
-    """The model of this name if one of the projects may use it. Raises ApiError."""
+    """Return the model of this name if one of the projects may use it. Raise ApiError."""
     # projects__in joins: a model of two of my projects comes twice.
     found = Model.objects.filter(usable_models(mine), name=name).select_related("pool").distinct().first()
     if found is None:
@@ -80,7 +81,7 @@ def model_for(name: str, mine: list[Project]) -> Model:
 
 
 def is_owner(request: Request, row: Row) -> bool:
-    """A token sees what its user asked in its own project only."""
+    """Tell whether the caller owns a row. A token sees what its user asked in its own project only."""
     token = request.auth
     if isinstance(token, ApiToken) and token.project_id != row.project_id:
         return False
@@ -88,7 +89,10 @@ def is_owner(request: Request, row: Row) -> bool:
 
 
 def sees_metadata(request: Request, row: Row) -> bool:
-    """The owner, managers of its project, and operators. Nobody but the owner sees payload or result."""
+    """Tell whether the caller sees a row: its owner, managers of its project, and operators.
+
+    Nobody but the owner sees payload or result.
+    """
     token = request.auth
     if not isinstance(token, ApiToken):
         return sees(caller(request), row)
@@ -100,11 +104,11 @@ def sees_metadata(request: Request, row: Row) -> bool:
 
 
 def sees(user: User, row: Row) -> bool:
-    """The same of a person at the browser, who carries every scope."""
+    """Tell the same of a person at the browser, who carries every scope."""
     return row.user_id == user.pk or user.operates or row.project_id in managed(user)
 
 
 def managed(user: User) -> list[int]:
-    """Projects of which this person is a manager."""
+    """List the ids of projects of which this person is a manager."""
     rows = Membership.objects.filter(user=user, role=Membership.Role.MANAGER)
     return list(rows.values_list("project_id", flat=True))

@@ -103,7 +103,7 @@ def _ago(then: datetime, now: datetime) -> str:
 
 
 def unknown_jobs(cluster: Cluster) -> list[UnknownJob]:
-    """Those of the last listings, lowest id first."""
+    """List the unknown jobs of a cluster's last listings, lowest id first."""
     jobs = {
         str(job["job_id"]): job
         for way in cluster.ways.all()

@@ -15,7 +15,8 @@ from django.db import transaction
 
 from portal.accounts.models import User
 from portal.catalog.models import Pool
-from portal.fleet.models import Command, Pilot, PilotState, Replica, ReplicaState
+from portal.fleet.models import Command, Pilot, Replica
+from portal.fleet.states import PilotState, ReplicaState
 from portal.redis import hints
 from portal.services import targets
 
@@ -47,7 +48,7 @@ MOST_S = 366 * 86_400.0
 
 
 def seconds(value: Any) -> float:
-    """A length of time that a command may ask for."""
+    """Read a length of time, in seconds, that a command may ask for."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not 0 < value <= MOST_S:
         raise ValidationError("for_s is a number of seconds, more than 0 and at most a year.")
@@ -85,7 +86,10 @@ ARGS: dict[str, dict[str, Callable[[Any], Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """At most one target; none means the fleet. Profiles and jobs that no row knows are named in `args`."""
+    """A wish for a command, with at most one target; none means the fleet.
+
+    Profiles and jobs that no row knows are named in `args`.
+    """
 
     kind: str
     pilot: Pilot | None = None
@@ -95,8 +99,10 @@ class Wish:
 
 
 def give(wish: Wish, by: User | str) -> Command:
-    """Writes the command, or answers the same one if it still waits. `by`: an account, or the words for somebody
-    without one. Raises ValidationError."""
+    """Write the command, or return the same one if it still waits. Raise ValidationError.
+
+    `by` is an account, or the words for somebody without one.
+    """
     args = _checked(wish)
     user = by if isinstance(by, User) else None
     if user is None:
@@ -110,7 +116,7 @@ def give(wish: Wish, by: User | str) -> Command:
 
 
 def _checked(wish: Wish) -> dict[str, Any]:
-    """The wish's arguments as they are stored. Raises ValidationError."""
+    """Return the wish's arguments as they are stored. Raise ValidationError."""
     if wish.kind not in TARGETS:
         raise ValidationError({"kind": f"A command is one of: {', '.join(TARGETS)}."})
     args = _arguments(wish)

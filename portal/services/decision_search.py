@@ -34,7 +34,7 @@ FILTERS = {
 
 
 def decisions(asked: Mapping[str, str], now: datetime) -> QuerySet[Decision]:
-    """Raises ValidationError that names the parameter."""
+    """Search the decisions. Raise ValidationError that names the parameter."""
     rows = Decision.objects.order_by("-id")
     # The older name of this parameter is kept for programs.
     if word := asked.get("model") or asked.get("pool"):
@@ -53,12 +53,13 @@ def decisions(asked: Mapping[str, str], now: datetime) -> QuerySet[Decision]:
 
 
 def with_jobs(rows: QuerySet[Decision]) -> QuerySet[Decision]:
-    """Each with `job`, the number of its pilot's Slurm job: what people know a pilot by. None before it has one."""
+    """Give each row `job`, the number of its pilot's Slurm job, by which people know a pilot; None before
+    it has one."""
     return rows.annotate(job=Subquery(Pilot.objects.filter(pk=OuterRef("pilot")).values("job_id")[:1]))
 
 
 def _pool(word: str) -> str:
-    """Also one that has left the catalog since."""
+    """Return the name of a pool, also of one that has left the catalog since."""
     if Decision.objects.filter(pool=word).exists():
         return word
     try:

@@ -16,7 +16,7 @@ FORMS = "2026-11-21, 2026-11-21T09:00 (UTC), or a time ago such as 2h."
 
 
 def moment(param: str, word: str, now: datetime) -> datetime:
-    """Raises ValidationError that names the parameter."""
+    """Read a moment from a parameter. Raise ValidationError that names the parameter."""
     at = _ago(word, now) or _date(word)
     if at is None:
         raise ValidationError({param: f"Not a time: write {FORMS}"})

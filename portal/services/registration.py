@@ -28,7 +28,7 @@ def may_register(user: User) -> bool:
 
 
 def projects_of(user: User) -> QuerySet[Project]:
-    """For which this person may register models."""
+    """Return the projects for which this person may register models."""
     active = Project.objects.filter(is_active=True).order_by("slug")
     if user.is_superuser:
         return active
@@ -36,7 +36,7 @@ def projects_of(user: User) -> QuerySet[Project]:
 
 
 def profiles_of(user: User) -> QuerySet[Profile]:
-    """Where the models of these projects may run."""
+    """Return the profiles where the models of these projects may run."""
     enabled = Profile.objects.filter(enabled=True).order_by("name")
     if user.is_superuser:
         return enabled
@@ -44,7 +44,7 @@ def profiles_of(user: User) -> QuerySet[Profile]:
 
 
 def environments() -> QuerySet[Environment]:
-    """Those whose engine serves what can be registered from a folder with a config.json."""
+    """Return the environments whose engine serves what can be registered from a folder with a config.json."""
     return Environment.objects.exclude(engine=Engine.TORCH).order_by("name")
 
 
@@ -60,7 +60,7 @@ def may_change(user: User, candidate: Candidate) -> bool:
 
 
 def begin(user: User, name: str, path: str, project: Project, profile: Profile) -> Candidate:
-    """Raises ValidationError."""
+    """Begin a registration with the look at its folder. Raise ValidationError."""
     roots = project.model_roots
     if not roots:
         raise ValidationError(
@@ -83,7 +83,7 @@ def begin(user: User, name: str, path: str, project: Project, profile: Profile) 
 
 
 def again(user: User, candidate: Candidate) -> None:
-    """After what was in the way is gone."""
+    """Look again, after what was in the way is gone."""
     with transaction.atomic():
         fresh = {"pilot": None, "asked_at": None, "jobs": 0, "found": None, "error": "", "found_at": None}
         if Candidate.objects.filter(pk=candidate.pk, model=None, found_at__isnull=False).update(**fresh):
@@ -102,7 +102,7 @@ def proposal_for(candidate: Candidate) -> Proposal | None:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What the person made of the proposal."""
+    """The person's choices, made of the proposal."""
 
     environment: Environment
     gpus: int
@@ -117,7 +117,7 @@ class Chosen:
 
 
 def save(user: User, candidate: Candidate, chosen: Chosen) -> Model:
-    """The model and its pool. Raises ValidationError."""
+    """Save the model and its pool. Raise ValidationError."""
     proposal = proposal_for(candidate)
     if proposal is None or candidate.model_id is not None:
         raise ValidationError(
@@ -166,7 +166,7 @@ def save(user: User, candidate: Candidate, chosen: Chosen) -> Model:
 
 
 def approve(candidate: Candidate) -> bool:
-    """By an operator. False when it did not wait for that."""
+    """Approve a candidate as an operator. Return False when it did not wait for that."""
     with transaction.atomic():
         if not Candidate.objects.filter(pk=candidate.pk, approval=True, model__isnull=False).update(
             approval=False
@@ -180,7 +180,7 @@ def approve(candidate: Candidate) -> bool:
 
 
 def _check_rights(user: User, proposal: Proposal, chosen: Chosen) -> None:
-    """Raises ValidationError."""
+    """Check what this person may choose. Raise ValidationError."""
     if user.is_superuser:
         return
     if proposal.admin_only:
@@ -197,7 +197,7 @@ def _check_free(name: str) -> None:
 
 
 def _args(candidate: Candidate, proposal: Proposal, chosen: Chosen) -> dict[str, Any]:
-    """Of the engine; vLLM's only. What the person chose comes before what was proposed."""
+    """Return the engine's arguments, vLLM's only. What the person chose comes before what was proposed."""
     if chosen.environment.engine != Engine.VLLM:
         return {}
     args = {name: value for name, value in proposal.args.items() if name == "runner"}

@@ -6,7 +6,7 @@ metadata: payloads and results lie in another table, which nothing here reads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -15,7 +15,8 @@ from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 
 from portal.accounts.models import Project, User
-from portal.ledger.models import Lane, Request, RequestState
+from portal.ledger.models import Request
+from portal.ledger.states import Lane, RequestState
 from portal.services.access import managed
 from portal.services.moments import moment
 
@@ -28,7 +29,8 @@ PAGE_ROWS = 50
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`rows`: whose they are and when they came; `other`: what they are to be beside that."""
+    """One search: `rows` are whose they are and when they came; `other` is what they are to be beside
+    that."""
 
     rows: QuerySet[Request]
     other: Q
@@ -36,7 +38,10 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`older`: where the next page begins; empty on the last one. `looked_to`: no older row was looked at yet."""
+    """One page of a search.
+
+    `older` is where the next page begins; empty on the last one. `looked_to`: no older row was looked at yet.
+    """
 
     rows: list[Request]
     older: str
@@ -44,7 +49,7 @@ class Found:
 
 
 def whose(user: User) -> list[str]:
-    """Whose requests this person may look through; the first is the usual one."""
+    """List whose requests this person may look through; the first is the usual one."""
     choices = [MINE]
     if managed(user):
         choices.append(MANAGED)
@@ -54,15 +59,15 @@ def whose(user: User) -> list[str]:
 
 
 def requests(asked: Mapping[str, str], user: User, now: datetime) -> Asked:
-    """Raises ValidationError that names the parameter."""
+    """Read a search from its parameters. Raise ValidationError that names the parameter."""
     rows = _of(asked.get("whose") or MINE, user).order_by("-accepted_at", "-id")
     other = Q()
     if word := asked.get("model"):
         other &= Q(model=word)
     if word := asked.get("state"):
-        other &= Q(state=_one_of("state", word, RequestState.values))
+        other &= Q(state=_one_of("state", word, [*RequestState]))
     if word := asked.get("lane"):
-        other &= Q(lane=_one_of("lane", word, Lane.values))
+        other &= Q(lane=_one_of("lane", word, [*Lane]))
     if word := asked.get("project"):
         # One that does not exist and one that is none of the caller's business look the same: empty.
         other &= Q(project_id__in=Project.objects.filter(slug=word).values_list("pk", flat=True)[:1])
@@ -74,7 +79,8 @@ def requests(asked: Mapping[str, str], user: User, now: datetime) -> Asked:
 
 
 def page(asked: Asked, before: str) -> Found:
-    """The rows after the one that `before` names, which need not exist any more. Raises ValidationError."""
+    """Return the rows after the one that `before` names, which need not exist any more. Raise
+    ValidationError."""
     rows = asked.rows
     if before:
         at, id_ = _place(before)
@@ -91,7 +97,7 @@ def page(asked: Asked, before: str) -> Found:
 
 
 def edge(rows: QuerySet[Request]) -> datetime | None:
-    """When the last of those came that are looked at; None where there are no more than that."""
+    """Return when the last of those came that are looked at; None where there are no more than that."""
     # By time alone, the index answers without a look at any row.
     times = rows.order_by("-accepted_at").values_list("accepted_at", flat=True)
     times = times[MOST_LOOKED_AT : MOST_LOOKED_AT + 1]
@@ -107,7 +113,7 @@ def _of(word: str, user: User) -> QuerySet[Request]:
     return Request.objects.filter(user_id=user.pk)
 
 
-def _one_of(param: str, word: str, known: list[str]) -> str:
+def _one_of(param: str, word: str, known: Collection[str]) -> str:
     if word not in known:
         raise ValidationError({param: f"{param} is one of: {', '.join(known)}."})
     return word

@@ -8,13 +8,14 @@ from typing import Any
 
 from django.db.models import Q
 
-from portal.fleet.models import REPLICA_ENDED, Replica
-from portal.ledger.models import Payload, Request, RequestState
+from portal.fleet.models import Replica
+from portal.fleet.states import REPLICA_ENDED
+from portal.ledger.models import Payload, Request
+from portal.ledger.states import Lane, RequestState
 from portal.ledger.timeline import Facts, Timeline, timeline
 from portal.services.request_wait import why
 
 # Held work goes before async, async before batch.
-_LANES = ("held", "async", "batch")
 
 
 def brief(row: Request) -> dict[str, Any]:
@@ -60,13 +61,14 @@ def detail(row: Request, *, with_result: bool) -> dict[str, Any]:
 
 
 def position(row: Request) -> int | None:
-    """1 = next. None when the request does not wait."""
+    """Return a request's place in the queue (1 = next); None when it does not wait."""
     if row.state != RequestState.QUEUED:
         return None
     same_lane = Q(lane=row.lane) & (
         Q(order_key__lt=row.order_key) | Q(order_key=row.order_key, id__lt=row.id)
     )
-    ahead = Q(lane__in=_LANES[: _LANES.index(row.lane)]) | same_lane
+    lanes = list(Lane)
+    ahead = Q(lane__in=lanes[: lanes.index(Lane(row.lane))]) | same_lane
     return Request.objects.filter(ahead, pool=row.pool, state=RequestState.QUEUED).count() + 1
 
 
@@ -89,7 +91,7 @@ def timeline_of(row: Request) -> Timeline:
 
 
 def _replica(row: Request) -> Replica | None:
-    """The one that ran it; for a request that waits, the first that is on its way."""
+    """Return the replica that ran it; for a request that waits, the first that is on its way."""
     replicas = Replica.objects.select_related("pilot")
     if row.replica is not None:
         return replicas.filter(id=row.replica).first()
@@ -99,7 +101,7 @@ def _replica(row: Request) -> Replica | None:
 
 
 def result(row: Request) -> Any:
-    """What the engine answered, for nobody but its owner; None when it is not kept."""
+    """Return what the engine answered, for nobody but its owner; None when it is not kept."""
     kept = Payload.objects.filter(request=row).values_list("result", flat=True).first()
     if kept is None:
         return None

@@ -17,13 +17,14 @@ from portal.fleet.explain import explain, in_line
 from portal.fleet.facts import read_facts
 from portal.fleet.phase import Part, Phase
 from portal.fleet.times import clock, span
-from portal.ledger.models import Payload, Request, RequestState, Ticket
+from portal.ledger.models import Payload, Request, Ticket
+from portal.ledger.states import RequestState
 from portal.policy import estimate
 from portal.policy.limits import WORDS
 
 
 def why(row: Request, position: int | None) -> Phase | None:
-    """None when it does not wait. `position`: 1 = next."""
+    """Explain why a request waits; None when it does not. `position`: 1 = next."""
     now = time.time()
     if row.state == RequestState.PARKED:
         return _parked(row, now)
@@ -50,7 +51,10 @@ def _away(ticket: Ticket, now: float) -> Phase:
 
 
 def _parked(row: Request, now: float) -> Phase:
-    """Over a rate that refills. Others of its owner may be parked before it, so the time is the earliest one."""
+    """Explain a request over a rate that refills.
+
+    Others of its owner may be parked before it, so the time is the earliest one.
+    """
     subjects = Subjects(row.token_id, row.user_id, row.project_id, row.model)
     try:
         refill = quotas.refill(subjects, _cost(row), now)

@@ -14,14 +14,15 @@ from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 
 from portal.catalog.models import Model, Pool, Profile
-from portal.fleet.models import Candidate, Cluster, Pilot, PilotState, Replica
+from portal.fleet.models import Candidate, Cluster, Pilot, Replica
+from portal.fleet.states import PilotState
 
 _SHOWN = 5
 _LEAST_PREFIX = 4
 
 
 def pool(word: str) -> Pool:
-    """By its own name, or by that of a model which it serves."""
+    """Find a pool by its own name, or by that of a model which it serves."""
     _without_nul(word)
     found = Pool.objects.filter(name=word).first() or Pool.objects.filter(served__name=word).first()
     if found is None:
@@ -40,7 +41,7 @@ def model(word: str) -> Model:
 
 
 def candidate(word: str) -> Candidate:
-    """One that has not been looked at yet."""
+    """Find a candidate that has not been looked at yet."""
     found = Candidate.objects.filter(pk=int(word)).first() if word.isdecimal() and len(word) < 19 else None
     if found is None:
         raise ValidationError(f"No model that is to be registered has the number '{word[:30]}'.")
@@ -57,8 +58,11 @@ def profile(word: str) -> Profile:
 
 
 def pilot(word: str) -> Pilot:
-    """By its Slurm job id (`cluster/id` where several clusters have it), its id or the beginning of it, or its job name.
-    Of several with one job id the live one, else the newest."""
+    """Find a pilot by its Slurm job id (`cluster/id` where several clusters have it), its id or the beginning
+    of it, or its job name.
+
+    Of several with one job id the live one is meant, else the newest.
+    """
     _without_nul(word)
     rows = Pilot.objects.select_related("profile").order_by("-planned_at")
     of, slash, number = word.rpartition("/")
@@ -80,7 +84,7 @@ def pilot(word: str) -> Pilot:
 
 
 def _by_job(rows: QuerySet[Pilot], job_id: int) -> Pilot | None:
-    """A number means one job within a cluster only."""
+    """Find a pilot by its job's number, which means one job within a cluster only."""
     matching = list(rows.filter(job_id=job_id)[:_SHOWN])
     live = [row for row in matching if row.state != PilotState.ENDED] or matching
     clusters = sorted({row.cluster for row in live})
@@ -103,7 +107,7 @@ def known_replica(word: str) -> Replica | None:
 
 
 def unknown_job(word: str) -> int:
-    """A job that carries our name and that no row knows, by its id."""
+    """Find a job that carries our name and that no row knows, by its id."""
     known = {job_id for orphans in Cluster.objects.values_list("orphans", flat=True) for job_id in orphans}
     if word not in known:
         if not known:
@@ -113,7 +117,7 @@ def unknown_job(word: str) -> int:
 
 
 def only_cluster(job_id: int) -> str:
-    """The cluster that has this unknown job, where only one has."""
+    """Return the cluster that has this unknown job, where only one has."""
     having = sorted(row.name for row in Cluster.objects.all() if str(job_id) in row.orphans)
     if len(having) > 1:
         raise ValidationError(
@@ -131,7 +135,7 @@ def cluster(word: str) -> str:
 
 
 def _without_nul(word: str) -> None:
-    """PostgreSQL's text holds none, so it does not even look."""
+    """Refuse a NUL: PostgreSQL's text holds none, so it does not even look."""
     if "\0" in word:
         raise ValidationError("A name holds no NUL character.")
 

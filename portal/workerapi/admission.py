@@ -15,6 +15,7 @@ import psycopg2
 
 from gpuworker import wire
 from portal.db.threads import Database
+from portal.fleet.states import PilotState
 from portal.transport.reverse import Reverse
 from portal.workerapi import wishes
 from portal.workerapi.link import Refused
@@ -44,7 +45,7 @@ class Admission:
             raise Refused(503, "The database does not answer.") from None
         if row is None:
             raise Refused(503, "This pilot is not known.")
-        if row.state == "ended":
+        if row.state == PilotState.ENDED:
             raise Refused(410, "This pilot has ended.")
         if row.agent_job_id is None:
             raise Refused(428, "Register first.")

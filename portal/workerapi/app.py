@@ -27,6 +27,7 @@ from portal.batches.contents import Contents
 from portal.config import Config
 from portal.db.threads import Database
 from portal.errors import ApiError
+from portal.fleet.states import PilotState, ReplicaState
 from portal.http.exchange import Exchange, Gone, Scope
 from portal.ledger import backlog
 from portal.redis import keys
@@ -298,13 +299,16 @@ def _routes(
 ) -> dict[str, tuple[dict[str, dict[str, Any]], list[str]]]:
     """pool → (routes of hot replicas, replicas that are not routable)."""
     routable = (
-        reached and heard.pilot.state not in ("draining", "ended") and not said.draining and not said.ending
+        reached
+        and heard.pilot.state not in (PilotState.DRAINING, PilotState.ENDED)
+        and not said.draining
+        and not said.ending
     )
     pools: dict[str, tuple[dict[str, dict[str, Any]], list[str]]] = {}
     for seen in said.replicas:
         hot, gone = pools.setdefault(seen.pool, ({}, []))
         row = heard.replicas.get(seen.id)
-        if routable and row is not None and row.state == "hot" and seen.state == "hot":
+        if routable and row is not None and row.state == ReplicaState.HOT and seen.state == "hot":
             hot[seen.id] = {
                 "transport": heard.pilot.address,
                 "pilot": said.pilot,

@@ -14,6 +14,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from gpuworker import wire
 from portal.fleet import transitions as fleet
+from portal.fleet.states import REPLICA_ENDED, PilotState, ReplicaState
 from portal.ledger import transitions as ledger
 from portal.workerapi import findings, wishes
 from portal.workerapi.wishes import PilotRow, ReplicaRow
@@ -71,7 +72,7 @@ def _row(cur: Cursor, pilot: UUID) -> PilotRow:
     row = wishes.pilot_row(cur, pilot)
     if row is None:
         raise Unknown
-    if row.state == "ended":
+    if row.state == PilotState.ENDED:
         raise Ended
     return row
 
@@ -96,7 +97,7 @@ def register(cur: Cursor, said: wire.Register, interval_s: float) -> wire.SyncAn
     row = wishes.pilot_row(cur, pilot)
     if row is None:
         raise Unknown
-    if row.state == "ended":
+    if row.state == PilotState.ENDED:
         raise Ended
     if not took:
         raise NotYours
@@ -118,7 +119,7 @@ def sync(
     row = wishes.pilot_row(cur, pilot)
     if row is None:
         raise Unknown
-    if row.state == "ended":
+    if row.state == PilotState.ENDED:
         raise Ended
     if row.agent_job_id is None:
         raise Unregistered
@@ -129,7 +130,7 @@ def sync(
     news = False
     if not stale:
         moved = _seen(cur, pilot, said, now)
-        news = any(move.new in ("hot", "failed", "stopped") for move in moved)
+        news = any(move.new in (ReplicaState.HOT, *REPLICA_ENDED) for move in moved)
         if said.ending and (ending := _clean(said.ending)) != row.said_ending:
             fleet.said_ending(cur, pilot, ending)
             news = True
@@ -167,7 +168,7 @@ def _seen(cur: Cursor, pilot: UUID, said: wire.Sync, now: datetime) -> list[flee
         ],
         now,
     )
-    newly_hot = {str(move.replica): move.pool for move in moved if move.new == "hot"}
+    newly_hot = {str(move.replica): move.pool for move in moved if move.new == ReplicaState.HOT}
     for seen in changed:
         if seen.id not in newly_hot or seen.started_at is None or seen.hot_at is None:
             continue

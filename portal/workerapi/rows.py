@@ -11,6 +11,7 @@ from psycopg2.extensions import cursor as Cursor
 from gpuworker import wire
 from portal.batches.contents import Contents
 from portal.ledger import transitions as ledger
+from portal.ledger.states import RequestState
 
 _MOST_AT_ONCE = 256  # rows in one answer
 # Of their bodies, or a single row: prompts may be long, and the whole answer lies in memory several times.
@@ -66,7 +67,9 @@ def _leased(row: ledger.Claimed, body: bytes) -> wire.LeasedRow:
 
 def _lost(row: ledger.Claimed, pilot: str, now: datetime) -> ledger.Finish:
     text = "The line cannot be read any more: its input file was deleted or changed."
-    return ledger.Finish(row.id, row.attempt, pilot, "failed", now, error_code="input_lost", error_text=text)
+    return ledger.Finish(
+        row.id, row.attempt, pilot, RequestState.FAILED, now, error_code="input_lost", error_text=text
+    )
 
 
 def pools_of(cur: Cursor, pilot: UUID) -> list[str]:

@@ -15,14 +15,16 @@ from uuid import UUID
 from psycopg2.extensions import cursor as Cursor
 
 from gpuworker import wire
+from portal.fleet.states import PilotState, ReplicaState
+from portal.ledger.states import RequestState
 
 # What the loop's state of a replica asks of its agent.
 _DESIRED: dict[str, wire.DesiredState] = {
-    "wanted": "hot",
-    "starting": "hot",
-    "hot": "hot",
-    "draining": "draining",
-    "asleep": "asleep",
+    ReplicaState.WANTED: "hot",
+    ReplicaState.STARTING: "hot",
+    ReplicaState.HOT: "hot",
+    ReplicaState.DRAINING: "draining",
+    ReplicaState.ASLEEP: "asleep",
 }
 
 
@@ -85,7 +87,7 @@ def answer(
 ) -> wire.SyncAnswer:
     return wire.SyncAnswer(
         desired=_desired(cur, pilot),
-        drain=row.state == "draining",
+        drain=row.state == PilotState.DRAINING,
         deadline_at=row.deadline_at,
         cancels=_cancels(cur, pilot, rows),
         interval_s=interval_s,
@@ -121,7 +123,7 @@ def _replica(
         pool=pool,
         model=model,
         engine=engine,
-        state="asleep" if state == "draining" and sleep_level else _DESIRED[state],
+        state="asleep" if state == ReplicaState.DRAINING and sleep_level else _DESIRED[state],
         path=path,
         python=python,
         gpus=list(json.loads(gpus)),
@@ -142,7 +144,7 @@ def _replica(
 
 def _stage(cur: Cursor, row: PilotRow) -> list[wire.StageWish]:
     """The wish of the control loop, until it is met."""
-    if not row.stage_wish or row.state != "up" or row.stage_wish in row.staged:
+    if not row.stage_wish or row.state != PilotState.UP or row.stage_wish in row.staged:
         return []
     cur.execute(
         """SELECT path FROM catalog_model WHERE pool_id = %s AND enabled AND path <> '' ORDER BY id LIMIT 1""",
@@ -173,8 +175,8 @@ def _cancels(cur: Cursor, pilot: UUID, rows: Sequence[wire.RowRef]) -> list[wire
     return [
         wire.Cancel(str(id_), held[str(id_)])
         for id_, attempt, state, holder in cur.fetchall()
-        if state not in ("done", "failed")
-        and (state != "running" or attempt != held[str(id_)] or holder != str(pilot))
+        if state not in (RequestState.DONE, RequestState.FAILED)
+        and (state != RequestState.RUNNING or attempt != held[str(id_)] or holder != str(pilot))
     ]
 
 

@@ -14,7 +14,8 @@ from portal.catalog.models import Model, Pool, Profile
 from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
 from portal.fleet.models import Decision as DecisionRow
-from portal.fleet.models import Pilot, PilotState, PoolState, ProfileState
+from portal.fleet.models import Pilot, PoolState, ProfileState
+from portal.fleet.states import ON_ITS_WAY, PilotState
 from scheduler.act import refusals
 from scheduler.act.job_spec import job_name
 from scheduler.act.submission import Actor, end, submit
@@ -31,7 +32,6 @@ from scheduler.policy.decisions import (
     StageWeights,
     WakeReplica,
 )
-from scheduler.policy.snapshot import ON_ITS_WAY
 from scheduler.slurm.protocol import NoAnswer, NotOffered, Rejected
 
 logger = logging.getLogger(__name__)

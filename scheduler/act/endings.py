@@ -18,7 +18,8 @@ from psycopg2.extensions import cursor as Cursor
 from portal.config import Config
 from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
-from portal.fleet.models import Pilot, PilotLog, PilotState, Replica
+from portal.fleet.models import Pilot, PilotLog, Replica
+from portal.fleet.states import PilotState
 from portal.ledger import transitions as ledger
 from scheduler.act.decision_rows import tell
 from scheduler.act.job_spec import log_path, secret_path

@@ -12,7 +12,8 @@ from uuid import UUID
 
 import redis as redis_library
 
-from portal.fleet.models import Replica, ReplicaState
+from portal.fleet.models import Replica
+from portal.fleet.states import ReplicaState
 from portal.redis import keys
 
 logger = logging.getLogger(__name__)

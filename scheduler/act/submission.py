@@ -15,8 +15,9 @@ from portal.catalog.models import Pool
 from portal.config import Config
 from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
-from portal.fleet.models import Pilot, PilotState, ProfileState
+from portal.fleet.models import Pilot, ProfileState
 from portal.fleet.slurm_words import refused_for_good
+from portal.fleet.states import PilotState
 from scheduler.act import endings
 from scheduler.act.decision_rows import tell
 from scheduler.act.job_spec import spec_of

@@ -11,19 +11,9 @@ from datetime import timedelta
 
 from portal.catalog.models import Pool, Profile
 from portal.db.transaction import moving
-from portal.fleet.models import (
-    REPLICA_ENDED,
-    Cluster,
-    Command,
-    Pilot,
-    PilotLog,
-    PilotState,
-    PoolState,
-    ProfileState,
-    Replica,
-    ReplicaState,
-)
+from portal.fleet.models import Cluster, Command, Pilot, PilotLog, PoolState, ProfileState, Replica
 from portal.fleet.models import Decision as DecisionRow
+from portal.fleet.states import ON_ITS_WAY, REPLICA_ENDED, PilotState, ReplicaState
 from portal.fleet.times import FOR_EVER, until
 from scheduler.act import endings, refusals
 from scheduler.act.deeds import carry_out
@@ -33,7 +23,6 @@ from scheduler.commands.outcomes import Failed, Later, Refused
 from scheduler.commands.trials import Look, try_out
 from scheduler.observe import unknown_jobs
 from scheduler.policy.decisions import CancelPilot, Decision, DrainPilot, DrainReplica
-from scheduler.policy.snapshot import ON_ITS_WAY
 from scheduler.slurm.protocol import NoAnswer, NotOffered
 
 logger = logging.getLogger(__name__)

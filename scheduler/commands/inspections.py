@@ -12,14 +12,14 @@ from uuid import UUID
 
 from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
-from portal.fleet.models import Candidate, Command, Pilot, PilotState, ProfileState
+from portal.fleet.models import Candidate, Command, Pilot, ProfileState
 from portal.fleet.slurm_words import meaning
+from portal.fleet.states import ON_ITS_WAY, PilotState
 from portal.fleet.times import span
 from scheduler.act.decision_rows import tell
 from scheduler.act.job_spec import job_name
 from scheduler.act.submission import Actor, submit
 from scheduler.commands.outcomes import Failed, Later, Refused
-from scheduler.policy.snapshot import ON_ITS_WAY
 
 LOOK_PATIENCE_S = 120.0  # for the agent; an agent of an earlier release never answers
 MOST_JOBS = 2  # that may end under it before it is given up

@@ -15,13 +15,14 @@ from portal.catalog.models import Model, Pool, Profile
 from portal.db.transaction import moving
 from portal.fleet.explain import explain
 from portal.fleet.facts import read_facts
-from portal.fleet.models import Command, Decision, PoolState, Replica, ReplicaState
+from portal.fleet.models import Command, Decision, PoolState, Replica
+from portal.fleet.states import SERVING, ReplicaState
 from portal.fleet.times import clock, span
 from scheduler.act.deeds import carry_out
 from scheduler.act.submission import Actor
 from scheduler.commands.outcomes import Failed, Later, Refused
 from scheduler.policy.decisions import LaunchPilot
-from scheduler.policy.snapshot import SERVING, Snapshot
+from scheduler.policy.snapshot import Snapshot
 from scheduler.policy.trial import Start, trial
 
 Look = Callable[[], Snapshot]

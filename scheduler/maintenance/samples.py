@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 from portal.db.transaction import moving
 from portal.fleet.models import Sample
-from scheduler.policy.snapshot import COMING, ON_ITS_WAY, Snapshot
+from portal.fleet.states import COMING, ON_ITS_WAY
+from scheduler.policy.snapshot import Snapshot
 
 EVERY_S = 60
 KEPT = timedelta(days=8)

@@ -17,7 +17,8 @@ from django.db.models import QuerySet
 
 from portal.config import Config
 from portal.db.transaction import moving
-from portal.fleet.models import BadNode, Decision, Replica, ReplicaState
+from portal.fleet.models import BadNode, Decision, Replica
+from portal.fleet.states import ReplicaState
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from portal.fleet.states import ON_ITS_WAY, ON_NODES, PilotState
 from scheduler.policy.decisions import CancelPilot, DrainPilot, Inputs
-from scheduler.policy.snapshot import ON_ITS_WAY
 from scheduler.slurm.protocol import JobInfo
 
 # An end that moved by less is Slurm's rounding.
@@ -56,10 +56,10 @@ def forced(live: LiveJob, limits: Limits, now: float) -> DrainPilot | CancelPilo
             f"{_dialled(live.portal_url)}"
         )
         return CancelPilot(pilot=live.pilot, failed=True, reason=said, inputs=inputs)
-    if live.state in ("up", "draining") and live.silent_s >= limits.silent_cancel_s:
+    if live.state in ON_NODES and live.silent_s >= limits.silent_cancel_s:
         said = f"Its agent on {job.nodes} has been silent for {live.silent_s:.0f} s: the job is given up."
         return CancelPilot(pilot=live.pilot, failed=True, reason=said, inputs=inputs)
-    if live.state == "up" and job.ends_at is not None and live.ends_at is not None:
+    if live.state == PilotState.UP and job.ends_at is not None and live.ends_at is not None:
         earlier_s, left_s = live.ends_at - job.ends_at, job.ends_at - now
         if earlier_s >= _MOVED_S and left_s <= _NEAR_S:
             said = (

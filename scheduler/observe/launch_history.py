@@ -13,7 +13,8 @@ from typing import Any
 
 from django.db.models import Max
 
-from portal.fleet.models import Command, Replica, ReplicaState
+from portal.fleet.models import Command, Replica
+from portal.fleet.states import ReplicaState
 from scheduler.moments import seconds
 from scheduler.policy.snapshot import Failure
 

@@ -19,8 +19,9 @@ from django.db.models import QuerySet
 from portal.config import Config
 from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
-from portal.fleet.models import Pilot, PilotState
+from portal.fleet.models import Pilot
 from portal.fleet.slurm_words import meaning
+from portal.fleet.states import ON_ITS_WAY, PilotState
 from portal.ledger import transitions as ledger
 from scheduler.act import endings
 from scheduler.act.decision_rows import tell
@@ -35,7 +36,6 @@ from scheduler.observe.silence import Silence
 from scheduler.observe.verdicts import BLAMELESS, Patience, PilotFacts, Verdict, judge
 from scheduler.observe.ways import Site
 from scheduler.policy.decisions import CancelPilot, DrainPilot
-from scheduler.policy.snapshot import ON_ITS_WAY
 
 logger = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from uuid import UUID
 import redis as redis_library
 
 from portal.config import Config
-from portal.fleet.models import Decision, Pilot, PilotState
+from portal.fleet.models import Decision, Pilot
+from portal.fleet.states import ON_ITS_WAY, PilotState
 from portal.ledger.models import Holder
 from portal.redis import keys
 from scheduler.observe.reports import Heard
-from scheduler.policy.snapshot import ON_ITS_WAY
 
 logger = logging.getLogger(__name__)
 

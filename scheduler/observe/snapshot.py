@@ -12,22 +12,16 @@ from django.db.models import Max
 from portal.accounts.models import Project
 from portal.catalog.models import Profile
 from portal.config import Config
-from portal.fleet.models import REPLICA_ENDED, Cluster, ProfileState, Replica
+from portal.fleet.models import Cluster, ProfileState, Replica
 from portal.fleet.slurm_words import meaning
+from portal.fleet.states import ON_ITS_WAY, REPLICA_ENDED, ReplicaState
 from scheduler.commands.inspections import looked_at_by
 from scheduler.moments import seconds
 from scheduler.observe.observation import Observed, live_pilots
 from scheduler.observe.pool_views import pool_views, profile_view
 from scheduler.observe.reports import Heard
 from scheduler.observe.ways import Site, served
-from scheduler.policy.snapshot import (
-    ON_ITS_WAY,
-    Limits,
-    PilotView,
-    ProfileView,
-    ReplicaView,
-    Snapshot,
-)
+from scheduler.policy.snapshot import Limits, PilotView, ProfileView, ReplicaView, Snapshot
 
 _OF_PILOTS = (
     *(
@@ -162,7 +156,7 @@ def _replica(row: Any, heard: dict[str, Heard]) -> ReplicaView:
     id_, pilot = str(row.id), str(row.pilot_id)
     report = heard.get(pilot)
     seen = report.replicas.get(id_) if report is not None else None
-    asleep = row.state == "asleep"
+    asleep = row.state == ReplicaState.ASLEEP
     return ReplicaView(
         id=id_,
         pool=row.pool_id,

@@ -17,7 +17,8 @@ from portal.catalog.models import Profile
 from portal.config import Config
 from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
-from portal.fleet.models import Decision, Pilot, PilotState
+from portal.fleet.models import Decision, Pilot
+from portal.fleet.states import PilotState
 from scheduler.act import refusals
 from scheduler.act.job_spec import job_name
 from scheduler.observe.listing import ClientFor, Listing, OurJob, kept

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from gpuworker.wire import REFUSED
 from portal.fleet.slurm_words import meaning
+from portal.fleet.states import PilotState
 from scheduler.observe.listing import OurJob
 from scheduler.observe.reports import Heard
 
@@ -76,10 +77,10 @@ def judge(
     is resubmitted if the listing is newer than the intent; another has ended if neither Slurm nor its agent was heard
     of it for alive_s. Redis' silence keeps it, too.
     """
-    if pilot.said_ending and pilot.state != "planned":
+    if pilot.said_ending and pilot.state != PilotState.PLANNED:
         refused = pilot.said_ending.startswith(REFUSED)
         return Verdict(ended=_last_words(pilot, jobs), failed=refused)
-    registered = pilot.agent_job_id if pilot.state == "planned" else None
+    registered = pilot.agent_job_id if pilot.state == PilotState.PLANNED else None
     if answered_at is None:
         return Verdict(adopt=registered)
     silent_s = now - heard.received_at if heard is not None else float("inf")
@@ -90,7 +91,7 @@ def judge(
     if own is None:
         return _unlisted(pilot, silent_s, redis_answers, answered_at, patience, now)
     surplus = tuple(job for job in live if job.info.job_id != own.info.job_id)
-    adopt = own.info.job_id if pilot.state == "planned" else None
+    adopt = own.info.job_id if pilot.state == PilotState.PLANNED else None
     said = meaning(own.info.state, own.info.reason)
     if said.phase == "ended" and (silent_s > patience.quiet_s or (heard and heard.job_id != own.info.job_id)):
         reason = f"Job {own.info.job_id}: {said.text}."
@@ -123,7 +124,7 @@ def _unlisted(
     patience: Patience,
     now: float,
 ) -> Verdict:
-    if pilot.state == "planned":
+    if pilot.state == PilotState.PLANNED:
         return Verdict(resubmit=answered_at > pilot.planned_at)
     last_seen = max(pilot.slurm_seen_at or 0.0, pilot.submitted_at or 0.0)
     if answered_at <= last_seen or now - last_seen < patience.alive_s:

@@ -15,7 +15,8 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from portal.catalog.models import Access, Profile
 from portal.config import Config
-from portal.fleet.models import Cluster, Pilot, PilotState, WayState
+from portal.fleet.models import Cluster, Pilot, WayState
+from portal.fleet.states import PilotState
 from scheduler.act.decision_rows import tell
 from scheduler.moments import moment
 from scheduler.slurm.way import Way

@@ -6,7 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from math import ceil
 
-from scheduler.policy.snapshot import SERVING, PoolView, ReplicaView, Snapshot
+from portal.fleet.states import SERVING
+from scheduler.policy.snapshot import PoolView, ReplicaView, Snapshot
 
 # A backlog of batch lines calls for another replica only when it is this many times as long as one of requests.
 PATIENCE = 4.0

@@ -11,16 +11,9 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from portal.fleet.states import ON_ITS_WAY, SERVING
 from scheduler.policy.deadlines import leaving
-from scheduler.policy.snapshot import (
-    ON_ITS_WAY,
-    SERVING,
-    PilotView,
-    PoolView,
-    ProfileView,
-    ReplicaView,
-    Snapshot,
-)
+from scheduler.policy.snapshot import PilotView, PoolView, ProfileView, ReplicaView, Snapshot
 
 
 @dataclass(slots=True)

@@ -6,7 +6,8 @@ Separate from `handover`, which says what to do about it: placement and the auto
 
 from __future__ import annotations
 
-from scheduler.policy.snapshot import COMING, PilotView, PoolView, ProfileView, ReplicaView, Snapshot
+from portal.fleet.states import COMING
+from scheduler.policy.snapshot import PilotView, PoolView, ProfileView, ReplicaView, Snapshot
 
 # Slurm's wait where no job of the profile was seen to wait and Slurm estimates nothing.
 UNKNOWN_WAIT_S = 300.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from portal.fleet.states import SERVING
 from scheduler.policy import (
     autoscale,
     handover,
@@ -35,7 +36,7 @@ from scheduler.policy.decisions import (
     WakeReplica,
 )
 from scheduler.policy.profiles import NewPilot, Nowhere
-from scheduler.policy.snapshot import SERVING, PilotView, PoolView, ProfileView, Snapshot
+from scheduler.policy.snapshot import PilotView, PoolView, ProfileView, Snapshot
 
 
 @dataclass

@@ -10,17 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from portal.fleet.states import ON_ITS_WAY, SERVING
 from scheduler.policy import profiles
 from scheduler.policy.deadlines import clock, closing, drain_of, end_of, lead_s, leaving, load_of, minutes
 from scheduler.policy.decisions import DrainPilot, DrainReplica, Inputs
-from scheduler.policy.snapshot import (
-    ON_ITS_WAY,
-    SERVING,
-    PilotView,
-    PoolView,
-    ReplicaView,
-    Snapshot,
-)
+from scheduler.policy.snapshot import PilotView, PoolView, ReplicaView, Snapshot
 
 
 @dataclass(frozen=True, slots=True)

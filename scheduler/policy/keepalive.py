@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from portal.fleet.states import ON_ITS_WAY
 from scheduler.policy import autoscale
 from scheduler.policy.books import Books
 from scheduler.policy.decisions import CancelPilot, DrainPilot, DrainReplica
-from scheduler.policy.snapshot import ON_ITS_WAY, PilotView, PoolView, ReplicaView
+from scheduler.policy.snapshot import PilotView, PoolView, ReplicaView
 from scheduler.policy.switching import is_idle
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from portal.fleet.states import SERVING
 from scheduler.policy.books import Books
 from scheduler.policy.deadlines import UNKNOWN_WAIT_S
-from scheduler.policy.snapshot import SERVING, PilotView, PoolView, ProfileView
+from scheduler.policy.snapshot import PilotView, PoolView, ProfileView
 
 # Start estimates this close together are the same: then the cost decides.
 SAME_S = 60.0

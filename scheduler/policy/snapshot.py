@@ -10,11 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-COMING = frozenset({"wanted", "starting"})
-SERVING = frozenset({"wanted", "starting", "hot"})
-# A pilot that Slurm has not started yet, as far as we know.
-ON_ITS_WAY = frozenset({"planned", "submitted", "pending"})
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:

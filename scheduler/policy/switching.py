@@ -21,10 +21,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from portal.fleet.states import SERVING
 from scheduler.policy import autoscale, placement, profiles
 from scheduler.policy.books import Books
 from scheduler.policy.profiles import NewPilot, Nowhere
-from scheduler.policy.snapshot import SERVING, PilotView, PoolView, ProfileView, ReplicaView
+from scheduler.policy.snapshot import PilotView, PoolView, ProfileView, ReplicaView
 
 TURN = 4.0
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from portal.fleet.states import ON_ITS_WAY
 from scheduler.policy import autoscale
 from scheduler.policy.books import Books
 from scheduler.policy.decisions import CancelPilot
-from scheduler.policy.snapshot import ON_ITS_WAY
 
 
 def unwanted_jobs(books: Books) -> Iterator[CancelPilot]:

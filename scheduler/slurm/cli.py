@@ -131,8 +131,11 @@ class CliClient:
         return shell.run(self._prefix, self._conf + program, limit_s=self._limit_s, what=what)
 
     def _export_word(self) -> str:
-        """NIL from 23.02 on. Before, every value but ALL runs the user's log-in shell on the node first, which
-        takes seconds or fails; and ALL of an emptied environment is nothing. See docs/decisions/0005."""
+        """Return the value of --export: NIL from 23.02 on.
+
+        Before, every value but ALL runs the user's log-in shell on the node first, which takes seconds or
+        fails; and ALL of an emptied environment is nothing. See docs/decisions/0005.
+        """
         if not self._export:
             said = self._ask("sbatch --version", "sbatch")
             release = re.search(r"(\d+)\.(\d+)", said)
@@ -157,7 +160,7 @@ def _make_folder(path: str) -> str:
 
 
 def _refused(answer: Answer, command: str) -> Rejected | NoAnswer:
-    """Which of the two a failed sbatch is. In doubt it is silence: the next listing then decides."""
+    """Tell which of the two a failed sbatch is. In doubt it is silence: the next listing then decides."""
     reason = _REFUSAL.search(answer.err)
     # A refused --test-only says "allocation failure" and no more; what else is said bears the word "error".
     if reason is None and "error:" not in answer.err:

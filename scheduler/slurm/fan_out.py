@@ -34,7 +34,7 @@ LOST_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Answered(Generic[T]):
-    """`value` None: no answer, and why in `error`."""
+    """An answer to one of several questions. `value` is None where there is none; `error` has the reason."""
 
     asked_at: float
     value: T | None
@@ -103,7 +103,7 @@ def forget(way: Way) -> None:
 
 
 def start(question: Callable[[], T], way: Way) -> Future[T]:
-    """In a thread that no exit waits for: its command ends at its own limit."""
+    """Start a question in a thread that no exit waits for: its command ends at its own limit."""
     future: Future[T] = Future()
     answer = partial(run, question, future)
     threading.Thread(target=answer, name=f"ask {way.said}", daemon=True).start()

@@ -44,7 +44,7 @@ class Token:
 
 
 class TokenSource:
-    """Hands out the way's token. `limit_s` bounds the command that prints one."""
+    """The source of a way's tokens. `limit_s` bounds the command that prints one."""
 
     def __init__(self, way: Way, limit_s: float) -> None:
         self._way = way

@@ -28,7 +28,7 @@ SINFO_FORMAT = RECORD + FIELD.join(["%R", "%a", "%l", "%D", "%T", "%G", "%c", "%
 
 
 def jobs(text: str) -> Jobs:
-    """Raises NoAnswer on text that is no listing."""
+    """Parse the listing of jobs. Raise NoAnswer on text that is no listing."""
     found: dict[str, list[JobInfo]] = {}
     for fields in _records(text, 10, "squeue"):
         number = re.match(r"[0-9]+", fields[0])  # 12_[3-4] and 12+0 are arrays and hets of other programs
@@ -51,7 +51,7 @@ def jobs(text: str) -> Jobs:
 
 
 def partitions(text: str) -> dict[str, PartitionInfo]:
-    """One line per partition and kind of node becomes one value per partition."""
+    """Make one value per partition of one line per partition and kind of node."""
     found: dict[str, PartitionInfo] = {}
     for name, available, limit, count, state, gres, cpus, mem_mb, features in _records(text, 9, "sinfo"):
         if not count.isdigit():
@@ -65,7 +65,7 @@ def partitions(text: str) -> dict[str, PartitionInfo]:
 
 
 def reservations(text: str) -> dict[str, ReservationInfo]:
-    """`scontrol -o show reservation`."""
+    """Parse the output of `scontrol -o show reservation`."""
     found = {}
     for line in text.splitlines():
         if not line.strip() or line.startswith("No reservations"):
@@ -86,8 +86,11 @@ def reservations(text: str) -> dict[str, ReservationInfo]:
 
 
 def usage(text: str) -> dict[int, UsageInfo]:
-    """`sacct -n -P -X -o JobIDRaw,State,ExitCode,ElapsedRaw,NodeList`. A row that is odd (a job that was refused, one of
-    an array) tells nothing of its own job and spoils nobody else's; text without one row is no answer."""
+    """Parse the output of `sacct -n -P -X -o JobIDRaw,State,ExitCode,ElapsedRaw,NodeList`.
+
+    A row that is odd (a job that was refused, one of an array) tells nothing of its own job and spoils nobody
+    else's; text without one row is no answer.
+    """
     found = {}
     lines = [line for line in text.splitlines() if line.strip()]
     for line in lines:
@@ -103,7 +106,8 @@ def usage(text: str) -> dict[int, UsageInfo]:
 
 
 def accounts(text: str) -> dict[str, list[str]]:
-    """`sacctmgr -n -P show associations … format=Account,QOS`: a line per account, cluster and partition."""
+    """Parse the output of `sacctmgr -n -P show associations … format=Account,QOS`: a line per account,
+    cluster and partition."""
     found: dict[str, set[str]] = {}
     for line in text.splitlines():
         account, separator, qos = line.partition("|")
@@ -114,7 +118,7 @@ def accounts(text: str) -> dict[str, list[str]]:
 
 
 def moment(text: str) -> float | None:
-    """Slurm's time in UTC as UNIX seconds; None for N/A, Unknown, NONE and the like."""
+    """Return Slurm's time in UTC as UNIX seconds; None for N/A, Unknown, NONE and the like."""
     try:
         return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
     except ValueError:
@@ -133,7 +137,7 @@ def _records(text: str, width: int, command: str) -> Iterator[list[str]]:
 
 
 def _minutes(text: str) -> int | None:
-    """[days-]hours:minutes:seconds, minutes:seconds, or "infinite"."""
+    """Read [days-]hours:minutes:seconds, minutes:seconds, or "infinite", as minutes."""
     match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
     if match is None:
         return None

@@ -41,7 +41,7 @@ class NativeClient:
 
     @property
     def helper_pid(self) -> int | None:
-        """The helper's process, where one runs."""
+        """Return the helper's process, where one runs."""
         return self._helper.pid
 
     def close(self) -> None:
@@ -129,7 +129,7 @@ class NativeClient:
         raise NotOffered(f"{self._way.said}: the secret was never in a file of ours")
 
     def _ask(self, verb: str, **args: Any) -> Any:
-        """An answer to a question that Slurm has no reason to refuse: a refusal is no answer then."""
+        """Ask a question that Slurm has no reason to refuse: a refusal is no answer then."""
         try:
             return self._helper.ask(verb, **args)
         except Refused as error:

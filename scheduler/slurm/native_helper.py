@@ -23,11 +23,11 @@ Row = dict[str, Any]
 
 
 class Unavailable(Exception):
-    """This installation does not have the verb. The text says why."""
+    """An error where this installation does not have the verb. The text says why."""
 
 
 class NotKnown(Exception):
-    """There is no answer now. The text says why."""
+    """An error where there is no answer now. The text says why."""
 
 
 def main(mark: str) -> None:

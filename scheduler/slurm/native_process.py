@@ -31,7 +31,7 @@ Data = dict[str, Any]
 
 
 class Refused(Exception):
-    """Slurm heard and said no, with this number; 0 where pyslurm has none."""
+    """A refusal: Slurm heard and said no, with this number; 0 where pyslurm has none."""
 
     def __init__(self, number: int, reason: str) -> None:
         super().__init__(reason)
@@ -59,7 +59,7 @@ class Helper:
 
     @property
     def pid(self) -> int | None:
-        """The process that answers, where one was started and has not been ended."""
+        """Return the process that answers, where one was started and has not been ended."""
         return self._process.pid if self._process is not None else None
 
     def ask(self, verb: str, **args: Any) -> Any:
@@ -169,7 +169,8 @@ class Helper:
         return bool(more)
 
     def _read_lines(self, pipe: IO[bytes], wanted: Any) -> Data | None:
-        """What is not marked as the helper's was printed by something on the way, and is no answer."""
+        """Read the helper's answer. What is not marked as its own was printed by something on the way, and
+        is no answer."""
         more = os.read(pipe.fileno(), 1 << 20)
         if not more:
             raise NoAnswer(f"{self._way.said}: {self._ended()}")
@@ -190,7 +191,7 @@ class Helper:
         return None
 
     def _ended(self) -> str:
-        """Why it said nothing more, in words."""
+        """Return why it said nothing more, in words."""
         assert self._process is not None
         try:
             code = self._process.wait(1)
@@ -231,4 +232,4 @@ class Helper:
 
 
 class _TooEarly(NoAnswer):
-    """It failed a moment ago."""
+    """An answer that is not even asked for: the helper failed a moment ago."""

@@ -33,7 +33,7 @@ _left_alone: dict[Way, Future[object]] = {}
 
 
 def is_busy(way: Way) -> bool:
-    """Whether a question that nobody waits for any more is still under way."""
+    """Tell whether a question that nobody waits for any more is still under way."""
     future = _left_alone.get(way)
     if future is not None and future.done():
         del _left_alone[way]
@@ -42,7 +42,7 @@ def is_busy(way: Way) -> bool:
 
 
 class LeftAlone(NoAnswer):
-    """Nobody waits for it any more, and it may come to be all the same."""
+    """An answer that nobody waits for any more, and that may come all the same."""
 
 
 class Patient:

@@ -26,18 +26,18 @@ def clean(text: str, longest: int = LONGEST_WORDS) -> str:
 
 
 class SlurmError(Exception):
-    """Root of what a client raises. Its words go into tables."""
+    """The root of what a client raises. Its words go into tables."""
 
     def __init__(self, words: str = "") -> None:
         super().__init__(clean(words))
 
 
 class NoAnswer(SlurmError):
-    """Slurm was not heard: a time-out, a failing command, or output that is not an answer."""
+    """An error where Slurm was not heard: a time-out, a failing command, or output that is not an answer."""
 
 
 class Rejected(SlurmError):
-    """Slurm heard and said no. `reason` is Slurm's own text."""
+    """A refusal: Slurm heard and said no. `reason` is Slurm's own text."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -45,7 +45,8 @@ class Rejected(SlurmError):
 
 
 class NotOffered(SlurmError):
-    """This way to Slurm has no such verb: neither an answer nor silence, and asking again changes nothing."""
+    """An error where this way to Slurm has no such verb: neither an answer nor silence; asking again
+    changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class ReservationInfo:
 
 @dataclass(frozen=True, slots=True)
 class UsageInfo:
-    """What accounting recorded of one job."""
+    """The usage that accounting recorded of one job."""
 
     job_id: int
     state: str
@@ -113,15 +114,19 @@ class SlurmClient(Protocol):
     NoAnswer when Slurm was not heard; what else it raises is said here."""
 
     def submit(self, script: str, spec: JobSpec) -> int:
-        """The job's id. Rejected when Slurm refuses it. After NoAnswer the job may exist all the same:
-        only a successful listing tells."""
+        """Submit a job and return its id. Raise Rejected when Slurm refuses it.
+
+        After NoAnswer the job may exist all the same: only a successful listing tells.
+        """
 
     def jobs(self) -> Jobs:
-        """All jobs of this user that Slurm still knows, the ended ones too. No jobs is an empty dict."""
+        """List all jobs of this user that Slurm still knows, the ended ones too. No jobs is an empty dict."""
 
     def cancel(self, job_ids: list[int]) -> None:
-        """Ends jobs. One that has ended already is no error. Rejected when Slurm refuses one of them; the others are
-        cancelled all the same."""
+        """Cancel jobs. One that has ended already is no error.
+
+        Raise Rejected when Slurm refuses one of them; the others are cancelled all the same.
+        """
 
     def partitions(self) -> dict[str, PartitionInfo]: ...
 
@@ -130,16 +135,16 @@ class SlurmClient(Protocol):
     # Capabilities.
 
     def accounts(self) -> dict[str, list[str]]:
-        """Accounts that this user may use, with their QOS. From accounting."""
+        """List the accounts that this user may use, with their QOS, from accounting."""
 
     def estimate_start(self, spec: JobSpec) -> float:
-        """When such a job would start. Rejected when Slurm would refuse it."""
+        """Return when such a job would start, in UNIX seconds. Raise Rejected when Slurm would refuse it."""
 
     def usage(self, job_ids: list[int]) -> dict[int, UsageInfo]:
-        """From accounting. A job that it does not know is left out."""
+        """Return the usage of jobs from accounting. A job that it does not know is left out."""
 
     def log_tail(self, path: str, max_bytes: int) -> str:
-        """The end of a job's log; "" when there is none yet."""
+        """Return the end of a job's log; "" when there is none yet."""
 
     def forget(self, secret_path: str) -> None:
-        """Removes a pilot's secret file; one that is gone already is no error."""
+        """Remove a pilot's secret file; one that is gone already is no error."""

@@ -87,7 +87,8 @@ class RestClient:
         return self._kept
 
     def _read_changes(self) -> Data | None:
-        """The listing, or that it is the same as before; None where the server does not take the question."""
+        """Read the listing, or that it is the same as before; None where the server does not take the
+        question."""
         try:
             # "uts" and the seconds: v0.0.40 takes a bare number for a date.
             return self._ask("GET", f"jobs/?flags=ALL&update_time=uts{self._kept_update}")
@@ -106,8 +107,11 @@ class RestClient:
             raise Rejected("; ".join(refusals)[:500])
 
     def _may_end(self, job_id: int, refusals: list[str]) -> bool:
-        """Whether the number is still that of a job of our user: a controller that lost its last moments gives numbers
-        again. One that slurmrestd asks to end a stranger's job may stand still for good (24.11.5 did)."""
+        """Tell whether the number is still that of a job of our user.
+
+        A controller that lost its last moments gives numbers again. One that slurmrestd asks to end a
+        stranger's job may stand still for good (24.11.5 did).
+        """
         try:
             owner = rest_shapes.owner(self._ask("GET", f"job/{job_id}"), job_id)
         except Refused as error:
@@ -119,8 +123,11 @@ class RestClient:
         return bool(owner) and owner == self._link.user
 
     def _spoken(self, error: Refused) -> str:
-        """Return Slurm's words. Raises NoAnswer where they name nothing: that is how slurmrestd says, too, that no
-        controller was there. (Of a submission they are a site's plugin that says no.)"""
+        """Return Slurm's words, or raise NoAnswer where they name nothing.
+
+        That is how slurmrestd says, too, that no controller was there. Of a submission such words are those
+        of a site's plugin that says no.
+        """
         if error.number == errors.UNSPECIFIED:
             raise NoAnswer(f"{self._way.said}: {error.reason}")
         return error.reason
@@ -176,14 +183,15 @@ class RestClient:
         raise NotOffered(f"{self._way.said}: the secret was never in a file of ours")
 
     def _read(self, path: str, room: str = "slurm") -> Data:
-        """An answer to a question that Slurm has no reason to refuse: a refusal is no answer then."""
+        """Ask a question that Slurm has no reason to refuse: a refusal is no answer then."""
         try:
             return self._ask("GET", path, room=room)
         except Refused as error:
             raise NoAnswer(f"{self._way.said}: {path.partition('?')[0]}: {error.reason}") from None
 
     def _ask(self, method: str, path: str, body: Data | None = None, room: str = "slurm") -> Data:
-        """Under the version that was chosen; once more under a new choice where the server knows it no longer."""
+        """Ask under the version that was chosen; once more under a new choice where the server knows it no
+        longer."""
         known = bool(self._version)
         try:
             return self._link.ask(method, f"/{room}/{self._chosen()}/{path}", body)
@@ -194,7 +202,7 @@ class RestClient:
         return self._link.ask(method, f"/{room}/{self._chosen()}/{path}", body)
 
     def _chosen(self) -> str:
-        """The version to speak. Raises NoAnswer where the server speaks neither."""
+        """Return the version to speak. Raise NoAnswer where the server speaks neither."""
         if not self._version:
             paths = self._link.ask("GET", "/openapi/v3", document=True).get("paths")
             if not isinstance(paths, dict):

@@ -31,7 +31,7 @@ Data = dict[str, Any]
 
 
 class Refused(Exception):
-    """Slurm heard and said no, with this number."""
+    """A refusal: Slurm heard and said no, with this number."""
 
     def __init__(self, number: int, reason: str) -> None:
         super().__init__(reason)
@@ -49,14 +49,14 @@ class _BadToken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back: HTTP status and body."""
+    """A reply of slurmrestd: HTTP status and body."""
 
     status: int
     body: bytes
 
 
 class RestLink:
-    """Asks one slurmrestd. `limit_s` bounds each question, `max_bytes` each answer."""
+    """One slurmrestd to ask. `limit_s` bounds each question, `max_bytes` each answer."""
 
     def __init__(self, way: Way, limit_s: float, max_bytes: int = MAX_BYTES) -> None:
         self._way = way
@@ -85,7 +85,7 @@ class RestLink:
 
     @property
     def user(self) -> str:
-        """The account whose token this is. Raises NoAnswer where that cannot be told."""
+        """Return the account whose token this is. Raise NoAnswer where that cannot be told."""
         user = self._way.user or self._tokens.get(time.time()).user
         if not user:
             raise NoAnswer(f"{self._way.said}: neither the way nor its token names a user")
@@ -155,7 +155,7 @@ class RestLink:
         return Reply(answer.status, text)
 
     def _link(self, what: str, limit_s: float) -> tuple[http.client.HTTPConnection, str]:
-        """The connection, not made yet, and what stands before each path."""
+        """Return the connection, not made yet, and what stands before each path."""
         if self._way.address.startswith("unix:"):
             return _UnixConnection(self._way.address.removeprefix("unix:").replace("//", "", 1), limit_s), ""
         try:
@@ -175,7 +175,7 @@ class RestLink:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over the unix socket that slurmrestd was started with."""
+    """An HTTP connection over the unix socket that slurmrestd was started with."""
 
     def __init__(self, path: str, timeout_s: float) -> None:
         super().__init__("localhost", timeout=timeout_s)
@@ -188,7 +188,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class _Deadline:
-    """Cuts a connection when the time is up, whatever it is doing. The time-outs of sockets are per byte."""
+    """A deadline that cuts a connection, whatever it is doing. The time-outs of sockets are per byte."""
 
     def __init__(self, link: http.client.HTTPConnection, limit_s: float) -> None:
         self._link = link
@@ -245,13 +245,13 @@ def _number(error: Data) -> int:
 
 
 def _reason(error: Data) -> str:
-    """Slurm's own words first: they are what the three clients have in common."""
+    """Return Slurm's own words first: they are what the three clients have in common."""
     text = error.get("error") or errors.words(_number(error))
     return " ".join(str(text).split())[:300]
 
 
 def _with_message(text: str, data: Data) -> str:
-    """What a site's job_submit plugin told the user, beside Slurm's own words."""
+    """Add what a site's job_submit plugin told the user to Slurm's own words."""
     message = data.get("job_submit_user_msg")
     return f"{text} ({' '.join(message.split())[:300]})" if isinstance(message, str) and message else text
 

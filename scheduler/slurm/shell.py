@@ -34,19 +34,19 @@ class Answer:
 
     @property
     def said(self) -> str:
-        """What to show a person when this is not the answer that was wanted."""
+        """Return what to show a person when this is not the answer that was wanted."""
         text = " ".join((self.err.strip() or self.out.strip() or "it said nothing").split())
         return text[:500]
 
 
 def here_document(text: str) -> str:
-    """`<<'MARK'` and the text, with a mark that is no line of the text."""
+    """Write `<<'MARK'` and the text, with a mark that is no line of the text."""
     mark = "BERTH_" + hashlib.sha256(text.encode()).hexdigest()[:24]
     return f"<<'{mark}'\n{text if text.endswith(chr(10)) else text + chr(10)}{mark}\n"
 
 
 def run(prefix: tuple[str, ...], program: str, *, limit_s: float, what: str) -> Answer:
-    """Runs the program to its end. Raises NoAnswer when it does not get there within limit_s."""
+    """Run the program to its end. Raise NoAnswer when it does not get there within `limit_s`."""
     text = f"set -f\nprintf '\\036berth-begin\\n'\n{program}\nprintf '\\036berth-end %d\\n' $?\n"
     process = start(prefix, what)
     try:

@@ -17,7 +17,7 @@ Kind = Literal["cli", "rest", "native"]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Way:
-    """Values only; two ways with equal fields are one way. An empty string or tuple means "not set"."""
+    """A way to Slurm, values only; two ways with equal fields are one way. "" or () means "not set"."""
 
     kind: Kind = "cli"
     cluster: str = "main"
@@ -45,13 +45,14 @@ class Way:
 
 
 def _by(prefix: tuple[str, ...]) -> str:
-    """The program and where it leads; between them may stand a key, and in front of a host name a secret."""
+    """Return the program and where it leads; between them may stand a key, and before a host name a
+    secret."""
     words = dict.fromkeys((prefix[0], prefix[-1])) if prefix else {}
     return f"by {' '.join(word[:60] for word in words)}" if words else ""
 
 
 def _at(address: str) -> str:
-    """The host and port of a URL: what stands before an @ may be a secret."""
+    """Return the host and port of a URL: what stands before an @ may be a secret."""
     try:
         netloc = urlsplit(address).netloc
     except ValueError:  # e.g. http://[slurm]:6820, written before such addresses were refused

@@ -72,9 +72,10 @@ def batch_row(world: World, state: str = "in_progress", **fields: Any) -> Batch:
 
 
 def text(client: Client, path: str, status: int = 200) -> str:
+    """Return the page's HTML on one line, with single spaces, as a browser reads it."""
     answer = client.get(path)
     assert answer.status_code == status, (path, answer.status_code)
-    return str(answer.content.decode())
+    return " ".join(str(answer.content.decode()).split())
 
 
 def form(**changes: Any) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def test_many_models_come_page_by_page_and_are_found_by_name(
     path = "/"
     while path:
         page = text(world.owner.browser, path)
-        seen.append(re.findall(r'class="says"><code>(\w+)</code>', page))
+        seen.append(re.findall(r'class="says">\s*<code>(\w+)</code>', page))
         found = re.search(r'<a href="([^"]+)">More models</a>', page)
         path = found.group(1).replace("&amp;", "&") if found else ""
     assert seen == [["kelp", "reef"], ["surf", "tide"]]

@@ -35,7 +35,7 @@ def facts(page: str) -> dict[str, str]:
 
 def keys(page: str) -> list[tuple[str, str]]:
     """Of all charts: names and sums."""
-    return re.findall(r"</svg> ([^<]+) <b[^>]*>([^<]+)</b>", page)
+    return re.findall(r"</svg>\s+([^<]+) <b[^>]*>([^<]+)</b>", page)
 
 
 def ended(world: World, ago: timedelta = timedelta(0), state: str = "done", **fields: Any) -> Request:
@@ -142,7 +142,7 @@ def test_it_is_split_by_model_or_project(world: World) -> None:
     ended(world, model="turf", project_id=world.other.pk)
     for by, names in (("model", {"surf", "turf"}), ("project", {"waves", "storms"})):
         page = text(world.owner.browser, f"/usage/?by={by}")
-        assert set(re.findall(r"</svg> ([\w-]+) <b", page)) == names
+        assert set(re.findall(r"</svg>\s+([\w-]+) <b", page)) == names
 
 
 def test_of_many_models_the_least_used_share_a_colour(world: World) -> None:
@@ -151,7 +151,7 @@ def test_of_many_models_the_least_used_share_a_colour(world: World) -> None:
             ended(world, model=f"model-{n}")
     page = text(world.owner.browser)
     keys = re.findall(
-        r'<rect class="(\w+)" width="10" height="10"/></svg> ([\w-]+) <b class="num">(\w+)', page
+        r'<rect class="(\w+)" width="10" height="10"/></svg>\s+([\w-]+) <b class="num">(\w+)', page
     )
     assert keys[6] == ("rest", "others", "2")
     assert len(keys) == 3 * 7
@@ -191,8 +191,8 @@ def test_limits_that_apply_and_what_is_taken(world: World, redis: Any) -> None:
     redis.zadd(key, {"gone": 1.0, "here": timezone.now().timestamp() + 20})
     page = text(world.owner.browser)
     cells = re.findall(
-        r'<th scope="row">([^<]+)</th><td>([^<]+)</td><td class="num" data-label="Allowed">(\d+)</td>\s*'
-        r'<td class="num" data-label="Taken now">(\d+) <progress', page,
+        r'<th scope="row">([^<]+)</th>\s*<td>([^<]+)</td>\s*<td class="num" data-label="Allowed">(\d+)</td>\s*'
+        r'<td class="num" data-label="Taken now">\s*(\d+)\s*<progress', page,
     )  # fmt: skip
     ((*_, consumption),) = [cell for cell in cells if cell[0] == "you"]
     assert 100 <= int(consumption) <= 250, "it refills while one looks"

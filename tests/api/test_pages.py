@@ -104,7 +104,7 @@ def test_jobs_that_live_come_before_those_that_ended(world: World) -> None:
     ):
         pilot_row(world, now + timedelta(seconds=job_id), job_id=job_id, state=state, **fields)
     page = text(world.operator.browser, "/fleet/")
-    assert re.findall(r"<h3><a [^>]+>Job (\d+)", page) == ["13", "11", "12"]
+    assert re.findall(r"<h3>\s*<a [^>]+>Job (\d+)", page) == ["13", "11", "12"]
 
 
 def test_a_decision_is_told_in_words_and_with_units(world: World) -> None:

@@ -18,7 +18,7 @@ KEY = {"Idempotency-Key": "k1"}
 
 
 async def ask(plane: Plane, body: Any = None, **headers: str) -> tuple[int, str, str, bool]:
-    """(status, answer, request, whether it was given before)"""
+    """Return the status, the answer, the request, and whether the answer was given before."""
     async with plane.post(body, headers=KEY | headers) as answer:
         return (
             answer.status,

@@ -15,7 +15,7 @@ MOST, MOST_FILE = 100, 1000
 
 
 def post(path: str, parts: list[bytes], announced: int | None = None) -> tuple[int, int]:
-    """(status, how many parts were read)"""
+    """Return the status and how many parts of the body were read."""
     said: list[dict[str, Any]] = []
     rest = list(parts)
 

@@ -66,10 +66,14 @@ def test_every_import_fence_holds_and_catches_what_is_planted(tmp_path: Path) ->
     for _, file, line in PLANTED:
         path = tmp_path / file
         path.write_text(path.read_text() + f"\n{line}\n")
-    broken = verdicts(lint_imports(tmp_path))
+    beside = tmp_path / "scheduler/policy/staging.py"
+    beside.write_text(beside.read_text() + "\nimport portal.fleet.phase\n")
+    report = lint_imports(tmp_path)
+    broken = verdicts(report)
     for contract, file, line in PLANTED:
         caught = [not kept for name, kept in broken.items() if name.startswith(contract)]
         assert caught == [True], f"{line!r} in {file} was not caught by {contract!r}: {broken}"
+    assert "scheduler.policy.staging -> portal.fleet.phase" in report, "more than the states is let through"
 
 
 @pytest.mark.parametrize(
@@ -79,6 +83,7 @@ def test_every_import_fence_holds_and_catches_what_is_planted(tmp_path: Path) ->
         (fences.process_starts, ("portal", "scheduler")),
         (fences.foreign_imports, ("scheduler/policy", "portal/policy")),
         (fences.spelled_keys, ("portal", "scheduler", "gpuworker", "bin/devstack", "tests")),
+        (fences.foreign_imports, ("portal/fleet/states.py", "portal/ledger/states.py")),
     ],
 )
 def test_every_source_fence_holds(check: Callable[[str, str], list[str]], rooms: tuple[str, ...]) -> None:
@@ -115,7 +120,16 @@ def test_a_planted_process_start_is_caught(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["import django", "from portal.config import config", "import scheduler.act"]
+    "line",
+    [
+        "import django",
+        "from portal.config import config",
+        "import scheduler.act",
+        "import scheduler.policy_of",
+        "from portal.fleet.models import Pilot",
+        "from portal.fleet import states",
+        "from portal.ledger.states import Lane",
+    ],
 )
 def test_a_planted_import_of_a_policy_is_caught(line: str) -> None:
     assert fences.foreign_imports("scheduler/policy/x.py", line)
@@ -144,3 +158,12 @@ def test_a_docstring_a_comment_and_other_words_may_name_a_key() -> None:
     assert not fences.spelled_keys(
         "portal/admission/lua/x.lua", "-- 'berth:gw:' is the channel\nlocal a = ':newest'"
     )
+
+
+def test_a_policy_may_know_the_states_of_the_fleet_and_nothing_else_of_it() -> None:
+    assert not fences.foreign_imports("scheduler/policy/x.py", "from portal.fleet.states import PilotState")
+
+
+@pytest.mark.parametrize("line", ["import django", "from portal.fleet.models import Pilot"])
+def test_a_planted_import_of_the_states_is_caught(line: str) -> None:
+    assert fences.foreign_imports("portal/fleet/states.py", line)

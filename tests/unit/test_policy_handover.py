@@ -7,10 +7,10 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from portal.fleet.states import SERVING
 from scheduler.policy import deadlines, handover
 from scheduler.policy.decisions import DrainPilot, DrainReplica
 from scheduler.policy.snapshot import (
-    SERVING,
     FitView,
     Limits,
     PilotView,

@@ -27,7 +27,7 @@ _TAGS = (
 
 
 def complete(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
-    """A POSTPROCESSING_HOOK of drf-spectacular."""
+    """Complete the document: a POSTPROCESSING_HOOK of drf-spectacular."""
     for path, verbs in result["paths"].items():
         for verb, operation in verbs.items():
             _add_failures(path, verb, operation)
@@ -39,7 +39,7 @@ def complete(result: dict[str, Any], generator: Any, request: Any, public: bool)
 
 
 def _add_failures(path: str, verb: str, operation: dict[str, Any]) -> None:
-    """To an operation of the native API, whose views raise the same errors."""
+    """Add the failures to an operation of the native API, whose views raise the same errors."""
     fleet = path.split("/")[3] in ("fleet", "commands", "decisions")
     operation["tags"] = ["fleet" if fleet else path.split("/")[3]]
     for response in operation["responses"].values():

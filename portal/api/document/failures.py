@@ -49,7 +49,8 @@ _SHOULD_RETRY = header(
 
 
 def failures(*codes: str, more: dict[int, str] | None = None) -> dict[str, Any]:
-    """`more`: statuses that carry another line's code than its usual status."""
+    """Describe the answers with these error codes. `more`: statuses that carry another line's code than
+    its usual status."""
     by_status: dict[int, list[str]] = {}
     for code in (*_TOKEN, *sorted(codes)):
         by_status.setdefault(KINDS[code].status, []).append(code)

@@ -63,7 +63,7 @@ _LATER = answer(
 
 
 def _ask(name: str, said: str, streams: bool = True) -> dict[str, Any]:
-    """A path that takes `<name>Request` and answers `<name>Answer`."""
+    """Describe a path that takes `<name>Request` and answers `<name>Answer`."""
     content = json_of(ref(f"{name}Answer"))
     if streams:
         words = "One server-sent event; comments while it waits carry position, eta_s and reason."
@@ -89,7 +89,7 @@ def _ask(name: str, said: str, streams: bool = True) -> dict[str, Any]:
 
 
 def look(operation: str, said: str, tag: str, shape: Schema, *codes: str, **more: Any) -> dict[str, Any]:
-    """An operation that answers 200 with one JSON object."""
+    """Describe an operation that answers 200 with one JSON object."""
     usual = ("database_unavailable", "internal", "method_not_allowed", "not_found", "scope_missing")
     return {
         "operationId": operation,
@@ -102,7 +102,7 @@ def look(operation: str, said: str, tag: str, shape: Schema, *codes: str, **more
 
 
 def named(name: str, example: str) -> list[dict[str, Any]]:
-    """The one parameter of a path."""
+    """Describe the one parameter of a path."""
     return [said_in(name, "path", text(minLength=1, example=example), required=True)]
 
 

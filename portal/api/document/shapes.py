@@ -21,7 +21,7 @@ from portal.api.document.words import (
     whole,
 )
 from portal.batches.intake import ENDPOINTS, WINDOWS
-from portal.ledger.models import BatchState
+from portal.ledger.states import BatchState
 
 _MODEL = text("One of `GET /v1/models`.", minLength=1, example="llama")
 _TOKENS = or_null(whole("Longest answer, in tokens. Counts towards tokens per minute.", minimum=1))
@@ -197,7 +197,7 @@ _BATCHES: dict[str, Schema] = {
             "endpoint": text(),
             "input_file_id": text(),
             "completion_window": one_of(*WINDOWS),
-            "status": one_of(*BatchState.values),
+            "status": one_of(*map(str, BatchState)),
             "errors": or_null(
                 thing(
                     {

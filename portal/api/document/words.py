@@ -38,7 +38,7 @@ def ref(name: str) -> Schema:
 
 
 def or_null(schema: Schema) -> Schema:
-    """`enum` must name null too, or it forbids what `nullable` allows."""
+    """Let a schema be null: `enum` must name null too, or it forbids what `nullable` allows."""
     more = {"enum": [*schema["enum"], None]} if "enum" in schema else {}
     return {**schema, **more, "nullable": True}
 
@@ -46,7 +46,8 @@ def or_null(schema: Schema) -> Schema:
 def thing(
     always: dict[str, Schema], sometimes: dict[str, Schema] | None = None, description: str = "", **more: Any
 ) -> Schema:
-    """An object; other members than these are allowed, as engines and later versions add their own."""
+    """Describe an object; other members than these are allowed, as engines and later versions add their
+    own."""
     made: Schema = {"type": "object", "properties": always | (sometimes or {})}
     return _with(made | ({"required": list(always)} if always else {}), description, more)
 
@@ -60,7 +61,7 @@ def json_of(schema: Schema) -> dict[str, Any]:
 
 
 def said_in(name: str, where: str, schema: Schema, *, required: bool = False) -> dict[str, Any]:
-    """A parameter; `where`: header, query or path. Its description is the schema's."""
+    """Describe a parameter; `where` is header, query or path. Its description is the schema's."""
     schema = dict(schema)
     made = {"name": name, "in": where, "required": required, "schema": schema}
     return made | ({"description": schema.pop("description")} if "description" in schema else {})
@@ -78,6 +79,6 @@ REQUEST_ID = header(
 
 
 def answer(description: str, content: dict[str, Any], **headers: dict[str, Any]) -> dict[str, Any]:
-    """A response; header names with _ for -."""
+    """Describe a response; header names with _ for -."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return {"description": description, "headers": {"x-request-id": REQUEST_ID, **named}, "content": content}

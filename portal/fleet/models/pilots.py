@@ -12,29 +12,9 @@ from django.db import models
 from django.db.models import Q
 
 from portal.catalog.models import Engine, Pool, Profile
+from portal.db.choices import choices
 from portal.fleet.slurm_words import meaning
-
-
-class PilotState(models.TextChoices):
-    PLANNED = "planned"  # the intent, before sbatch
-    SUBMITTED = "submitted"  # sbatch answered with a job id
-    PENDING = "pending"  # seen in a listing, not running
-    UP = "up"  # its agent registered
-    DRAINING = "draining"
-    ENDED = "ended"
-
-
-class ReplicaState(models.TextChoices):
-    WANTED = "wanted"
-    STARTING = "starting"
-    HOT = "hot"
-    DRAINING = "draining"
-    ASLEEP = "asleep"
-    STOPPED = "stopped"
-    FAILED = "failed"
-
-
-REPLICA_ENDED = (ReplicaState.STOPPED, ReplicaState.FAILED)
+from portal.fleet.states import PilotState, ReplicaState
 
 
 class Pilot(models.Model):
@@ -43,7 +23,7 @@ class Pilot(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     cluster = models.CharField(max_length=64)
     profile = models.ForeignKey(Profile, on_delete=models.PROTECT)
-    state = models.CharField(max_length=10, choices=PilotState, default=PilotState.PLANNED)
+    state = models.CharField(max_length=10, choices=choices(PilotState), default=PilotState.PLANNED.value)
     job_name = models.CharField(max_length=100, unique=True)
     job_id = models.BigIntegerField(null=True)
     gpus = models.PositiveSmallIntegerField(help_text="Of all its nodes.")
@@ -91,7 +71,7 @@ class Pilot(models.Model):
 
     class Meta:
         constraints = [
-            models.CheckConstraint(condition=Q(state__in=PilotState.values), name="pilot_state_known"),
+            models.CheckConstraint(condition=Q(state__in=[*map(str, PilotState)]), name="pilot_state_known"),
             models.CheckConstraint(
                 condition=(Q(state="ended") & Q(ended_at__isnull=False))
                 | (~Q(state="ended") & Q(ended_at__isnull=True)),
@@ -139,7 +119,7 @@ class Replica(models.Model):
     pool = models.ForeignKey(Pool, on_delete=models.PROTECT, related_name="replicas")
     model = models.CharField(max_length=128, help_text="Name its engine serves under.")
     engine = models.CharField(max_length=10, choices=Engine)
-    state = models.CharField(max_length=10, choices=ReplicaState, default=ReplicaState.WANTED)
+    state = models.CharField(max_length=10, choices=choices(ReplicaState), default=ReplicaState.WANTED.value)
     gpu_indices = models.JSONField(default=list, help_text="Into the pilot's GPUs.")
     mem_mb = models.PositiveIntegerField()
     cap = models.PositiveSmallIntegerField()
@@ -164,7 +144,9 @@ class Replica(models.Model):
 
     class Meta:
         constraints = [
-            models.CheckConstraint(condition=Q(state__in=ReplicaState.values), name="replica_state_known"),
+            models.CheckConstraint(
+                condition=Q(state__in=[*map(str, ReplicaState)]), name="replica_state_known"
+            ),
             models.CheckConstraint(
                 condition=(Q(state__in=["stopped", "failed"]) & Q(ended_at__isnull=False))
                 | (~Q(state__in=["stopped", "failed"]) & Q(ended_at__isnull=True)),

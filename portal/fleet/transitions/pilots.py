@@ -10,6 +10,7 @@ from uuid import UUID
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
+from portal.fleet.states import PilotState, ReplicaState
 from portal.fleet.transitions.replicas import LIVE_REPLICA, replicas_of
 from portal.fleet.transitions.traces import event, note_pilots
 from portal.fleet.transitions.values import Moved, NewPilot, Registration, SlurmFact
@@ -25,7 +26,7 @@ def plan(cur: Cursor, pilot: NewPilot, now: datetime) -> None:
         (str(pilot.id), pilot.cluster, pilot.profile_id, pilot.job_name, pilot.gpus, pilot.nodes, pilot.mem_mb,
          pilot.walltime_min, now, pilot.gpu_type, str(pilot.replaces) if pilot.replaces else None),
     )  # fmt: skip
-    event(cur, now, [Moved(pilot.id, None, "", "planned", "")], "")
+    event(cur, now, [Moved(pilot.id, None, "", PilotState.PLANNED, "")], "")
 
 
 def submitted(cur: Cursor, pilot: UUID, job_id: int, now: datetime) -> bool:
@@ -35,7 +36,7 @@ def submitted(cur: Cursor, pilot: UUID, job_id: int, now: datetime) -> bool:
            WHERE id = %s AND state = 'planned' AND (agent_job_id IS NULL OR agent_job_id = %s) RETURNING id""",
         (job_id, now, str(pilot), job_id),
     )
-    return note_pilots(cur, now, "planned", "submitted", f"job {job_id}")
+    return note_pilots(cur, now, PilotState.PLANNED, PilotState.SUBMITTED, f"job {job_id}")
 
 
 def slurm_said(cur: Cursor, facts: Sequence[SlurmFact], now: datetime) -> None:
@@ -58,7 +59,7 @@ def slurm_said(cur: Cursor, facts: Sequence[SlurmFact], now: datetime) -> None:
            WHERE id = ANY(%s::uuid[]) AND state = 'submitted' RETURNING id""",
         ([str(f.pilot) for f in facts if f.state == "PENDING"],),
     )
-    note_pilots(cur, now, "submitted", "pending", "")
+    note_pilots(cur, now, PilotState.SUBMITTED, PilotState.PENDING, "")
 
 
 def register(cur: Cursor, said: Registration, now: datetime) -> bool:
@@ -84,7 +85,7 @@ def up(cur: Cursor, pilots: Iterable[UUID], now: datetime) -> list[UUID]:
            RETURNING p.id, was.state""",
         (now, [str(p) for p in pilots]),
     )
-    moved = [Moved(UUID(str(id_)), None, old, "up", "") for id_, old in cur.fetchall()]
+    moved = [Moved(UUID(str(id_)), None, old, PilotState.UP, "") for id_, old in cur.fetchall()]
     event(cur, now, moved, "")
     return [m.pilot for m in moved]
 
@@ -97,8 +98,8 @@ def drain_pilots(cur: Cursor, pilots: Iterable[UUID], now: datetime, reason: str
         (now, [str(p) for p in pilots]),
     )
     moved = [UUID(str(row[0])) for row in cur.fetchall()]
-    event(cur, now, [Moved(p, None, "up", "draining", "") for p in moved], reason)
-    replicas_of(cur, moved, "draining", now, reason, "('wanted', 'starting', 'hot', 'asleep')")
+    event(cur, now, [Moved(p, None, PilotState.UP, PilotState.DRAINING, "") for p in moved], reason)
+    replicas_of(cur, moved, ReplicaState.DRAINING, now, reason, "('wanted', 'starting', 'hot', 'asleep')")
     return moved
 
 
@@ -113,12 +114,12 @@ def end_pilots(
            WHERE p.id = was.id AND p.state <> 'ended' RETURNING p.id, was.state""",
         (now, reason, [str(p) for p in pilots]),
     )
-    moved = [Moved(UUID(str(id_)), None, old, "ended", "") for id_, old in cur.fetchall()]
+    moved = [Moved(UUID(str(id_)), None, old, PilotState.ENDED, "") for id_, old in cur.fetchall()]
     event(cur, now, moved, reason)
     ended = [m.pilot for m in moved]
     if failed:
-        replicas_of(cur, ended, "failed", now, reason, "('wanted', 'starting')")
-    replicas_of(cur, ended, "stopped", now, reason, LIVE_REPLICA)
+        replicas_of(cur, ended, ReplicaState.FAILED, now, reason, "('wanted', 'starting')")
+    replicas_of(cur, ended, ReplicaState.STOPPED, now, reason, LIVE_REPLICA)
     return ended
 
 

@@ -11,6 +11,7 @@ from uuid import UUID
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
+from portal.fleet.states import REPLICA_ENDED, ReplicaState
 from portal.fleet.transitions.traces import claim, event, unclaim
 from portal.fleet.transitions.values import Moved, NewReplica, Seen
 
@@ -27,7 +28,7 @@ def want(cur: Cursor, replica: NewReplica, now: datetime) -> None:
          json.dumps(list(replica.gpu_indices)), replica.mem_mb, replica.cap, now),
     )  # fmt: skip
     claim(cur, replica.pilot, replica.id, replica.gpu_indices)
-    event(cur, now, [Moved(replica.pilot, replica.id, "", "wanted", replica.pool)], "")
+    event(cur, now, [Moved(replica.pilot, replica.id, "", ReplicaState.WANTED, replica.pool)], "")
 
 
 def drain_replicas(
@@ -36,7 +37,12 @@ def drain_replicas(
     """wanted | starting | hot | asleep → draining: out of routing; when nothing is in flight its agent stops it, or
     puts its engine to sleep."""
     moved = _replicas(
-        cur, [str(r) for r in replicas], "draining", now, reason, "('wanted', 'starting', 'hot', 'asleep')"
+        cur,
+        [str(r) for r in replicas],
+        ReplicaState.DRAINING,
+        now,
+        reason,
+        "('wanted', 'starting', 'hot', 'asleep')",
     )
     if moved:
         # Also 0: one that sleeps already is to stop now.
@@ -59,7 +65,12 @@ def wake(cur: Cursor, replica: UUID, gpu_indices: Sequence[int], now: datetime, 
     if row is None:
         return False
     claim(cur, row[0], replica, gpu_indices)
-    event(cur, now, [Moved(UUID(str(row[0])), replica, "asleep", "starting", row[1])], reason)
+    event(
+        cur,
+        now,
+        [Moved(UUID(str(row[0])), replica, ReplicaState.ASLEEP, ReplicaState.STARTING, row[1])],
+        reason,
+    )
     return True
 
 
@@ -116,7 +127,7 @@ def seen(cur: Cursor, pilot: UUID, replicas: Sequence[Seen], now: datetime) -> l
         fetch=True,
     )
     changes = [Moved(pilot, UUID(str(i)), old, new, pool) for i, old, new, pool in moved if old != new]
-    unclaim(cur, [str(m.replica) for m in changes if m.new in ("stopped", "failed", "asleep")])
+    unclaim(cur, [str(m.replica) for m in changes if m.new in (*REPLICA_ENDED, ReplicaState.ASLEEP)])
     errors = {s.id: s.error for s in replicas}
     for change in changes:
         event(cur, now, [change], errors.get(change.replica, "") if change.replica else "")
@@ -136,7 +147,7 @@ def replicas_of(
 def _replicas(
     cur: Cursor, replicas: Sequence[Any], new: str, now: datetime, reason: str, expected: str
 ) -> list[Moved]:
-    when = "draining_at = coalesce(r.draining_at, %s)" if new == "draining" else "ended_at = %s"
+    when = "draining_at = coalesce(r.draining_at, %s)" if new == ReplicaState.DRAINING else "ended_at = %s"
     cur.execute(
         f"""UPDATE fleet_replica r SET state = %s, {when}, end_reason = %s
             FROM (SELECT id, state FROM fleet_replica WHERE id = ANY(%s::uuid[]) FOR UPDATE) was
@@ -145,6 +156,6 @@ def _replicas(
     )
     moved = [Moved(UUID(str(p)), UUID(str(r)), old, new, pool) for p, r, old, pool in cur.fetchall()]
     event(cur, now, moved, reason)
-    if new in ("stopped", "failed"):
+    if new in REPLICA_ENDED:
         unclaim(cur, [str(m.replica) for m in moved])
     return moved

@@ -23,6 +23,7 @@ from portal.db.threads import Database
 from portal.errors import ApiError
 from portal.gateway.openai import owned
 from portal.http.exchange import Exchange
+from portal.ledger.states import BatchState
 
 _PREFIX = "batch_"
 _BODY_BYTES = 64 * 1024
@@ -60,9 +61,9 @@ class Batches:
         found = await self._find(id_, caller)
         if await owned.ask(self._database, work):
             await asyncio.to_thread(_wake)
-        elif found["status"] not in ("cancelling", "cancelled"):
+        elif found["status"] not in (BatchState.CANCELLING, BatchState.CANCELLED):
             status = (await self._find(id_, caller))["status"]
-            if status not in ("cancelling", "cancelled"):
+            if status not in (BatchState.CANCELLING, BatchState.CANCELLED):
                 raise ApiError("conflict", detail=f"The batch is {status} and cannot be cancelled any more.")
         return await self._find(id_, caller)
 

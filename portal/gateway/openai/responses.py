@@ -23,16 +23,17 @@ from portal.gateway.openai import owned
 from portal.http.exchange import Exchange
 from portal.ledger import transitions
 from portal.ledger.answers import Found, find
+from portal.ledger.states import Lane, RequestState
 
 _MARK = "resp_"
-_STATUS = {
-    "queued": "queued",
-    "parked": "queued",
-    "running": "in_progress",
-    "done": "completed",
-    "cancelled": "cancelled",
-    "failed": "failed",
-    "expired": "failed",
+_STATUS: dict[str, str] = {
+    RequestState.QUEUED: "queued",
+    RequestState.PARKED: "queued",
+    RequestState.RUNNING: "in_progress",
+    RequestState.DONE: "completed",
+    RequestState.CANCELLED: "cancelled",
+    RequestState.FAILED: "failed",
+    RequestState.EXPIRED: "failed",
 }
 
 
@@ -55,7 +56,7 @@ class Responses:
             found = await self._database.run(look)
         except psycopg2.Error:
             raise ApiError("database_unavailable", retry_after_s=10) from None
-        if found is None or (found.state == "done" and found.result is None):
+        if found is None or (found.state == RequestState.DONE and found.result is None):
             raise ApiError("response_not_found", detail=name[:80])
         return shown(found)
 
@@ -65,7 +66,7 @@ def _look(cur: Cursor, id_: UUID, caller: Caller, *, cancels: bool) -> Found | N
     found = find(cur, id_)
     if found is None or (found.user_id, found.project_id) != (caller.user_id, caller.project_id):
         return None
-    if found.api != RESPONSES or found.lane != "async":
+    if found.api != RESPONSES or found.lane != Lane.ASYNC:
         return None
     if cancels and transitions.cancel(cur, [id_], datetime.now(UTC), "cancelled by its owner"):
         return find(cur, id_)
@@ -104,7 +105,7 @@ def pending(request: str, model: str, accepted_at: datetime, state: str) -> dict
 
 def shown(found: Found) -> dict[str, Any]:
     said = pending(str(found.id), found.model, found.accepted_at, found.state)
-    if found.state == "done":
+    if found.state == RequestState.DONE:
         try:
             result = json.loads(found.result or b"")
         except ValueError:

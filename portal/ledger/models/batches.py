@@ -7,6 +7,9 @@ import uuid
 from django.db import models
 from django.db.models import F, Q
 
+from portal.db.choices import choices
+from portal.ledger.states import BatchState
+
 
 class File(models.Model):
     """A file of a batch: requests in, answers or errors out. Its content lies on disk under its id."""
@@ -34,17 +37,6 @@ class File(models.Model):
         return self.name
 
 
-class BatchState(models.TextChoices):
-    VALIDATING = "validating"
-    FAILED = "failed"
-    IN_PROGRESS = "in_progress"
-    FINALIZING = "finalizing"
-    COMPLETED = "completed"
-    EXPIRED = "expired"
-    CANCELLING = "cancelling"
-    CANCELLED = "cancelled"
-
-
 class Batch(models.Model):
     """An OpenAI batch: a file of requests, the low-priority filler. Moved by `portal.batches.transitions`.
 
@@ -56,7 +48,7 @@ class Batch(models.Model):
     project_id = models.BigIntegerField()
     user_id = models.BigIntegerField()
     token_id = models.BigIntegerField(null=True)
-    state = models.CharField(max_length=12, choices=BatchState)
+    state = models.CharField(max_length=12, choices=choices(BatchState))
     endpoint = models.CharField(max_length=40)
     completion_window = models.CharField(max_length=4, default="24h")
     metadata = models.JSONField(default=dict)
@@ -80,7 +72,7 @@ class Batch(models.Model):
     class Meta:
         verbose_name_plural = "batches"
         constraints = [
-            models.CheckConstraint(condition=Q(state__in=BatchState.values), name="batch_state_known"),
+            models.CheckConstraint(condition=Q(state__in=[*map(str, BatchState)]), name="batch_state_known"),
             models.CheckConstraint(
                 condition=(
                     Q(state__in=["failed", "completed", "expired", "cancelled"]) & Q(ended_at__isnull=False)

@@ -7,24 +7,14 @@ import uuid
 from django.db import models
 from django.db.models import Q
 
+from portal.db.choices import choices
+from portal.ledger.states import Lane, RequestState
 
-class Lane(models.TextChoices):
-    HELD = "held", "a client is waiting on a connection"
-    ASYNC = "async", "nobody is waiting"
-    BATCH = "batch", "part of a batch"
-
-
-class RequestState(models.TextChoices):
-    QUEUED = "queued"
-    PARKED = "parked"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    EXPIRED = "expired"
-
-
-ENDED = (RequestState.DONE, RequestState.FAILED, RequestState.CANCELLED, RequestState.EXPIRED)
+_LANES: dict[str, str] = {
+    Lane.HELD: "a client is waiting on a connection",
+    Lane.ASYNC: "nobody is waiting",
+    Lane.BATCH: "part of a batch",
+}
 
 
 class Request(models.Model):
@@ -42,12 +32,12 @@ class Request(models.Model):
     token_id = models.BigIntegerField(null=True)
     api = models.CharField(max_length=40, help_text="Path of the API, e.g. /v1/chat/completions.")
     stream = models.BooleanField(default=False)
-    lane = models.CharField(max_length=5, choices=Lane)
+    lane = models.CharField(max_length=5, choices=choices(Lane, _LANES))
     priority = models.SmallIntegerField(default=0)
     order_key = models.FloatField(
         help_text="Place in the pool's queue, lowest first; set once at acceptance."
     )
-    state = models.CharField(max_length=9, choices=RequestState)
+    state = models.CharField(max_length=9, choices=choices(RequestState))
     attempt = models.PositiveIntegerField(default=0)
     crashes = models.PositiveSmallIntegerField(default=0)
     holder = models.CharField(max_length=64, null=True, help_text="The process that has it in its hands.")
@@ -76,8 +66,10 @@ class Request(models.Model):
 
     class Meta:
         constraints = [
-            models.CheckConstraint(condition=Q(state__in=RequestState.values), name="request_state_known"),
-            models.CheckConstraint(condition=Q(lane__in=Lane.values), name="request_lane_known"),
+            models.CheckConstraint(
+                condition=Q(state__in=[*map(str, RequestState)]), name="request_state_known"
+            ),
+            models.CheckConstraint(condition=Q(lane__in=[*map(str, Lane)]), name="request_lane_known"),
             models.CheckConstraint(
                 condition=(
                     Q(state__in=["done", "failed", "cancelled", "expired"]) & Q(ended_at__isnull=False)

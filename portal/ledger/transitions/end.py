@@ -9,6 +9,7 @@ from uuid import UUID
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
+from portal.ledger.states import Lane
 from portal.ledger.transitions.traces import erase, event, ids_of, tell_batches
 from portal.ledger.transitions.values import Cancelled, Finish
 
@@ -42,13 +43,13 @@ def finish(cur: Cursor, rows: Sequence[Finish]) -> list[UUID]:
     said = {(r.id, r.attempt): r.result for r in rows}
     tell_batches(cur, [(batch, id_, said[UUID(str(id_)), attempt]) for id_, _, batch, attempt in moved])
     kept = {r.id for r in rows if r.keep and r.result is not None}
-    erase(cur, [id_ for id_, lane in lanes.items() if lane == "held" and id_ not in kept])
+    erase(cur, [id_ for id_, lane in lanes.items() if lane == Lane.HELD and id_ not in kept])
     if kept:  # only the answer is
         cur.execute(
             "UPDATE ledger_payload SET body = '' WHERE request = ANY(%s::uuid[])",
             ([str(id_) for id_ in kept & lanes.keys()],),
         )
-    answered = {id_ for id_, lane in lanes.items() if lane == "async" or id_ in kept}
+    answered = {id_ for id_, lane in lanes.items() if lane == Lane.ASYNC or id_ in kept}
     results = [(r.id, r.result) for r in rows if r.result is not None and r.id in answered]
     if results:
         execute_values(

@@ -10,6 +10,7 @@ from uuid import UUID
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
+from portal.ledger.states import Lane, RequestState
 from portal.ledger.transitions import served
 from portal.ledger.transitions.traces import erase, event, tell_batches
 from portal.ledger.transitions.values import Claimed, Grant, Granted, Interrupted, Place, Span
@@ -65,13 +66,13 @@ def claim(
     A suspect (an engine died under it before) is handed out only alone: as the only row of a claim, to a
     replica that is `idle`. Rows that others are claiming are skipped, not waited for."""
     rows: list[Any] = []
-    for lane in ("async", "batch"):
+    for lane in (Lane.ASYNC, Lane.BATCH):
         left = room - len(rows), most_bytes - sum(row[8] for row in rows)
         if min(left) <= 0:
             break
         rows += _claim_lane(cur, lane, holder, pool, replica, *left, now, "crashes = 0", not rows)
     if not rows and idle and room > 0:
-        for lane in ("async", "batch"):
+        for lane in (Lane.ASYNC, Lane.BATCH):
             rows = rows or _claim_lane(
                 cur, lane, holder, pool, replica, 1, most_bytes, now, "crashes > 0", True
             )
@@ -169,8 +170,10 @@ def interrupt(
         page_size=len(rows),
         fetch=True,
     )
-    poisoned = [UUID(str(m[0])) for m in moved if m[1] == "failed"]
-    event(cur, [(m[0], now, "poison" if m[1] == "failed" else "requeue", m[2], m[3]) for m in moved])
+    poisoned = [UUID(str(m[0])) for m in moved if m[1] == RequestState.FAILED]
+    event(
+        cur, [(m[0], now, "poison" if m[1] == RequestState.FAILED else "requeue", m[2], m[3]) for m in moved]
+    )
     erase(cur, poisoned)
-    tell_batches(cur, [(m[4], m[0], None) for m in moved if m[1] == "failed"])
-    return [UUID(str(m[0])) for m in moved if m[1] == "queued"], poisoned
+    tell_batches(cur, [(m[4], m[0], None) for m in moved if m[1] == RequestState.FAILED])
+    return [UUID(str(m[0])) for m in moved if m[1] == RequestState.QUEUED], poisoned

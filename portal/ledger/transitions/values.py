@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from portal.ledger.states import RequestState
+
 
 @dataclass(frozen=True, slots=True)
 class NewRequest:
@@ -30,7 +32,7 @@ class NewRequest:
     expires_at: datetime | None = None
     priority: int = 0
     crashes: int = 0  # an engine died under it before it was accepted, on the hot path
-    state: str = "queued"  # | parked: over a limit that refills, where nobody waits
+    state: str = RequestState.QUEUED  # | parked: over a limit that refills, where nobody waits
 
 
 @dataclass(frozen=True, slots=True)
