@@ -19,6 +19,7 @@ from typing import Any
 from portal.acceptance import asked as asking
 from portal.accounts import tokens
 from portal.accounts.callers import Caller
+from portal.admission.keeper import Keeper
 from portal.admission.slots import Slots
 from portal.admission.wake import Wake
 from portal.config import Config
@@ -30,7 +31,6 @@ from portal.gateway.call import Call
 from portal.gateway.directory import Directory
 from portal.gateway.forward import Forward
 from portal.gateway.hold import Hold
-from portal.gateway.keeper import Keeper
 from portal.gateway.limits import Limits
 from portal.gateway.openai.batches import Batches
 from portal.gateway.openai.files import Files

@@ -12,6 +12,7 @@ import time
 
 from portal.acceptance.asked import Asked
 from portal.admission import patience
+from portal.admission.keeper import Waiter
 from portal.admission.pipe import QueueDown
 from portal.admission.slots import Route, Slots
 from portal.config import Config
@@ -19,7 +20,6 @@ from portal.errors import ApiError
 from portal.fleet.explain import in_line
 from portal.fleet.phase import Phase
 from portal.gateway.directory import Directory
-from portal.gateway.keeper import Waiter
 from portal.http.exchange import Exchange
 
 # A grant that comes at once needs no heartbeat, and an error that comes at once keeps its proper status.

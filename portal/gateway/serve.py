@@ -15,6 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from uuid import UUID
 
+from portal.admission.keeper import Keeper
 from portal.admission.patience import patiently
 from portal.admission.pipe import QueueDown
 from portal.admission.slots import Route, Slots
@@ -23,7 +24,6 @@ from portal.gateway import waited
 from portal.gateway.call import Call, Ended, ended
 from portal.gateway.forward import End, Forward
 from portal.gateway.hold import Hold
-from portal.gateway.keeper import Keeper
 from portal.gateway.limits import Limits
 from portal.gateway.moves import Cancel, EndQueued
 from portal.gateway.order import Order
