@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from portal.admission.pipe import QueueDown
+from portal.admission.place import Place
 from portal.admission.slots import ACCEPT_S, LEASE_S, Lease, Route, Slots, read_route
 from portal.redis import keys
 from portal.redis.subscription import listen
@@ -29,10 +30,8 @@ _CHECKED_AT_ONCE = 1000  # waiters of one pool looked up per round
 class Waiter:
     """One request in line. `granted` is resolved with its route."""
 
-    pool: str
-    request: str
+    place: Place
     order_key: float
-    alone: bool
     granted: asyncio.Future[Route]
     missing_since: float | None = None
 
@@ -98,39 +97,39 @@ class Keeper:
 
     # Leases
 
-    def hold(self, pool: str, route: Route, request: str, *, alone: bool, admitted: bool) -> None:
-        """This slot is ours and in use. One that was granted has only ACCEPT_S: it is renewed in the next round."""
+    def hold(self, place: Place, route: Route, *, admitted: bool) -> None:
+        """Keep a slot that is in use. One that was granted has only ACCEPT_S: it is renewed in the next round."""
         renew_at = time.monotonic() + (LEASE_S / 2 if admitted else 0.0)
-        self._hands(pool).leases[request] = _Held(Lease(route.replica, request, alone), renew_at)
+        self._hands(place.pool).leases[place.request] = _Held(Lease(route.replica, place), renew_at)
 
-    def release(self, pool: str, request: str, *, over: bool) -> None:
-        """The slot is free again; `over`: the request has ended."""
-        self._slots.release(pool, request, self.let_go(pool, request), over=over)
+    def release(self, place: Place, *, over: bool) -> None:
+        """Give the slot back; `over`: the request has ended."""
+        self._slots.release(place, self.let_go(place), over=over)
 
-    def let_go(self, pool: str, request: str) -> str:
-        """The slot is to be given back by somebody else: at which replica, "" where none is held."""
-        held = self._hands(pool).leases.pop(request, None)
+    def let_go(self, place: Place) -> str:
+        """Keep the slot no more, because the caller gives it back. Return its replica, "" where none was held."""
+        held = self._hands(place.pool).leases.pop(place.request, None)
         return held.lease.replica if held else ""
 
     # Waiters
 
-    async def wait(self, pool: str, request: str, order_key: float, *, alone: bool) -> Waiter:
-        """Enters the line. Raises QueueDown, and is then not in line."""
-        waiter = Waiter(pool, request, order_key, alone, asyncio.get_running_loop().create_future())
-        self._hands(pool).waiters[request] = waiter
+    async def wait(self, place: Place, order_key: float) -> Waiter:
+        """Enter the line. Raise QueueDown, and then not be in line."""
+        waiter = Waiter(place, order_key, asyncio.get_running_loop().create_future())
+        self._hands(place.pool).waiters[place.request] = waiter
         try:
-            await self._slots.enqueue(pool, request, order_key, self._gateway, alone)
+            await self._slots.enqueue(place, order_key, self._gateway)
         except QueueDown:
-            self._hands(pool).waiters.pop(request, None)
+            self._hands(place.pool).waiters.pop(place.request, None)
             raise
         return waiter
 
-    def forget(self, pool: str, request: str) -> None:
-        """The request has ended, wherever it was: in line, granted or running."""
-        waiter = self._hands(pool).waiters.pop(request, None)
+    def forget(self, place: Place) -> None:
+        """Let go of a request that has ended, wherever it was: in line, granted or running."""
+        waiter = self._hands(place.pool).waiters.pop(place.request, None)
         if waiter is not None:
             waiter.granted.cancel()
-        self.release(pool, request, over=True)
+        self.release(place, over=True)
 
     # Messages
 
@@ -159,9 +158,9 @@ class Keeper:
     def _granted(self, pool: str, request: str, route: Route) -> None:
         waiter = self._hands(pool).waiters.pop(request, None)
         if waiter is None or waiter.granted.done():
-            self._slots.release(pool, request, route.replica, over=False)
+            self._slots.release(Place(pool, request), route.replica, over=False)
             return
-        self.hold(pool, route, request, alone=waiter.alone, admitted=False)
+        self.hold(waiter.place, route, admitted=False)
         waiter.granted.set_result(route)
 
     # Once a second
@@ -212,7 +211,7 @@ class Keeper:
                 waiter.missing_since = now
             elif now - waiter.missing_since > ACCEPT_S:
                 waiter.missing_since = None
-                await self._slots.enqueue(name, request, waiter.order_key, self._gateway, waiter.alone)
+                await self._slots.enqueue(waiter.place, waiter.order_key, self._gateway)
 
     def _hands(self, pool: str) -> _PoolHands:
         hands = self._pools.get(pool)

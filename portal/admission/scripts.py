@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from portal.admission.place import Place
 from portal.admission.subjects import PERMIT_S, key_of
 from portal.policy.fairshare import Line
 from portal.policy.limits import COUNTS, Want
@@ -78,14 +79,14 @@ def settle_arguments(request: str, wants: Sequence[Want], used: int | None, now:
     return [request, now, *_settled(wants, used)]
 
 
-def enter_arguments(request: str, lease_s: float, wants: Sequence[Want]) -> list[Any]:
-    return [request, lease_s, PERMIT_S, *_asked(wants)]
+def enter_arguments(place: Place, lease_s: float, wants: Sequence[Want]) -> list[Any]:
+    return [lease_s, PERMIT_S, *place.arguments(), *_asked(wants)]
 
 
 def leave_arguments(
-    accept_s: float, request: str, replica: str, wants: Sequence[Want], used: int | None
+    accept_s: float, place: Place, replica: str, wants: Sequence[Want], used: int | None
 ) -> list[Any]:
-    return [accept_s, request, replica, *_settled(wants, used)]
+    return [accept_s, replica, *place.arguments(), *_settled(wants, used)]
 
 
 def keep_arguments(held: Iterable[tuple[Want, str]]) -> list[Any]:

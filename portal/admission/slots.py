@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from portal.admission.pipe import Pipe
+from portal.admission.place import Place
 from portal.admission.scripts import (
     enter_arguments,
     keep_arguments,
@@ -29,6 +30,7 @@ from portal.admission.scripts import (
     settle_arguments,
     tag_arguments,
 )
+from portal.ledger.states import Lane
 from portal.policy.fairshare import Line
 from portal.policy.limits import Want
 from portal.redis import keys
@@ -58,8 +60,7 @@ class Lease:
     """A slot in use."""
 
     replica: str
-    request: str
-    alone: bool
+    place: Place
 
 
 class Slots:
@@ -78,53 +79,55 @@ class Slots:
 
     # What the gateway asks
 
-    async def admit(self, pool: str, request: str) -> Route | None:
-        """A slot for LEASE_S, if nobody waits and a replica has room; else None = wait."""
-        answer = await self._script("admit", pool, request, LEASE_S)
+    async def admit(self, place: Place) -> Route | None:
+        """Return a slot for LEASE_S, if nobody waits and a replica has room; else None = wait."""
+        answer = await self._script("admit", place.pool, LEASE_S, *place.arguments())
         return read_route(answer[0].decode(), answer[1]) if answer else None
 
-    async def enqueue(self, pool: str, request: str, order_key: float, owner: str, alone: bool) -> None:
-        """Enters the line; only after the row is committed. Grants come to the owner's channel."""
-        await self._script("enqueue", pool, ACCEPT_S, request, repr(order_key), owner, int(alone))
+    async def enqueue(self, place: Place, order_key: float, owner: str) -> None:
+        """Put it in line; only after the row is committed. Grants come to the owner's channel."""
+        await self._script("enqueue", place.pool, ACCEPT_S, repr(order_key), owner, *place.arguments())
 
-    def release(self, pool: str, request: str, replica: str = "", *, over: bool) -> None:
-        """Gives the slot back (`over`: and forgets the request), then fills."""
-        self._tell("release", pool, ACCEPT_S, request, replica, "1" if over else "0")
+    def release(self, place: Place, replica: str = "", *, over: bool) -> None:
+        """Give the slot back (`over`: and forget the request), then fill."""
+        self._tell("release", place.pool, ACCEPT_S, replica, int(over), *place.arguments())
 
     async def enter(
-        self, pool: str, request: str, wants: Sequence[Want]
+        self, place: Place, wants: Sequence[Want]
     ) -> tuple[Want | None, float, list[tuple[int, float]], Route | None]:
-        """`limit`, and `admit` if it refuses nothing, in one step."""
-        args = enter_arguments(request, LEASE_S, wants)
-        said, slot = await self._script("enter", pool, *args)
+        """Do what `limit` does, and `admit` if no limit refuses, in one step."""
+        said, slot = await self._script("enter", place.pool, *enter_arguments(place, LEASE_S, wants))
         return *read_limits(said, wants), read_route(slot[0].decode(), slot[1]) if slot else None
 
-    def leave(self, pool: str, request: str, replica: str, wants: Sequence[Want], used: int | None) -> None:
-        """`release` and `settle` in one, for a request that never stood in line."""
-        args = leave_arguments(ACCEPT_S, request, replica, wants, used)
-        self._tell("leave", pool, *args)
+    def leave(self, place: Place, replica: str, wants: Sequence[Want], used: int | None) -> None:
+        """Do what `release` and `settle` do, in one step, for a request that never stood in line."""
+        self._tell("leave", place.pool, *leave_arguments(ACCEPT_S, place, replica, wants, used))
 
     async def fill(self, pool: str) -> None:
         await self._script("fill", pool, ACCEPT_S)
 
     async def renew(self, pool: str, leases: Sequence[Lease]) -> None:
-        flat = [part for lease in leases for part in (lease.replica, lease.request, int(lease.alone))]
+        """Renew slots in use; after a flush they are there again."""
+        flat = [part for lease in leases for part in (lease.replica, *lease.place.arguments())]
         await self._script("renew", pool, LEASE_S, *flat)
 
     async def tag(
         self,
-        pool: str,
+        place: Place,
         lane: str,
         project: int,
         share: float,
         priority: int,
-        request: str,
         seed: Line | None = None,
     ) -> float | None:
-        """Reserves a place in line → its order key; None = Redis was flushed: come again with the line as
-        PostgreSQL knows it. `request`: '' for rows that pilots pull."""
+        """Reserve a place in line and return its order key; None: Redis was flushed, come again with the line as
+        PostgreSQL knows it.
+
+        The request stands in the line of its project until its grant where somebody waits for it (lane held); of rows
+        that pilots pull only PostgreSQL knows."""
+        request = place.request if lane == Lane.HELD else ""
         args = tag_arguments(lane, project, share, priority, request, seed)
-        answer = await self._script("tag", pool, *args)
+        answer = await self._script("tag", place.pool, *args)
         return float(answer) if answer else None
 
     def started(self, pool: str, lane: str, order_key: float) -> None:
@@ -147,9 +150,9 @@ class Slots:
         """Renew the permits of (what is counted, request)."""
         await self._pipe.ask(of_limits("keep", *keep_arguments(held)))
 
-    async def position(self, pool: str, request: str) -> int | None:
-        """Place in line, from 1; None when it is not waiting there (being granted, or Redis was flushed)."""
-        rank = await self._command("ZRANK", keys.WAIT.of(pool), request)
+    async def position(self, place: Place) -> int | None:
+        """Return how many stand in line up to it, from 1; None when it does not (being granted, or Redis was flushed)."""
+        rank = await self._command("ZRANK", keys.WAIT.of(place.pool), place.request)
         return None if rank is None else int(rank) + 1
 
     async def missing(self, pool: str, requests: Sequence[str]) -> list[str]:

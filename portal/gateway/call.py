@@ -13,6 +13,7 @@ from uuid import UUID
 
 from portal.acceptance.asked import Asked
 from portal.accounts.callers import Caller
+from portal.admission.place import Place
 from portal.admission.slots import Route
 from portal.gateway.forward import End
 from portal.http.exchange import Exchange
@@ -50,6 +51,11 @@ class Call:
     @property
     def request(self) -> str:
         return self.ex.request_id
+
+    @property
+    def place(self) -> Place:
+        """Return what it asks of its pool's replicas."""
+        return Place(self.pool, self.request, alone=self.crashes > 0)
 
     @property
     def later(self) -> bool:

@@ -46,7 +46,7 @@ class Hold:
             if waiter.granted.done():
                 return waiter.granted.result()
             now = time.monotonic()
-            phase = self._directory.phase(waiter.pool).named(asked.model)
+            phase = self._directory.phase(waiter.place.pool).named(asked.model)
             self._check(phase, now, until)
             if asked.stream and now >= beat_at:
                 await ex.comment(await self._standing(waiter, phase))
@@ -64,7 +64,7 @@ class Hold:
     async def _standing(self, waiter: Waiter, phase: Phase) -> dict[str, object]:
         """Position, ETA and reason, as a heartbeat carries them."""
         try:
-            position = await self._slots.position(waiter.pool, waiter.request)
+            position = await self._slots.position(waiter.place)
         except QueueDown:
             position = None
         told = in_line(phase, position)

@@ -89,7 +89,7 @@ class Limits:
         used = 0 if call.used is None and call.granted_at is None else call.used
         back = [want for want in taken if want.kind != "requests"]
         if slot:
-            self._slots.leave(call.pool, call.request, slot, back, used)
+            self._slots.leave(call.place, slot, back, used)
         elif back:
             self._slots.settle(call.request, back, used)
 
@@ -109,7 +109,7 @@ class Limits:
 
     async def _take_with_slot(self, call: Call, asked: Sequence[Want]) -> None:
         """As the usual request goes: its slot in the same step, so that it costs one round trip and not two."""
-        ask = functools.partial(self._slots.enter, call.pool, call.request, asked)
+        ask = functools.partial(self._slots.enter, call.place, asked)
         refused, retry_s, left, call.offer = await patiently(ask)
         call.offered = True
         self._took(call, asked, refused, retry_s, left)

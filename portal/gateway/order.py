@@ -5,11 +5,12 @@ Separate from `slots`, which knows only commands, and from `serve`, which asks b
 
 from __future__ import annotations
 
+import functools
+
 from portal.admission.slots import Slots
 from portal.errors import ApiError
 from portal.gateway.call import Call
 from portal.gateway.writer import Writer
-from portal.ledger.states import Lane
 from portal.policy.estimate import tokens
 from portal.policy.fairshare import PRIORITIES
 
@@ -36,11 +37,10 @@ class Order:
     async def key(self, call: Call, lane: str) -> float:
         """Reserves its place. Raises QueueDown, DatabaseDown."""
         share = tokens(call.asked.body) / call.caller.weight
-        request = call.request if lane == Lane.HELD else ""
-        key = await self._slots.tag(call.pool, lane, call.caller.project_id, share, call.priority, request)
+        tag = functools.partial(
+            self._slots.tag, call.place, lane, call.caller.project_id, share, call.priority
+        )
+        key = await tag()
         while key is None:
-            line = await self._writer.line(call.id, call.pool, lane)
-            key = await self._slots.tag(
-                call.pool, lane, call.caller.project_id, share, call.priority, request, line
-            )
+            key = await tag(await self._writer.line(call.id, call.pool, lane))
         return key

@@ -110,7 +110,7 @@ class Serve:
         """One try without standing in line, if nobody does and there is room. True when the request has ended."""
         route = call.offer
         if not call.offered:
-            route = await patiently(lambda: self._slots.admit(call.pool, call.request))
+            route = await patiently(lambda: self._slots.admit(call.place))
         if route is None:
             return False
         self._running(call, route, None)
@@ -125,9 +125,7 @@ class Serve:
 
     async def _attempt(self, call: Call) -> bool:
         """In line → granted → one try. True when the request has ended."""
-        waiter = await patiently(
-            lambda: self._keeper.wait(call.pool, call.request, call.order_key, alone=call.crashes > 0)
-        )
+        waiter = await patiently(lambda: self._keeper.wait(call.place, call.order_key))
         if not waiter.granted.done():
             self._waits(call.pool)
         route = await self._hold.wait(call.ex, call.asked, waiter, call.since)
@@ -149,7 +147,7 @@ class Serve:
         call.crashes += end.crashed
         if moved == RequestState.FAILED:
             call.settled = True
-            self._keeper.forget(call.pool, call.request)
+            self._keeper.forget(call.place)
             raise _poisoned(call)
         if moved is None:
             raise await self._taken(call)
@@ -164,7 +162,7 @@ class Serve:
             call.ex.extra = waited.in_line(call.ex.extra, waited_ms, granted)
         else:
             call.ex.extra = waited.at_once(call.ex.extra, waited_ms)
-            self._keeper.hold(call.pool, route, call.request, alone=False, admitted=True)
+            self._keeper.hold(call.place, route, admitted=True)
 
     def _over(self, call: Call, end: End) -> bool:
         """Whether this try was the last: answered, or failed for good."""
@@ -192,12 +190,12 @@ class Serve:
             await asyncio.sleep(_FULL_S)
         else:
             self._slots.drop_route(call.pool, route.replica)
-        self._keeper.release(call.pool, call.request, over=False)
+        self._keeper.release(call.place, over=False)
 
     async def _taken(self, call: Call) -> ApiError:
         """The row is not ours any more: cancelled by its owner, or detached because we seemed to be gone."""
         call.settled = True
-        self._keeper.forget(call.pool, call.request)
+        self._keeper.forget(call.place)
         found = await self._writer.look(call.id)
         return ApiError("cancelled" if found is None or found[0] == RequestState.CANCELLED else "detached")
 
@@ -208,7 +206,7 @@ class Serve:
         if call.stopped:
             if call.stopped == "cancelled" and call.has_row:
                 call.settled = True  # the API wrote its end
-                self._keeper.forget(call.pool, call.request)
+                self._keeper.forget(call.place)
             return ApiError("cancelled")
         if not call.has_row:
             return ApiError("shutting_down", retry_after_s=1)
@@ -216,7 +214,7 @@ class Serve:
         if call.attempt:
             self._writer.later(Interrupted(call.id, call.attempt, self._gateway, "its gateway is stopping"))
         call.settled = True
-        self._keeper.forget(call.pool, call.request)
+        self._keeper.forget(call.place)
         return ApiError("detached")
 
     def _settle(self, call: Call, error: ApiError) -> None:
@@ -231,7 +229,7 @@ class Serve:
             self._write_end(call, end)
             return
         call.settled = True
-        self._keeper.forget(call.pool, call.request)
+        self._keeper.forget(call.place)
         if not call.has_row:
             return
         if error.code == "model_starting" and not call.stopped:
@@ -248,10 +246,10 @@ class Serve:
             call.used = end.prompt_tokens + (end.completion_tokens or 0)
         if call.has_row:
             self._writer.later(call.finished(self._gateway, end))
-            self._keeper.forget(call.pool, call.request)
+            self._keeper.forget(call.place)
         else:
             self._writer.record(call.recorded(self._gateway, end))
-            self._limits.leave(call, self._keeper.let_go(call.pool, call.request))
+            self._limits.leave(call, self._keeper.let_go(call.place))
 
 
 def _poisoned(call: Call) -> ApiError:

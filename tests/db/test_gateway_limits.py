@@ -11,6 +11,7 @@ import redis as redis_library
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from portal.admission.place import Place
 from portal.admission.scripts import (
     SCRIPTS,
     enter_arguments,
@@ -131,7 +132,7 @@ def test_a_full_bucket_leaves_no_key(link: redis_library.Redis) -> None:
 
 def _enter(redis: redis_library.Redis, wants: list[Want], request: str) -> tuple[int, str]:
     """(number of the limit that refuses, the replica of its slot)."""
-    args = enter_arguments(request, 15.0, wants)
+    args = enter_arguments(Place(POOL, request), 15.0, wants)
     said: Any = redis.eval(SCRIPTS["enter"].text.decode(), 1, keys.pool_prefix(POOL), *args)
     return said[0][0], said[1][0].decode() if said[1] else ""
 
@@ -147,7 +148,7 @@ def test_a_slot_and_the_limits_are_one_step_both_ways(link: redis_library.Redis)
     assert _enter(link, [count, rate_], "r") == (0, "a")
     assert (_slots(link), link.zcard(key_of(count))) == (1, 1)
     assert _enter(link, [count, rate_], "s") == (0, ""), "within the limits; no slot is free"
-    leave = leave_arguments(3.0, "r", "a", [count, rate_], 0)
+    leave = leave_arguments(3.0, Place(POOL, "r"), "a", [count, rate_], 0)
     link.eval(SCRIPTS["leave"].text.decode(), 1, keys.pool_prefix(POOL), *leave)
     assert (_slots(link), link.zcard(key_of(count))) == (0, 1), "s is still counted"
     assert _take(link, [rate_])[2][0][0] in range(20, 40), "r's 40 are back, s's and these are taken"

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from psycopg2.extensions import connection as Connection
 
 from portal.admission import places
+from portal.admission.place import Place
 from portal.admission.scripts import SCRIPTS, tag_arguments
 from portal.ledger import backlog
 from portal.ledger import transitions as ledger
@@ -102,10 +103,10 @@ def test_a_held_request_that_leaves_last_gives_its_projects_places_back(link: re
     for i in range(3):
         _tag(link, 1, 100.0, request=f"r{i}", lane="held")
     for i in range(2):
-        _run(link, "release", 3, f"r{i}", "", 1)
+        _run(link, "release", 3, "", 1, *Place(POOL, f"r{i}").arguments())
     assert _tag(link, 1, 100.0, request="r3", lane="held") == 300.0, "one of the project still waits"
-    _run(link, "release", 3, "r2", "", 1)
-    _run(link, "release", 3, "r3", "", 1)
+    _run(link, "release", 3, "", 1, *Place(POOL, "r2").arguments())
+    _run(link, "release", 3, "", 1, *Place(POOL, "r3").arguments())
     assert _tag(link, 1, 100.0, request="r4", lane="held") < 1.0
     assert not link.hexists(keys.PROJECTS.of(POOL), "r2")
 
@@ -119,7 +120,7 @@ def test_a_grant_moves_the_virtual_time(link: redis_library.Redis) -> None:
         ear.get_message(timeout=2)
         for i in range(2):
             key = _tag(link, 1, 50.0, request=f"r{i}", lane="held")
-            assert _run(link, "enqueue", 3, f"r{i}", repr(key), "g", 0) == 1
+            assert _run(link, "enqueue", 3, repr(key), "g", *Place(POOL, f"r{i}").arguments()) == 1
     assert float(link.hget(keys.VTIME.of(POOL), "held") or 0) == 50.0
     assert not link.exists(keys.PROJECTS.of(POOL), keys.LINE.of(POOL, 1))
     assert 50.0 <= _tag(link, 2, 1.0, lane="held") < 51.0

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from portal.admission.place import Place
 from portal.admission.scripts import SCRIPTS
 from portal.policy.routing import Candidate, choose
 from portal.redis import keys
@@ -30,6 +31,10 @@ def _client() -> redis_library.Redis:
 
 def _run(redis: redis_library.Redis, name: str, *args: Any) -> Any:
     return redis.eval(SCRIPTS[name].text.decode(), 1, keys.pool_prefix(POOL), *args)
+
+
+def _place(request: str, alone: bool = False) -> tuple[str, str, int]:
+    return Place(POOL, request, alone=alone).arguments()
 
 
 def _route(redis: redis_library.Redis, replica: str, cap: int) -> None:
@@ -59,7 +64,7 @@ def test_admit_follows_the_pure_rule(link: redis_library.Redis, found: list[tupl
         for i in range(n):
             link.zadd(keys.SLOTS.of(POOL, replica), {f"r{i}|0": 4e9})
         link.zadd(keys.SLOTS.of(POOL, replica), {"expired|0": 1.0})
-    answer = _run(link, "admit", "new", 15)
+    answer = _run(link, "admit", 15, *_place("new"))
     expected = choose([Candidate(replica, n, cap) for replica, n, cap in found])
     assert (answer[0].decode() if answer else None) == expected
     if expected:
@@ -71,7 +76,7 @@ def test_a_route_that_is_not_hot_or_not_readable_is_not_used(link: redis_library
     link.hset(keys.ROUTES.of(POOL), "a", "nonsense")
     link.hset(keys.ROUTES.of(POOL), "b", json.dumps({"state": "draining", "cap": 3}))
     link.hset(keys.ROUTES.of(POOL), "c", json.dumps({"state": "hot"}))
-    assert _run(link, "admit", "new", 15) == []
+    assert _run(link, "admit", 15, *_place("new")) == []
 
 
 def test_an_owner_that_does_not_listen_gets_no_slot_and_blocks_nobody(link: redis_library.Redis) -> None:
@@ -80,8 +85,8 @@ def test_an_owner_that_does_not_listen_gets_no_slot_and_blocks_nobody(link: redi
     with ear:
         ear.subscribe(keys.GATEWAY.of("alive"))
         ear.get_message(timeout=2)
-        _run(link, "enqueue", 3, "old", "1.0", "dead", 0)
-        _run(link, "enqueue", 3, "young", "2.0", "alive", 0)
+        _run(link, "enqueue", 3, "1.0", "dead", *_place("old"))
+        _run(link, "enqueue", 3, "2.0", "alive", *_place("young"))
         _route(link, "r", 1)
         assert _run(link, "fill", 3) == 1
     assert link.zrange(keys.SLOTS.of(POOL, "r"), 0, -1) == [b"young|0"]
@@ -151,7 +156,7 @@ class Requests(RuleBasedStateMachine):
     @rule()
     def arrives(self) -> None:
         request = self._name()
-        answer = _run(self.redis, "admit", request, 15)
+        answer = _run(self.redis, "admit", 15, *_place(request))
         if answer:
             assert not self.waiting, "barged past a waiter"
             self.clock += 1
@@ -176,7 +181,8 @@ class Requests(RuleBasedStateMachine):
             self.suspects.add(request)
         self.waiting.add(request)
         owner = f"g{int(self.clock) % 2}"
-        self._take(_run(self.redis, "enqueue", 3, request, repr(self.keys[request]), owner, int(suspect)))
+        place = _place(request, suspect)
+        self._take(_run(self.redis, "enqueue", 3, repr(self.keys[request]), owner, *place))
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), over=st.booleans())
@@ -186,20 +192,11 @@ class Requests(RuleBasedStateMachine):
         replica = self.running.pop(request)
         if over:
             self.suspects.discard(request)
-        self._take(_run(self.redis, "release", 3, request, replica, int(over)))
+        self._take(_run(self.redis, "release", 3, replica, int(over), *_place(request)))
         if not over:
             self.waiting.add(request)
-            self._take(
-                _run(
-                    self.redis,
-                    "enqueue",
-                    3,
-                    request,
-                    repr(self.keys[request]),
-                    "g0",
-                    int(request in self.suspects),
-                )
-            )
+            place = _place(request, request in self.suspects)
+            self._take(_run(self.redis, "enqueue", 3, repr(self.keys[request]), "g0", *place))
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -207,12 +204,12 @@ class Requests(RuleBasedStateMachine):
         request = data.draw(st.sampled_from(sorted(self.waiting)))
         self.waiting.discard(request)
         self.suspects.discard(request)
-        self._take(_run(self.redis, "release", 3, request, "", 1))
+        self._take(_run(self.redis, "release", 3, "", 1, *_place(request)))
 
     @precondition(lambda self: self.running)
     @rule()
     def renews(self) -> None:
-        leases = [p for r, where in self.running.items() for p in (where, r, int(r in self.suspects))]
+        leases = [p for r, where in self.running.items() for p in (where, *_place(r, r in self.suspects))]
         _run(self.redis, "renew", 15, *leases)
 
     def _in(self, replica: str) -> list[str]:

@@ -38,14 +38,23 @@ local function leave_line(p, request, served)
   if not served and redis.call('EXISTS', line_key(p, project)) == 0 then give_back(p, 'held', project) end
 end
 
+-- What one request asks of a replica, from three arguments: portal/admission/place.py.
+local function place_at(i)
+  return {request = ARGV[i], adapter = ARGV[i + 1], alone = ARGV[i + 2] == '1'}
+end
+
 local function slots_key(p, replica)
   return p .. SLOTS .. replica
 end
 
-local function take(p, replica, request, expires)
+local function take(p, replica, place, expires)
   local key = slots_key(p, replica)
-  redis.call('ZADD', key, string.format('%.6f', expires), request .. '|0')
+  redis.call('ZADD', key, string.format('%.6f', expires), place.request .. '|0')
   redis.call('EXPIRE', key, SLOTS_S)
+end
+
+local function free(p, replica, place)
+  redis.call('ZREM', slots_key(p, replica), place.request .. '|0')
 end
 
 -- A replica whose slots hold a suspect is shut: the suspect runs alone.
@@ -98,12 +107,12 @@ local function emptiest(routes)
 end
 
 -- A slot, if nobody waits and a replica has room: {replica, route}, or {} = wait. Nobody barges past a waiter.
-local function admit(p, request, lease_s)
+local function admit(p, place, lease_s)
   if redis.call('EXISTS', p .. WAIT) == 1 then return {} end
   local t = clock()
   local route = choose(load_routes(p, t))
   if not route then return {} end
-  take(p, route.id, request, t + lease_s)
+  take(p, route.id, place, t + lease_s)
   return {route.id, route.raw}
 end
 
@@ -118,11 +127,11 @@ local function fill(p, accept_s)
     local first = redis.call('ZRANGE', wait, passed, passed, 'WITHSCORES')
     local request = first[1]
     if not request then break end
-    local suspect = redis.call('SISMEMBER', p .. SUSPECTS, request) == 1
+    local place = {request = request, alone = redis.call('SISMEMBER', p .. SUSPECTS, request) == 1}
     local route
-    if suspect then route = emptiest(routes) else route = choose(routes) end
+    if place.alone then route = emptiest(routes) else route = choose(routes) end
     if not route then break end
-    if suspect and route.n > 0 then
+    if place.alone and route.n > 0 then
       route.shut = true
       passed = passed + 1
     else
@@ -137,9 +146,9 @@ local function fill(p, accept_s)
       end
       -- An owner that does not listen gets no slot; when it is back it enqueues again, with the same key.
       if heard > 0 then
-        take(p, route.id, request, t + accept_s)
+        take(p, route.id, place, t + accept_s)
         route.n = route.n + 1
-        route.shut = suspect
+        route.shut = place.alone
         granted = granted + 1
         started(p, 'held', tonumber(first[2]))
         leave_line(p, request, true)

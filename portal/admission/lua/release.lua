@@ -1,10 +1,10 @@
--- prefix; accept_s, request, replica ('' = it only waited), over → granted. With over = '1' the request has ended.
-local p, request = KEYS[1], ARGV[2]
-if ARGV[3] ~= '' then redis.call('ZREM', slots_key(p, ARGV[3]), request .. '|0') end
-if ARGV[4] == '1' then
-  redis.call('ZREM', p .. WAIT, request)
-  redis.call('HDEL', p .. OWNER, request)
-  redis.call('SREM', p .. SUSPECTS, request)
-  leave_line(p, request, false)
+-- prefix; accept_s, replica ('' = it only waited), over, place → granted. With over = '1' the request has ended.
+local p, place = KEYS[1], place_at(4)
+if ARGV[2] ~= '' then free(p, ARGV[2], place) end
+if ARGV[3] == '1' then
+  redis.call('ZREM', p .. WAIT, place.request)
+  redis.call('HDEL', p .. OWNER, place.request)
+  redis.call('SREM', p .. SUSPECTS, place.request)
+  leave_line(p, place.request, false)
 end
 return fill(p, tonumber(ARGV[1]))
