@@ -14,7 +14,7 @@ from django.db.models import Q
 
 from portal.accounts.models import Quota as Row
 from portal.admission import quotas
-from portal.admission.places import members, numbers
+from portal.admission.redis_calls import members, numbers
 from portal.admission.subjects import key_of
 from portal.config import config
 from portal.policy.limits import KINDS, RATES, Level, Want, rate, wants
@@ -23,17 +23,15 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Consumption:
     """A limit and how much of it is taken at this moment; None: Redis does not say."""
 
     want: Want
     used: int | None
 
 
-def standings(
-    tokens: Sequence[int], users: Sequence[int], projects: Sequence[int], now: float
-) -> list[Standing]:
-    """Every limit of these subjects, in this order."""
+def of(tokens: Sequence[int], users: Sequence[int], projects: Sequence[int], now: float) -> list[Consumption]:
+    """Return every limit of these subjects, in this order, with what is taken of it."""
     rows = Row.objects.filter(Q(token_id__in=tokens) | Q(user_id__in=users) | Q(project_id__in=projects))
     own = quotas.of_rows(rows)
     levels: tuple[tuple[Level, Sequence[int]], ...] = (
@@ -51,7 +49,7 @@ def standings(
     except (redis.RedisError, OSError) as error:
         logger.warning("limits: %s; what is used of them is not known", error)
         used = {}
-    return [Standing(want, used.get(want)) for want in asked]
+    return [Consumption(want, used.get(want)) for want in asked]
 
 
 def _used(asked: Sequence[Want], now: float) -> dict[Want, int]:

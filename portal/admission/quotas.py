@@ -16,7 +16,7 @@ import redis
 from django.db.models import Q
 
 from portal.accounts.models import Quota as Row
-from portal.admission.places import numbers, run
+from portal.admission.redis_calls import numbers, run
 from portal.admission.scripts import limit_arguments, of_limits
 from portal.admission.subjects import Quotas, key_of, of_subjects, over
 from portal.config import config

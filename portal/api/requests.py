@@ -22,7 +22,7 @@ from rest_framework.views import APIView
 from portal.acceptance import asked
 from portal.accounts import members
 from portal.accounts.models import ApiToken, Project
-from portal.admission import places, quotas
+from portal.admission import quotas, reservations
 from portal.admission.quotas import Subjects
 from portal.api.pages import NewestFirst
 from portal.api.serializers import RequestBrief, RequestDetail, Submission
@@ -85,7 +85,7 @@ class Requests(APIView):
         with transaction.atomic(), connection.cursor() as cur:
             cost = tokens(body)
             state = quotas.enter(Subjects(new.token_id, new.user_id, project.pk, model.name), new.id, cost)
-            (key,) = places.reserve(
+            (key,) = reservations.reserve(
                 plain(cur), new.pool, new.lane, project.pk, [cost / project.weight], priority
             )
             transitions.accept(plain(cur), [replace(new, order_key=key, state=state)])
@@ -168,7 +168,7 @@ def cancel(row: Row, reason: str) -> bool:
         if row.lane == Lane.HELD and gone.holder:
             hints.cancelled(gone.holder, gone.id, gone.attempt)
     with connection.cursor() as cur:
-        places.give_back(plain(cur), [gone.id for gone in moved])
+        reservations.give_back(plain(cur), [gone.id for gone in moved])
     return bool(moved)
 
 

@@ -17,7 +17,7 @@ from django.db import transaction
 from psycopg2.extensions import cursor as Cursor
 
 from portal.accounts.models import Project
-from portal.admission import places, quotas
+from portal.admission import quotas, reservations
 from portal.admission.quotas import Subjects
 from portal.batches import transitions
 from portal.batches.contents import Contents
@@ -115,7 +115,8 @@ def _places(
     for line in lines:
         shares.setdefault(models[line.model].pool, []).append(line.cost / weight)
     return {
-        pool: iter(places.reserve(cur, pool, LANE, batch.project_id, costs)) for pool, costs in shares.items()
+        pool: iter(reservations.reserve(cur, pool, LANE, batch.project_id, costs))
+        for pool, costs in shares.items()
     }
 
 

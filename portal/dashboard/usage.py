@@ -239,7 +239,7 @@ def _limits(user: User) -> list[Limit]:
     )
     told = {f"token:{pk}": f"token “{name}”" for pk, name in tokens.items()}
     told |= {f"project:{pk}": f"project {slug}, all members" for pk, slug in projects.items()}
-    found = consumption.standings(list(tokens), [user.pk], list(projects), time.time())
+    found = consumption.of(list(tokens), [user.pk], list(projects), time.time())
     return [
         Limit(
             told.get(f"{one.want.level}:{one.want.subject}", "you"),

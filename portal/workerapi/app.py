@@ -22,7 +22,6 @@ import psycopg2
 from gpuworker import wire
 from portal.admission.pipe import QueueDown
 from portal.admission.slots import Slots
-from portal.admission.wake import Wake
 from portal.batches.contents import Contents
 from portal.config import Config
 from portal.db.threads import Database
@@ -31,6 +30,7 @@ from portal.fleet.states import PilotState, ReplicaState
 from portal.http.exchange import Exchange, Gone, Scope
 from portal.ledger import backlog
 from portal.redis import keys
+from portal.redis.hint_thread import HintThread
 from portal.transport.reverse import Reverse
 from portal.workerapi import probe, reports, rows, spent
 from portal.workerapi.admission import Admission
@@ -66,8 +66,8 @@ class WorkerApi:
         self._reverse = reverse
         self.admission = Admission(config.site_key, self._database, reverse)
         self._hints = Hints(config.redis_url)
-        self._wake = Wake()
-        self._wake_batches = Wake("batches")
+        self._tick_hints = HintThread()
+        self._batch_hints = HintThread("batches")
         self._beaten: dict[str, float] = {}
         self._verbs: dict[str, Callable[[Exchange, bytes], Awaitable[bytes]]] = {
             "register": self._register,
@@ -77,14 +77,14 @@ class WorkerApi:
         }
 
     async def start(self) -> None:
-        self._wake.start()
-        self._wake_batches.start()
+        self._tick_hints.start()
+        self._batch_hints.start()
         self._hints.start()
 
     async def stop(self) -> None:
         await self._hints.stop()
-        self._wake.stop()
-        self._wake_batches.stop()
+        self._tick_hints.stop()
+        self._batch_hints.stop()
         await self._slots.close()
         await asyncio.get_running_loop().run_in_executor(None, self._database.close)
 
@@ -152,7 +152,7 @@ class WorkerApi:
         log.info(
             "pilot %s registered from job %d on %s, %s", said.pilot, said.job_id, said.node, said.address
         )
-        self._wake.soon()
+        self._tick_hints.soon()
         return wire.dumps(answer)
 
     async def _sync(self, ex: Exchange, body: bytes) -> bytes:
@@ -206,7 +206,7 @@ class WorkerApi:
         except QueueDown as error:
             log.warning("sync of %s: %s", said.pilot, error)
         if heard.news:
-            self._wake.soon()
+            self._tick_hints.soon()
 
     async def _is_reached(self, pilot: str, address: str) -> bool:
         """Whether a request could go there now. Where the pilot opens the links, some process has to hold one."""
@@ -281,7 +281,7 @@ class WorkerApi:
         """A batch whose last line has ended is over at once, not at the next look."""
         try:
             if await self._database.run(partial(rows.last_lines, ended=ended)):
-                self._wake_batches.soon()
+                self._batch_hints.soon()
         except psycopg2.Error as error:
             log.warning("batches: PostgreSQL: %s", str(error).strip().split("\n")[0])
 

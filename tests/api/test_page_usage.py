@@ -15,7 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from portal.accounts.models import ApiToken, Membership, Quota, User
-from portal.admission import consumption, places, quotas
+from portal.admission import consumption, quotas, redis_calls
 from portal.dashboard.charts import COLOURS
 from portal.ledger.models import Request
 from portal.redis.keys import LIMIT
@@ -178,7 +178,7 @@ def test_what_it_does_not_know_is_its_usual_page(world: World) -> None:
 
 
 def test_limits_that_apply_and_what_is_taken(world: World, redis: Any) -> None:
-    places._redis.cache_clear()
+    redis_calls._redis.cache_clear()
     token = ApiToken.objects.get(user=world.owner.user)
     Quota.objects.create(level="token", token=token, requests_per_min=10)
     Quota.objects.create(level="user", user=world.owner.user, tokens_per_min=1000)

@@ -7,7 +7,7 @@ import redis as redis_library
 from django.db import IntegrityError, transaction
 
 from portal.accounts.models import Quota
-from portal.admission import places, quotas
+from portal.admission import quotas, redis_calls
 from portal.ledger.models import Request
 from portal.redis import keys
 from scheduler.maintenance import parked
@@ -69,7 +69,7 @@ def test_without_redis_a_row_with_a_quota_is_parked_and_one_without_is_queued(
     world: World, sent: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away = redis_library.Redis.from_url("redis://127.0.0.1:1/0", retry=None)
-    monkeypatch.setattr(places, "_redis", lambda: away)
+    monkeypatch.setattr(redis_calls, "_redis", lambda: away)
     assert world.owner.api.send("POST", "requests", ASK).json()["state"] == "queued"
     Quota.objects.create(level="project", project=world.project, requests_per_min=100)
     assert world.owner.api.send("POST", "requests", ASK).json()["state"] == "parked"

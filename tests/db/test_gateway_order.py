@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import connection as Connection
 
-from portal.admission import places
+from portal.admission import redis_calls, reservations
 from portal.admission.place import Place
 from portal.admission.scripts import SCRIPTS, tag_arguments
 from portal.ledger import backlog
@@ -140,10 +140,10 @@ def test_after_a_flush_no_new_request_comes_before_those_that_wait(
 ) -> None:
     with pg.cursor() as cur:
         ledger.accept(cur, [_new(500.0), _new(900.0), _new(700.0, project=2)])
-        (mine,) = places.reserve(cur, POOL, "async", 1, [10.0])
-        (again,) = places.reserve(cur, POOL, "async", 1, [10.0])
-        (other,) = places.reserve(cur, POOL, "async", 2, [10.0])
-        (idle,) = places.reserve(cur, POOL, "async", 3, [10.0])
+        (mine,) = reservations.reserve(cur, POOL, "async", 1, [10.0])
+        (again,) = reservations.reserve(cur, POOL, "async", 1, [10.0])
+        (other,) = reservations.reserve(cur, POOL, "async", 2, [10.0])
+        (idle,) = reservations.reserve(cur, POOL, "async", 3, [10.0])
     assert (mine, again, other, idle) == (901.0, 911.0, 701.0, 500.0)
 
 
@@ -151,24 +151,24 @@ def test_without_redis_the_place_comes_from_the_ledger(
     pg: Connection, redis: redis_library.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away = redis_library.Redis.from_url("redis://127.0.0.1:1/0", retry=None)
-    monkeypatch.setattr(places, "_redis", lambda: away)
+    monkeypatch.setattr(redis_calls, "_redis", lambda: away)
     with pg.cursor() as cur:
         ledger.accept(cur, [_new(500.0), _new(900.0)])
-        assert places.reserve(cur, POOL, "async", 1, [10.0, 20.0]) == [901.0, 911.0]
-        assert places.reserve(cur, POOL, "async", 2, [10.0]) == [500.0]
-        places.give_back(cur, [uuid.uuid4()])
+        assert reservations.reserve(cur, POOL, "async", 1, [10.0, 20.0]) == [901.0, 911.0]
+        assert reservations.reserve(cur, POOL, "async", 2, [10.0]) == [500.0]
+        reservations.give_back(cur, [uuid.uuid4()])
 
 
 def test_a_cancelled_backlog_gives_its_places_back(pg: Connection, redis: redis_library.Redis) -> None:
     with pg.cursor() as cur:
-        rows = [_new(key) for key in places.reserve(cur, POOL, "async", 1, [100.0] * 20)]
+        rows = [_new(key) for key in reservations.reserve(cur, POOL, "async", 1, [100.0] * 20)]
         ledger.accept(cur, rows)
         ledger.cancel(cur, [row.id for row in rows[:19]], NOW, "test")
-        places.give_back(cur, [row.id for row in rows[:19]])
-        assert places.reserve(cur, POOL, "async", 1, [1.0]) == [2000.0], "one still waits"
+        reservations.give_back(cur, [row.id for row in rows[:19]])
+        assert reservations.reserve(cur, POOL, "async", 1, [1.0]) == [2000.0], "one still waits"
         ledger.cancel(cur, [rows[19].id], NOW, "test")
-        places.give_back(cur, [rows[19].id])
-        assert places.reserve(cur, POOL, "async", 1, [1.0])[0] < 1.0
+        reservations.give_back(cur, [rows[19].id])
+        assert reservations.reserve(cur, POOL, "async", 1, [1.0])[0] < 1.0
 
 
 def test_the_furthest_of_a_claim_is_told_by_line(pg: Connection) -> None:

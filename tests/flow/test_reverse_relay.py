@@ -16,7 +16,7 @@ import pytest
 from gpuworker import wire
 from gpuworker.reverse import Reverse
 from portal.redis import keys
-from portal.transport import lending
+from portal.transport import lender as lending_end
 from portal.transport import relay as relaying
 from portal.transport.link import Link
 from portal.transport.relay import Relay, listening
@@ -303,7 +303,7 @@ async def test_a_relay_that_answers_with_more_than_ascii_is_left_alone() -> None
     class Mute(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             assert isinstance(transport, wire.Tunnel)
-            transport.say(lending.HELLO + "00" * 8)
+            transport.say(lending_end.HELLO + "00" * 8)
 
     def spoken_to() -> wire.Tunnel:
         far = wire.Tunnel(Mute(), client=None, on_text=lambda _: far.say("hello \xe9"))
@@ -344,7 +344,7 @@ async def _closed(reader: asyncio.StreamReader) -> None:
 
 
 async def test_who_proves_nothing_is_borne_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lending, "PROVE_S", 0.3)
+    monkeypatch.setattr(lending_end, "PROVE_S", 0.3)
     async with relays(b"k", b"k") as (lender, borrower):
         path = lender.address.removeprefix("unix:")
         strangers = [await asyncio.open_unix_connection(path) for _ in range(20)]
@@ -358,7 +358,7 @@ async def test_who_proves_nothing_is_borne_for_a_moment(monkeypatch: pytest.Monk
 
 
 async def test_of_those_who_prove_nothing_the_oldest_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lending, "PROVE_S", 600.0)
+    monkeypatch.setattr(lending_end, "PROVE_S", 600.0)
     monkeypatch.setattr(relaying, "UNPROVED", 3)
     async with relays(b"k", b"k") as (lender, borrower):
         path = lender.address.removeprefix("unix:")

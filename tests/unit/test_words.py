@@ -104,7 +104,6 @@ NOUNS = frozenset(
         "portal/ledger/transitions/served",
         "portal/panel/listing",
         "portal/policy/routing",
-        "portal/transport/lending",
         "portal/workerapi/reached",
         "portal/workerapi/spent",
         "scheduler/maintenance/parked",

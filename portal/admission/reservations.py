@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from functools import cache
 from typing import Any
 from uuid import UUID
 
 import redis
 from psycopg2.extensions import cursor as Cursor
 
-from portal.admission.scripts import SCRIPTS, Command, of_pool, tag_arguments
-from portal.config import config
+from portal.admission.redis_calls import run
+from portal.admission.scripts import of_pool, tag_arguments
 from portal.ledger import backlog
 from portal.policy import fairshare
 from portal.policy.fairshare import Line
-from portal.redis import clients
 
 logger = logging.getLogger(__name__)
 
@@ -57,33 +55,3 @@ def _tag(cur: Cursor, pool: str, lane: str, project: int, share: float, priority
     while not answer:
         answer = ask(backlog.line(cur, pool, lane))
     return float(answer)
-
-
-def run(command: Command) -> Any:
-    """Return what a script answers. Raise redis.RedisError."""
-    link: Any = _redis()
-    try:
-        return link.execute_command(*command)
-    except redis.exceptions.NoScriptError:
-        for script in SCRIPTS.values():
-            link.script_load(script.text.decode())
-        return link.execute_command(*command)
-
-
-def numbers(keys: Sequence[str]) -> list[float | None]:
-    """What stands there, without touching it. Raises redis.RedisError."""
-    found: Any = _redis().mget(keys)
-    return [float(value) if value is not None else None for value in found]
-
-
-def members(keys: Sequence[str], now: float) -> list[int]:
-    """How many leases each of these sets holds that are not over, without touching it. Raises redis.RedisError."""
-    asked = _redis().pipeline(transaction=False)
-    for key in keys:
-        asked.zcount(key, now, "+inf")
-    return [int(found) for found in asked.execute()]
-
-
-@cache
-def _redis() -> redis.Redis:
-    return clients.blocking(config().redis_url, clients.SITE)
