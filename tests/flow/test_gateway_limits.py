@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from portal.redis import keys
-from scheduler.maintenance import parked
+from scheduler.maintenance import parked_rows
 from tests.flow import batching
 from tests.flow.dataplane import Plane, chat, until
 from tests.flow.test_workerapi_rows import _hot, _lease, _result, _send
@@ -140,9 +140,9 @@ async def test_where_nobody_waits_it_is_parked_and_goes_on_when_the_limit_refill
     assert (first[2]["state"], second[2]["state"]) == ("queued", "parked")
     row = plane.row(second[2]["id"])
     assert row is not None and row["state"] == "parked"
-    assert await batching.in_thread(parked.unpark) == [], "not refilled yet"
+    assert await batching.in_thread(parked_rows.unpark) == [], "not refilled yet"
     plane.redis.delete(keys.LIMIT.of("project", plane.seeded.project, "requests"))
-    moved = await batching.in_thread(parked.unpark)
+    moved = await batching.in_thread(parked_rows.unpark)
     assert [str(id_) for id_ in moved] == [second[2]["id"]]
     row = plane.row(second[2]["id"])
     assert row is not None and row["state"] == "queued"
@@ -195,9 +195,9 @@ async def test_a_batch_under_a_rate_runs_as_it_refills_in_the_files_order(plane:
     await batching.create(plane, batching.jsonl(*(batching.line(f"line-{i}") for i in range(5))))
     await batching.look(plane)
     assert set(batching.requests_of(plane).values()) == {"parked"}
-    assert len(await batching.in_thread(parked.unpark)) == 2
+    assert len(await batching.in_thread(parked_rows.unpark)) == 2
     assert list(batching.requests_of(plane).values()) == ["queued", "queued", "parked", "parked", "parked"]
-    assert await batching.in_thread(parked.unpark) == []
+    assert await batching.in_thread(parked_rows.unpark) == []
 
 
 async def test_while_redis_is_away_nothing_passes_uncounted(

@@ -24,6 +24,7 @@ from portal.fleet import transitions as fleet
 from portal.fleet.models import Cluster, Command, Pilot, Replica, WayState
 from portal.ledger import transitions as ledger
 from portal.redis import keys
+from scheduler.act.actor import Actor
 from scheduler.observe.ways import Site, site
 from scheduler.reconcile import run_once
 from scheduler.slurm import fan_out, patience
@@ -214,6 +215,10 @@ class World:
 
     def site(self) -> Site:
         return site(self.config)
+
+    def actor(self) -> Actor:
+        """Who carries out decisions at this moment, outside a tick."""
+        return Actor(self.site(), self.client_for, self.config, lambda: self.now, self.redis)
 
     def start(self, pilot: Pilot) -> None:
         """Slurm runs the job and its agent registers."""

@@ -29,7 +29,6 @@ SAME_NAME = {
     ("portal/dashboard", "Shown"): "not yet settled",
     ("portal/dashboard", "Limit"): "not yet settled",
     ("scheduler", "Refused"): "not yet settled",
-    ("scheduler", "Limits"): "not yet settled",
     ("gpuworker", "Unreached"): "not yet settled",
     ("bin/devstack", "Site"): "not yet settled",
 }
@@ -106,8 +105,6 @@ NOUNS = frozenset(
         "portal/policy/routing",
         "portal/workerapi/reached",
         "portal/workerapi/spent",
-        "scheduler/maintenance/parked",
-        "scheduler/observe/forced",
         "scheduler/observe/listing",
         "scheduler/policy/staging",
         "scheduler/policy/switching",
