@@ -15,13 +15,15 @@ from uuid import UUID, uuid4
 
 from gpuworker.wire import ENDPOINTS as SERVED
 from portal.batches.contents import Contents
-from portal.batches.reading import Owner
+from portal.batches.queries import Owner
 from portal.batches.values import NewBatch, NewFile
 from portal.errors import ApiError
 
 ENDPOINTS = frozenset(path for path, endpoint in SERVED.items() if endpoint.batch)
 WINDOWS = {"24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
+KEPT_FOR = "expires_after[seconds]"  # of the form that uploads a file
 _MOST_NAME = 255
+_LEAST_KEPT_S = 3600
 
 
 class Draft:
@@ -77,6 +79,15 @@ def new_file(draft: Draft, owner: Owner, name: str, keep: timedelta, now: dateti
     return NewFile(
         draft.file, owner.project_id, owner.user_id, "batch", clean_name(name), draft.bytes, now, now + keep
     )
+
+
+def kept_for(said: str | None, most: timedelta) -> timedelta:
+    """Return how long a file is kept: as the site allows, or shorter where its owner says so. Raises ApiError."""
+    if said is None:
+        return most
+    if not said.isascii() or not said.isdigit() or int(said[:12]) < _LEAST_KEPT_S:
+        raise _wrong(KEPT_FOR, f"must be a whole number, at least {_LEAST_KEPT_S}")
+    return min(most, timedelta(seconds=min(int(said[:12]), most.total_seconds())))
 
 
 def clean_name(name: str) -> str:

@@ -22,7 +22,7 @@ _encode = json.JSONEncoder(allow_nan=False).encode  # json.dumps would make one 
 
 
 @dataclass(frozen=True, slots=True)
-class Good:
+class GoodLine:
     number: int  # from 1, as an editor counts
     offset: int
     length: int
@@ -53,16 +53,16 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Judgement:
     """`lines` only counts when there are no `errors`."""
 
-    lines: list[Good]
+    lines: list[GoodLine]
     errors: list[dict[str, Any]]
 
 
-def judge(path: Path, rules: Rules) -> Judged:
+def judge(path: Path, rules: Rules) -> Judgement:
     """Raises OSError."""
-    good: list[Good] = []
+    good: list[GoodLine] = []
     errors: list[dict[str, Any]] = []
     seen: set[bytes] = set()
     for number, offset, line in _lines(path, rules.most_line_bytes):
@@ -81,7 +81,7 @@ def judge(path: Path, rules: Rules) -> Judged:
                 break
     if not good and not errors:
         errors.append(BadLine("empty_file", "The file holds no requests.").told(None))
-    return Judged(good, errors)
+    return Judgement(good, errors)
 
 
 def _lines(path: Path, most: int) -> Iterator[tuple[int, int, bytes]]:
@@ -100,7 +100,7 @@ def _lines(path: Path, most: int) -> Iterator[tuple[int, int, bytes]]:
             yield number, start, line.rstrip(b"\r\n") if length <= most + 1 else line
 
 
-def _read(number: int, offset: int, line: bytes, rules: Rules, seen: set[bytes]) -> Good:
+def _read(number: int, offset: int, line: bytes, rules: Rules, seen: set[bytes]) -> GoodLine:
     """Raises BadLine."""
     if len(line) > rules.most_line_bytes:
         raise BadLine("line_too_long", f"The line is longer than {rules.most_line_bytes} bytes.")
@@ -128,7 +128,7 @@ def _read(number: int, offset: int, line: bytes, rules: Rules, seen: set[bytes])
             raise BadLine("invalid_parameter", f"Nobody listens: '{name}' must be false.", f"body.{name}")
     if refusal := rules.refusal(request.model):
         raise BadLine(refusal.code, refusal.message, "body.model")
-    return Good(number, offset, len(line), custom_id, request.model, request.estimated_tokens())
+    return GoodLine(number, offset, len(line), custom_id, request.model, request.estimated_tokens())
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from uuid import UUID, uuid4
 
 from psycopg2.extensions import cursor as Cursor
 
-from portal.batches import reading, transitions
+from portal.batches import queries, transitions
 from portal.batches.contents import Contents
-from portal.batches.reading import BatchRow
+from portal.batches.queries import BatchRow
 from portal.batches.values import End, NewFile, Written
 from portal.config import Config
 from portal.db.transaction import moving
@@ -40,7 +40,7 @@ def write_step(id_: UUID, settings: Config, now: float) -> bool:
     """Whether the step was full, so that more is likely to wait: one that ends while lines keep ending must not keep
     other batches from being looked at. Raises OSError."""
     with moving() as cur:
-        batch = reading.locked(cur, id_)
+        batch = queries.locked(cur, id_)
         ends = transitions.take_ends(cur, id_, STEP_LINES, STEP_BYTES)
         if batch is None or not ends:
             return False
@@ -48,7 +48,7 @@ def write_step(id_: UUID, settings: Config, now: float) -> bool:
         failures = [end for end in ends if end.state != RequestState.DONE]
         opened = _open(cur, batch, settings, now, bool(answers), bool(failures))
         contents = Contents(settings.files_dir)
-        lengths = reading.lengths(cur, [file for file in opened if file is not None])
+        lengths = queries.lengths(cur, [file for file in opened if file is not None])
         new_lengths = [
             0 if file is None else _append(contents, file, lengths[file], part)
             for file, part in zip(opened, (answers, failures), strict=True)

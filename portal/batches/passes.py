@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from portal.admission import places
-from portal.batches import reading, transitions
+from portal.batches import queries, transitions
 from portal.batches.ingestion import import_batch
 from portal.batches.output import write_step
-from portal.batches.reading import BatchRow
+from portal.batches.queries import BatchRow
 from portal.config import Config
 from portal.db.transaction import BATCH_LOCK, loop_lock, moving
 from portal.ledger.states import RequestState
@@ -30,7 +30,7 @@ def look(settings: Config, now: float) -> bool:
     with loop_lock(BATCH_LOCK) as ours:
         if ours:
             with moving() as cur:
-                found = reading.live(cur)
+                found = queries.live(cur)
             for batch in found:
                 try:
                     advance(batch, settings, now)

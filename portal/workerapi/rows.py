@@ -9,9 +9,9 @@ from uuid import UUID
 from psycopg2.extensions import cursor as Cursor
 
 from gpuworker import wire
+from portal.batches.claims import with_bodies
 from portal.batches.contents import Contents
 from portal.ledger import transitions as ledger
-from portal.ledger.states import RequestState
 
 _MOST_AT_ONCE = 256  # rows in one answer
 # Of their bodies, or a single row: prompts may be long, and the whole answer lies in memory several times.
@@ -45,10 +45,7 @@ def claim(cur: Cursor, pilot: UUID, room: dict[str, int], contents: Contents) ->
             idle=places >= cap or not _in_use(cur, replica),
             most_bytes=bytes_left,
         )
-    lines = contents.bodies(row.span for row in rows if row.span is not None)
-    lost = [row for row in rows if row.span is not None and row.span not in lines]
-    ledger.finish(cur, [_lost(row, str(pilot), now) for row in lost])
-    return [_leased(row, lines[row.span] if row.span else row.body) for row in rows if row not in lost]
+    return [_leased(row, body) for row, body in with_bodies(cur, rows, contents, str(pilot), now)]
 
 
 def _in_use(cur: Cursor, replica: UUID) -> bool:
@@ -70,13 +67,6 @@ def _leased(row: ledger.Claimed, body: bytes) -> wire.LeasedRow:
         body,
         row.content_type,
         row.engine_path,
-    )
-
-
-def _lost(row: ledger.Claimed, pilot: str, now: datetime) -> ledger.Finish:
-    text = "The line cannot be read any more: its input file was deleted or changed."
-    return ledger.Finish(
-        row.id, row.attempt, pilot, RequestState.FAILED, now, error_code="input_lost", error_text=text
     )
 
 
@@ -116,19 +106,6 @@ def take(cur: Cursor, said: wire.Results, poison_after: int) -> wire.ResultsAnsw
         taken=[request for request in named if request in taken],
         late=[request for request in named if request not in taken],
     )
-
-
-def last_lines(cur: Cursor, ended: list[str]) -> bool:
-    """Whether these rows, ended and committed, are the last of some batch: each of its lines is counted or waits to
-    be written. Not in the same transaction: of two pilots that end the last two, the later one must see both."""
-    cur.execute(
-        """SELECT 1 FROM ledger_batch b
-           WHERE b.id IN (SELECT batch_id FROM ledger_request WHERE id = ANY(%s::uuid[]))
-             AND b.total = b.completed + b.failed + b.cancelled + b.expired
-               + (SELECT count(*) FROM ledger_batchend e WHERE e.batch_id = b.id) LIMIT 1""",
-        (ended,),
-    )
-    return cur.fetchone() is not None
 
 
 def _finish(row: wire.RowResult, pilot: str) -> ledger.Finish:

@@ -89,7 +89,6 @@ NOUNS = frozenset(
         "portal/api/parsing",
         "portal/audit/acting",
         "portal/audit/recording",
-        "portal/batches/reading",
         "portal/catalog/allowed",
         "portal/catalog/models/served",
         "portal/catalog_file/applying",
