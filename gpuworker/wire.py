@@ -59,6 +59,10 @@ SILENT_S = 45.0
 # Before an agent's last words where these are why its job could not serve at all: a failed launch, not an end.
 REFUSED = "refused: "
 
+# Why a replica is `starting`. "": an agent of before does not say.
+Start = Literal["", "load", "wake"]
+EngineName = Literal["vllm", "torch", "echo"]
+ImageGpu = Literal["", "nv", "rocm"]
 DesiredState = Literal["hot", "draining", "asleep", "stopped"]
 ObservedState = Literal["starting", "hot", "draining", "asleep", "stopped", "failed"]
 Outcome = Literal["done", "failed", "back"]
@@ -111,15 +115,25 @@ class Unreached:
 
 
 @dataclass(frozen=True, slots=True)
+class HostedModel:
+    """One model that a replica is to serve."""
+
+    name: str  # what clients say; also the engine's served name
+    path: str  # its folder as seen on the node; "" for echo
+    revision: str = ""  # the catalog's word for the state of its weights
+    roots: list[str] = field(default_factory=list)  # the folder must lie below one of them; none: anywhere
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredReplica:
     """One replica as the control loop wants it, with everything the agent needs to start its engine."""
 
     id: str
     pool: str
-    model: str  # the name clients say; also the engine's served name
-    engine: Literal["vllm", "torch", "echo"]
+    model: str  # of the first of `models`, as `path` and `roots`: all that an agent of before reads
+    engine: EngineName
     state: DesiredState
-    path: str  # model folder as seen on the node; "" for echo
+    path: str
     python: str  # the environment's interpreter; "" = the agent's own
     gpus: list[int]  # indices into Register.gpus
     cap: int  # requests in flight, held + filler
@@ -128,11 +142,17 @@ class DesiredReplica:
     drain_limit_s: float
     may_sleep: int = 0  # how deep the pool lets it sleep: tried before it is hot
     sleep_level: int = 0  # state "asleep": drain, then sleep so deep
-    roots: list[str] = field(default_factory=list)  # its folder must lie below one of them; none: anywhere
+    roots: list[str] = field(default_factory=list)
     prologue: str = ""  # the environment's shell lines, run before its engine
     image: str = ""  # the environment's Apptainer image; "" = none
-    image_gpu: Literal["", "nv", "rocm"] = ""
+    image_gpu: ImageGpu = ""
     binds: list[str] = field(default_factory=list)  # further folders inside the image
+    models: list[HostedModel] = field(default_factory=list)  # its base first; empty: a portal of before
+
+    @property
+    def hosted(self) -> list[HostedModel]:
+        """Return what it is to serve, its base first: at least one model, whatever the age of the portal."""
+        return self.models or [HostedModel(self.model, self.path, roots=self.roots)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +180,7 @@ class ObservedReplica:
     asleep_mem_mb: int = 0  # host memory while asleep
     wakes: int = 0  # after the first, started_at and hot_at are of a wake, not of a load
     wake_s: float | None = None  # what the last one took, the one on trial too
+    start: Start = ""  # why it is starting
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ readers below know what the bytes of a body mean: whatever carries a request fur
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,16 +70,8 @@ def _media_type(endpoint: Endpoint, said: str) -> str:
     return media_type
 
 
-def _json(check: Callable[[dict[str, Any]], None]) -> Reader:
-    """Return the reader of OpenAI's JSON, which checks by `check` what is particular to its endpoint."""
-
-    def read_json(endpoint: Endpoint, body: bytes, _: str) -> Asked:
-        return _of_json(endpoint, body, check)
-
-    return read_json
-
-
-def _of_json(endpoint: Endpoint, body: bytes, check: Callable[[dict[str, Any]], None]) -> Asked:
+def _of_json(check: Callable[[dict[str, Any]], None], endpoint: Endpoint, body: bytes, _: str) -> Asked:
+    """Read OpenAI's JSON, and check by `check` what is particular to its endpoint."""
     raw = _object(body)
     model = raw.get("model")
     if not isinstance(model, str) or not model:
@@ -184,10 +177,10 @@ def _response(raw: dict[str, Any]) -> None:
 
 # By the name of the endpoint. Each line of ENDPOINTS has one.
 READERS: dict[str, Reader] = {
-    "chat": _json(_chat),
-    "completion": _json(_completion),
-    "embedding": _json(_embedding),
-    "response": _json(_response),
+    "chat": functools.partial(_of_json, _chat),
+    "completion": functools.partial(_of_json, _completion),
+    "embedding": functools.partial(_of_json, _embedding),
+    "response": functools.partial(_of_json, _response),
 }
 
 

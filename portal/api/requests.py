@@ -23,19 +23,19 @@ from portal.acceptance.asked import Asked
 from portal.acceptance.submission import Submission, submit
 from portal.accounts.callers import read_principal
 from portal.accounts.models import ApiToken, Project
-from portal.admission import places
 from portal.api.pages import NewestFirst
+from portal.api.permissions import HasScope
 from portal.api.serializers import RequestBrief, RequestDetail
 from portal.api.serializers import Submission as SubmissionIn
 from portal.config import config
 from portal.db.connections import plain
 from portal.errors import ApiError
-from portal.ledger import transitions
 from portal.ledger.models import Request as Row
-from portal.ledger.states import Lane, RequestState
+from portal.ledger.states import RequestState
 from portal.redis import hints
 from portal.services import access, request_story
-from portal.services.access import INFERENCE, READ, HasScope, caller
+from portal.services.access import INFERENCE, READ, caller
+from portal.services.cancellation import cancel
 
 
 class Requests(APIView):
@@ -136,21 +136,8 @@ def visible(request: Request, id: uuid.UUID) -> Row:
     return row
 
 
-def cancel(row: Row, reason: str) -> bool:
-    """Cancel a request and tell whoever runs it. Return False if it had ended before."""
-    with transaction.atomic(), connection.cursor() as cur:
-        moved = transitions.cancel(plain(cur), [row.id], timezone.now(), reason)
-    for gone in moved:
-        # A gateway hears it now; a pilot with its next sync.
-        if row.lane == Lane.HELD and gone.holder:
-            hints.cancelled(gone.holder, gone.id, gone.attempt)
-    with connection.cursor() as cur:
-        places.give_back(plain(cur), [gone.id for gone in moved])
-    return bool(moved)
-
-
 def engine_body(api: str, body: dict[str, Any], model: str) -> bytes:
-    """Return what the engine will be sent: never streaming, for the request's own model. Raises ApiError."""
+    """Return what the engine will be sent: never streaming, for the request's own model. Raise ApiError."""
     if body.get("model", model) != model:
         raise ApiError(
             "invalid_parameter", detail="body.model is not the request's model.", param="body.model"

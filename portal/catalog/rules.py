@@ -145,6 +145,18 @@ def parallel(engine: str, nodes: int | None, gpus: int | None, args: Any) -> Non
     raise ValidationError({"args": f"tensor_parallel_size x pipeline_parallel_size has to be {need}."})
 
 
+def alone(field: str, pool: str, other: str | None) -> None:
+    """Raise ValidationError where a pool serves another language model already: a replica loads one, so that requests
+    for a second one would never be answered."""
+    if other:
+        raise ValidationError(
+            {
+                field: f"Pool {pool} serves {other} already, and its replicas load one language model: a second one "
+                f"would never be served. Give it a pool of its own, or disable {other} first."
+            }
+        )
+
+
 def built(field: str, value: str, before: str | None) -> None:
     """What is planned and not there yet cannot be chosen; a row that has it already stays editable."""
     if value in NOT_BUILT and value != before:

@@ -96,7 +96,8 @@ def _apply_section(section: Section, tree: Tree, changes: list[Change], wrongs: 
         wrongs.append(tree.wrong(section.path, "Write rows by their names here."))
         return
     known = section.rows()
-    for name, said in rows.items():
+    # What is disabled makes room: of a pool's language models one is enabled at a time.
+    for name, said in sorted(rows.items(), key=_is_enabled):
         path = (*section.path, str(name))
         if not isinstance(name, str):
             wrongs.append(tree.wrong(path, "A name is text: write it in quotes."))
@@ -107,6 +108,11 @@ def _apply_section(section: Section, tree: Tree, changes: list[Change], wrongs: 
                 changes.append(_apply_row(section, name, said or {}, known.get(name)))
             except ValidationError as error:
                 wrongs += _told(tree, section, path, error)
+
+
+def _is_enabled(row: tuple[Any, Any]) -> bool:
+    said = row[1]
+    return not (isinstance(said, dict) and said.get("enabled") is False)
 
 
 def _apply_row(section: Section, name: str, said: dict[str, Any], row: Any) -> Change:

@@ -59,7 +59,7 @@ def _after_failures(phase: Phase, facts: PoolFacts) -> Phase:
 
 
 def _loading(replica: ReplicaFacts, facts: PoolFacts, now: float) -> Phase:
-    if replica.says == "waking":
+    if replica.wakes:
         doing, usual = "The model is being woken", _wake(facts)
     else:
         words = f" ({replica.says.rstrip('.')})" if replica.says else ""

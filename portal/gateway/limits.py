@@ -122,6 +122,8 @@ class Limits:
         then what was reserved stands if an engine had it. `slot`: the replica at which it still has one, if it never
         stood in line."""
         taken = self._taken.pop(call.request, ())
+        if not taken and not slot:
+            return
         used = 0 if used is None and call.progress.granted_at is None else used
         back = [want for want in taken if want.kind != "requests"]
         if slot:

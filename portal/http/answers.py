@@ -25,15 +25,17 @@ def failure(message: str, code: str) -> dict[str, Any]:
     return {"error": {"message": message, "code": code}}
 
 
-async def send_whole(
-    send: Any, status: int, body: bytes, headers: Iterable[Header] = (), content_type: str = JSON
-) -> None:
-    """Send an answer with its type and its length."""
+def head(
+    status: int, body: bytes, headers: Iterable[Header] = (), content_type: str = JSON
+) -> dict[str, Any]:
+    """Return the message that comes before a whole body: status, type, length and further headers."""
     kind = _JSON_TYPE if content_type == JSON else (b"content-type", content_type.encode("latin-1"))
     length = (b"content-length", b"%d" % len(body))
-    await send({"type": "http.response.start", "status": status, "headers": [kind, length, *headers]})
+    return {"type": "http.response.start", "status": status, "headers": [kind, length, *headers]}
+
+
+async def send_json(send: Any, status: int, said: Mapping[str, Any]) -> None:
+    """Send a whole answer of JSON, where there is no exchange that does."""
+    body = encoded(said)
+    await send(head(status, body))
     await send({"type": "http.response.body", "body": body})
-
-
-async def send_json(send: Any, status: int, said: Mapping[str, Any], headers: Iterable[Header] = ()) -> None:
-    await send_whole(send, status, encoded(said), headers)

@@ -128,7 +128,8 @@ class Exchange:
         if self.kept is not None:
             self.kept.append(body)
         told = (self._id_header, *self.extra, *(headers or ()))
-        await answers.send_whole(self._send, status, body, told, content_type)
+        await self._send(answers.head(status, body, told, content_type))
+        await self._send({"type": "http.response.body", "body": body})
 
     async def answer_json(self, status: int, said: Mapping[str, Any], headers: Headers | None = None) -> None:
         """Send a whole answer of JSON."""

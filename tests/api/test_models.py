@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from portal.catalog.models import Model, Pool
+from portal.catalog.models import Pool
 from portal.fleet.models import Cluster, Command, Fit, GpuClaim, PoolState, ProfileState
-from tests.api.world import ApiClient, Person, World, pilot_row, replica_row
+from tests.api.world import ApiClient, Person, World, another_model, pilot_row, replica_row
 
 
 def phase(person: Person) -> dict[str, Any]:
@@ -84,10 +84,10 @@ def test_a_job_with_free_gpus_and_memory_is_room_for_it(world: World) -> None:
 
 
 def test_one_model_can_be_asked_about_by_its_name_with_slashes(world: World) -> None:
-    Model.objects.create(name="org/tide", pool=world.pool)
+    another_model(world, "org/tide")
     told = world.owner.api.send("GET", "models/org/tide").json()
     assert told["name"] == "org/tide" and told["phase"]["reason"].startswith("org/tide is not loaded")
-    secret = Model.objects.create(name="org/secret", pool=world.pool, is_public=False)
+    secret = another_model(world, "org/secret", is_public=False)
     secret.projects.add(world.project)
     got = {name: api.send("GET", "models/org/secret").status_code for name, api in world.everyone().items()}
     assert got == {
@@ -107,9 +107,9 @@ def test_a_paused_fleet_is_said(world: World) -> None:
 
 
 def test_models_of_other_projects_and_disabled_ones_are_not_listed(world: World) -> None:
-    secret = Model.objects.create(name="org/secret", pool=world.pool, is_public=False)
+    secret = another_model(world, "org/secret", is_public=False)
     secret.projects.add(world.project)
-    Model.objects.create(name="off", pool=world.pool, enabled=False)
+    another_model(world, "off", enabled=False)
     names = {
         name: [m["name"] for m in api.send("GET", "models").json().get("results", [])]
         for name, api in world.everyone().items()
@@ -128,7 +128,7 @@ def test_the_list_costs_the_same_however_many_models(
     world: World, django_assert_max_num_queries: Any
 ) -> None:
     for i in range(20):
-        Model.objects.create(name=f"m{i}", pool=world.pool)
+        another_model(world, f"m{i}")
     with django_assert_max_num_queries(8):
         world.owner.api.send("GET", "models")
 
@@ -142,13 +142,13 @@ def test_waking_writes_one_command_and_tells_the_loop(world: World, sent: list[t
 
 
 def test_a_name_with_a_slash_is_woken(world: World) -> None:
-    Model.objects.create(name="org/name", pool=world.pool)
+    another_model(world, "org/name")
     assert world.owner.api.send("POST", "models/org/name/wake").status_code == 202
 
 
 @pytest.mark.parametrize("name", ["nothing", "secret"])
 def test_what_one_may_not_use_one_may_not_wake(world: World, name: str) -> None:
-    Model.objects.create(name="secret", pool=world.pool, is_public=False)
+    another_model(world, "secret", is_public=False)
     answer = world.outsider.api.send("POST", f"models/{name}/wake")
     assert answer.status_code == 404 and answer.json()["error"]["code"] == "model_not_found"
     assert ApiClient().send("POST", "models/surf/wake").status_code == 401

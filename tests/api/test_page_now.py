@@ -106,7 +106,7 @@ def test_samples_are_drawn_and_listed(world: World) -> None:
 
 
 def step(window: str, back: int) -> datetime:
-    """The beginning of one of the window's steps, so many before now."""
+    """Return the beginning of one of the window's steps, so many before now."""
     length_s = page_now.WINDOWS[window].step.total_seconds()
     return datetime.fromtimestamp((timezone.now().timestamp() // length_s - back) * length_s, UTC)
 

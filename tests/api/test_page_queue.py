@@ -22,7 +22,7 @@ PATHS = ("/queue/", "/queue/fragments/queue")
 
 
 def words(world: World, query: str = "") -> str:
-    """What is read on the page."""
+    """Return what is read on the page."""
     answer = world.operator.browser.get(f"/queue/{query}")
     assert answer.status_code == 200
     return " ".join(re.sub(r"<[^>]+>", " ", answer.content.decode()).split())

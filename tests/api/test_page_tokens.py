@@ -24,7 +24,7 @@ def make(person: Person, **changed: Any) -> Any:
 
 
 def shown(answer: Any) -> str:
-    """The token's text on a page, "" without one."""
+    """Return the token's text on a page, "" without one."""
     found = re.search(r"berth_[0-9A-Za-z]{12}_[0-9A-Za-z]{46}", answer.content.decode())
     return found.group() if found else ""
 

@@ -36,7 +36,7 @@ def facts(page: str) -> dict[str, str]:
 
 
 def keys(page: str) -> list[tuple[str, str]]:
-    """Of all charts: names and sums."""
+    """Return names and sums of all charts."""
     return re.findall(r"</svg>\s+([^<]+) <b[^>]*>([^<]+)</b>", page)
 
 

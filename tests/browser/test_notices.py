@@ -34,7 +34,7 @@ async def test_a_person_is_told_what_they_asked_to_be_told(
         return letters.subjects(ADDRESS)
 
     def slowly(handler: BaseHTTPRequestHandler) -> None:
-        """Answers once the mail is there and the loop went on: a look that waits for it would wait in vain."""
+        """Answer once the mail is there and the loop went on: a look that waits for it would wait in vain."""
         whole.until(mails, 8, "the mail, beside a receiver that does not answer yet")
         whole.ticks(1)
         says(200)(handler)
@@ -76,7 +76,7 @@ async def test_a_person_is_told_what_they_asked_to_be_told(
 
 
 async def set_up(page: Page, sink: Receiver) -> str:
-    """Her webhook, and no mail of batches; the webhook's secret."""
+    """Set up her webhook, and no mail of batches; return the webhook's secret."""
     await page.get_by_role("link", name="Notices").click()
     await expect(page.get_by_text(f"To {ADDRESS}, when:")).to_be_visible()
     await page.get_by_label(BATCH).uncheck()

@@ -67,7 +67,7 @@ async def test_a_cold_model_says_why_and_then_answers_as_it_comes(page: tuple[Pl
 
 @pytest.fixture
 def quick(seeded: Seeded) -> Replica:
-    """Of another model, hot."""
+    """Make a hot replica of another model."""
     now = timezone.now()
     pool = Pool.objects.create(name="quick", environment=Environment.objects.get(), cap=4)
     Model.objects.create(name="quick", pool=pool)

@@ -13,7 +13,7 @@ import redis as redis_library
 
 from portal.admission import places, quotas
 from portal.admission.pipe import QueueDown
-from tests.flow import batching
+from tests.flow import batch_world
 from tests.flow.dataplane import Plane, chat, until
 
 REFUSED = "rate_limit_exceeded"
@@ -43,7 +43,7 @@ async def _background(plane: Plane, model: str) -> str:
 
 async def _api(plane: Plane, model: str) -> str:
     body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": TOKENS}
-    said = {"model": model, "api": batching.CHAT, "body": body}
+    said = {"model": model, "api": batch_world.CHAT, "body": body}
     kind = {"Content-Type": "application/json"}
     async with plane.post(said, "/api/v1/requests", headers=kind) as answer:
         return _verdict(await answer.json())
@@ -52,9 +52,9 @@ async def _api(plane: Plane, model: str) -> str:
 async def _batch(plane: Plane, model: str) -> str:
     """A line that is refused stands in the batch's errors, or is why the whole of it is."""
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": TOKENS}
-    batch = await batching.create(plane, batching.jsonl(batching.line("a", body=body)))
-    await batching.look(plane)
-    told = await batching.state(plane, batch.id)
+    batch = await batch_world.create(plane, batch_world.jsonl(batch_world.line("a", body=body)))
+    await batch_world.look(plane)
+    told = await batch_world.state(plane, batch.id)
     if told.status == "failed":
         assert told.errors and told.errors.data
         return str(told.errors.data[0].code)
@@ -167,12 +167,12 @@ async def test_they_count_each_others_requests(with_pages: Plane) -> None:
 async def test_of_many_at_once_no_more_come_in_than_may_wait(with_pages: Plane) -> None:
     plane = with_pages
     await _set_the_scene(plane, Case("", limit={"queued": 2, "requests_per_min": 100}))
-    batch = await batching.create(plane, batching.jsonl(batching.line("a")))
+    batch = await batch_world.create(plane, batch_world.jsonl(batch_world.line("a")))
     verdicts = await asyncio.gather(
-        batching.look(plane),
+        batch_world.look(plane),
         *(hand_in(plane, "demo") for hand_in in (_async, _background, _api) for _ in range(6)),
     )
-    told = await batching.state(plane, batch.id)
+    told = await batch_world.state(plane, batch.id)
     verdicts[0] = REFUSED if told.status == "failed" else "queued"
     assert plane.sql("SELECT count(*) FROM ledger_request") == [(2,)]
     assert (len(verdicts), verdicts.count(REFUSED)) == (19, 17)

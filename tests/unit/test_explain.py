@@ -155,7 +155,7 @@ SITUATIONS = [
         "(InvalidAccount). An operator has to look at it and let it try again.",
     ),
     (
-        pool(replica("starting", started_at=NOW - 2, says="waking"), wake_s=9.0), "starting", 7,
+        pool(replica("starting", started_at=NOW - 2, wakes=True), wake_s=9.0), "starting", 7,
         "The model is being woken; waking takes 9 s.",
     ),
     (
