@@ -54,14 +54,14 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """`lines` only counts when there are no `errors`."""
+    """The lines of a file, which count only when there are no `errors`."""
 
     lines: list[GoodLine]
     errors: list[dict[str, Any]]
 
 
 def judge(path: Path, rules: Rules) -> Judgement:
-    """Raises OSError."""
+    """Return the lines of the file, or what is wrong with them. Raises OSError."""
     good: list[GoodLine] = []
     errors: list[dict[str, Any]] = []
     seen: set[bytes] = set()
@@ -85,7 +85,7 @@ def judge(path: Path, rules: Rules) -> Judgement:
 
 
 def _lines(path: Path, most: int) -> Iterator[tuple[int, int, bytes]]:
-    """(number, offset, line) without its end. Of a line that is too long only the beginning is kept."""
+    """Yield (number, offset, line without its end). Of a line that is too long only the beginning is kept."""
     offset = 0
     with path.open("rb", buffering=1 << 20) as file:
         number = 0
@@ -101,7 +101,7 @@ def _lines(path: Path, most: int) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _read(number: int, offset: int, line: bytes, rules: Rules, seen: set[bytes]) -> GoodLine:
-    """Raises BadLine."""
+    """Return the line as a request that can be queued. Raises BadLine."""
     if len(line) > rules.most_line_bytes:
         raise BadLine("line_too_long", f"The line is longer than {rules.most_line_bytes} bytes.")
     said = _object(line)

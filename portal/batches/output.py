@@ -37,8 +37,8 @@ _WORDS = {
 
 
 def write_step(id_: UUID, settings: Config, now: float) -> bool:
-    """Whether the step was full, so that more is likely to wait: one that ends while lines keep ending must not keep
-    other batches from being looked at. Raises OSError."""
+    """Write ended lines to the batch's files; return whether the step was full, so that more is likely to wait: one
+    that ends while lines keep ending must not keep other batches from being looked at. Raises OSError."""
     with moving() as cur:
         batch = queries.locked(cur, id_)
         ends = transitions.take_ends(cur, id_, STEP_LINES, STEP_BYTES)
@@ -61,7 +61,7 @@ def write_step(id_: UUID, settings: Config, now: float) -> bool:
 def _open(
     cur: Cursor, batch: BatchRow, settings: Config, now: float, needs_output: bool, needs_error: bool
 ) -> tuple[UUID | None, UUID | None]:
-    """The batch's output and error file; made when they get their first line."""
+    """Return the batch's output and error file; each is made when it gets its first line."""
     at = datetime.fromtimestamp(now, UTC)
     made: list[NewFile | None] = []
     for file, needed, kind in (
@@ -86,7 +86,7 @@ def _open(
 
 
 def _append(contents: Contents, file: UUID, length: int, ends: Iterable[End]) -> int:
-    """Writes the lines at `length`, whatever a crash left behind it. Answers the new length."""
+    """Write the lines at `length`, whatever a crash left behind it, and return the new length."""
     data = b"".join(_line(end) for end in ends)
     if not data:
         return length
@@ -107,7 +107,7 @@ def _append(contents: Contents, file: UUID, length: int, ends: Iterable[End]) ->
 
 
 def _line(end: End) -> bytes:
-    """One line as OpenAI writes it. The engine's JSON goes in as it came: it is not parsed again."""
+    """Return one line as OpenAI writes it. The engine's JSON goes in as it came: it is not parsed again."""
     head = json.dumps({"id": f"batch_req_{end.request}", "custom_id": end.custom_id})[:-1].encode()
     error = b"null" if end.state == RequestState.DONE else json.dumps(_error(end)).encode()
     return head + b', "response": ' + _response(end) + b', "error": ' + error + b"}\n"

@@ -26,7 +26,7 @@ GRACE_S = 60.0
 
 
 def look(settings: Config, now: float) -> bool:
-    """False when somebody else is looking."""
+    """Move every batch that is not over; return False when somebody else is looking."""
     with loop_lock(BATCH_LOCK) as ours:
         if ours:
             with moving() as cur:
@@ -41,7 +41,7 @@ def look(settings: Config, now: float) -> bool:
 
 
 def advance(batch: BatchRow, settings: Config, now: float) -> None:
-    """As far as it goes now. Raises what files and the database raise."""
+    """Move a batch as far as it goes now. Raises what files and the database raise."""
     at = datetime.fromtimestamp(now, UTC)
     if batch.state == "validating" and batch.expires_at > at:
         import_batch(batch.id, settings, now)

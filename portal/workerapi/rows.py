@@ -20,7 +20,7 @@ _LONGEST_TYPE = 100  # characters, as the ledger keeps them
 
 
 def claim(cur: Cursor, pilot: UUID, room: dict[str, int], contents: Contents) -> list[wire.LeasedRow]:
-    """Rows for the hot replicas of this pilot that have room. A pilot that drains gets none. A line of a batch
+    """Hand out rows for the hot replicas of this pilot that have room. A pilot that drains gets none. A line of a batch
     whose file is gone fails here."""
     cur.execute(
         """SELECT r.id, r.pool_id, r.cap FROM fleet_replica r JOIN fleet_pilot p ON p.id = r.pilot_id
@@ -49,7 +49,7 @@ def claim(cur: Cursor, pilot: UUID, room: dict[str, int], contents: Contents) ->
 
 
 def _in_use(cur: Cursor, replica: UUID) -> bool:
-    """Whether it runs anything that the ledger knows of. A pilot's polls may have divided an idle replica's places
+    """Say whether it runs anything that the ledger knows of. A pilot's polls may have divided an idle replica's places
     among them: none of them asks for all, and a suspect, which needs all, would wait for ever."""
     cur.execute(
         "SELECT 1 FROM ledger_request WHERE replica = %s AND state = 'running' LIMIT 1", (str(replica),)
@@ -71,7 +71,7 @@ def _leased(row: ledger.Claimed, body: bytes) -> wire.LeasedRow:
 
 
 def pools_of(cur: Cursor, pilot: UUID) -> list[str]:
-    """Pools for which this pilot could run rows: whose hints wake its poll."""
+    """Return the pools for which this pilot could run rows: whose hints wake its poll."""
     cur.execute(
         "SELECT DISTINCT pool_id FROM fleet_replica WHERE pilot_id = %s AND state IN ('wanted', 'starting', 'hot')",
         (str(pilot),),
@@ -80,7 +80,7 @@ def pools_of(cur: Cursor, pilot: UUID) -> list[str]:
 
 
 def give_back(cur: Cursor, pilot: UUID, rows: list[wire.LeasedRow], poison_after: int) -> None:
-    """The pilot left before it had its answer."""
+    """Take back the rows of a pilot that left before it had its answer."""
     lost = [
         ledger.Interrupted(UUID(row.request), row.attempt, str(pilot), "its pilot left the poll")
         for row in rows
@@ -89,7 +89,7 @@ def give_back(cur: Cursor, pilot: UUID, rows: list[wire.LeasedRow], poison_after
 
 
 def take(cur: Cursor, said: wire.Results, poison_after: int) -> wire.ResultsAnswer:
-    """Ends and returns, each fenced by attempt and holder: what is late moves nothing."""
+    """Write ends and returns of rows, each fenced by attempt and holder: what is late moves nothing."""
     ends = [_finish(row, said.pilot) for row in said.results if row.outcome != "back"]
     backs = [
         ledger.Interrupted(
@@ -135,7 +135,8 @@ def _count(said: int | None) -> int | None:
 
 
 def _message(body: bytes) -> str:
-    """The engine's message is in the result, which only its owner sees; here stands that there is one."""
+    """Return what the ledger says of an engine's error. Its message is in the result, which only its owner sees; here
+    stands that there is one."""
     try:
         kind = json.loads(body)["error"]["type"]
         return f"The engine answered with an error ({str(kind)[:60]})."
