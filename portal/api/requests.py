@@ -80,7 +80,7 @@ class Requests(APIView):
         if state := request.query_params.get("state"):
             if state not in list(RequestState):
                 known = ", ".join(RequestState)
-                raise ApiError("invalid_parameter", detail=f"state is one of: {known}.", param="state")
+                raise ApiError("invalid_parameter", detail=f"state must be one of: {known}.", param="state")
             rows = rows.filter(state=state)
         if model := request.query_params.get("model"):
             rows = rows.filter(model=model)
@@ -105,7 +105,7 @@ class OneRequest(APIView):
         moved = cancel(row, f"cancelled by {who}")
         row.refresh_from_db()
         if not moved:
-            raise ApiError("conflict", detail=f"The request had ended already: it is {row.state}.")
+            raise ApiError("conflict", detail=f"The request has already ended: it is {row.state}.")
         return self._told(request, row)
 
     def _told(self, request: Request, row: Row) -> Response:
@@ -144,7 +144,9 @@ def engine_body(api: str, body: dict[str, Any], model: str) -> bytes:
         )
     if body.get("stream"):
         raise ApiError(
-            "invalid_parameter", detail="Nobody listens: body.stream must be false.", param="body.stream"
+            "invalid_parameter",
+            detail="body.stream must be false: the result is fetched later.",
+            param="body.stream",
         )
     whole = {**body, "model": model}
     for name in ("stream", "stream_options"):

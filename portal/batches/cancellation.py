@@ -27,5 +27,5 @@ def cancel(cur: Cursor, id_: UUID, owner: Owner, now: datetime) -> tuple[BatchRo
     row = queries.batch(cur, id_, owner)
     assert row is not None  # batches are not deleted
     if not moved and row.state not in _CANCELLED:
-        raise ApiError("conflict", detail=f"The batch is {row.state} and cannot be cancelled any more.")
+        raise ApiError("conflict", detail=f"The batch is {row.state} and can no longer be cancelled.")
     return row, moved
