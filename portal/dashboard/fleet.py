@@ -23,6 +23,7 @@ from portal.accounts.models import User
 from portal.catalog.models import Pool
 from portal.dashboard.fragments import unchanged_is_304
 from portal.db.connections import plain
+from portal.fleet.decision_kinds import DecisionKind
 from portal.fleet.models import (
     Cluster,
     Command,
@@ -114,7 +115,7 @@ def shown_decided(request: HttpRequest) -> dict[str, Any]:
         older["before"] = str(found[MOST_DECISIONS - 1].pk)
     return {
         "asked": asked,
-        "kinds": decision_search.KINDS,
+        "kinds": [kind.value for kind in DecisionKind],
         "pools": Pool.objects.order_by("name").values_list("name", flat=True),
         "error": error,
         "decisions": found[:MOST_DECISIONS],

@@ -9,6 +9,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from portal.fleet.decision_kinds import DecisionKind
 from portal.fleet.models import (
     BadNode,
     Candidate,
@@ -30,7 +31,6 @@ from portal.fleet.states import PilotState, ReplicaState
 from portal.panel.listing import known
 from portal.panel.readonly import ReadOnlyAdmin, command_each, link, link_list, short
 from portal.services.commands import NewCommand
-from portal.services.decision_search import KINDS
 
 
 def clusters() -> list[str]:
@@ -176,7 +176,7 @@ class CommandAdmin(ReadOnlyAdmin[Command]):
 @admin.register(Decision)
 class DecisionAdmin(ReadOnlyAdmin[Decision]):
     list_display = ["at", "kind", "pool", "of_pilot", "reason"]
-    list_filter = [known("kind", lambda: KINDS), "at"]
+    list_filter = [known("kind", lambda: DecisionKind), "at"]
     search_fields = ["=pilot", "=pool"]
     ordering = ["-id"]
     sortable_by = ()

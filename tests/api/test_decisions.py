@@ -8,8 +8,6 @@ import pytest
 from django.utils import timezone
 
 from portal.fleet.models import Decision, Pilot
-from portal.services import decision_search
-from scheduler.policy.decisions import Decided
 from tests.api.world import World, pilot_row
 
 
@@ -97,10 +95,6 @@ def test_the_page_goes_on_where_it_ended(world: World) -> None:
 
 def test_only_operators_see_the_page(world: World, pilot: Pilot) -> None:
     assert world.owner.browser.get("/fleet/decisions/").status_code == 403
-
-
-def test_every_kind_that_a_policy_decides_can_be_asked_for() -> None:
-    assert {kind.kind for kind in Decided.__subclasses__()} <= set(decision_search.KINDS)
 
 
 def test_the_newest_page_is_asked_for_again_and_others_stay(

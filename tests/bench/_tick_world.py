@@ -27,7 +27,7 @@ from gpuworker.wire import ObservedReplica, Sync  # noqa: E402
 from portal.catalog.models import Engine, Environment, Model, Pool, Profile  # noqa: E402
 from portal.config import config  # noqa: E402
 from portal.fleet.models import Decision, GpuClaim, Pilot, Replica  # noqa: E402
-from scheduler.act.job_spec import job_name  # noqa: E402
+from scheduler.jobs.spec import job_name  # noqa: E402
 from scheduler.reconcile import run_once  # noqa: E402
 from scheduler.slurm import listing  # noqa: E402
 from scheduler.slurm.protocol import Jobs, NoAnswer  # noqa: E402

@@ -26,7 +26,7 @@ from portal.notices import events
 from portal.redis import hints
 from portal.services import targets
 from portal.services.commands import NewCommand, give
-from scheduler.act.job_spec import log_path, secret_path, spec_of
+from scheduler.jobs.spec import log_path, secret_path, spec_of
 from scheduler.observe.ways import way_by, way_of
 from scheduler.slurm.way import Way
 from tests.api.world import World, build, pilot_row

@@ -68,6 +68,8 @@ def test_only_a_registered_pilot_comes_up(pg: Connection, pilot: uuid.UUID) -> N
     with pg.cursor() as cur:
         fleet.submitted(cur, pilot, 7, NOW)
         fleet.slurm_said(cur, [SlurmFact(pilot, "PENDING", "Priority", None, None, "")], NOW)
+        assert one(pg, "SELECT state FROM fleet_pilot") == ("submitted",), "what was seen moves nobody"
+        fleet.pending(cur, [pilot], NOW)
         assert one(pg, "SELECT state FROM fleet_pilot") == ("pending",)
         assert fleet.up(cur, [pilot], NOW) == []
         fleet.register(cur, registration(pilot, 7), NOW)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scheduler.maintenance import parked
+from scheduler.maintenance import parked_rows
 from tests.flow import batch_world
 from tests.flow.dataplane import Plane, chat, until
 from tests.flow.test_workerapi_rows import _hot, _lease, _result, _send
@@ -140,9 +140,9 @@ async def test_where_nobody_waits_it_is_parked_and_goes_on_when_the_limit_refill
     assert (first[2]["state"], second[2]["state"]) == ("queued", "parked")
     row = plane.row(second[2]["id"])
     assert row is not None and row["state"] == "parked"
-    assert await batch_world.in_thread(parked.unpark) == [], "not refilled yet"
+    assert await batch_world.in_thread(parked_rows.unpark) == [], "not refilled yet"
     plane.redis.delete(f"berth:limit:project:{plane.seeded.project}:requests")
-    moved = await batch_world.in_thread(parked.unpark)
+    moved = await batch_world.in_thread(parked_rows.unpark)
     assert [str(id_) for id_ in moved] == [second[2]["id"]]
     row = plane.row(second[2]["id"])
     assert row is not None and row["state"] == "queued"
@@ -195,9 +195,9 @@ async def test_a_batch_under_a_rate_runs_as_it_refills_in_the_files_order(plane:
     await batch_world.create(plane, batch_world.jsonl(*(batch_world.line(f"line-{i}") for i in range(5))))
     await batch_world.look(plane)
     assert set(batch_world.requests_of(plane).values()) == {"parked"}
-    assert len(await batch_world.in_thread(parked.unpark)) == 2
+    assert len(await batch_world.in_thread(parked_rows.unpark)) == 2
     assert list(batch_world.requests_of(plane).values()) == ["queued", "queued", "parked", "parked", "parked"]
-    assert await batch_world.in_thread(parked.unpark) == []
+    assert await batch_world.in_thread(parked_rows.unpark) == []
 
 
 async def test_while_redis_is_away_nothing_passes_uncounted(

@@ -20,7 +20,7 @@ def world(redis: redis_library.Redis) -> World:
     return World(redis)
 
 
-def told(kind: str = refusals.KIND) -> list[str]:
+def told(kind: str = "cancel_refused") -> list[str]:
     return list(Decision.objects.filter(kind=kind).order_by("id").values_list("reason", flat=True))
 
 

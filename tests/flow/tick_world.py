@@ -23,6 +23,7 @@ from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
 from portal.fleet.models import Cluster, Command, Pilot, Replica, WayState
 from portal.ledger import transitions as ledger
+from scheduler.act.actor import Actor
 from scheduler.observe.ways import Site, site
 from scheduler.reconcile import run_once
 from scheduler.slurm import fan_out, patience
@@ -217,6 +218,10 @@ class World:
 
     def site(self) -> Site:
         return site(self.config)
+
+    def actor(self) -> Actor:
+        """Return who carries out decisions at this moment, outside a tick."""
+        return Actor(self.site(), self.client_for, self.config, lambda: self.now, self.redis)
 
     def start(self, pilot: Pilot) -> None:
         """Let Slurm run the job and its agent register."""

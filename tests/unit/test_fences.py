@@ -25,11 +25,11 @@ PLANTED = [
     ("Only portal.asgi imports the gateway", "portal/services/access.py", "import portal.gateway.waited"),
     ("Gateway, worker API and transitions know no Django", "portal/admission/slots.py", "import django.conf"),
     ("What people may ask", "portal/services/moments.py", "import rest_framework.request"),
-    ("Neither the data plane nor a tick", "scheduler/act/deeds.py", "import portal.notices.look"),
+    ("Neither the data plane nor a tick", "scheduler/act/dispatch.py", "import portal.notices.look"),
     ("Policies import no clock", "scheduler/policy/autoscale.py", "import time"),
-    ("Within portal and scheduler only scheduler.slurm", "scheduler/act/deeds.py", "import subprocess"),
+    ("Within portal and scheduler only scheduler.slurm", "scheduler/act/dispatch.py", "import subprocess"),
     ("The portal reads top-down", "portal/fleet/times.py", "import portal.services.access"),
-    ("The scheduler reads top-down", "scheduler/observe/listing.py", "import scheduler.act.deeds"),
+    ("The scheduler reads top-down", "scheduler/observe/listing.py", "import scheduler.act.dispatch"),
 ]
 
 
@@ -82,8 +82,12 @@ def test_every_import_fence_holds_and_catches_what_is_planted(tmp_path: Path) ->
     [
         (fences.state_writes, ("portal", "scheduler")),
         (fences.process_starts, ("portal", "scheduler")),
+        (fences.decision_writes, ("portal", "scheduler")),
         (fences.foreign_imports, ("scheduler/policy", "portal/policy")),
-        (fences.foreign_imports, ("portal/fleet/states.py", "portal/ledger/states.py")),
+        (
+            fences.foreign_imports,
+            ("portal/fleet/states.py", "portal/fleet/decision_kinds.py", "portal/ledger/states.py"),
+        ),
     ],
 )
 def test_every_source_fence_holds(check: Callable[[str, str], list[str]], rooms: tuple[str, ...]) -> None:
@@ -116,6 +120,25 @@ def test_a_planted_state_write_is_caught(line: str) -> None:
 def test_a_planted_process_start_is_caught(line: str) -> None:
     assert fences.process_starts("portal/api/x.py", line)
     assert not fences.process_starts("scheduler/slurm/x.py", line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from portal.fleet.models import Decision\nDecision.objects.create(kind='pause')",
+        "from portal.fleet.models import Decision as Row\nRow.objects.filter(pk=1).update(reason='')",
+        "from portal.fleet.models import Decision\nDecision(kind='pause').save()",
+        "cur.execute('INSERT INTO fleet_decision (kind) VALUES (%s)', ('pause',))",
+    ],
+)
+def test_a_planted_decision_row_is_caught(line: str) -> None:
+    assert fences.decision_writes("scheduler/observe/x.py", line)
+    assert not fences.decision_writes("scheduler/act/decision_rows.py", line)
+
+
+def test_reading_decision_rows_is_no_write() -> None:
+    line = "from portal.fleet.models import Decision\nrows = Decision.objects.filter(kind='pause').order_by('id')"
+    assert not fences.decision_writes("portal/services/x.py", line)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from portal.catalog.models import Profile
 from portal.config import config
 from portal.fleet.models import Pilot
-from scheduler.act.job_spec import spec_of
+from scheduler.jobs.spec import spec_of
 from scheduler.slurm.render import render
 
 NUMBERS = ("cpus", "gpus", "nodes", "mem_mb", "walltime_min", "walltime_least_min", "nice")

@@ -28,7 +28,6 @@ SAME_NAME = {
     ("portal/catalog", "Kind"): "not yet settled",
     ("portal/dashboard", "Shown"): "not yet settled",
     ("portal/dashboard", "Limit"): "not yet settled",
-    ("scheduler", "Limits"): "not yet settled",
 }
 # Rooms whose docstrings are not yet all sentences that begin with a verb.
 UNWRITTEN = frozenset(
@@ -77,6 +76,7 @@ NOUNS = {
     "scheduler/observe/listing": "Slurm's answer to squeue",
     "scheduler/policy/staging": "the HPC centres' word for copies on node-local disks",
     "scheduler/policy/switching": "the field's word for changing the model on a GPU",
+    "scheduler/policy/wording": "how the reasons of decisions are worded",
     "scheduler/slurm/listing": "Slurm's answer to squeue",
 }
 # Modules that are still named by a participle.

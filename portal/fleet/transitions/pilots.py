@@ -40,7 +40,7 @@ def submitted(cur: Cursor, pilot: UUID, job_id: int, now: datetime) -> bool:
 
 
 def slurm_said(cur: Cursor, facts: Sequence[SlurmFact], now: datetime) -> None:
-    """Stores what the listing showed, and moves submitted → pending. Facts of ended pilots are not touched."""
+    """Store what the listing showed. Moves nobody; facts of ended pilots are not touched."""
     if not facts:
         return
     execute_values(
@@ -54,10 +54,14 @@ def slurm_said(cur: Cursor, facts: Sequence[SlurmFact], now: datetime) -> None:
         template="(%s::uuid, %s, %s, %s::timestamptz, %s::timestamptz, %s::timestamptz, %s)",
         page_size=len(facts),
     )
+
+
+def pending(cur: Cursor, pilots: Iterable[UUID], now: datetime) -> None:
+    """Move submitted → pending: a listing shows that their jobs wait."""
     cur.execute(
         """UPDATE fleet_pilot SET state = 'pending'
            WHERE id = ANY(%s::uuid[]) AND state = 'submitted' RETURNING id""",
-        ([str(f.pilot) for f in facts if f.state == "PENDING"],),
+        ([str(pilot) for pilot in pilots],),
     )
     note_pilots(cur, now, PilotState.SUBMITTED, PilotState.PENDING, "")
 

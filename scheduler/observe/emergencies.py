@@ -1,4 +1,4 @@
-"""What Slurm's word about a job that lives, or its agent's silence, forces → a drain or a cancellation. Pure.
+"""A job that lives, as Slurm lists it, and its agent's silence → a drain or a cancellation that cannot wait. Pure.
 
 Separate from the judgement of ends (`scheduler.observe.verdicts`), because here the job still runs: the answer is a
 decision with a reason, carried out and recorded like those of the policies.
@@ -21,7 +21,7 @@ _NEAR_S = 900.0
 
 @dataclass(frozen=True, slots=True)
 class LiveJob:
-    """A live pilot's row beside its job in the new listing."""
+    """A live pilot's row beside its job in the new listing. Times are UNIX seconds."""
 
     pilot: str
     state: str
@@ -33,13 +33,15 @@ class LiveJob:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Allowance:
+    """How long agents may be silent, in seconds: before their first word, and later."""
+
     register_s: float
     silent_cancel_s: float
 
 
-def forced(live: LiveJob, limits: Limits, now: float) -> DrainPilot | CancelPilot | None:
-    """Only of a job that Slurm says is RUNNING.
+def emergency(live: LiveJob, allowance: Allowance, now: float) -> DrainPilot | CancelPilot | None:
+    """Return what has to happen at once to a job that Slurm says is RUNNING; None where nothing has.
 
     1. Its agent never spoke for register_s → cancelled; that counts as a failed start.
     2. Its agent fell silent for silent_cancel_s → cancelled: it holds GPUs that serve nobody.
@@ -50,15 +52,18 @@ def forced(live: LiveJob, limits: Limits, now: float) -> DrainPilot | CancelPilo
     if job.state != "RUNNING":
         return None
     inputs: Inputs = {"job": job.job_id, "node": job.nodes, "silent_s": round(live.silent_s, 1)}
-    if live.state in ON_ITS_WAY and not live.registered and live.silent_s >= limits.register_s:
+    # 1.
+    if live.state in ON_ITS_WAY and not live.registered and live.silent_s >= allowance.register_s:
         said = (
             f"Its job has run on {job.nodes} for {live.silent_s:.0f} s, and its agent has not said a word. "
             f"{_dialled(live.portal_url)}"
         )
         return CancelPilot(pilot=live.pilot, failed=True, reason=said, inputs=inputs)
-    if live.state in ON_NODES and live.silent_s >= limits.silent_cancel_s:
+    # 2.
+    if live.state in ON_NODES and live.silent_s >= allowance.silent_cancel_s:
         said = f"Its agent on {job.nodes} has been silent for {live.silent_s:.0f} s: the job is given up."
         return CancelPilot(pilot=live.pilot, failed=True, reason=said, inputs=inputs)
+    # 3.
     if live.state == PilotState.UP and job.ends_at is not None and live.ends_at is not None:
         earlier_s, left_s = live.ends_at - job.ends_at, job.ends_at - now
         if earlier_s >= _MOVED_S and left_s <= _NEAR_S:
@@ -72,7 +77,7 @@ def forced(live: LiveJob, limits: Limits, now: float) -> DrainPilot | CancelPilo
 
 
 def _dialled(portal_url: str) -> str:
-    """What a site that is being set up has to look at first."""
+    """Return what a site that is being set up has to look at first."""
     host = urlsplit(portal_url).hostname or ""
     if host == "localhost" or host == "::1" or host.startswith("127."):
         return (

@@ -13,7 +13,7 @@ SIGNAL_S = 60  # Slurm's hint before the end; the agent trusts the deadline that
 
 
 def job_name(config: Config, pilot: str) -> str:
-    """The name by which a job is found again after a crash (invariant 2)."""
+    """Return the name by which a job is found again after a crash (invariant 2)."""
     return f"berth-{config.instance}-{pilot}"
 
 
@@ -26,7 +26,7 @@ def secret_path(config: Config, pilot: Pilot) -> str:
 
 
 def _spool(config: Config, profile: Profile) -> str:
-    """Where the nodes of a profile's jobs, and its way, see the spool. An access keeps it while jobs of it live."""
+    """Return where a profile's nodes, and its way, see the spool. An access keeps it while jobs of it live."""
     return (profile.access.spool if profile.access else "") or str(config.spool)
 
 
@@ -38,12 +38,12 @@ def _agent(config: Config, profile: Profile) -> tuple[str, str]:
 
 
 def portal_url_of(profile: Profile, config: Config) -> str:
-    """Where the nodes of a profile's jobs reach the portal."""
+    """Return where the nodes of a profile's jobs reach the portal: a URL."""
     return profile.portal_url_from_nodes or config.portal_url
 
 
 def spec_of(pilot: Pilot, config: Config, exclude: tuple[str, ...] = ()) -> JobSpec:
-    """`exclude`: nodes on which starts have failed."""
+    """Return the job that is asked of Slurm for a pilot. `exclude`: nodes on which starts have failed."""
     profile, name = pilot.profile, str(pilot.pk)
     agent_python, agent_home = _agent(config, profile)
     secret = Secret(
