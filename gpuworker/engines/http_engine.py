@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from gpuworker import devicemem, gpus, logtail
+from gpuworker.endpoints import COMPLETION, EMBEDDING
 from gpuworker.engines import wrapping
 from gpuworker.engines.process import EngineProcess, engine_environment
 from gpuworker.engines.protocol import (
@@ -170,7 +171,7 @@ class HttpEngine:
         path, body = await self._first("a check question", CANARY, max_tokens=CANARY_TOKENS, temperature=0)
         try:
             said = json.loads(body)
-            if path == "/v1/completions":
+            if path == COMPLETION.engine_path:
                 return str(said["choices"][0]["text"])
             return " ".join(f"{number:.2f}" for number in said["data"][0]["embedding"])
         except (ValueError, KeyError, IndexError, TypeError):
@@ -181,8 +182,8 @@ class HttpEngine:
         path, body = "", b""
         async with self._session(self.warm_up_limit_s) as session:
             for path, asks in (
-                ("/v1/completions", {"prompt": text, **how}),
-                ("/v1/embeddings", {"input": text}),
+                (COMPLETION.engine_path, {"prompt": text, **how}),
+                (EMBEDDING.engine_path, {"input": text}),
             ):
                 status, body = await self._asked(session, what, path, {"model": self.spec.model, **asks})
                 if status < 400:

@@ -38,15 +38,13 @@ def project_to_charge(request: Request, slug: str) -> Project:
     if slug:
         mine = [project for project in mine if project.slug == slug]
         if not mine:
-            raise ApiError(
-                "invalid_parameter", detail=f"You do not act for a project '{slug}'.", param="project"
-            )
+            raise ApiError("invalid_parameter", detail=f"You cannot use a project '{slug}'.", param="project")
     if len(mine) == 1:
         return mine[0]
     if not mine:
         raise ApiError("forbidden", detail="You belong to no project.")
     names = ", ".join(project.slug for project in mine)
-    raise ApiError("invalid_parameter", detail=f"Say which project: {names}.", param="project")
+    raise ApiError("invalid_parameter", detail=f"Choose a project: {names}.", param="project")
 
 
 def usable_models(mine: list[Project]) -> Q:

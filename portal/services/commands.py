@@ -51,7 +51,7 @@ def seconds(value: Any) -> float:
     """Read a length of time, in seconds, that a command may ask for."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not 0 < value <= MOST_S:
-        raise ValidationError("for_s is a number of seconds, more than 0 and at most a year.")
+        raise ValidationError("for_s must be a number of seconds, more than 0 and at most a year.")
     return float(value)
 
 
@@ -118,7 +118,7 @@ def give(wish: NewCommand, by: User | str) -> Command:
 def _checked(wish: NewCommand) -> dict[str, Any]:
     """Return the wish's arguments as they are stored. Raise ValidationError."""
     if wish.kind not in TARGETS:
-        raise ValidationError({"kind": f"A command is one of: {', '.join(TARGETS)}."})
+        raise ValidationError({"kind": f"A command must be one of: {', '.join(TARGETS)}."})
     args = _arguments(wish)
     allowed = TARGETS[wish.kind]
     named = [name for name in ("pilot", "replica", "pool") if getattr(wish, name) is not None]

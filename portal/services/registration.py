@@ -64,15 +64,13 @@ def begin(user: User, name: str, path: str, project: Project, profile: Profile) 
     roots = project.model_roots
     if not roots:
         raise ValidationError(
-            {
-                "project": f"{project} has no model roots yet: an administrator writes them at the project in the admin."
-            }
+            {"project": f"{project} has no model roots yet: an administrator sets them in the admin."}
         )
     pure = PurePosixPath(path)
     if not pure.is_absolute() or ".." in pure.parts or any(ord(c) < 32 for c in path):
         raise ValidationError({"path": "Write an absolute path without '..'."})
     if not any(pure.is_relative_to(root) and pure != PurePosixPath(root) for root in roots):
-        raise ValidationError({"path": f"It must lie below {' or '.join(roots)}."})
+        raise ValidationError({"path": f"The folder must be below {' or '.join(roots)}."})
     _check_free(name)
     candidate = Candidate(name=name, path=str(pure), project=project, profile=profile, created_by=user)
     candidate.full_clean()
@@ -121,7 +119,7 @@ def save(user: User, candidate: Candidate, chosen: ModelChoices) -> Model:
     proposal = proposal_for(candidate)
     if proposal is None or candidate.model_id is not None:
         raise ValidationError(
-            "There is nothing to save: it was saved already, or its folder was not looked at."
+            "There is nothing to save: it was already saved, or its folder has not been inspected."
         )
     _check_rights(user, proposal, chosen)
     _check_free(candidate.name)
@@ -139,7 +137,9 @@ def save(user: User, candidate: Candidate, chosen: ModelChoices) -> Model:
     if chosen.gpus > candidate.profile.gpus or chosen.mem_mb > candidate.profile.mem_mb:
         gpus = f"{candidate.profile.gpus} GPUs" if candidate.profile.gpus else "no GPU"
         room = f"{gpus} and {candidate.profile.mem_mb} MiB of memory"
-        raise ValidationError(f"A job of profile {candidate.profile} has {room}: it would never fit.")
+        raise ValidationError(
+            f"A job of profile {candidate.profile} has only {room}: the model does not fit."
+        )
     with transaction.atomic():
         pool.full_clean()
         pool.save()
@@ -160,7 +160,7 @@ def save(user: User, candidate: Candidate, chosen: ModelChoices) -> Model:
         model.projects.set([candidate.project])
         taken = Candidate.objects.filter(pk=candidate.pk, model=None).update(model=model, approval=waits)
         if not taken:
-            raise ValidationError("Somebody saved it meanwhile.")
+            raise ValidationError("It was saved by somebody else in the meantime.")
         transaction.on_commit(hints.directory_changed)
     return model
 
@@ -187,13 +187,13 @@ def _check_rights(user: User, proposal: Proposal, chosen: ModelChoices) -> None:
         raise ValidationError(f"Only an administrator may save it: {'; '.join(proposal.admin_only)}.")
     if chosen.is_public or chosen.trust_remote_code:
         raise ValidationError(
-            "Only an administrator may open it to every project or let it run code of its own."
+            "Only an administrator may make it available to all projects or let it run code of its own."
         )
 
 
 def _check_free(name: str) -> None:
     if Model.objects.filter(name=name).exists() or Pool.objects.filter(name=name).exists():
-        raise ValidationError({"name": f"There is a model or pool '{name[:128]}' already."})
+        raise ValidationError({"name": f"A model or pool named '{name[:128]}' already exists."})
 
 
 def _args(candidate: Candidate, proposal: Proposal, chosen: ModelChoices) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def _of(word: str, user: User) -> QuerySet[Request]:
 
 def _one_of(param: str, word: str, known: Collection[str]) -> str:
     if word not in known:
-        raise ValidationError({param: f"{param} is one of: {', '.join(known)}."})
+        raise ValidationError({param: f"{param} must be one of: {', '.join(known)}."})
     return word
 
 
@@ -124,7 +124,7 @@ def _place(before: str) -> tuple[datetime, UUID]:
     try:
         place = datetime.fromisoformat(at), UUID(id_)
     except ValueError:
-        raise ValidationError({"before": "This page begins nowhere: start at the first one."}) from None
+        raise ValidationError({"before": "Invalid page: start again at the first one."}) from None
     if place[0].tzinfo is None:
-        raise ValidationError({"before": "This page begins nowhere: start at the first one."})
+        raise ValidationError({"before": "Invalid page: start again at the first one."})
     return place

@@ -94,6 +94,13 @@ def build() -> World:
     )
 
 
+def another_model(world: World, name: str, **fields: Any) -> Model:
+    """Make a model in a pool of its own, which has the environment and the profiles of the first one's."""
+    pool = Pool.objects.create(name=name, environment=world.pool.environment)
+    pool.profiles.set(world.pool.profiles.all())
+    return Model.objects.create(name=name, pool=pool, **fields)
+
+
 def person(
     name: str, project: Project, role: str = Membership.Role.MEMBER, is_operator: bool = False
 ) -> Person:

@@ -90,7 +90,7 @@ async def new_token(page: Page, name: str) -> str:
     """Make a token, and return its text, which the page shows once."""
     await page.get_by_role("link", name="Tokens", exact=True).click()
     await page.get_by_label("Name").fill(name)
-    await page.get_by_role("button", name="Make the token").click()
+    await page.get_by_role("button", name="Create token").click()
     text = await page.locator("#token").inner_text()
     await page.reload()
     await expect(page.locator("#token")).to_have_count(0)

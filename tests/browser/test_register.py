@@ -118,15 +118,15 @@ async def test_a_model_is_registered_tried_and_limited(whole: Whole, admin: Page
 
     # The real one: proposed, saved, tried.
     await name_folder(admin, "tide-1b", folder)
-    await admin.get_by_role("link", name="See what is proposed").click(timeout=SLURM_MS)
+    await admin.get_by_role("link", name="View the proposal").click(timeout=SLURM_MS)
     await expect(admin.get_by_text("It looks like a model for chat")).to_be_visible()
-    await expect(admin.get_by_label("Context, tokens")).to_have_value("8192")
+    await expect(admin.get_by_label("Context length, tokens")).to_have_value("8192")
     await admin.get_by_label("Environment").select_option("demo-echo")
     await admin.get_by_label("Host memory, MiB").fill("500")
-    await admin.get_by_label("Let go after").fill("20")
+    await admin.get_by_label("Keep-alive, seconds").fill("20")
     await picture(admin, "register-proposal")
-    await admin.get_by_role("button", name="Save the model").click()
-    await admin.get_by_role("button", name="Start it once, as a test").click()
+    await admin.get_by_role("button", name="Save model").click()
+    await admin.get_by_role("button", name="Test launch").click()
     await expect(admin.get_by_text("Test: tide-1b works.")).to_be_visible(timeout=SLURM_MS)
     await picture(admin, "register-saved")
     assert await asyncio.to_thread(ask, whole, "tide-1b") == 200
@@ -170,5 +170,5 @@ async def test_a_model_is_registered_tried_and_limited(whole: Whole, admin: Page
 async def name_folder(page: Page, name: str, path: Path) -> None:
     await page.get_by_role("textbox", name="Name").fill(name)
     await page.get_by_role("textbox", name="Folder").fill(str(path))
-    await page.get_by_role("button", name="Look at it").click()
+    await page.get_by_role("button", name="Inspect").click()
     await expect(page.get_by_role("heading", name=name)).to_be_visible()

@@ -16,8 +16,8 @@ from django.utils import timezone
 
 from portal.catalog import ways
 from portal.catalog.models import Access, Profile
-from portal.catalog_file.applying import apply
-from portal.catalog_file.reading import read
+from portal.catalog_file.changes import apply
+from portal.catalog_file.tree import read
 from portal.config import config
 from portal.db.connections import plain
 from portal.fleet.models import Cluster, Command, Pilot
@@ -272,7 +272,7 @@ def test_the_terminal_says_which_way_is_silent_and_how_one_cluster_is_paused(two
     said = out.getvalue()
     assert "Cluster alps: No answer from Slurm since" in said and "squeue: gone" in said
     assert "Cluster main: Slurm answered just now" in said
-    assert "Cluster alps is paused: `fleet resume --cluster alps` ends it." in said
+    assert "Cluster alps is paused: `fleet resume --cluster alps` resumes it." in said
     call_command("fleet", "resume", "--cluster", "alps", stdout=out, stderr=out)
     assert Command.objects.get().args["cluster"] == "alps"
 
@@ -303,7 +303,7 @@ def test_who_waits_hears_of_the_silence_of_its_own_cluster_only(world: World, tw
 def test_operators_are_told_of_the_way_that_is_silent(two: Pilot) -> None:
     told = list(events._silent(timezone.now()))
     assert [event.subject for event in told] == ["Slurm of alps (access alps) does not answer"]
-    assert "nothing is started by this way" in told[0].text and "squeue: gone" in told[0].text
+    assert "nothing is launched through this access" in told[0].text and "squeue: gone" in told[0].text
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,8 @@ def seed() -> Seeded:
     pool = Pool.objects.create(name="demo", environment=environment, cap=4, args={"load_s": 0.1})
     pool.profiles.add(profile)
     Model.objects.create(name="demo", pool=pool, context_tokens=2048)
-    Model.objects.create(name="hidden", pool=pool, is_public=False)
+    own = Pool.objects.create(name="hidden", environment=environment)
+    Model.objects.create(name="hidden", pool=own, is_public=False)
     return Seeded(minted.text, row.pk, project.pk, user.pk)
 
 

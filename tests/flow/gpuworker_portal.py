@@ -67,8 +67,9 @@ def row(
     )
 
 
-def chat_body(text: str, *, stream: bool = False) -> str:
-    return json.dumps({"model": "demo", "stream": stream, "messages": [{"role": "user", "content": text}]})
+def chat_body(text: str, *, stream: bool = False) -> bytes:
+    said = {"model": "demo", "stream": stream, "messages": [{"role": "user", "content": text}]}
+    return json.dumps(said).encode()
 
 
 class FakePortal:

@@ -63,7 +63,7 @@ def test_every_address_has_an_entry(plane: Plane) -> None:
         for method in METHODS & set(said)
     }
     assert plane.app.gateway is not None
-    assert {(route.method, route.path) for route in plane.app.gateway.routes} == documented
+    assert {(one.method, one.path) for one in plane.app.gateway.operations} == documented
     verbs = {("POST", f"/worker/v1/{verb}") for verb in plane.app.worker_api._verbs}  # type: ignore[union-attr]
     health = {("GET", "/healthz"), ("GET", "/readyz")}
     assert set(TABLE) == documented | verbs | health

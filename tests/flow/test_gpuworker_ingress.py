@@ -160,7 +160,7 @@ async def test_a_disconnect_reaches_the_engine(tmp_path: Path, stream: bool) -> 
         assert (await job.engine_stats())["aborted"] == 1
 
 
-async def _send(client: aiohttp.ClientSession, body: str) -> bytes:
+async def _send(client: aiohttp.ClientSession, body: bytes) -> bytes:
     async with client.post(CHAT, data=body, headers=fence()) as answer:
         return await answer.read()
 

@@ -64,7 +64,7 @@ def _result(row: dict[str, Any], outcome: wire.Outcome = "done", **changes: Any)
         "attempt": row["attempt"],
         "outcome": outcome,
         "status": 200,
-        "body": '{"choices": []}',
+        "body": b'{"choices": []}',
         "error_code": "",
         "crashed": False,
         "first_token_at": time.time(),

@@ -22,7 +22,11 @@ PLANTED = [
         "import scheduler.policy.autoscale",
     ),
     ("Portal and scheduler know of the gpuworker only the wire", "portal/errors.py", "import gpuworker.row"),
-    ("Only portal.asgi imports the gateway", "portal/services/access.py", "import portal.gateway.waited"),
+    (
+        "Only portal.asgi imports the gateway",
+        "portal/services/access.py",
+        "import portal.gateway.wait_headers",
+    ),
     ("Gateway, worker API and transitions know no Django", "portal/admission/slots.py", "import django.conf"),
     ("What people may ask", "portal/services/moments.py", "import rest_framework.request"),
     ("Neither the data plane nor a tick", "scheduler/act/dispatch.py", "import portal.notices.look"),

@@ -57,7 +57,7 @@ async def test_one_result_that_cannot_be_stored_does_not_hold_up_the_others() ->
     sending = asyncio.create_task(box.run())
     try:
         for n in range(6):
-            box.put(give_back(wire.LeasedRow(f"q{n}", 1, "r", "/v1/completions", False, ""), "draining"))
+            box.put(give_back(wire.LeasedRow(f"q{n}", 1, "r", "/v1/completions", False, b""), "draining"))
         async with asyncio.timeout(20):
             while len(portal.taken) < 5:
                 await asyncio.sleep(0.01)

@@ -24,10 +24,7 @@ SOURCES = ("portal", "scheduler", "gpuworker", "bin", "tests")
 # A name that stands in several files of its room, and why it may.
 SAME_NAME = {
     ("portal/console", "Command"): "Django looks for a class of this name in each module of commands",
-    ("portal/accounts", "Accounts"): "not yet settled",
     ("portal/catalog", "Kind"): "not yet settled",
-    ("portal/dashboard", "Shown"): "not yet settled",
-    ("portal/dashboard", "Limit"): "not yet settled",
 }
 # Rooms whose docstrings are not yet all sentences that begin with a verb.
 UNWRITTEN = frozenset(
@@ -35,22 +32,15 @@ UNWRITTEN = frozenset(
         "gpuworker",
         "portal",
         "portal/acceptance",
-        "portal/accounts",
         "portal/admission",
-        "portal/audit",
         "portal/batches",
         "portal/catalog",
-        "portal/catalog_file",
         "portal/config",
-        "portal/console",
-        "portal/dashboard",
         "portal/db",
         "portal/fleet",
         "portal/gateway",
         "portal/http",
         "portal/ledger",
-        "portal/notices",
-        "portal/panel",
         "portal/policy",
         "portal/redis",
         "portal/transport",
@@ -71,7 +61,6 @@ NOUNS = {
     "gpuworker/engines/wrapping": "what an engine's command is wrapped in, as in Slurm's --wrap",
     "gpuworker/staging": "the HPC centres' word for copies on node-local disks",
     "portal/console/management/commands/demo_seed": "a seed",
-    "portal/panel/listing": "an admin's list of rows",
     "portal/policy/routing": "the field's word for the choice of a replica",
     "scheduler/observe/listing": "Slurm's answer to squeue",
     "scheduler/policy/staging": "the HPC centres' word for copies on node-local disks",
@@ -83,24 +72,14 @@ NOUNS = {
 PARTICIPLES = frozenset(
     [
         "portal/acceptance/asked",
-        "portal/audit/acting",
-        "portal/audit/recording",
         "portal/batches/reading",
         "portal/catalog/allowed",
         "portal/catalog/models/served",
-        "portal/catalog_file/applying",
-        "portal/catalog_file/exporting",
-        "portal/catalog_file/reading",
         "portal/config/generated",
-        "portal/dashboard/uploading",
-        "portal/gateway/openai/owned",
-        "portal/gateway/waited",
         "portal/ledger/transitions/served",
         "portal/transport/lending",
         "portal/workerapi/reached",
         "portal/workerapi/spent",
-        "scheduler/maintenance/parked",
-        "scheduler/observe/forced",
     ]
 )
 PARTICIPLE = re.compile(
