@@ -6,7 +6,7 @@ portals of different ages understand each other; a missing or mistyped field rai
 reader turns into a 400.
 
 Times are UNIX seconds (float, UTC) of the portal's clock: the agent converts them (gpuworker.clock). Bodies of
-requests and results travel as text (UTF-8 JSON).
+requests and results are bytes: they travel as text where they are UTF-8, as JSON is, and else in base64.
 """
 
 from __future__ import annotations
@@ -15,6 +15,14 @@ import hmac
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from gpuworker.endpoints import CHAT as CHAT
+from gpuworker.endpoints import ENDPOINTS as ENDPOINTS
+from gpuworker.endpoints import ENGINE_PATHS as ENGINE_PATHS
+from gpuworker.endpoints import JSON as JSON
+from gpuworker.endpoints import RESPONSE as RESPONSE
+from gpuworker.endpoints import Endpoint as Endpoint
+from gpuworker.endpoints import Estimate as Estimate
+from gpuworker.endpoints import estimate_at as estimate_at
 from gpuworker.frames import accept_of as accept_of
 from gpuworker.tunnel import Tunnel as Tunnel
 from gpuworker.tunnel import watch as watch
@@ -47,16 +55,6 @@ HEADER_JOB = "x-berth-job"
 REVERSE = "reverse:"
 PING_S = 15.0
 SILENT_S = 45.0
-
-# The only engine paths an ingress forwards to. Engines' development and administration endpoints stay inside.
-FORWARDED_PATHS = frozenset(
-    {
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/v1/responses",
-    }
-)
 
 # Before an agent's last words where these are why its job could not serve at all: a failed launch, not an end.
 REFUSED = "refused: "
@@ -298,9 +296,11 @@ class LeasedRow:
     request: str
     attempt: int
     replica: str
-    api: str  # one of FORWARDED_PATHS
+    api: str  # one of ENDPOINTS: what it was asked at
     alone: bool  # see HEADER_ALONE; the leaser runs it when the replica is otherwise idle
-    body: str
+    body: bytes
+    content_type: str = JSON
+    engine_path: str = ""  # where the engine is asked; "": where ENDPOINTS says
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,13 +317,14 @@ class RowResult:
     attempt: int
     outcome: Outcome
     status: int  # HTTP status of the engine; 0 when it never answered
-    body: str  # the engine's JSON answer, or an OpenAI error envelope
+    body: bytes  # the engine's answer, or an OpenAI error envelope
     error_code: str  # "" when done
     crashed: bool
     first_token_at: float | None
     ended_at: float
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: int | None  # as the engine counted them; None: it counts none at this endpoint
+    completion_tokens: int | None
+    content_type: str = JSON  # of the body
 
 
 @dataclass(frozen=True, slots=True)

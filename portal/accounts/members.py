@@ -26,13 +26,6 @@ def may_manage(user: User, project: Project) -> bool:
     return Membership.objects.filter(user=user, project=project, role=Membership.Role.MANAGER).exists()
 
 
-def priority(user: User, project: Project) -> int:
-    """Return the priority of their requests that name none. Operators may ask for projects that they do not belong
-    to."""
-    row = Membership.objects.filter(user=user, project=project).values_list("priority", flat=True).first()
-    return row or 0
-
-
 def add(project: Project, username: str, role: str) -> Membership:
     """Add a member to the project. Raise ValidationError."""
     user = User.objects.filter(username=username).first()

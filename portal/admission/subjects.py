@@ -7,14 +7,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from portal.errors import ApiError
 from portal.policy.limits import WORDS, Level, Quota, Want
+from portal.redis import keys
 
-PREFIX = "berth:limit"
-LEASE_S = 20.0
+PERMIT_S = 20.0  # a request that is counted (concurrent, queued) holds a permit, which its gateway renews
 
 Quotas = Mapping[tuple[Level, str], Quota]
+
+
+@dataclass(frozen=True, slots=True)
+class Subjects:
+    """Whom a request's quotas are asked of."""
+
+    token: int | None
+    user: int
+    project: int
+    model: str
+
+    def each(self) -> list[tuple[Level, str]]:
+        """Return them by level, as quotas are named."""
+        token: list[tuple[Level, str]] = [] if self.token is None else [("token", str(self.token))]
+        return [*token, ("user", str(self.user)), ("project", str(self.project)), ("model", self.model)]
+
+    def among(self, quotas: Quotas, defaults: Mapping[str, Quota]) -> list[tuple[Level, str, Quota]]:
+        """Return the quota of each of them that has one of its own or of the site's defaults."""
+        return of_subjects(quotas, defaults, self.token, self.user, self.project, self.model)
 
 
 def of_subjects(
@@ -31,6 +51,11 @@ def of_subjects(
         if quota is not None:
             found.append((level, subject, quota))
     return found
+
+
+def key_of(want: Want) -> str:
+    """Return the key under which Redis counts what this limit has given out."""
+    return keys.LIMIT.of(want.level, want.subject, want.kind)
 
 
 def over(want: Want, retry_s: float) -> ApiError:

@@ -12,7 +12,6 @@ from uuid import UUID
 from django.db import connection
 from django.utils import timezone
 
-from portal.api.fleet import recent_pilots
 from portal.catalog.models import Model, Pool
 from portal.console.table import table
 from portal.db.connections import plain
@@ -23,7 +22,8 @@ from portal.fleet.states import ON_ITS_WAY, PilotState
 from portal.fleet.times import ago, span, until
 from portal.ledger.models import Request
 from portal.services import targets
-from portal.services.cluster_state import standing, unknown_jobs
+from portal.services.cluster_state import cluster_health, unknown_jobs
+from portal.services.recent_pilots import recent_pilots
 from portal.services.request_story import position
 from portal.services.request_wait import why as waits
 
@@ -35,7 +35,7 @@ def status(width: int) -> Iterator[str]:
     now = timezone.now()
     clusters = list(Cluster.objects.order_by("name").prefetch_related("ways"))
     for cluster in clusters:
-        said = standing(cluster, now)
+        said = cluster_health(cluster, now)
         which = f" --cluster {cluster.name}" if len(clusters) > 1 else ""
         yield f"Cluster {cluster.name}: {said.slurm} {said.loop}"
         if cluster.paused:

@@ -28,6 +28,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_http_methods, require_POST
 
+from gpuworker.wire import CHAT
 from portal.accounts.models import Project, User
 from portal.batches import intake, transitions
 from portal.batches.contents import Contents, parts
@@ -55,7 +56,7 @@ EXAMPLE_LINE = json.dumps(
     {
         "custom_id": "line-1",
         "method": "POST",
-        "url": "/v1/chat/completions",
+        "url": CHAT.path,
         "body": {"model": "…", "messages": [{"role": "user", "content": "What is Slurm?"}]},
     },
     ensure_ascii=False,
@@ -82,7 +83,7 @@ class NewBatch(forms.Form):
     project = forms.ModelChoiceField(Project.objects.none(), to_field_name="slug", empty_label=None)
     endpoint = forms.ChoiceField(
         choices=[(path, path) for path in sorted(intake.ENDPOINTS)],
-        initial="/v1/chat/completions",
+        initial=CHAT.path,
         help_text="API endpoint of every line of the file.",
     )
     completion_window = forms.ChoiceField(

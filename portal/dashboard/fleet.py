@@ -20,7 +20,6 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
 
 from portal.accounts.models import User
-from portal.api.fleet import recent_pilots
 from portal.catalog.models import Pool
 from portal.dashboard.fragments import unchanged_is_304
 from portal.db.connections import plain
@@ -39,8 +38,9 @@ from portal.fleet.phases import read_phases
 from portal.fleet.states import REPLICA_ENDED
 from portal.fleet.times import until
 from portal.services import decision_search, targets
-from portal.services.cluster_state import standing, unknown_jobs
-from portal.services.commands import Wish, give
+from portal.services.cluster_state import cluster_health, unknown_jobs
+from portal.services.commands import NewCommand, give
+from portal.services.recent_pilots import recent_pilots
 
 LAST_DECISIONS = 30
 LAST_COMMANDS = 10
@@ -131,7 +131,7 @@ def command(request: HttpRequest) -> HttpResponse:
     """Write the command of one button, and go back to where the button stood."""
     post = request.POST
     try:
-        wish = Wish(
+        wish = NewCommand(
             post.get("kind", ""),
             pilot=targets.pilot(post["pilot"]) if post.get("pilot") else None,
             replica=targets.replica(post["replica"]) if post.get("replica") else None,
@@ -163,7 +163,7 @@ def shown(request: HttpRequest) -> dict[str, Any]:
     clusters = list(Cluster.objects.order_by("name").prefetch_related("ways"))
     return {
         "clusters": [
-            (row, standing(row, now), unknown_jobs(row), row.name if len(clusters) > 1 else "")
+            (row, cluster_health(row, now), unknown_jobs(row), row.name if len(clusters) > 1 else "")
             for row in clusters
         ],
         "pilots": pilots[:MOST_PILOTS],

@@ -22,7 +22,7 @@ from portal.fleet.residency import residency, soonest
 from portal.notices import wishes
 from portal.services import access, registration
 from portal.services.access import caller
-from portal.services.commands import Wish, give
+from portal.services.commands import NewCommand, give
 
 MOST_MODELS = 50
 
@@ -68,7 +68,7 @@ def wake(request: HttpRequest, name: str) -> HttpResponse:
         model = access.model_for(name, _projects(user))
     except ApiError:
         raise Http404 from None
-    give(Wish(Command.Kind.WAKE, pool=model.pool), user)
+    give(NewCommand(Command.Kind.WAKE, pool=model.pool), user)
     messages.success(request, f"{model.name} will be started; this page shows its progress.")
     if request.POST.get("notify"):
         if wishes.wish(user, model.name):

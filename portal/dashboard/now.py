@@ -26,7 +26,7 @@ from portal.dashboard.templatetags.berth import exactly
 from portal.fleet.models import Cluster, Pilot, Replica, Sample
 from portal.fleet.states import ON_NODES, REPLICA_ENDED, PilotState
 from portal.ledger.models import Depth
-from portal.services.cluster_state import standing
+from portal.services.cluster_state import cluster_health
 
 COLUMNS = (
     "busy", "ready", "loading", "empty", "asked", "queued_held", "queued_async", "queued_batch", "parked",
@@ -73,7 +73,8 @@ def charts_fragment(request: HttpRequest) -> HttpResponse:
 def shown() -> dict[str, Any]:
     now = timezone.now()
     stands = {
-        row.name: standing(row, now) for row in Cluster.objects.order_by("name").prefetch_related("ways")
+        row.name: cluster_health(row, now)
+        for row in Cluster.objects.order_by("name").prefetch_related("ways")
     }
     rows = Pilot.objects.exclude(state=PilotState.ENDED).select_related("profile").order_by("-planned_at")
     pilots = list(rows[: MOST_PILOTS + 1])

@@ -11,9 +11,10 @@ from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
+from gpuworker.wire import estimate_at
 from portal.accounts.models import Project
 from portal.admission import quotas
-from portal.admission.quotas import Subjects
+from portal.admission.subjects import Subjects
 from portal.dashboard.fleet import operators_only
 from portal.dashboard.fragments import unchanged_is_304
 from portal.db.connections import plain
@@ -100,9 +101,13 @@ def _why_parked(parked: list[Parked], now: float) -> dict[tuple[int, str], str]:
         (row.project_id, row.model): Subjects(row.token_id, row.user_id, row.project_id, row.model)
         for row in parked
     }
-    tokens = {subjects[row.project_id, row.model]: estimate.of_row(row.length, None) for row in parked}
+    tokens = {
+        subjects[row.project_id, row.model]: estimate.of_row(row.length, None, estimate_at(row.api))
+        for row in parked
+    }
     try:
-        refills = quotas.refills_of(tokens, now)
+        with connection.cursor() as cur:
+            refills = quotas.refills_of(plain(cur), tokens, now)
     except (redis.RedisError, OSError):
         return dict.fromkeys(subjects, "the state of its quotas is unknown: Redis does not answer")
     return {key: _words(refills[one]) for key, one in subjects.items()}

@@ -23,7 +23,7 @@ from portal.fleet.models import Candidate, Command
 from portal.fleet.states import PilotState
 from portal.services import registration
 from portal.services.access import caller
-from portal.services.commands import Wish, give
+from portal.services.commands import NewCommand, give
 
 MOST = 50
 View = Callable[..., HttpResponse]
@@ -139,7 +139,7 @@ def one(request: HttpRequest, id: int) -> HttpResponse:
         form = Settings(user, proposal, request.POST if request.method == "POST" else None)
         if request.method == "POST" and form.is_valid():
             try:
-                registration.save(user, candidate, registration.Chosen(**form.cleaned_data))
+                registration.save(user, candidate, registration.ModelChoices(**form.cleaned_data))
             except ValidationError as refusal:
                 form.add_error(None, ValidationError(refusal.messages))
             else:
@@ -175,7 +175,10 @@ def test(request: HttpRequest, id: int) -> HttpResponse:
     if candidate.model is None or not candidate.model.enabled:
         messages.error(request, "It can be tested once it is saved and approved.")
     else:
-        give(Wish(Command.Kind.TEST_LAUNCH, pool=Pool.objects.get(served=candidate.model)), caller(request))
+        give(
+            NewCommand(Command.Kind.TEST_LAUNCH, pool=Pool.objects.get(served=candidate.model)),
+            caller(request),
+        )
         messages.success(request, "A test launch is requested; this page shows its result.")
     return redirect("register-one", id)
 

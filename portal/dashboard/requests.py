@@ -18,7 +18,6 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST
 
 from portal.accounts.models import Project, User
-from portal.api.requests import cancel as cancel_row
 from portal.catalog.models import Model
 from portal.config import config
 from portal.dashboard.bar import bar
@@ -27,6 +26,7 @@ from portal.ledger.models import Request, RequestEvent
 from portal.ledger.states import REQUEST_ENDED, Lane, RequestState
 from portal.services import access, request_search, request_story
 from portal.services.access import caller
+from portal.services.cancellation import cancel as cancel_row
 from portal.services.request_wait import why
 
 MOST_RESULT_CHARS = 20_000
@@ -93,7 +93,7 @@ def cancel(request: HttpRequest, id: UUID) -> HttpResponse:
 def shown(request: HttpRequest) -> dict[str, Any]:
     user = caller(request)
     asked = {name: request.GET.get(name, "").strip() for name in request_search.FILTERS}
-    error, found = "", request_search.Found([], "")
+    error, found = "", request_search.RequestPage([], "")
     try:
         found = request_search.page(
             request_search.requests(asked, user, timezone.now()), request.GET.get("before", "")

@@ -7,15 +7,15 @@ and a kept connection would hide that new ones are refused.
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 import psycopg2
-import redis.asyncio as redis_async
 from redis.exceptions import RedisError
 
 from portal.config import Config
 from portal.db import connections
+from portal.http.answers import send_json
+from portal.redis import clients
 
 LIMIT_S = 3.0
 
@@ -27,11 +27,7 @@ class Readiness:
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         said = await self.look()
-        body = json.dumps(said).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        status = 200 if said["ready"] else 503
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send_json(send, 200 if said["ready"] else 503, said)
 
     async def look(self) -> dict[str, Any]:
         (database, tick_age_s), queue = await asyncio.gather(
@@ -67,9 +63,7 @@ class Readiness:
             link.close()
 
     async def _redis(self) -> bool:
-        client = redis_async.Redis.from_url(
-            self._config.redis_url, socket_timeout=LIMIT_S, socket_connect_timeout=LIMIT_S
-        )
+        client = clients.in_loop(self._config.redis_url, clients.READINESS)
         try:
             return bool(await client.ping())
         except (RedisError, OSError):

@@ -41,6 +41,7 @@ class Parked:
     project_id: int
     model: str
     length: int
+    api: str
 
 
 def lines(cur: Cursor) -> list[Line]:
@@ -78,7 +79,7 @@ def first_parked(cur: Cursor, lines: Sequence[Line]) -> list[Parked]:
     """Of each of the lines that has any, the one that goes on first."""
     cur.execute(
         """SELECT DISTINCT ON (r.project_id, r.model) r.token_id, r.user_id, r.project_id, r.model,
-             coalesce(r.batch_length, octet_length(p.body), 0) AS length
+             coalesce(r.batch_length, octet_length(p.body), 0) AS length, r.api
            FROM (SELECT * FROM ledger_request WHERE state = 'parked' LIMIT %s) r
              JOIN unnest(%s::bigint[], %s::text[]) line (project, model)
                ON line.project = r.project_id AND line.model = r.model

@@ -17,7 +17,7 @@ from portal.fleet.models import Command, WayState
 from portal.panel.editable import EditableAdmin, M
 from portal.panel.readonly import command_each, link, link_list, may_command
 from portal.services.cluster_state import way_words
-from portal.services.commands import Wish
+from portal.services.commands import NewCommand
 
 
 class CatalogAdmin(EditableAdmin[M]):
@@ -181,35 +181,35 @@ class PoolAdmin(CatalogAdmin[Pool]):
 
     @admin.action(description="Wake: load, so that they are ready", permissions=["command"])
     def wake(self, request: HttpRequest, pools: QuerySet[Pool]) -> None:
-        command_each(request, (Wish(Command.Kind.WAKE, pool=pool) for pool in pools))
+        command_each(request, (NewCommand(Command.Kind.WAKE, pool=pool) for pool in pools))
 
     @admin.action(description="Pin: keep them resident until unpinned", permissions=["command"])
     def pin(self, request: HttpRequest, pools: QuerySet[Pool]) -> None:
-        command_each(request, (Wish(Command.Kind.PIN, pool=pool) for pool in pools))
+        command_each(request, (NewCommand(Command.Kind.PIN, pool=pool) for pool in pools))
 
     @admin.action(description="Unpin", permissions=["command"])
     def unpin(self, request: HttpRequest, pools: QuerySet[Pool]) -> None:
-        command_each(request, (Wish(Command.Kind.UNPIN, pool=pool) for pool in pools))
+        command_each(request, (NewCommand(Command.Kind.UNPIN, pool=pool) for pool in pools))
 
     @admin.action(description="Evict: drain every replica", permissions=["command"])
     def evict(self, request: HttpRequest, pools: QuerySet[Pool]) -> None:
-        command_each(request, (Wish(Command.Kind.EVICT, pool=pool) for pool in pools))
+        command_each(request, (NewCommand(Command.Kind.EVICT, pool=pool) for pool in pools))
 
     @admin.action(description="Test: launch once, to check that they work", permissions=["command"])
     def test_launch(self, request: HttpRequest, pools: QuerySet[Pool]) -> None:
-        command_each(request, (Wish(Command.Kind.TEST_LAUNCH, pool=pool) for pool in pools))
+        command_each(request, (NewCommand(Command.Kind.TEST_LAUNCH, pool=pool) for pool in pools))
 
     @admin.action(description="Relaunch: clear the failure latch", permissions=["command"])
     def relaunch(self, request: HttpRequest, pools: QuerySet[Pool]) -> None:
-        command_each(request, (Wish(Command.Kind.RELAUNCH, pool=pool) for pool in pools))
+        command_each(request, (NewCommand(Command.Kind.RELAUNCH, pool=pool) for pool in pools))
 
     @admin.action(description="Pause: launch nothing", permissions=["command"])
     def pause(self, request: HttpRequest, pools: QuerySet[Pool]) -> None:
-        command_each(request, (Wish(Command.Kind.PAUSE, pool=pool) for pool in pools))
+        command_each(request, (NewCommand(Command.Kind.PAUSE, pool=pool) for pool in pools))
 
     @admin.action(description="Resume", permissions=["command"])
     def resume(self, request: HttpRequest, pools: QuerySet[Pool]) -> None:
-        command_each(request, (Wish(Command.Kind.RESUME, pool=pool) for pool in pools))
+        command_each(request, (NewCommand(Command.Kind.RESUME, pool=pool) for pool in pools))
 
 
 @admin.register(Model)

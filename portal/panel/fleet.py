@@ -30,7 +30,7 @@ from portal.fleet.models import (
 from portal.fleet.states import PilotState, ReplicaState
 from portal.panel.lists import known
 from portal.panel.readonly import ReadOnlyAdmin, command_each, link, link_list, short
-from portal.services.commands import Wish
+from portal.services.commands import NewCommand
 
 
 def clusters() -> list[str]:
@@ -68,15 +68,15 @@ class PilotAdmin(ReadOnlyAdmin[Pilot]):
 
     @admin.action(description="Drain: finish running requests, then end the job", permissions=["command"])
     def drain(self, request: HttpRequest, pilots: QuerySet[Pilot]) -> None:
-        command_each(request, (Wish(Command.Kind.DRAIN, pilot=pilot) for pilot in pilots))
+        command_each(request, (NewCommand(Command.Kind.DRAIN, pilot=pilot) for pilot in pilots))
 
     @admin.action(description="Cancel the job at once", permissions=["command"])
     def cancel(self, request: HttpRequest, pilots: QuerySet[Pilot]) -> None:
-        command_each(request, (Wish(Command.Kind.CANCEL, pilot=pilot) for pilot in pilots))
+        command_each(request, (NewCommand(Command.Kind.CANCEL, pilot=pilot) for pilot in pilots))
 
     @admin.action(description="Fetch the log", permissions=["command"])
     def fetch_log(self, request: HttpRequest, pilots: QuerySet[Pilot]) -> None:
-        command_each(request, (Wish(Command.Kind.LOG, pilot=pilot) for pilot in pilots))
+        command_each(request, (NewCommand(Command.Kind.LOG, pilot=pilot) for pilot in pilots))
 
 
 @admin.register(Replica)
@@ -105,7 +105,7 @@ class ReplicaAdmin(ReadOnlyAdmin[Replica]):
 
     @admin.action(description="Drain: finish running requests, then stop", permissions=["command"])
     def drain(self, request: HttpRequest, replicas: QuerySet[Replica]) -> None:
-        command_each(request, (Wish(Command.Kind.DRAIN, replica=replica) for replica in replicas))
+        command_each(request, (NewCommand(Command.Kind.DRAIN, replica=replica) for replica in replicas))
 
 
 @admin.register(GpuClaim)
@@ -149,7 +149,7 @@ class ProfileStateAdmin(ReadOnlyAdmin[ProfileState]):
     def relaunch(self, request: HttpRequest, states: QuerySet[ProfileState]) -> None:
         command_each(
             request,
-            (Wish(Command.Kind.RELAUNCH, args={"profile": state.profile.name}) for state in states),
+            (NewCommand(Command.Kind.RELAUNCH, args={"profile": state.profile.name}) for state in states),
         )
 
 
@@ -243,11 +243,15 @@ class ClusterAdmin(ReadOnlyAdmin[Cluster]):
 
     @admin.action(description="Pause: nothing is launched in these clusters", permissions=["command"])
     def pause(self, request: HttpRequest, clusters: QuerySet[Cluster]) -> None:
-        command_each(request, (Wish(Command.Kind.PAUSE, args={"cluster": row.name}) for row in clusters))
+        command_each(
+            request, (NewCommand(Command.Kind.PAUSE, args={"cluster": row.name}) for row in clusters)
+        )
 
     @admin.action(description="Resume", permissions=["command"])
     def resume(self, request: HttpRequest, clusters: QuerySet[Cluster]) -> None:
-        command_each(request, (Wish(Command.Kind.RESUME, args={"cluster": row.name}) for row in clusters))
+        command_each(
+            request, (NewCommand(Command.Kind.RESUME, args={"cluster": row.name}) for row in clusters)
+        )
 
 
 @admin.register(WayState)

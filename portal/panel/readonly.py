@@ -18,7 +18,7 @@ from django.utils.safestring import SafeString
 
 from portal.accounts.models import User
 from portal.panel.lists import QuickListAdmin
-from portal.services.commands import Wish, give
+from portal.services.commands import NewCommand, give
 
 M = TypeVar("M", bound=Model)
 
@@ -75,7 +75,7 @@ def may_command(request: HttpRequest) -> bool:
     return isinstance(request.user, User) and request.user.operates
 
 
-def command_each(request: HttpRequest, wishes: Iterable[Wish]) -> None:
+def command_each(request: HttpRequest, wishes: Iterable[NewCommand]) -> None:
     """Write the commands and tell how many were written, and why the others were not."""
     assert isinstance(request.user, User)
     given = 0

@@ -16,7 +16,7 @@ JUST_NOW_S = (
 
 
 @dataclass(frozen=True, slots=True)
-class WayStanding:
+class WayHealth:
     """One way to the cluster's Slurm."""
 
     name: str  # of its access; "" = Slurm's commands on the portal's host
@@ -27,12 +27,12 @@ class WayStanding:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ClusterHealth:
     slurm_answers: bool  # by every way
     slurm: str
     loop_runs: bool
     loop: str
-    ways: tuple[WayStanding, ...]
+    ways: tuple[WayHealth, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class UnknownJob:
     since: datetime  # the first listing without an owner
 
 
-def standing(cluster: Cluster, now: datetime) -> Standing:
+def cluster_health(cluster: Cluster, now: datetime) -> ClusterHealth:
     loop_runs = cluster.ticked_at is not None and (now - cluster.ticked_at).total_seconds() < TICK_LATE_S
     if cluster.ticked_at is None:
         loop = "The control loop has not completed a tick yet. Are the Celery worker and beat running?"
@@ -63,13 +63,13 @@ def standing(cluster: Cluster, now: datetime) -> Standing:
         " ".join(way.text for way in ways)
         or "Slurm has not been queried yet: no enabled profile uses this cluster."
     )
-    return Standing(bool(ways) and all(way.answers for way in ways), text, loop_runs, loop, ways)
+    return ClusterHealth(bool(ways) and all(way.answers for way in ways), text, loop_runs, loop, ways)
 
 
-def _ways(cluster: Cluster, now: datetime) -> tuple[WayStanding, ...]:
+def _ways(cluster: Cluster, now: datetime) -> tuple[WayHealth, ...]:
     rows = sorted(cluster.ways.all(), key=lambda row: row.name)
     return tuple(
-        WayStanding(
+        WayHealth(
             row.name,
             row.answered_at is not None and not row.error,
             way_words(row, now, alone=len(rows) == 1),

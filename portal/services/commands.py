@@ -85,8 +85,8 @@ ARGS: dict[str, dict[str, Callable[[Any], Any]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """A wish for a command, with at most one target; none means the fleet.
+class NewCommand:
+    """A command to be written, with at most one target; none means the fleet.
 
     Profiles and jobs that no row knows are named in `args`.
     """
@@ -98,7 +98,7 @@ class Wish:
     args: Mapping[str, Any] = field(default_factory=dict)
 
 
-def give(wish: Wish, by: User | str) -> Command:
+def give(wish: NewCommand, by: User | str) -> Command:
     """Write the command, or return the same one if it still waits. Raise ValidationError.
 
     `by` is an account, or the words for somebody without one.
@@ -115,7 +115,7 @@ def give(wish: Wish, by: User | str) -> Command:
     return command
 
 
-def _checked(wish: Wish) -> dict[str, Any]:
+def _checked(wish: NewCommand) -> dict[str, Any]:
     """Return the wish's arguments as they are stored. Raise ValidationError."""
     if wish.kind not in TARGETS:
         raise ValidationError({"kind": f"A command must be one of: {', '.join(TARGETS)}."})
@@ -140,7 +140,7 @@ def _checked(wish: Wish) -> dict[str, Any]:
     return args
 
 
-def _arguments(wish: Wish) -> dict[str, Any]:
+def _arguments(wish: NewCommand) -> dict[str, Any]:
     known = ARGS.get(wish.kind, {})
     if strange := sorted(set(wish.args) - set(known)):
         takes = f"takes only: {', '.join(known)}" if known else "takes none"

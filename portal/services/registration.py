@@ -20,7 +20,7 @@ from portal.catalog.proposal import Proposal, cpu_args, propose
 from portal.config import config
 from portal.fleet.models import Candidate, Command
 from portal.redis import hints
-from portal.services.commands import Wish, give
+from portal.services.commands import NewCommand, give
 
 
 def may_register(user: User) -> bool:
@@ -89,7 +89,7 @@ def again(user: User, candidate: Candidate) -> None:
 
 
 def _ask(user: User, candidate: Candidate) -> None:
-    give(Wish(Command.Kind.INSPECT, args={"candidate": candidate.pk}), user)
+    give(NewCommand(Command.Kind.INSPECT, args={"candidate": candidate.pk}), user)
 
 
 def proposal_for(candidate: Candidate) -> Proposal | None:
@@ -99,7 +99,7 @@ def proposal_for(candidate: Candidate) -> Proposal | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class ModelChoices:
     """The person's choices, made of the proposal."""
 
     environment: Environment
@@ -114,7 +114,7 @@ class Chosen:
     trust_remote_code: bool = False
 
 
-def save(user: User, candidate: Candidate, chosen: Chosen) -> Model:
+def save(user: User, candidate: Candidate, chosen: ModelChoices) -> Model:
     """Save the model and its pool. Raise ValidationError."""
     proposal = proposal_for(candidate)
     if proposal is None or candidate.model_id is not None:
@@ -179,7 +179,7 @@ def approve(candidate: Candidate) -> bool:
     return True
 
 
-def _check_rights(user: User, proposal: Proposal, chosen: Chosen) -> None:
+def _check_rights(user: User, proposal: Proposal, chosen: ModelChoices) -> None:
     """Check what this person may choose. Raise ValidationError."""
     if user.is_superuser:
         return
@@ -196,7 +196,7 @@ def _check_free(name: str) -> None:
         raise ValidationError({"name": f"A model or pool named '{name[:128]}' already exists."})
 
 
-def _args(candidate: Candidate, proposal: Proposal, chosen: Chosen) -> dict[str, Any]:
+def _args(candidate: Candidate, proposal: Proposal, chosen: ModelChoices) -> dict[str, Any]:
     """Return the engine's arguments, vLLM's only. What the person chose comes before what was proposed."""
     if chosen.environment.engine != Engine.VLLM:
         return {}

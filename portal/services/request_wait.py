@@ -10,8 +10,9 @@ import time
 import redis
 from django.db import connection
 
+from gpuworker.wire import estimate_at
 from portal.admission import quotas
-from portal.admission.quotas import Subjects
+from portal.admission.subjects import Subjects
 from portal.db.connections import plain
 from portal.fleet.explain import explain, in_line
 from portal.fleet.facts import read_facts
@@ -58,7 +59,8 @@ def _parked(row: Request, now: float) -> Phase:
     """
     subjects = Subjects(row.token_id, row.user_id, row.project_id, row.model)
     try:
-        refill = quotas.refill(subjects, _cost(row), now)
+        with connection.cursor() as cur:
+            refill = quotas.refill(plain(cur), subjects, _cost(row), now)
     except (redis.RedisError, OSError):
         reason = "It is parked: the state of your quotas is unknown, because Redis does not answer."
         return Phase("not_loaded", None, reason)
@@ -75,4 +77,4 @@ def _parked(row: Request, now: float) -> Phase:
 
 def _cost(row: Request) -> int:
     body = Payload.objects.filter(request=row).values_list("body", flat=True).first()
-    return estimate.of_row(row.batch_length, body)
+    return estimate.of_row(row.batch_length, body, estimate_at(row.api))

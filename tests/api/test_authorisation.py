@@ -169,6 +169,7 @@ def test_the_admin_is_for_administrators(scene: Scene) -> None:
 
 
 def admin_path(address: str) -> str:
-    """Return the address; of rows, number 1 stands for all: whether it exists must not matter to who may look."""
+    """Return an admin page's path. Number 1 stands for all rows: whether it exists must not matter to who
+    may look."""
     named = re.sub(r"<path:object_id>|<int:\w+>", "1", address).replace("(?P<url>.*)$", "no")
     return "/" + re.sub(r"\^\(\?P<app_label>[a-z_|]+\)/\$", "fleet/", named)

@@ -13,7 +13,7 @@ from tests.api.world import World, pilot_row
 
 @pytest.fixture
 def pilot(world: World) -> Pilot:
-    """Create one decision about a pilot, one of yesterday, and one of a pool that is gone."""
+    """Make one decision about a pilot, one of yesterday, one of a pool that is gone."""
     now, pilot = timezone.now(), pilot_row(world)
     rows = [
         (now - timedelta(days=1), "launch", "surf", None, "3 requests waiting for surf."),

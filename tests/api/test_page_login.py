@@ -21,7 +21,7 @@ NEW = "a harbour at low tide"
 
 @pytest.fixture(autouse=True)
 def quick(settings: Any, redis: redis_library.Redis) -> None:
-    """Forget the counts of earlier tests, and let passwords cost nothing to check."""
+    """Forget the counts of earlier tests, and use passwords that cost nothing to check."""
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import uuid
 from datetime import timedelta
 from typing import Any
 
@@ -15,9 +16,12 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from portal.accounts.models import ApiToken, Membership, Quota, User
-from portal.admission import consumption, places, quotas
+from portal.admission import consumption, quotas, redis_calls
+from portal.admission.subjects import Subjects
 from portal.dashboard.charts import COLOURS
+from portal.db.transaction import moving
 from portal.ledger.models import Request
+from portal.redis.keys import LIMIT
 from scheduler.maintenance.usage import fold
 from tests.api.world import World, pilot_row, replica_row, request_row
 
@@ -33,7 +37,7 @@ def facts(page: str) -> dict[str, str]:
 
 
 def keys(page: str) -> list[tuple[str, str]]:
-    """Return the names and sums of all charts."""
+    """Return names and sums of all charts."""
     return re.findall(r"</svg>\s+([^<]+) <b[^>]*>([^<]+)</b>", page)
 
 
@@ -177,16 +181,17 @@ def test_what_it_does_not_know_is_its_usual_page(world: World) -> None:
 
 
 def test_limits_that_apply_and_what_is_taken(world: World, redis: Any) -> None:
-    places._redis.cache_clear()
+    redis_calls._redis.cache_clear()
     token = ApiToken.objects.get(user=world.owner.user)
     Quota.objects.create(level="token", token=token, requests_per_min=10)
     Quota.objects.create(level="user", user=world.owner.user, tokens_per_min=1000)
     Quota.objects.create(level="project", project=world.project, concurrent=4)
     Quota.objects.create(level="user", user=world.mate.user, requests_per_min=77)
     Quota.objects.create(level="project", project=world.other, requests_per_min=78)
-    subjects = quotas.Subjects(token.pk, world.owner.user.pk, world.project.pk, "surf")
-    assert quotas.take(subjects.quotas(), world.owner.user.pk, 250)  # type: ignore[arg-type]
-    key = f"berth:limit:project:{world.project.pk}:concurrent"
+    subjects = Subjects(token.pk, world.owner.user.pk, world.project.pk, "surf")
+    with moving() as cur:
+        assert quotas.take(quotas.concerning(cur, subjects), uuid.uuid4(), 250)
+    key = LIMIT.of("project", world.project.pk, "concurrent")
     redis.zadd(key, {"gone": 1.0, "here": timezone.now().timestamp() + 20})
     page = text(world.owner.browser)
     cells = re.findall(

@@ -11,9 +11,11 @@ from django.utils import timezone
 
 from portal.accounts.models import Quota
 from portal.admission import quotas
-from portal.admission.quotas import Subjects
+from portal.admission.subjects import Subjects
+from portal.db.transaction import moving
 from portal.fleet.models import PoolState, ProfileState
 from portal.ledger.models import Request, Ticket
+from portal.redis import keys
 from tests.api.world import BODY, CHAT, World, pilot_row, replica_row, request_row
 
 ASK = {"model": "surf", "api": CHAT, "body": BODY}
@@ -59,7 +61,7 @@ def test_a_parked_request_says_which_quota_and_when_it_refills(
     assert told["reason"].endswith(" at the earliest.") and told["eta_s"] is None
     (part,) = told["parts"]
     assert part["name"] == "quota" and 20 < part["seconds"] <= 30
-    redis.delete(f"berth:limit:project:{world.project.pk}:requests")
+    redis.delete(keys.LIMIT.of("project", world.project.pk, "requests"))
     assert "has room again; others parked before it go first" in why(world, parked)["reason"]
     quota.delete()
     assert "no quota applies any more" in why(world, parked)["reason"]
@@ -69,9 +71,10 @@ def test_asking_when_a_quota_refills_takes_nothing_from_it(world: World, redis: 
     Quota.objects.create(level="user", user=world.owner.user, requests_per_min=1, tokens_per_min=1000)
     subjects = Subjects(None, world.owner.user.pk, world.project.pk, "surf")
     for _ in range(3):
-        told = quotas.refill(subjects, 10, time.time())
+        with moving() as cur:
+            told = quotas.refill(cur, subjects, 10, time.time())
         assert told is not None and told[1] == 0
-    assert not redis.keys("berth:limit:*")
+    assert not redis.keys(keys.LIMIT.of("*", "*", "*"))
 
 
 def test_the_place_of_a_client_who_is_away_says_how_it_is_taken_again(world: World) -> None:

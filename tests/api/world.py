@@ -111,7 +111,7 @@ def person(
 
 
 def request_row(world: World, state: str = "queued", **fields: Any) -> Request:
-    """Create a request of the owner's, with body and, once ended, a result."""
+    """Make a request of the owner's, with body and, once ended, a result."""
     now = timezone.now()
     facts: dict[str, Any] = {
         "pool": world.pool.name,
@@ -200,7 +200,7 @@ FOUND = {
 
 
 def candidate_row(world: World, **fields: Any) -> Candidate:
-    """Create a model that was inspected and waits to be saved, for the project of the manager."""
+    """Make a candidate that was looked at and waits to be saved, for the project of the manager."""
     Project.objects.filter(pk=world.project.pk).update(model_roots=["/models/waves"])
     facts: dict[str, Any] = {
         "name": "tide",

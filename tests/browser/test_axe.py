@@ -56,8 +56,8 @@ async def site(
 
 @pytest.fixture
 def looks(furnished: Furnished) -> dict[str, tuple[str, list[str]]]:
-    """Return, by caller, the cookie and the pages that are looked at: each page once, as somebody who has something
-    on it."""
+    """Return by caller the cookie, and the pages to look at: each once, as somebody who has something on
+    it."""
     owner, operator = furnished.world.owner.user, furnished.world.operator.user
     return {
         "stranger": ("", ["/login/", "/nothing-here/"]),
@@ -83,7 +83,7 @@ def _cookie(user: User) -> str:
 
 
 def pages_of(caller: str, furnished: Furnished) -> list[str]:
-    """Return the whole pages that this caller is the first to see."""
+    """List the whole pages that this caller is the first to see."""
     found = []
     for (method, address), gets in rows(SITE).items():
         whole = method == "GET" and "fragments" not in address and not address.startswith(("api/", "login/"))
@@ -107,8 +107,10 @@ def paths(address: str, furnished: Furnished) -> list[str]:
 
 
 def admin_pages() -> list[str]:
-    """Return the index, and of the tables that people work with the list and a form; `bin/bench pages` looks at all
-    of them."""
+    """List the index, and of the tables that people work with the list and a form.
+
+    `bin/bench pages` looks at all of them.
+    """
     found = ["/admin/"]
     for label in MAIN:
         row = apps.get_model(label)

@@ -76,7 +76,7 @@ async def test_a_person_is_told_what_they_asked_to_be_told(
 
 
 async def set_up(page: Page, sink: Receiver) -> str:
-    """Set her webhook, and no mail of batches; return the webhook's secret."""
+    """Set up her webhook, and no mail of batches; return the webhook's secret."""
     await page.get_by_role("link", name="Notices").click()
     await expect(page.get_by_text(f"Send mail to {ADDRESS} when:")).to_be_visible()
     await page.get_by_label(BATCH).uncheck()

@@ -74,7 +74,7 @@ async def add(page: Page, name: str) -> None:
 
 
 def row(page: Page) -> Locator:
-    """Return the newcomer's row among the members."""
+    """Find the newcomer's row among the members."""
     return page.get_by_role("region", name="Members").get_by_role("row").filter(has_text=NEWCOMER)
 
 
@@ -85,7 +85,7 @@ async def opens(page: Page, path: str) -> int:
 
 
 def asked(whole: Whole, token: str) -> int:
-    """Return what a gateway says to a program with this token."""
+    """Return the status that a gateway answers to a program with this token."""
     request = urllib.request.Request(
         f"{whole.site.url}/v1/models", headers={"Authorization": f"Bearer {token}"}
     )

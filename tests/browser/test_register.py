@@ -23,7 +23,7 @@ SLURM_MS = 150_000
 
 
 def _folder(models: Path) -> Path:
-    """Write the smallest thing that is a model's folder."""
+    """Make the smallest thing that is a model's folder."""
     folder = models / "tide-1b"
     folder.mkdir(parents=True)
     config = {
@@ -44,7 +44,8 @@ def _folder(models: Path) -> Path:
 
 @pytest.fixture
 async def admin(browser: Browser, whole: Whole) -> AsyncIterator[Page]:
-    """Open a browser in which the administrator has logged in. No script may fail, and no policy be broken."""
+    """Open a browser in which the administrator has logged in. No script may fail, and no policy be
+    broken."""
     context = await browser.new_context(base_url=whole.site.url)
     page = await context.new_page()
     wrong: list[str] = []
@@ -67,7 +68,7 @@ async def admin(browser: Browser, whole: Whole) -> AsyncIterator[Page]:
 
 
 async def picture(page: Page, name: str) -> None:
-    """Take a picture in light and one in dark, to be looked at."""
+    """Take a picture, light and dark, to be looked at."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     for scheme in ("light", "dark"):
         await page.emulate_media(color_scheme=scheme)

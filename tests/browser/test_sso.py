@@ -13,7 +13,7 @@ from playwright.async_api import Browser, Page, expect
 from portal.accounts.models import Membership, User
 from portal.config import config
 from tests import oidc
-from tests.flow.batching import in_thread
+from tests.flow.batch_world import in_thread
 from tests.flow.dataplane import Plane
 from tests.oidc import Idp
 

@@ -25,7 +25,7 @@ from portal.fleet.phases import read_phases
 from portal.notices import events
 from portal.redis import hints
 from portal.services import targets
-from portal.services.commands import Wish, give
+from portal.services.commands import NewCommand, give
 from scheduler.jobs.spec import log_path, secret_path, spec_of
 from scheduler.observe.ways import way_by, way_of
 from scheduler.slurm.way import Way
@@ -216,7 +216,10 @@ def test_the_migration_makes_one_access_of_each_distinct_prefix(world: World) ->
 
 @pytest.fixture
 def two(world: World, alps: Access) -> Pilot:
-    """A pilot in each of two clusters, of one number on nodes of one name; alps has been silent for seven minutes."""
+    """Make a pilot in each of two clusters, of one number on nodes of one name.
+
+    alps has been silent for seven minutes.
+    """
     now = timezone.now()
     here = pilot_row(world)
     far = Profile.objects.create(name="far", partition="normal", access=alps)
@@ -249,13 +252,13 @@ def test_a_number_that_two_clusters_gave_is_named_with_its_cluster(two: Pilot) -
 def test_unknown_jobs_and_pauses_name_their_cluster(two: Pilot) -> None:
     Cluster.objects.update(orphans={"98": 1.0})
     with pytest.raises(ValidationError, match="Clusters alps and main both have an unknown job 98"):
-        give(Wish(Command.Kind.ADOPT, args={"job_id": 98}), "root")
+        give(NewCommand(Command.Kind.ADOPT, args={"job_id": 98}), "root")
     with pytest.raises(ValidationError, match=r"No cluster is named 'alp'\. Did you mean alps"):
-        give(Wish(Command.Kind.PAUSE, args={"cluster": "alp"}), "root")
-    given = give(Wish(Command.Kind.REJECT, args={"job_id": 98, "cluster": "alps"}), "root")
+        give(NewCommand(Command.Kind.PAUSE, args={"cluster": "alp"}), "root")
+    given = give(NewCommand(Command.Kind.REJECT, args={"job_id": 98, "cluster": "alps"}), "root")
     assert given.args == {"job_id": 98, "cluster": "alps", "by": "root"}
     with pytest.raises(ValidationError, match="a model or a cluster, not both"):
-        give(Wish(Command.Kind.PAUSE, pool=build_pool(), args={"cluster": "alps"}), "root")
+        give(NewCommand(Command.Kind.PAUSE, pool=build_pool(), args={"cluster": "alps"}), "root")
 
 
 def build_pool() -> Any:

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.django_db
 
 
 def _rich(world: World) -> None:
-    """Something in every section, also what is awkward to write."""
+    """Put something into every section, also what is awkward to write."""
     Membership.objects.filter(user=world.owner.user).update(role="manager")
     Access.objects.create(
         name="login", cluster="main", submit_prefix=["ssh", "login01"], conf="/etc/slurm/it's.conf"

@@ -150,7 +150,7 @@ def test_bad_input_is_refused_with_a_next_step(world: World, argv: list[str], pa
 
 
 def settle_after(looks: int, monkeypatch: pytest.MonkeyPatch, **ended: Any) -> None:
-    """The loop, as far as one who waits sees it."""
+    """Play the loop, as far as one who waits sees it."""
     left = [looks]
 
     def look(_: float) -> None:

@@ -19,7 +19,9 @@ def missing(paths: list[str]) -> list[str]:
 
 def named() -> list[str]:
     """Return the paths that the page names, those of rooms inside of a room left out."""
-    return [path for path in PATH.findall(TEXT) if path.partition("/")[2] and not path.startswith("dashboard/")]
+    return [
+        path for path in PATH.findall(TEXT) if path.partition("/")[2] and not path.startswith("dashboard/")
+    ]
 
 
 def test_every_path_that_it_names_exists() -> None:

@@ -114,7 +114,7 @@ async def application(scope, receive, send):
 
 
 def asked(url: str) -> str:
-    """The answer at that address; empty where there is none."""
+    """Return the answer at that address; empty where there is none."""
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return str(answer.read().decode())

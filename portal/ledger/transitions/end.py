@@ -76,13 +76,14 @@ def finish(cur: Cursor, rows: Sequence[Finish]) -> list[UUID]:
             ([str(id_) for id_ in kept & lanes.keys()],),
         )
     answered = {id_ for id_, lane in lanes.items() if lane == Lane.ASYNC or id_ in kept}
-    results = [(r.id, r.result) for r in rows if r.result is not None and r.id in answered]
+    results = [(r.id, r.result, r.result_type) for r in rows if r.result is not None and r.id in answered]
     if results:
         execute_values(
             cur,
-            "UPDATE ledger_payload p SET result = v.result FROM (VALUES %s) AS v (id, result) WHERE p.request = v.id",
+            """UPDATE ledger_payload p SET result = v.result, result_type = v.type
+               FROM (VALUES %s) AS v (id, result, type) WHERE p.request = v.id""",
             results,
-            template="(%s::uuid, %s::bytea)",
+            template="(%s::uuid, %s::bytea, %s)",
             page_size=len(results),
         )
     return list(lanes)

@@ -35,10 +35,13 @@ def accept(cur: Cursor, rows: Sequence[NewRequest]) -> list[UUID]:
         )
     )  # fmt: skip
     new = set(taken)
-    bodies = [(r.id, r.body) for r in rows if r.id in new]
+    bodies = [(r.id, r.body, r.content_type, r.engine_path) for r in rows if r.id in new]
     if bodies:
         execute_values(
-            cur, "INSERT INTO ledger_payload (request, body) VALUES %s", bodies, page_size=len(bodies)
+            cur,
+            "INSERT INTO ledger_payload (request, body, content_type, engine_path) VALUES %s",
+            bodies,
+            page_size=len(bodies),
         )
     return taken
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 from uuid import UUID
 
 from psycopg2.extensions import cursor as Cursor
@@ -45,6 +45,17 @@ class _InterruptedRow(NamedTuple):
     attempt: int
     reason: str
     batch: UUID | None
+
+
+class _Payload(TypedDict):
+    """What lies beside a row; nothing beside a batch's, whose line is JSON and lies in its file."""
+
+    body: bytes
+    content_type: str
+    engine_path: str
+
+
+_NO_PAYLOAD = _Payload(body=b"", content_type="application/json", engine_path="")
 
 
 def grant(cur: Cursor, grants: Sequence[Grant], now: datetime) -> dict[UUID, Granted]:
@@ -110,7 +121,7 @@ def claim(
     if not rows:
         return []
     rows.sort(key=attrgetter("order_key"))
-    bodies = _bodies(cur, [row.id for row in rows if row.batch is None])
+    payloads = _payloads(cur, [row.id for row in rows if row.batch is None])
     files = _input_files(cur, {row.batch for row in rows if row.batch is not None})
     return [
         Claimed(
@@ -119,8 +130,8 @@ def claim(
             replica=replica,
             api=row.api,
             alone=row.crashes > 0,
-            body=bodies.get(row.id, b""),
             span=_span(row, files),
+            **payloads.get(row.id, _NO_PAYLOAD),
         )
         for row in rows
     ]
@@ -173,11 +184,17 @@ def _claim_lane(
     return named(cur, _ClaimedRow)
 
 
-def _bodies(cur: Cursor, ids: Sequence[UUID]) -> dict[UUID, bytes]:
+def _payloads(cur: Cursor, ids: Sequence[UUID]) -> dict[UUID, _Payload]:
     if not ids:
         return {}
-    cur.execute("SELECT request, body FROM ledger_payload WHERE request = ANY(%s::uuid[])", (list(ids),))
-    return {id_: bytes(body) for id_, body in cur.fetchall()}
+    cur.execute(
+        "SELECT request, body, content_type, engine_path FROM ledger_payload WHERE request = ANY(%s::uuid[])",
+        (list(ids),),
+    )
+    return {
+        id_: _Payload(body=bytes(body), content_type=content_type, engine_path=engine_path)
+        for id_, body, content_type, engine_path in cur.fetchall()
+    }
 
 
 def _input_files(cur: Cursor, batches: Iterable[UUID]) -> dict[UUID, UUID]:

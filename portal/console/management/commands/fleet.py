@@ -22,8 +22,8 @@ from portal.fleet.models import Cluster
 from portal.fleet.models import Command as Row
 from portal.fleet.times import seconds_of
 from portal.services import decision_search, targets
-from portal.services.cluster_state import standing
-from portal.services.commands import Wish, give
+from portal.services.cluster_state import cluster_health
+from portal.services.commands import NewCommand, give
 
 LOOK_S = 0.5
 WAIT_S = 600.0
@@ -110,11 +110,11 @@ class Command(BaseCommand):
         except ValidationError as error:
             raise CommandError(" ".join(error.messages)) from None
 
-    def _give(self, wish: Wish, wait_s: float | None) -> None:
+    def _give(self, wish: NewCommand, wait_s: float | None) -> None:
         command = give(wish, f"{getpass.getuser()} at the command line")
         # One loop serves all clusters.
         cluster = Cluster.objects.filter(name=config().cluster).first() or Cluster.objects.first()
-        if cluster is not None and not (said := standing(cluster, timezone.now())).loop_runs:
+        if cluster is not None and not (said := cluster_health(cluster, timezone.now())).loop_runs:
             self.stderr.write(said.loop)
         if wait_s is None:
             self.stdout.write(
@@ -153,7 +153,7 @@ def _waits(parser: Any) -> None:
     )  # fmt: skip
 
 
-def _wish(verb: str, options: dict[str, Any]) -> Wish:
+def _wish(verb: str, options: dict[str, Any]) -> NewCommand:
     """Return the command that the arguments ask for. Raise ValidationError where they make no sense."""
     kind, word = verb.replace("-", "_"), options.get("target")
     args: dict[str, Any] = {}
@@ -166,12 +166,12 @@ def _wish(verb: str, options: dict[str, Any]) -> Wish:
     if options.get("job"):
         args["job_id"] = options["job"]
     if word is None:
-        return Wish(kind, args=args)
+        return NewCommand(kind, args=args)
     if VERBS.get(verb, (MODEL, ""))[0] == MODEL:
-        return Wish(kind, pool=targets.pool(word), args=args)
+        return NewCommand(kind, pool=targets.pool(word), args=args)
     if verb == "drain" and (replica := targets.known_replica(word)) is not None:
-        return Wish(kind, replica=replica)
-    return Wish(kind, pilot=targets.pilot(word))
+        return NewCommand(kind, replica=replica)
+    return NewCommand(kind, pilot=targets.pilot(word))
 
 
 def _length(text: str) -> float:
