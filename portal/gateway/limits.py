@@ -12,8 +12,8 @@ import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
 
 from portal.acceptance.rule import Rates
 from portal.accounts.callers import Caller
@@ -36,8 +36,7 @@ T = TypeVar("T")
 Left = Sequence[tuple[int, float]]  # (remaining, seconds until whole) of each
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What a request got on entering. `route`: its slot, None where there was none or nobody asked for one."""
 
     asked_for_slot: bool = False
