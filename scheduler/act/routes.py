@@ -30,9 +30,8 @@ def _drop(redis: redis_library.Redis, pool: str, replicas: Iterable[str]) -> Non
 
 
 def sweep(redis: redis_library.Redis, pools: Iterable[str], lost: Iterable[str] = ()) -> None:
-    """Removes routes of replicas that drain or have ended, or whose pilot is `lost`: its next report brings them back.
-    Redis is read before the tables, so that a route
-    that is being added is never taken for a stale one."""
+    """Remove the routes of replicas that drain or have ended, or whose pilot is `lost`: its next report brings them
+    back. Redis is read before the tables, so that a route that is being added is never taken for a stale one."""
     names = sorted(pools)
     pipe = redis.pipeline(transaction=False)
     for pool in names:

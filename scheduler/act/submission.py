@@ -50,14 +50,14 @@ def submit(actor: Actor, pilot_id: UUID) -> bool:
             actor.site.leave(way, actor.clock() + actor.config.slurm_timeout_s)
         return False
     except Rejected as error:
-        said = f"Slurm refused the job: {error}"
-        held = refused_for_good(error.reason) and _hold_profile(actor, pilot, said)
-        endings.end(actor, pilot_id, said, failed=not held)
+        reason = f"Slurm refused the job: {error}"
+        held = refused_for_good(error.reason) and _hold_profile(actor, pilot, reason)
+        endings.end(actor, pilot_id, reason, failed=not held)
         return False
     except BadDirective as error:
-        said = f"Its profile: {error}"
-        held = _hold_profile(actor, pilot, said)
-        endings.end(actor, pilot_id, said, failed=not held)
+        reason = f"Its profile: {error}"
+        held = _hold_profile(actor, pilot, reason)
+        endings.end(actor, pilot_id, reason, failed=not held)
         return False
     if not endings.make_room(actor, pilot, job_id):
         _give_up(actor, job_id, way)

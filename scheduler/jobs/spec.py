@@ -18,15 +18,18 @@ def job_name(config: Config, pilot: str) -> str:
 
 
 def log_path(config: Config, pilot: Pilot) -> str:
+    """Return where the output of a job goes, as its nodes see it."""
     return f"{_spool(config, pilot.profile)}/log/{pilot.pk}.out"
 
 
 def secret_path(config: Config, pilot: Pilot) -> str:
+    """Return where the secret of a job lies, as its nodes see it."""
     return f"{_spool(config, pilot.profile)}/secret/{pilot.pk}.json"
 
 
 def _spool(config: Config, profile: Profile) -> str:
-    """Return where the nodes of a profile's jobs, and its way, see the spool. An access keeps it while jobs of it live."""
+    """Return where the nodes of a profile's jobs, and its way, see the spool. An access keeps it while jobs of it
+    live."""
     return (profile.access.spool if profile.access else "") or str(config.spool)
 
 

@@ -18,7 +18,8 @@ MARK = "berth:retention"
 
 
 def sweep(redis: redis_library.Redis, config: Config, now: float) -> int:
-    """How many were erased. A Redis that is away or was flushed means that it is done sooner or later, not never."""
+    """Erase what is over, and return how many payloads that were. A Redis that is away or was flushed means that it is
+    done sooner or later, not never."""
     try:
         if not redis.set(MARK, 1, nx=True, ex=EVERY_S):
             return 0
