@@ -81,7 +81,7 @@ def _tick(
     # What the policies decide.
     parked_rows.unpark()
     snapshot = snapshot_of(site, observed, settings, now)
-    act(actor, decide(snapshot, now))
+    act(actor, decide(snapshot))
     routes.sweep(redis, Pool.objects.values_list("name", flat=True), observed.lost)
 
     # Last: nobody waits for these, and Slurm may take its time.

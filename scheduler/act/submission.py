@@ -24,7 +24,7 @@ from scheduler.observe import bad_nodes
 from scheduler.observe.pool_views import catalogued, profile_view
 from scheduler.observe.ways import served
 from scheduler.policy.consequences import ResubmitPilot
-from scheduler.policy.profiles import serves
+from scheduler.policy.profiles import could_host
 from scheduler.slurm.patience import LeftAlone
 from scheduler.slurm.protocol import NoAnswer, NotOffered, Rejected
 from scheduler.slurm.render import BadDirective, render
@@ -110,7 +110,7 @@ def _hold_profile(actor: Actor, pilot: Pilot, reason: str) -> bool:
     open_ = others.exclude(state__latched_at__isnull=False).select_related("project")
     offered = [profile_view(profile) for profile in open_]
     waiting = catalogued(Pool.objects.filter(replicas__pilot=pilot.pk).distinct())
-    if not all(any(serves(profile, pool) for profile in offered) for pool in waiting):
+    if not all(any(could_host(pool, profile) for profile in offered) for pool in waiting):
         return False
     with moving():
         latch = {"latched_at": actor.now(), "reason": reason}

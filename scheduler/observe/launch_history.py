@@ -16,7 +16,7 @@ from django.db.models import Max
 from portal.fleet.models import Command, Replica
 from portal.fleet.states import ReplicaState
 from scheduler.moments import seconds
-from scheduler.policy.snapshot import Failure
+from scheduler.policy.views import Failure
 
 # How far back failures in a row are looked for. A latch outlives it: it is stored.
 HISTORY = timedelta(days=1)

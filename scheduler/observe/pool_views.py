@@ -15,7 +15,7 @@ from portal.fleet.models import Fit, PoolState
 from portal.ledger import transitions as ledger
 from scheduler.moments import seconds
 from scheduler.observe.launch_history import Past, failures_in_a_row, pasts
-from scheduler.policy.snapshot import FitView, HoldView, PoolView, ProfileView
+from scheduler.policy.views import FitView, HoldView, PoolView, ProfileView
 
 QUEUED, RUNNING = "queued", "running"
 LANES = ("held", "async", "batch")

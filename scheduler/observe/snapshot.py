@@ -14,20 +14,22 @@ from portal.catalog.models import Profile
 from portal.config import Config
 from portal.fleet.models import Cluster, ProfileState, Replica
 from portal.fleet.slurm_words import meaning
-from portal.fleet.states import ON_ITS_WAY, REPLICA_ENDED, ReplicaState
+from portal.fleet.states import ON_ITS_WAY, REPLICA_ENDED, PilotState, ReplicaState
 from scheduler.moments import seconds
 from scheduler.observe.candidates import looked_at_by
 from scheduler.observe.observation import Observed, live_pilots
 from scheduler.observe.pool_views import pool_views, profile_view
 from scheduler.observe.reports import Heard
 from scheduler.observe.ways import Site, served
-from scheduler.policy.snapshot import Limits, PilotView, ProfileView, ReplicaView, Snapshot
+from scheduler.policy.snapshot import Snapshot
+from scheduler.policy.views import Limits, PilotView, ProfileView, ReplicaView
 
 _OF_PILOTS = (
     *(
         "id",
         "profile__name",
         "profile__scratch",
+        "profile__gpu_type",
         "state",
         "gpus",
         "nodes",
@@ -66,6 +68,7 @@ def snapshot_of(site: Site, observed: Observed, config: Config, now: float) -> S
         replicas=tuple(_replica(r, heard) for r in live),
         profiles=_profiles(site, profiles, now),
         limits=_limits(config),
+        now=now,
         silent=silent,
         paused=frozenset(p.name for p in profiles if site.paused(p.cluster)),
     )
@@ -131,7 +134,7 @@ def _pilot(id_: str, pilot: Any, alive: bool, leaves: bool, occupied: set[UUID])
     return PilotView(
         id=id_,
         profile=pilot.profile__name,
-        state=pilot.state,
+        state=PilotState(pilot.state),
         gpus=pilot.gpus,
         nodes=pilot.nodes,
         mem_mb=pilot.mem_mb,
@@ -141,7 +144,7 @@ def _pilot(id_: str, pilot: Any, alive: bool, leaves: bool, occupied: set[UUID])
         empty_since=empty_since,
         hopeless=said.text if stuck else "",
         planned_at=pilot.planned_at.timestamp(),
-        gpu_type=pilot.gpu_type,
+        gpu_type=pilot.gpu_type or pilot.profile__gpu_type,
         node=pilot.node,
         replaces=str(pilot.replaces_id) if pilot.replaces_id else "",
         draining_at=seconds(pilot.draining_at),
@@ -156,12 +159,13 @@ def _replica(row: Any, heard: dict[str, Heard]) -> ReplicaView:
     id_, pilot = str(row.id), str(row.pilot_id)
     report = heard.get(pilot)
     seen = report.replicas.get(id_) if report is not None else None
-    asleep = row.state == ReplicaState.ASLEEP
+    state = ReplicaState(row.state)
+    asleep = state == ReplicaState.ASLEEP
     return ReplicaView(
         id=id_,
         pool=row.pool_id,
         pilot=pilot,
-        state=row.state,
+        state=state,
         # Asleep it holds host memory, and no GPU.
         gpu_indices=() if asleep else tuple(row.gpu_indices),
         home_gpus=tuple(row.gpu_indices),

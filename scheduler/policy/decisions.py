@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from portal.fleet.decision_kinds import DecisionKind
-from scheduler.policy.snapshot import HoldView
+from scheduler.policy.views import HoldView
 
 Inputs = dict[str, str | int | float | bool | None]
 

@@ -10,21 +10,22 @@ from dataclasses import replace
 
 from scheduler.policy.decide import decide
 from scheduler.policy.decisions import HoldPool, LaunchPilot, PlaceReplica, WakeReplica
-from scheduler.policy.snapshot import HoldView, PoolView, Snapshot
+from scheduler.policy.snapshot import Snapshot
+from scheduler.policy.views import HoldView, PoolView
 
 Start = LaunchPilot | PlaceReplica | WakeReplica
 
 
-def trial(name: str, snapshot: Snapshot, now: float) -> tuple[Start | None, str]:
-    """How it is started, or why there is no way now."""
+def trial(name: str, snapshot: Snapshot) -> tuple[Start | None, str]:
+    """Return how a replica of the pool of this name is started, or None and why there is no way now."""
     supposed = replace(
         snapshot,
-        pools=tuple(_asked_for(pool, now) if pool.name == name else pool for pool in snapshot.pools),
+        pools=tuple(_asked_for(pool, snapshot) if pool.name == name else pool for pool in snapshot.pools),
         profiles=tuple(replace(profile, latched="") for profile in snapshot.profiles),
         paused=frozenset(),
     )
     why = "There is no room for it now."
-    for decision in decide(supposed, now):
+    for decision in decide(supposed):
         if isinstance(decision, Start) and decision.pool == name:
             return decision, ""
         if isinstance(decision, HoldPool) and decision.pool == name and decision.hold.reason:
@@ -32,5 +33,6 @@ def trial(name: str, snapshot: Snapshot, now: float) -> tuple[Start | None, str]
     return None, why
 
 
-def _asked_for(pool: PoolView, now: float) -> PoolView:
-    return replace(pool, paused=False, failures=(), hold=HoldView(), interest_until=now + 1.0)
+def _asked_for(pool: PoolView, snapshot: Snapshot) -> PoolView:
+    """Return the pool as if nothing held it back and somebody asked for it."""
+    return replace(pool, paused=False, failures=(), hold=HoldView(), interest_until=snapshot.now + 1.0)

@@ -8,6 +8,7 @@ from random import Random
 
 from hypothesis import strategies as st
 
+from portal.fleet.states import PilotState, ReplicaState
 from scheduler.policy.decisions import (
     CancelPilot,
     Decision,
@@ -20,7 +21,8 @@ from scheduler.policy.decisions import (
     StageWeights,
     WakeReplica,
 )
-from scheduler.policy.snapshot import (
+from scheduler.policy.snapshot import Snapshot
+from scheduler.policy.views import (
     Failure,
     FitView,
     HoldView,
@@ -29,7 +31,6 @@ from scheduler.policy.snapshot import (
     PoolView,
     ProfileView,
     ReplicaView,
-    Snapshot,
 )
 
 NOW = 1_000_000.0
@@ -38,8 +39,11 @@ PROFILES = ("gpu", "spare", "own")
 
 
 def snapshots() -> st.SearchStrategy[Snapshot]:
-    """From a seed, and not drawn value by value: hypothesis draws mostly empty and extreme fleets, in which hardly
-    anything is decided, and takes a hundred times as long. The seed of a failure is printed."""
+    """Make snapshots from a seed, and not draw them value by value.
+
+    Hypothesis draws mostly empty and extreme fleets, in which hardly anything is decided, and takes a hundred
+    times as long. The seed of a failure is printed.
+    """
     return st.builds(lambda seed: fleet(Random(seed)), st.integers(0, 2**48))
 
 
@@ -62,13 +66,13 @@ def fleet(rng: Random) -> Snapshot:
         project_gpus=rng.choice([{}, {"physics": 2}, {"physics": 6}]),
     )
     found = Snapshot(
-        made, tuple(pilots), tuple(replicas), profiles, limits, silent=silences(rng), paused=some(rng, 0.1)
+        made, tuple(pilots), tuple(replicas), profiles, limits, NOW, silences(rng), some(rng, 0.1)
     )
     return crowded(rng, found) if rng.random() < 0.4 else found
 
 
 def beside(fleet: Snapshot) -> Snapshot:
-    """The same once more, under names of its own."""
+    """Return the same fleet once more, under names of its own."""
 
     def other(name: str) -> str:
         return f"other-{name}" if name else ""
@@ -98,14 +102,14 @@ def silences(rng: Random) -> dict[str, str]:
 
 
 def some(rng: Random, chance: float) -> frozenset[str]:
-    """All profiles, or none, or some."""
+    """Choose all profiles, or none, or some."""
     if rng.random() < 0.5:
         return frozenset(PROFILES) if rng.random() < chance else frozenset()
     return frozenset(name for name in PROFILES if rng.random() < chance)
 
 
 def crowded(rng: Random, fleet: Snapshot) -> Snapshot:
-    """The same pools with as many jobs as may be, each full: what gets in has to switch."""
+    """Return the same pools with as many jobs as may be, each full: what gets in has to switch."""
     asking, *there = (
         replace(
             pool, profiles=("gpu",), fits={}, failures=(), hold=HoldView(), mem_mb=2_000, project="", nodes=1
@@ -116,10 +120,14 @@ def crowded(rng: Random, fleet: Snapshot) -> Snapshot:
     pilots, replicas = [], []
     for number in range(rng.randint(1, 4)):
         pilots.append(
-            PilotView(f"p{number}", "gpu", "up", gpus=3, mem_mb=rng.choice([6_000, 16_000]), alive=True)
+            PilotView(
+                f"p{number}", "gpu", PilotState.UP, gpus=3, mem_mb=rng.choice([6_000, 16_000]), alive=True
+            )
         )
         for gpu in range(3):
-            plain = ReplicaView(f"r{number}{gpu}", rng.choice(there).name, f"p{number}", "hot", (gpu,), 2_000)
+            plain = ReplicaView(
+                f"r{number}{gpu}", rng.choice(there).name, f"p{number}", ReplicaState.HOT, (gpu,), 2_000
+            )
             idle = rng.random() < 0.6
             replicas.append(
                 replace(
@@ -208,15 +216,16 @@ def pool(rng: Random, name: str) -> PoolView:
 def pilot(
     rng: Random, name: str, made: tuple[PoolView, ...], first: int
 ) -> tuple[PilotView, list[ReplicaView]]:
-    """One with replicas that fit into it."""
+    """Make a pilot with replicas that fit into it."""
     nodes, mem_mb = rng.choice([1, 1, 1, 2]), 16_000
     gpus = rng.randint(0, 6) if nodes == 1 else rng.choice([2, 4])
-    state = rng.choice(["planned", "submitted", "pending", *["up"] * 6, "draining"])
+    state = PilotState(rng.choice(["planned", "submitted", "pending", *["up"] * 6, "draining"]))
     alive = state == "up" and rng.random() < 0.9
     free, free_mb = list(range(gpus)), mem_mb
     hosted: list[ReplicaView] = []
     for resident in rng.choices(made, k=rng.randint(0, 10)):
-        seen = rng.choice(["hot"] * 5 + ["asleep", "draining", "starting"] if state == "up" else ["wanted"])
+        states = ["hot"] * 5 + ["asleep", "draining", "starting"] if state == "up" else ["wanted"]
+        seen = ReplicaState(rng.choice(states))
         if resident.nodes != nodes or (nodes > 1 and (resident.gpus != gpus or seen == "asleep")):
             continue
         need = 0 if seen == "asleep" else resident.gpus
@@ -234,7 +243,7 @@ def pilot(
                 holds_mb,
                 in_flight=busy,
                 idle_since=past(rng) if busy == 0 else None,
-                draining_at=past(rng) if seen == "draining" else None,
+                draining_at=past(rng) if seen == ReplicaState.DRAINING else None,
                 hot_at=NOW - rng.uniform(0, 1000) if seen in ("hot", "draining", "asleep") else None,
                 can_sleep=rng.randint(0, 2),
                 asleep_at=past(rng) if seen == "asleep" else None,
@@ -253,7 +262,7 @@ def pilot(
         alive=alive,
         ends_at=moment(rng),
         empty_since=None if hosted else past(rng),
-        hopeless=rng.choice(["", "held"]) if state == "pending" else "",
+        hopeless=rng.choice(["", "held"]) if state == PilotState.PENDING else "",
         gpu_type=rng.choice(["", "a100"]),
         staged=frozenset(x.name for x in made if rng.random() < 0.3),
         scratch=rng.random() < 0.5,
@@ -267,7 +276,7 @@ serial = count()
 
 
 def acted(snapshot: Snapshot, decisions: list[Decision], now: float) -> Snapshot:
-    """The fleet after the decisions were carried out and nothing else happened."""
+    """Return the fleet after the decisions were carried out and nothing else happened."""
     pilots = {p.id: p for p in snapshot.pilots}
     replicas = {r.id: r for r in snapshot.replicas}
     pools = {p.name: p for p in snapshot.pools}
@@ -279,7 +288,7 @@ def acted(snapshot: Snapshot, decisions: list[Decision], now: float) -> Snapshot
             new = PilotView(
                 f"new{number}",
                 asked.name,
-                "submitted",
+                PilotState.SUBMITTED,
                 asked.gpus * nodes,
                 asked.mem_mb,
                 alive=False,
@@ -289,22 +298,28 @@ def acted(snapshot: Snapshot, decisions: list[Decision], now: float) -> Snapshot
         if isinstance(decision, LaunchPilot | PlaceReplica):
             where = decision.pilot if isinstance(decision, PlaceReplica) else f"new{number}"
             mem_mb = pools[decision.pool].mem_mb
-            made = ReplicaView(f"n{number}", decision.pool, where, "wanted", decision.gpu_indices, mem_mb)
+            made = ReplicaView(
+                f"n{number}", decision.pool, where, ReplicaState.WANTED, decision.gpu_indices, mem_mb
+            )
             replicas[made.id] = made
             pilots[where] = replace(pilots[where], empty_since=None)
         elif isinstance(decision, WakeReplica):
-            woken = replace(replicas[decision.replica], state="starting", gpu_indices=decision.gpu_indices)
+            woken = replace(
+                replicas[decision.replica], state=ReplicaState.STARTING, gpu_indices=decision.gpu_indices
+            )
             replicas[woken.id] = replace(woken, mem_mb=pools[decision.pool].mem_mb, asleep_at=None)
         elif isinstance(decision, DrainReplica) and (leaving := replicas.get(decision.replica)):
             level = decision.sleep_level
-            drained = replace(leaving, state="draining", draining_at=now, sleep_level=level)
+            drained = replace(leaving, state=ReplicaState.DRAINING, draining_at=now, sleep_level=level)
             replicas[leaving.id] = drained
         elif isinstance(decision, StageWeights):
             pilots[decision.pilot] = replace(pilots[decision.pilot], stage_wish=decision.pool)
         elif isinstance(decision, DrainPilot):
-            pilots[decision.pilot] = replace(pilots[decision.pilot], state="draining", draining_at=now)
+            pilots[decision.pilot] = replace(
+                pilots[decision.pilot], state=PilotState.DRAINING, draining_at=now
+            )
             for here in [r for r in replicas.values() if r.pilot == decision.pilot]:
-                replicas[here.id] = replace(here, state="draining", draining_at=now)
+                replicas[here.id] = replace(here, state=ReplicaState.DRAINING, draining_at=now)
         elif isinstance(decision, CancelPilot):
             del pilots[decision.pilot]
             replicas = {k: r for k, r in replicas.items() if r.pilot != decision.pilot}
@@ -322,14 +337,14 @@ def acted(snapshot: Snapshot, decisions: list[Decision], now: float) -> Snapshot
 
 
 def drained(snapshot: Snapshot, now: float) -> Snapshot:
-    """Once what drains has ended or sleeps."""
+    """Return the fleet once what drains has ended or sleeps."""
     memory = {pool.name: pool.asleep_mem_mb for pool in snapshot.pools}
     left = []
     for replica in snapshot.replicas:
         if replica.state != "draining":
             left.append(replica)
         elif replica.sleep_level and memory.get(replica.pool) is not None:
-            asleep = replace(replica, state="asleep", gpu_indices=(), asleep_at=now, sleep_level=0)
+            asleep = replace(replica, state=ReplicaState.ASLEEP, gpu_indices=(), asleep_at=now, sleep_level=0)
             left.append(
                 replace(
                     asleep,

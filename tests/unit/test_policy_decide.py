@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from portal.fleet.states import PilotState, ReplicaState
 from scheduler.policy.decide import decide
 from scheduler.policy.decisions import (
     CancelPilot,
@@ -15,16 +16,8 @@ from scheduler.policy.decisions import (
     LaunchPilot,
     PlaceReplica,
 )
-from scheduler.policy.snapshot import (
-    Failure,
-    HoldView,
-    Limits,
-    PilotView,
-    PoolView,
-    ProfileView,
-    ReplicaView,
-    Snapshot,
-)
+from scheduler.policy.snapshot import Snapshot
+from scheduler.policy.views import Failure, HoldView, Limits, PilotView, PoolView, ProfileView, ReplicaView
 
 NOW = 1_000_000.0
 LIMITS = Limits(pilot_idle_s=60, launch_backoff_s=5, latch_after=3)
@@ -41,7 +34,7 @@ def pilot(name: str = "p1", **changes: object) -> PilotView:
 
 
 def replica(name: str = "r1", **changes: object) -> ReplicaView:
-    plain = ReplicaView(name, "llama", "p1", "hot", (0,), 4_000, in_flight=0, idle_since=NOW)
+    plain = ReplicaView(name, "llama", "p1", ReplicaState.HOT, (0,), 4_000, in_flight=0, idle_since=NOW)
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
@@ -51,7 +44,7 @@ def fleet(
     replicas: tuple[ReplicaView, ...] = (),
     **changes: object,
 ) -> Snapshot:
-    plain = Snapshot(pools, pilots, replicas, (GPU,), LIMITS)
+    plain = Snapshot(pools, pilots, replicas, (GPU,), LIMITS, NOW)
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
@@ -61,7 +54,7 @@ def only(decisions: list[Decision]) -> Decision:
 
 
 def test_work_for_a_cold_model_launches_one_job_that_says_why() -> None:
-    made = only(decide(fleet((pool(queued=3),)), NOW))
+    made = only(decide(fleet((pool(queued=3),))))
     assert isinstance(made, LaunchPilot)
     assert (made.pool, made.profile, made.gpu_indices) == ("llama", "gpu", (0,))
     assert made.reason == "3 requests waiting for llama, and no job of ours has room: a new one is submitted."
@@ -69,18 +62,18 @@ def test_work_for_a_cold_model_launches_one_job_that_says_why() -> None:
 
 
 def test_nothing_is_launched_without_work() -> None:
-    assert decide(fleet((pool(),)), NOW) == []
+    assert decide(fleet((pool(),))) == []
 
 
 def test_nothing_is_launched_while_a_replica_is_on_its_way() -> None:
     for state in ("wanted", "starting", "hot"):
         coming = replica(state=state)
-        assert decide(fleet((pool(queued=9),), (pilot(),), (coming,)), NOW) == []
+        assert decide(fleet((pool(queued=9),), (pilot(),), (coming,))) == []
 
 
 def test_an_up_pilot_with_room_is_preferred_to_a_new_job_and_the_fullest_one_wins() -> None:
     other = replica("r2", pool="other", pilot="p2", gpu_indices=(0, 2), idle_since=None, in_flight=1)
-    made = only(decide(fleet((pool(queued=1), pool("other")), (pilot(), pilot("p2")), (other,)), NOW))
+    made = only(decide(fleet((pool(queued=1), pool("other")), (pilot(), pilot("p2")), (other,))))
     assert isinstance(made, PlaceReplica)
     assert (made.pilot, made.gpu_indices) == ("p2", (1,))
 
@@ -97,21 +90,21 @@ def test_a_pilot_without_enough_memory_gpus_time_or_life_is_no_room() -> None:
         fleet((pool(queued=1),), (pilot(state="draining"),)),
     ]
     for case in cases:
-        assert isinstance(only(decide(case, NOW)), LaunchPilot)
+        assert isinstance(only(decide(case)), LaunchPilot)
 
 
 def test_a_second_model_joins_a_job_that_is_still_pending() -> None:
     first = replica(state="wanted", in_flight=None, idle_since=None)
     case = fleet((pool(), pool("other", queued=1)), (pilot(state="pending", alive=False),), (first,))
-    made = only(decide(case, NOW))
+    made = only(decide(case))
     assert isinstance(made, PlaceReplica)
     assert made.gpu_indices == (1,)
 
 
 def test_two_pools_that_start_in_one_tick_do_not_take_the_same_gpu_nor_too_many_jobs() -> None:
-    both = decide(fleet((pool("a", queued=1), pool("b", queued=1)), (pilot(),)), NOW)
+    both = decide(fleet((pool("a", queued=1), pool("b", queued=1)), (pilot(),)))
     assert [d.gpu_indices for d in both if isinstance(d, PlaceReplica)] == [(0,), (1,)]
-    three = decide(fleet(tuple(pool(name, queued=1, gpus=4) for name in "abc")), NOW)
+    three = decide(fleet(tuple(pool(name, queued=1, gpus=4) for name in "abc")))
     assert [d.kind for d in three] == ["launch", "launch", "hold"]
     assert isinstance(three[2], HoldPool)
     assert three[2].reason == "All jobs allowed by gpu are in use; it waits for room."
@@ -120,13 +113,13 @@ def test_two_pools_that_start_in_one_tick_do_not_take_the_same_gpu_nor_too_many_
 def test_room_that_is_being_cleared_is_waited_for_but_not_for_ever() -> None:
     going = replica("r2", pool="other", state="draining", gpu_indices=(0, 1, 2, 3), draining_at=NOW - 1)
     pools = (pool(queued=1), pool("other"))
-    assert decide(fleet(pools, (pilot(),), (going,)), NOW) == []
-    made = only(decide(fleet(pools, (pilot(),), (going,)), NOW + 40))
+    assert decide(fleet(pools, (pilot(),), (going,))) == []
+    made = only(decide(replace(fleet(pools, (pilot(),), (going,)), now=NOW + 40)))
     assert isinstance(made, LaunchPilot)
 
 
 def test_a_replica_past_its_keep_alive_drains_and_a_busy_or_unheard_one_does_not() -> None:
-    made = only(decide(fleet((pool(),), (pilot(),), (replica(idle_since=NOW - 601),)), NOW))
+    made = only(decide(fleet((pool(),), (pilot(),), (replica(idle_since=NOW - 601),))))
     assert isinstance(made, DrainReplica)
     assert made.reason == "Nobody has used llama for 601 s; its keep-alive is 600 s."
     for kept in (
@@ -134,18 +127,18 @@ def test_a_replica_past_its_keep_alive_drains_and_a_busy_or_unheard_one_does_not
         replica(idle_since=None, in_flight=1),
         replica(idle_since=None, in_flight=None),
     ):
-        assert decide(fleet((pool(),), (pilot(),), (kept,)), NOW) == []
+        assert decide(fleet((pool(),), (pilot(),), (kept,))) == []
     old = replica(idle_since=NOW - 601)
-    assert decide(fleet((pool(interest_until=NOW + 1),), (pilot(),), (old,)), NOW) == []
-    assert decide(fleet((pool(min_replicas=1),), (pilot(),), (old,)), NOW) == []
+    assert decide(fleet((pool(interest_until=NOW + 1),), (pilot(),), (old,))) == []
+    assert decide(fleet((pool(min_replicas=1),), (pilot(),), (old,))) == []
 
 
 def test_an_empty_pilot_is_let_go_unless_it_is_about_to_be_used() -> None:
     empty = pilot(empty_since=NOW - 61)
-    assert isinstance(only(decide(fleet((pool(),), (empty,)), NOW)), DrainPilot)
-    assert decide(fleet((pool(),), (pilot(empty_since=NOW - 59),)), NOW) == []
-    assert isinstance(only(decide(fleet((pool(queued=1),), (empty,)), NOW)), PlaceReplica)
-    withdrawn = only(decide(fleet((pool(),), (replace(empty, state="pending"),)), NOW))
+    assert isinstance(only(decide(fleet((pool(),), (empty,)))), DrainPilot)
+    assert decide(fleet((pool(),), (pilot(empty_since=NOW - 59),))) == []
+    assert isinstance(only(decide(fleet((pool(queued=1),), (empty,)))), PlaceReplica)
+    withdrawn = only(decide(fleet((pool(),), (replace(empty, state=PilotState.PENDING),))))
     assert isinstance(withdrawn, CancelPilot)
     assert not withdrawn.failed
 
@@ -154,34 +147,34 @@ def test_an_idle_resident_makes_room_when_every_job_is_in_use() -> None:
     lone = replace(GPU, max_pilots=1)
     resident = replica("r2", pool="other", gpu_indices=(0, 1, 2, 3), idle_since=NOW - 31)
     case = fleet((pool(queued=1), pool("other")), (pilot(),), (resident,), profiles=(lone,))
-    first = decide(case, NOW)[0]
+    first = decide(case)[0]
     assert isinstance(first, DrainReplica)
     assert first.reason == "other is idle, and llama has work and nowhere else to run."
     for busy in (replace(resident, in_flight=1, idle_since=None), replace(resident, idle_since=NOW - 29)):
-        kinds = [d.kind for d in decide(replace(case, replicas=(busy,)), NOW)]
+        kinds = [d.kind for d in decide(replace(case, replicas=(busy,)))]
         assert kinds == ["hold"]
     wanted = replace(case, pools=(pool(queued=1), pool("other", queued=1)))
-    assert [d.kind for d in decide(wanted, NOW)] == ["hold"]
+    assert [d.kind for d in decide(wanted)] == ["hold"]
 
 
 def test_failures_are_waited_out_longer_each_time_and_latch_after_three() -> None:
     once = pool(queued=1, failures=(Failure(NOW, "out of memory"),))
-    made = only(decide(fleet((once,)), NOW + 1))
+    made = only(decide(replace(fleet((once,)), now=NOW + 1)))
     assert isinstance(made, HoldPool)
     assert made.hold == HoldView(1, NOW + 5, False, "Starting it failed: out of memory")
     held = replace(once, hold=made.hold)
-    assert decide(fleet((held,)), NOW + 4.9) == []
-    assert isinstance(only(decide(fleet((held,)), NOW + 5)), LaunchPilot)
+    assert decide(replace(fleet((held,)), now=NOW + 4.9)) == []
+    assert isinstance(only(decide(replace(fleet((held,)), now=NOW + 5))), LaunchPilot)
     twice = pool(queued=1, failures=(Failure(NOW - 9, "x"), Failure(NOW, "y")))
-    assert not any(isinstance(d, LaunchPilot) for d in decide(fleet((twice,)), NOW + 9.9))
+    assert not any(isinstance(d, LaunchPilot) for d in decide(replace(fleet((twice,)), now=NOW + 9.9)))
     thrice = pool(queued=1, failures=(Failure(NOW, "x"),) * 2 + (Failure(NOW, "no such file"),))
-    latch = only(decide(fleet((thrice,)), NOW + 1e6))
+    latch = only(decide(replace(fleet((thrice,)), now=NOW + 1e6)))
     assert isinstance(latch, HoldPool)
     assert latch.hold.latched
     assert latch.reason == "Starting it failed 3 times in a row; the last time because: no such file"
     # It stays latched whatever is forgotten of the past, until a person clears it.
-    assert decide(fleet((pool(queued=1, hold=latch.hold),)), NOW + 1e6) == []
-    assert isinstance(decide(fleet((pool(queued=1),)), NOW + 1e6)[0], LaunchPilot)
+    assert decide(replace(fleet((pool(queued=1, hold=latch.hold),)), now=NOW + 1e6)) == []
+    assert isinstance(decide(replace(fleet((pool(queued=1),)), now=NOW + 1e6))[0], LaunchPilot)
 
 
 def test_a_job_that_can_never_start_is_withdrawn_and_its_pool_latched_at_once() -> None:
@@ -189,7 +182,7 @@ def test_a_job_that_can_never_start_is_withdrawn_and_its_pool_latched_at_once() 
         state="pending", alive=False, hopeless="no node can ever fit what it asks for (BadConstraints)"
     )
     waiting = replica(state="wanted", in_flight=None, idle_since=None)
-    cancel, shut, hold = decide(fleet((pool(queued=1),), (stuck,), (waiting,)), NOW)
+    cancel, shut, hold = decide(fleet((pool(queued=1),), (stuck,), (waiting,)))
     assert isinstance(cancel, CancelPilot)
     assert cancel.failed
     assert isinstance(shut, HoldProfile)
@@ -201,7 +194,7 @@ def test_a_job_that_can_never_start_is_withdrawn_and_its_pool_latched_at_once() 
 
 def test_a_pause_of_fleet_or_pool_launches_nothing_and_says_so() -> None:
     for case in (fleet((pool(queued=1),), paused=frozenset({"gpu"})), fleet((pool(queued=1, paused=True),))):
-        made = only(decide(case, NOW))
+        made = only(decide(case))
         assert isinstance(made, HoldPool)
         assert "paused" in made.reason
 
@@ -214,7 +207,7 @@ def test_when_slurm_is_silent_nothing_is_launched_or_killed_and_the_waiting_are_
             "gpu": "Slurm does not answer; nothing is started until it does. squeue: no answer within 20 s"
         },
     )
-    made = only(decide(case, NOW))
+    made = only(decide(case))
     assert isinstance(made, HoldPool)
     assert (
         made.reason

@@ -7,18 +7,11 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portal.fleet.states import SERVING
-from scheduler.policy import deadlines, handover
+from portal.fleet.states import SERVING, PilotState, ReplicaState
+from scheduler.policy import handover
 from scheduler.policy.decisions import DrainPilot, DrainReplica
-from scheduler.policy.snapshot import (
-    FitView,
-    Limits,
-    PilotView,
-    PoolView,
-    ProfileView,
-    ReplicaView,
-    Snapshot,
-)
+from scheduler.policy.snapshot import Snapshot
+from scheduler.policy.views import FitView, Limits, PilotView, PoolView, ProfileView, ReplicaView
 from tests.unit.fleets import snapshots
 
 NOW = 1_000_000.0
@@ -35,7 +28,7 @@ def pilot(name: str, ends_in_s: float | None, **changes: object) -> PilotView:
 
 
 def replica(name: str, at: str, **changes: object) -> ReplicaView:
-    plain = ReplicaView(name, "llama", at, "hot", (0,), 4_000, in_flight=1, hot_at=NOW - 3000)
+    plain = ReplicaView(name, "llama", at, ReplicaState.HOT, (0,), 4_000, in_flight=1, hot_at=NOW - 3000)
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
@@ -46,11 +39,11 @@ def fleet(
     profile: ProfileView = GPU,
     limits: Limits = LIMITS,
 ) -> Snapshot:
-    return Snapshot(pools, pilots, replicas, (profile,), limits)
+    return Snapshot(pools, pilots, replicas, (profile,), limits, NOW)
 
 
 def gone(snapshot: Snapshot) -> set[str]:
-    return set(deadlines.leaving(snapshot, NOW))
+    return set(snapshot.leaving)
 
 
 # -- leaving ---------------------------------------------------------------------------------------------
@@ -99,7 +92,7 @@ def test_whatever_is_in_a_pilot_that_drains_leaves() -> None:
 def test_a_pilot_takes_no_replica_that_would_leave_as_soon_as_it_is_hot() -> None:
     def closing(ends_in_s: float | None, **changes: object) -> bool:
         old = pilot("p", ends_in_s, **changes)
-        return deadlines.closing(POOL, old, fleet((old,), ()), NOW)
+        return fleet((old,), ()).is_closing(POOL, old)
 
     assert closing(450) and not closing(900) and not closing(None)
     assert closing(None, state="draining") and not closing(10, state="pending")
@@ -108,23 +101,23 @@ def test_a_pilot_takes_no_replica_that_would_leave_as_soon_as_it_is_hot() -> Non
 def test_the_pilot_to_replace_is_the_first_to_end_that_no_job_replaces_yet() -> None:
     pilots = (pilot("a", 200), pilot("b", 100), pilot("c", 3000))
     hosts = tuple(replica(f"r{p.id}", p.id) for p in pilots)
-    found = handover.predecessor(POOL, fleet(pilots, hosts), NOW)
+    found = handover.predecessor(POOL, fleet(pilots, hosts))
     assert found is not None and found.pilot == "b"
     assert found.reason == (
         "the job that serves llama ends at 13:48 UTC, and a successor may need 7 min to be ready"
     )
     assert found.inputs == {"ends_in_s": 100.0, "lead_s": LEAD_S}
     coming = pilot("d", None, state="pending", replaces="b")
-    found = handover.predecessor(POOL, fleet((*pilots, coming), hosts), NOW)
+    found = handover.predecessor(POOL, fleet((*pilots, coming), hosts))
     assert found is not None and found.pilot == "a"
-    assert handover.predecessor(POOL, fleet(pilots[2:], hosts[2:]), NOW) is None
+    assert handover.predecessor(POOL, fleet(pilots[2:], hosts[2:])) is None
 
 
 # -- drains ----------------------------------------------------------------------------------------------
 
 
 def drains(snapshot: Snapshot, **wanted: int) -> list[DrainReplica | DrainPilot]:
-    return list(handover.drains(snapshot, wanted, NOW))
+    return list(handover.drains(snapshot, wanted))
 
 
 def test_the_old_job_goes_when_its_successor_is_hot_and_not_before() -> None:
@@ -134,7 +127,7 @@ def test_the_old_job_goes_when_its_successor_is_hot_and_not_before() -> None:
     assert isinstance(drain, DrainPilot) and drain.pilot == "old"
     assert drain.reason == "llama is served by a newer job: this one, which ends at 13:50 UTC, is let go."
     assert drain.inputs == {"ends_in_s": 200.0}
-    assert drains(fleet(pilots, (old, replace(new, state="starting"))), llama=1) == []
+    assert drains(fleet(pilots, (old, replace(new, state=ReplicaState.STARTING))), llama=1) == []
     mute = (pilots[0], replace(pilots[1], alive=False))
     assert drains(fleet(mute, (old, new)), llama=1) == [], "a successor that does not report serves nobody"
 
@@ -184,7 +177,7 @@ def test_at_the_cap_a_job_that_does_nothing_makes_room_for_a_successor() -> None
     )
     assert drains(snapshot) == [], "nobody wants llama at its end"
     assert drains(fleet(pilots, hosts, pools, profile), llama=1, other=1) == [], "it is wanted"
-    going = (pilots[0], replace(pilots[1], state="draining"))
+    going = (pilots[0], replace(pilots[1], state=PilotState.DRAINING))
     assert drains(fleet(going, hosts, pools, profile), llama=1) == [], "a place is being cleared already"
 
 
@@ -237,30 +230,32 @@ def test_a_busy_job_that_need_not_be_replaced_yet_stays_whatever_loads_for_long_
 
 def test_a_gap_is_announced_with_its_end_in_words_that_stay_the_same() -> None:
     snapshot = fleet((pilot("p", 200),), (replica("r", "p"),), profile=replace(GPU, max_pilots=1))
-    said = handover.gap(POOL, snapshot, NOW)
+    said = handover.gap(POOL, snapshot)
     assert said == (
         "The job that serves llama ends at 13:50 UTC, and no further job may start beside it under gpu: "
         "requests wait then, until about 13:53 UTC."
     )
-    assert handover.gap(POOL, snapshot, NOW + 7) == said
+    assert handover.gap(POOL, replace(snapshot, now=NOW + 7)) == said
 
 
 def test_a_successor_that_slurm_keeps_waiting_is_a_gap_only_once_it_cannot_come_in_time() -> None:
     old, new = pilot("p", 200), pilot("q", None, state="pending", replaces="p")
     hosts = (replica("r", "p"), replica("s", "q", state="wanted"))
     # 100 s of load, 10 s of drain and half of the margin.
-    assert handover.gap(POOL, fleet((old, new), hosts), NOW + 75) == ""
-    said = handover.gap(POOL, fleet((old, new), hosts), NOW + 76)
+    assert handover.gap(POOL, replace(fleet((old, new), hosts), now=NOW + 75)) == ""
+    said = handover.gap(POOL, replace(fleet((old, new), hosts), now=NOW + 76))
     assert said.startswith(
         "The job that serves llama ends at 13:50 UTC, and Slurm has not started the next one"
     )
-    up = (old, replace(new, state="up"))
-    assert handover.gap(POOL, fleet(up, hosts), NOW + 101) == "", "it is loading: the model's state says so"
+    up = (old, replace(new, state=PilotState.UP))
+    assert handover.gap(POOL, replace(fleet(up, hosts), now=NOW + 101)) == "", (
+        "it is loading: the model's state says so"
+    )
 
 
 def test_no_gap_without_an_end() -> None:
-    assert handover.gap(POOL, fleet((pilot("p", 3600),), (replica("r", "p"),)), NOW) == ""
-    assert handover.gap(POOL, fleet((), ()), NOW) == ""
+    assert handover.gap(POOL, fleet((pilot("p", 3600),), (replica("r", "p"),))) == ""
+    assert handover.gap(POOL, fleet((), ())) == ""
 
 
 # -- properties ------------------------------------------------------------------------------------------
@@ -274,7 +269,7 @@ def test_hand_over_never_takes_the_last_ones_that_are_wanted(
     snapshot: Snapshot, wanted: dict[str, int], max_gpus: int | None
 ) -> None:
     snapshot = replace(snapshot, limits=replace(LIMITS, max_gpus=max_gpus))
-    decided = list(handover.drains(snapshot, wanted, NOW))
+    decided = list(handover.drains(snapshot, wanted))
     assert len({d.pilot for d in decided if isinstance(d, DrainPilot)}) == sum(
         isinstance(d, DrainPilot) for d in decided
     )
@@ -294,15 +289,15 @@ def test_hand_over_never_takes_the_last_ones_that_are_wanted(
 @settings(max_examples=200, deadline=None)
 @given(snapshots(), st.floats(0, 600))
 def test_a_replica_that_leaves_goes_on_leaving_until_its_end(snapshot: Snapshot, later_s: float) -> None:
-    assert deadlines.leaving(snapshot, NOW) <= deadlines.leaving(snapshot, NOW + later_s)
+    assert snapshot.leaving <= replace(snapshot, now=NOW + later_s).leaving
 
 
 @settings(max_examples=200, deadline=None)
 @given(snapshots())
 def test_a_gap_is_told_only_where_nothing_else_serves(snapshot: Snapshot) -> None:
-    gone = deadlines.leaving(snapshot, NOW)
+    gone = snapshot.leaving
     up = {p.id for p in snapshot.pilots if p.state == "up"}
     for pool in snapshot.pools:
-        if handover.gap(pool, snapshot, NOW):
+        if handover.gap(pool, snapshot):
             rest = [r for r in snapshot.by_pool[pool.name] if r.id not in gone and r.state in SERVING]
             assert not [r for r in rest if r.pilot in up]

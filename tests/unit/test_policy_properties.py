@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 
-from scheduler.policy.deadlines import leaving
 from scheduler.policy.decide import decide
 from scheduler.policy.decisions import (
     CancelPilot,
@@ -28,7 +27,8 @@ Started = LaunchPilot | PlaceReplica | WakeReplica
 
 
 def held_by_project(snapshot: Snapshot, project: str) -> int:
-    """GPUs in its own pilots, and those that models which only it may use hold in shared ones."""
+    """Count GPUs in a project's own pilots, and those that models which only it may use hold in shared
+    ones."""
     owners = {profile.name: profile.project for profile in snapshot.profiles}
     owned = {pilot.id: owners[pilot.profile] for pilot in snapshot.pilots}
     own = {pool.name for pool in snapshot.pools if pool.project == project}
@@ -51,7 +51,7 @@ def assert_nothing_is_given_twice(snapshot: Snapshot) -> None:
 def test_gpus_and_memory_are_never_given_twice_nor_to_whom_they_do_not_fit(snapshot: Snapshot) -> None:
     fleet, now = snapshot, NOW
     for _ in range(4):
-        made = decide(fleet, now)
+        made = decide(replace(fleet, now=now))
         need = {pool.name: pool.gpus for pool in fleet.pools}
         for decision in made:
             if isinstance(decision, Started):
@@ -67,7 +67,7 @@ def test_gpus_and_memory_are_never_given_twice_nor_to_whom_they_do_not_fit(snaps
 def test_a_replica_over_several_nodes_has_a_job_of_so_many_for_itself(snapshot: Snapshot) -> None:
     fleet, now = snapshot, NOW
     for _ in range(4):
-        fleet = acted(fleet, decide(fleet, now), now)
+        fleet = acted(fleet, decide(replace(fleet, now=now)), now)
         pools = {pool.name: pool for pool in fleet.pools}
         for pilot in fleet.pilots:
             here = [pools[r.pool] for r in fleet.by_pilot[pilot.id]]
@@ -80,7 +80,7 @@ def test_a_replica_over_several_nodes_has_a_job_of_so_many_for_itself(snapshot: 
 @settings(max_examples=200, deadline=None)
 @given(snapshots())
 def test_caps_of_profile_cluster_and_project_are_kept(snapshot: Snapshot) -> None:
-    made = decide(snapshot, NOW)
+    made = decide(snapshot)
     launched = [d for d in made if isinstance(d, LaunchPilot)]
     ended = {d.pilot for d in made if isinstance(d, CancelPilot)}
     after = acted(snapshot, [d for d in made if d.kind != "cancel"], NOW)
@@ -100,7 +100,7 @@ def test_caps_of_profile_cluster_and_project_are_kept(snapshot: Snapshot) -> Non
 def test_a_pool_runs_only_where_it_may(snapshot: Snapshot) -> None:
     profiles = {profile.name: profile for profile in snapshot.profiles}
     pilots = {pilot.id: pilot for pilot in snapshot.pilots}
-    for decision in decide(snapshot, NOW):
+    for decision in decide(snapshot):
         if not isinstance(decision, Started):
             continue
         pool = next(p for p in snapshot.pools if p.name == decision.pool)
@@ -123,13 +123,13 @@ def test_the_first_replica_that_people_wait_for_is_in_no_job_that_slurm_may_pree
 ) -> None:
     profiles = {profile.name: profile for profile in snapshot.profiles}
     pilots = {pilot.id: profiles[pilot.profile] for pilot in snapshot.pilots}
-    gone = leaving(snapshot, NOW) | {
+    gone = snapshot.leaving | {
         r.id
         for pilot in snapshot.pilots
         for r in snapshot.by_pilot[pilot.id]
         if pilot.state == "up" and not pilot.serves
     }
-    for decision in decide(snapshot, NOW):
+    for decision in decide(snapshot):
         if not isinstance(decision, Started):
             continue
         pool = next(p for p in snapshot.pools if p.name == decision.pool)
@@ -162,9 +162,9 @@ def test_the_first_replica_that_people_wait_for_is_in_no_job_that_slurm_may_pree
 @settings(max_examples=200, deadline=None)
 @given(snapshots())
 def test_at_most_one_replica_a_tick_and_none_for_what_is_held_back(snapshot: Snapshot) -> None:
-    started = Counter(d.pool for d in decide(snapshot, NOW) if isinstance(d, Started))
+    started = Counter(d.pool for d in decide(snapshot) if isinstance(d, Started))
     silent = {pilot.id for pilot in snapshot.pilots if pilot.state == "up" and not pilot.alive}
-    gone = leaving(snapshot, NOW)
+    gone = snapshot.leaving
     for name, times in started.items():
         pool = next(p for p in snapshot.pools if p.name == name)
         serving = [
@@ -183,9 +183,9 @@ def test_busy_is_taken_out_of_routing_only_when_somebody_has_waited_too_long_or_
     snapshot: Snapshot,
 ) -> None:
     replicas = {r.id: r for r in snapshot.replicas}
-    gone = leaving(snapshot, NOW)
+    gone = snapshot.leaving
     starving = [p for p in snapshot.pools if (p.waited_s or 0) >= BOUND_S]
-    for decision in decide(snapshot, NOW):
+    for decision in decide(snapshot):
         if isinstance(decision, DrainReplica):
             replica = replicas[decision.replica]
             assert replica.state in ("hot", "asleep")
@@ -206,7 +206,7 @@ def test_work_switches_out_nothing_that_is_pinned_kept_ready_or_only_just_hot(sn
     replicas = {r.id: r for r in snapshot.replicas}
     pools = {p.name: p for p in snapshot.pools}
     gone: Counter[str] = Counter()
-    for decision in decide(snapshot, NOW):
+    for decision in decide(snapshot):
         if isinstance(decision, DrainReplica) and "gain_s" in decision.inputs:
             replica, pool = replicas[decision.replica], pools[decision.pool]
             assert pool.pinned_until is None or pool.pinned_until <= NOW
@@ -224,7 +224,7 @@ def test_work_switches_out_nothing_that_is_pinned_kept_ready_or_only_just_hot(sn
 @given(snapshots())
 def test_no_answer_launches_and_kills_nothing(snapshot: Snapshot) -> None:
     silent = {profile.name: "Slurm does not answer." for profile in snapshot.profiles}
-    for decision in decide(replace(snapshot, silent=silent), NOW):
+    for decision in decide(replace(snapshot, silent=silent)):
         assert isinstance(decision, PlaceReplica | WakeReplica | HoldPool)
 
 
@@ -232,7 +232,7 @@ def test_no_answer_launches_and_kills_nothing(snapshot: Snapshot) -> None:
 @given(snapshots())
 def test_a_way_that_is_silent_or_paused_holds_its_own_profiles_only(snapshot: Snapshot) -> None:
     of = {pilot.id: pilot.profile for pilot in snapshot.pilots}
-    for decision in decide(snapshot, NOW):
+    for decision in decide(snapshot):
         match decision:
             case LaunchPilot(profile=name):
                 assert name not in snapshot.silent and name not in snapshot.paused
@@ -264,9 +264,7 @@ def test_what_is_silent_takes_nothing_from_models_that_run_elsewhere(snapshot: S
     names = {pool.name for pool in mine.pools} | {pilot.id for pilot in mine.pilots} | {"gpu", "spare", "own"}
 
     def own(fleet: Snapshot) -> list[Decision]:
-        return [
-            d for d in decide(fleet, NOW) if names & {getattr(d, f, "") for f in ("pool", "pilot", "profile")}
-        ]
+        return [d for d in decide(fleet) if names & {getattr(d, f, "") for f in ("pool", "pilot", "profile")}]
 
     assert own(held) == own(both)
 
@@ -282,18 +280,18 @@ def test_without_work_use_interest_pin_or_a_floor_nothing_starts(snapshot: Snaps
         for p in snapshot.pools
     )
     idle = tuple(replace(r, in_flight=0 if r.in_flight else r.in_flight) for r in snapshot.replicas)
-    made = decide(replace(snapshot, pools=quiet, replicas=idle), NOW)
+    made = decide(replace(snapshot, pools=quiet, replicas=idle))
     assert not [d for d in made if isinstance(d, Started)]
 
 
 @settings(max_examples=200, deadline=None)
 @given(snapshots())
 def test_deciding_again_after_acting_comes_to_rest(snapshot: Snapshot) -> None:
-    made = decide(snapshot, NOW)
+    made = decide(snapshot)
     fleet, rounds = snapshot, 0
     while made and rounds < 16:
         fleet = acted(fleet, made, NOW)
-        made = decide(fleet, NOW)
+        made = decide(fleet)
         rounds += 1
     assert made == [], "it never comes to rest"
 
@@ -302,16 +300,16 @@ def test_deciding_again_after_acting_comes_to_rest(snapshot: Snapshot) -> None:
 @given(snapshots())
 def test_the_same_fleet_gives_the_same_decisions_and_is_left_as_it_was(snapshot: Snapshot) -> None:
     before = copy.deepcopy(snapshot)
-    first = decide(snapshot, NOW)
-    assert decide(snapshot, NOW) == first
-    assert decide(before, NOW) == first
+    first = decide(snapshot)
+    assert decide(snapshot) == first
+    assert decide(before) == first
     assert snapshot == before
 
 
 @settings(max_examples=100, deadline=None)
 @given(snapshots())
 def test_every_decision_says_why_and_their_number_is_bounded(snapshot: Snapshot) -> None:
-    made = decide(snapshot, NOW)
+    made = decide(snapshot)
     for decision in made:
         assert decision.reason
         assert decision.kind

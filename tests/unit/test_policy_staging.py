@@ -8,14 +8,15 @@ import pytest
 
 from scheduler.policy.decide import decide
 from scheduler.policy.decisions import Decision, DrainReplica, StageWeights
-from scheduler.policy.snapshot import PilotView, Snapshot
+from scheduler.policy.snapshot import Snapshot
+from scheduler.policy.views import PilotView
 from tests.unit.test_policy_decide import NOW, fleet, pilot, pool, replica
 
 BUSY = replica("r2", pool="other", gpu_indices=(0, 1, 2, 3), in_flight=1, idle_since=None)
 
 
 def full(*pilots: PilotView, **changes: object) -> Snapshot:
-    """Jobs that another model fills, under a cap."""
+    """Make jobs that another model fills, under a cap."""
     there = tuple(replace(BUSY, id=f"r-{p.id}", pilot=p.id) for p in pilots)
     made = fleet((pool(queued=1), pool("other")), pilots, there)
     profiles = tuple(replace(profile, max_pilots=len(pilots)) for profile in made.profiles)
@@ -27,7 +28,7 @@ def staged(decisions: list[Decision]) -> list[tuple[str, str]]:
 
 
 def test_what_waits_for_room_has_its_weights_staged_where_it_may_come() -> None:
-    made = decide(full(pilot(scratch=True)), NOW)
+    made = decide(full(pilot(scratch=True)))
     assert staged(made) == [("llama", "p1")]
     (wish,) = (d for d in made if isinstance(d, StageWeights))
     assert wish.reason == "llama waits for room: its weights are copied to the node meanwhile."
@@ -37,7 +38,7 @@ def test_where_room_is_being_cleared_comes_first() -> None:
     idle = replace(BUSY, id="r9", pilot="p2", in_flight=0, idle_since=NOW - 500)
     case = full(pilot("p1", scratch=True), pilot("p2", scratch=True))
     case = replace(case, replicas=(case.replicas[0], idle))
-    made = decide(case, NOW)
+    made = decide(case)
     assert any(isinstance(d, DrainReplica) for d in made)
     assert staged(made) == [("llama", "p2")]
 
@@ -55,31 +56,31 @@ def test_where_room_is_being_cleared_comes_first() -> None:
     ids=["no disk", "there", "on its way", "silent", "draining", "too small"],
 )
 def test_where_it_is_not_staged(there: PilotView) -> None:
-    assert staged(decide(full(there), NOW)) == []
+    assert staged(decide(full(there))) == []
 
 
 def test_one_copy_is_enough() -> None:
     case = full(pilot("p1", scratch=True), pilot("p2", scratch=True, staged=frozenset({"llama"})))
-    assert staged(decide(case, NOW)) == []
+    assert staged(decide(case)) == []
 
 
 def test_a_pilot_has_one_wish_at_a_time() -> None:
     third = pool("third", queued=1)
     case = full(pilot(scratch=True))
     case = replace(case, pools=(*case.pools, third))
-    (first,) = staged(decide(case, NOW))
+    (first,) = staged(decide(case))
     under_way = replace(case, pilots=(pilot(scratch=True, stage_wish=first[0]),))
-    assert staged(decide(under_way, NOW)) == []
+    assert staged(decide(under_way)) == []
     met = replace(case, pilots=(pilot(scratch=True, stage_wish=first[0], staged=frozenset({first[0]})),))
-    assert staged(decide(met, NOW)) == [({"llama": "third", "third": "llama"}[first[0]], "p1")]
+    assert staged(decide(met)) == [({"llama": "third", "third": "llama"}[first[0]], "p1")]
     given_up = replace(case, pilots=(pilot(scratch=True, stage_wish="other"),))
-    assert len(staged(decide(given_up, NOW))) == 1
+    assert len(staged(decide(given_up))) == 1
 
 
 def test_nothing_is_staged_for_what_gets_its_replica() -> None:
     case = fleet((pool(queued=1),), (pilot(scratch=True),), ())
-    assert staged(decide(case, NOW)) == []
+    assert staged(decide(case)) == []
 
 
 def test_slurms_silence_stages_nothing() -> None:
-    assert staged(decide(full(pilot(scratch=True), silent={"gpu": "Slurm does not answer."}), NOW)) == []
+    assert staged(decide(full(pilot(scratch=True), silent={"gpu": "Slurm does not answer."}))) == []

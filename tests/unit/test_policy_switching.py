@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from portal.fleet.states import ReplicaState
 from scheduler.policy.decide import decide
 from scheduler.policy.decisions import (
     Decision,
@@ -15,7 +16,8 @@ from scheduler.policy.decisions import (
     PlaceReplica,
     WakeReplica,
 )
-from scheduler.policy.snapshot import PoolView, ReplicaView, Snapshot
+from scheduler.policy.snapshot import Snapshot
+from scheduler.policy.views import PoolView, ReplicaView
 from tests.unit.fleets import acted, drained
 from tests.unit.test_policy_decide import GPU, LIMITS, NOW, fleet, only, pilot, pool, replica
 
@@ -39,25 +41,25 @@ def leavers(decisions: list[Decision]) -> list[str]:
 def test_the_one_that_was_idle_longest_goes_and_no_more_than_needed() -> None:
     there = tuple(resident(f"r{gpu}", f"m{gpu}", gpu, idle_s=40 + gpu) for gpu in range(4))
     others = tuple(pool(f"m{gpu}") for gpu in range(4))
-    assert leavers(decide(full_house(pool(queued=1), *others, residents=there), NOW)) == ["r3"]
+    assert leavers(decide(full_house(pool(queued=1), *others, residents=there))) == ["r3"]
     two = full_house(pool(queued=1, gpus=2), *others, residents=there)
-    assert leavers(decide(two, NOW)) == ["r3", "r2"]
+    assert leavers(decide(two)) == ["r3", "r2"]
 
 
 def test_one_that_frees_all_is_not_joined_by_those_that_would_not_have_sufficed() -> None:
     there = (resident("small", "m0", 0, idle_s=300), resident("large", "m1", 1, 2, 3, idle_s=40))
     case = full_house(pool(queued=1, gpus=3), pool("m0"), pool("m1", gpus=3), residents=there)
-    assert leavers(decide(case, NOW)) == ["large"]
+    assert leavers(decide(case)) == ["large"]
 
 
 def test_what_is_likely_to_be_asked_for_again_and_slow_to_reload_stays_for_a_single_request() -> None:
     there = (resident("r2", "other", 0, 1, 2, 3, idle_s=40),)
     slow = full_house(pool(queued=1), pool("other", load_s=900), residents=there)
-    assert leavers(decide(slow, NOW)) == []
+    assert leavers(decide(slow)) == []
     many = full_house(pool(queued=9), pool("other", load_s=900), residents=there)
-    assert leavers(decide(many, NOW)) == ["r2"]
+    assert leavers(decide(many)) == ["r2"]
     heavy = full_house(pool(queued=1, weight=9.0), pool("other", load_s=900), residents=there)
-    assert leavers(decide(heavy, NOW)) == ["r2"]
+    assert leavers(decide(heavy)) == ["r2"]
 
 
 def test_nothing_is_sent_away_in_a_pilot_that_ends_before_it_would_be_worth_the_load() -> None:
@@ -65,38 +67,38 @@ def test_nothing_is_sent_away_in_a_pilot_that_ends_before_it_would_be_worth_the_
     case = full_house(pool(queued=1, load_s=200), pool("other"), residents=there)
     for left_s, gone in ((300, []), (9_000, ["r2"])):
         ends = replace(case, pilots=(pilot(ends_at=NOW + left_s),))
-        assert leavers(decide(ends, NOW)) == gone
+        assert leavers(decide(ends)) == gone
 
 
 def test_pinned_kept_ready_and_fresh_residents_stay_however_long_others_wait() -> None:
     there = resident("r2", "other", 0, 1, 2, 3)
     asking = pool(queued=50, waited_s=9_000)
     for kept in (pool("other", pinned_until=NOW + 1), pool("other", min_replicas=1)):
-        made = decide(full_house(asking, kept, residents=(there,)), NOW)
+        made = decide(full_house(asking, kept, residents=(there,)))
         assert isinstance(only(made), HoldPool)
     fresh = replace(there, hot_at=NOW - LIMITS.min_residency_s + 1)
-    assert leavers(decide(full_house(asking, pool("other"), residents=(fresh,)), NOW)) == []
-    assert leavers(decide(full_house(asking, pool("other"), residents=(there,)), NOW)) == ["r2"]
+    assert leavers(decide(full_house(asking, pool("other"), residents=(fresh,)))) == []
+    assert leavers(decide(full_house(asking, pool("other"), residents=(there,)))) == ["r2"]
 
 
 def test_busy_makes_room_only_once_somebody_has_waited_for_the_bound_and_ends_what_it_has_begun() -> None:
     there = replace(resident("r2", "other", 0, 1, 2, 3), **BUSY)  # type: ignore[arg-type]
     other = pool("other", running=2)
     before = full_house(pool(queued=1, waited_s=599), other, residents=(there,))
-    assert leavers(decide(before, NOW)) == []
+    assert leavers(decide(before)) == []
     after = full_house(pool(queued=1, waited_s=600), other, residents=(there,))
-    made = decide(after, NOW)[0]
+    made = decide(after)[0]
     assert isinstance(made, DrainReplica)
     assert made.reason == (
         "llama has waited for longer than anybody should while other was served: other ends what it has begun, "
         "then makes room."
     )
     unheard = replace(there, in_flight=None)
-    assert leavers(decide(replace(after, replicas=(unheard,)), NOW)) == []
+    assert leavers(decide(replace(after, replicas=(unheard,)))) == []
 
 
 def test_while_room_is_being_cleared_nobody_else_goes_and_nobody_smaller_takes_it() -> None:
-    going = replace(resident("r0", "m0", 0, 1), state="draining", draining_at=NOW - 200)
+    going = replace(resident("r0", "m0", 0, 1), state=ReplicaState.DRAINING, draining_at=NOW - 200)
     staying = resident("r1", "m1", 2)
     pools = (
         pool(gpus=3, queued=1, waited_s=900),
@@ -104,7 +106,7 @@ def test_while_room_is_being_cleared_nobody_else_goes_and_nobody_smaller_takes_i
         pool("m0"),
         pool("m1"),
     )
-    made = decide(fleet(pools, (pilot(),), (going, staying), profiles=(LONE,)), NOW)
+    made = decide(fleet(pools, (pilot(),), (going, staying), profiles=(LONE,)))
     assert [d for d in made if not isinstance(d, HoldPool)] == []
 
 
@@ -113,31 +115,31 @@ def test_an_idle_resident_makes_room_rather_than_that_a_job_waits_for_long_in_sl
     for wait_s, kind in ((5.0, "launch"), (1_200.0, "drain_replica")):
         second = replace(GPU, wait_p50_s=wait_s)
         case = fleet((pool(queued=1), pool("other")), (pilot(),), there, profiles=(second,))
-        assert [d.kind for d in decide(case, NOW)] == [kind]
+        assert [d.kind for d in decide(case)] == [kind]
 
 
 def test_it_sleeps_instead_of_stopping_where_pool_engine_and_memory_allow() -> None:
     there = replace(resident("r2", "other", 0, 1, 2, 3), can_sleep=2)
     for level, asleep_mb, expected in ((1, 5_000, 1), (0, 5_000, 0), (1, 12_500, 0)):
         other = pool("other", sleep_level=level, asleep_mem_mb=asleep_mb)
-        made = decide(full_house(pool(queued=1), other, residents=(there,)), NOW)[0]
+        made = decide(full_house(pool(queued=1), other, residents=(there,)))[0]
         assert isinstance(made, DrainReplica)
         assert made.sleep_level == expected
     deaf = replace(there, can_sleep=0)
     other = pool("other", sleep_level=2, asleep_mem_mb=500)
-    made = decide(full_house(pool(queued=1), other, residents=(deaf,)), NOW)[0]
+    made = decide(full_house(pool(queued=1), other, residents=(deaf,)))[0]
     assert isinstance(made, DrainReplica) and made.sleep_level == 0
 
 
 def test_what_sleeps_is_woken_before_anything_is_loaded_and_makes_room_for_memory() -> None:
     asleep = replica("r1", state="asleep", gpu_indices=(), mem_mb=3_000, in_flight=None, asleep_at=NOW - 50)
     asleep = replace(asleep, home_gpus=(1,))
-    made = only(decide(fleet((pool(queued=1),), (pilot(), pilot("p2")), (asleep,)), NOW))
+    made = only(decide(fleet((pool(queued=1),), (pilot(), pilot("p2")), (asleep,))))
     assert isinstance(made, WakeReplica)
     assert (made.pilot, made.replica, made.gpu_indices) == ("p1", "r1", (1,)), "its engine knows no other GPU"
     other = replace(asleep, pool="other", mem_mb=14_000)
     case = full_house(pool(queued=1), pool("other"), residents=(other,))
-    made = decide(case, NOW)[0]
+    made = decide(case)[0]
     assert isinstance(made, DrainReplica)
     assert (made.replica, made.sleep_level) == ("r1", 0)
     assert made.reason == "other sleeps, and llama needs the memory that it holds."
@@ -150,7 +152,7 @@ def test_what_sleeps_is_not_woken_where_its_own_gpus_are_taken_or_are_not_as_man
     asleep = replica("r1", state="asleep", gpu_indices=(), mem_mb=3_000, in_flight=None, asleep_at=NOW - 50)
     busy = replica("r2", pool="other", gpu_indices=(0,), in_flight=1, idle_since=None)
     here = (replace(asleep, home_gpus=home), busy)
-    made = only(decide(fleet((pool(queued=1), pool("other")), (pilot(),), here), NOW))
+    made = only(decide(fleet((pool(queued=1), pool("other")), (pilot(),), here)))
     assert isinstance(made, PlaceReplica)
     assert made.gpu_indices == (1,)
 
@@ -163,9 +165,9 @@ def test_the_one_on_the_gpu_of_a_sleeper_makes_room_for_its_wake() -> None:
     case = full_house(
         pool(queued=1, mem_mb=3_000), *others, residents=(replace(asleep, home_gpus=(0,)), *there)
     )
-    assert leavers(decide(case, NOW)) == ["r-0"], "r-3 was idle for longer, and its GPU is of no use"
+    assert leavers(decide(case)) == ["r-0"], "r-3 was idle for longer, and its GPU is of no use"
     drained = replace(case, replicas=tuple(r for r in case.replicas if r.id != "r-0"))
-    made = only(decide(drained, NOW))
+    made = only(decide(drained))
     assert isinstance(made, WakeReplica) and made.gpu_indices == (0,)
 
 
@@ -174,11 +176,11 @@ def test_a_sleeper_whose_gpu_stays_taken_gives_its_memory_to_its_own_successor()
     busy = replica("r2", pool="other", gpu_indices=(0,), **BUSY)
     asking = pool(queued=1, mem_mb=10_000)
     case = full_house(asking, pool("other"), residents=(replace(asleep, home_gpus=(0,)), busy))
-    made = decide(case, NOW)[0]
+    made = decide(case)[0]
     assert isinstance(made, DrainReplica)
     assert (made.replica, made.sleep_level) == ("r1", 0)
     assert "on others needs the memory" in made.reason
-    placed = only(decide(replace(case, replicas=(busy,)), NOW))
+    placed = only(decide(replace(case, replicas=(busy,))))
     assert isinstance(placed, PlaceReplica) and placed.gpu_indices == (1,)
 
 
@@ -204,7 +206,7 @@ class House:
             pools=tuple(self.asked(p) for p in self.pools.values()),
             replicas=tuple(self.moved(r) for r in self.fleet.replicas),
         )
-        made = decide(self.fleet, self.now)
+        made = decide(replace(self.fleet, now=self.now))
         assert not any(isinstance(d, LaunchPilot) for d in made)
         self.loads += sum(isinstance(d, PlaceReplica) for d in made)
         for decision in made:
@@ -228,7 +230,9 @@ class House:
         if replica.wanted_at == 0.0:
             replica = replace(replica, wanted_at=self.now)
         if replica.state == "wanted" and self.now - replica.wanted_at >= 30:
-            replica = replace(replica, state="hot", hot_at=self.now, idle_since=self.now, in_flight=0)
+            replica = replace(
+                replica, state=ReplicaState.HOT, hot_at=self.now, idle_since=self.now, in_flight=0
+            )
         if replica.state != "hot":
             return replica
         waiting, self.queue[replica.pool] = self.queue[replica.pool], []
@@ -244,7 +248,7 @@ class House:
 def house(**rates: float) -> House:
     pools = {name: pool(name, profiles=("gpu",)) for name in rates}
     lone = pilot(gpus=1)
-    first = ReplicaView("r0", "a", "p1", "hot", (0,), 4_000, 2, wanted_at=1.0, hot_at=NOW - 9_000)
+    first = ReplicaView("r0", "a", "p1", ReplicaState.HOT, (0,), 4_000, 2, wanted_at=1.0, hot_at=NOW - 9_000)
     made = fleet(tuple(pools.values()), (lone,), (first,), profiles=(replace(LONE, gpus=1),))
     return House(pools, rates, made, queue={name: [] for name in rates})
 
