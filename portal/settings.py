@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 import django_stubs_ext
 
 from portal.config import config
+from portal.redis import keys
 
 # Lets `ModelAdmin[Pilot]` and the like, which mypy wants, run.
 django_stubs_ext.monkeypatch()
@@ -98,7 +99,7 @@ CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": _config.redis_url,
-        "KEY_PREFIX": "berth:cache",
+        "KEY_PREFIX": keys.CACHE.of(),
         "OPTIONS": {"socket_timeout": 1.0, "socket_connect_timeout": 1.0},
     }
 }

@@ -241,7 +241,7 @@ def _limits(user: User) -> list[LimitInUse]:
     )
     told = {f"token:{pk}": f"token “{name}”" for pk, name in tokens.items()}
     told |= {f"project:{pk}": f"project {slug}, all members" for pk, slug in projects.items()}
-    found = consumption.standings(list(tokens), [user.pk], list(projects), time.time())
+    found = consumption.of(list(tokens), [user.pk], list(projects), time.time())
     return [
         LimitInUse(
             told.get(f"{one.want.level}:{one.want.subject}", "your account"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import connection, transaction
 from django.utils import timezone
 
-from portal.admission import places
+from portal.admission import reservations
 from portal.db.connections import plain
 from portal.ledger import transitions
 from portal.ledger.models import Request
@@ -22,5 +22,5 @@ def cancel(row: Request, reason: str) -> bool:
         if row.lane == Lane.HELD and gone.holder:
             hints.cancelled(gone.holder, gone.id, gone.attempt)
     with connection.cursor() as cur:
-        places.give_back(plain(cur), [gone.id for gone in moved])
+        reservations.give_back(plain(cur), [gone.id for gone in moved])
     return bool(moved)

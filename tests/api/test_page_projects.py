@@ -8,6 +8,7 @@ import pytest
 from django.test import Client
 
 from portal.accounts.models import ApiToken, Membership, Quota, User
+from portal.redis import keys
 from tests.api.world import CANARY_BODY, Person, World, request_row
 
 PAGE = "/projects/waves/"
@@ -50,7 +51,7 @@ def test_a_manager_adds_somebody_by_name(
     with django_capture_on_commit_callbacks(execute=True):
         answer = browser.post(PAGE, {"username": "outsider", "role": "member"}, follow=True)
     assert "outsider was added to the project" in answer.content.decode()
-    assert "berth:directory" in dict(sent)
+    assert keys.DIRECTORY.of() in dict(sent)
     assert "storms" not in browser.get(PAGE).content.decode(), "what else they belong to is theirs"
     for name, says in (("outsider", "already"), ("nobody-here", "nobody called"), ("", "required")):
         answer = browser.post(PAGE, {"username": name, "role": "member"})

@@ -16,6 +16,7 @@ from portal.accounts.models import Quota
 from portal.admission import quotas
 from portal.dashboard import queue
 from portal.ledger import lines
+from portal.redis import keys
 from tests.api.world import BODY, CANARY_BODY, CHAT, World, request_row
 
 PATHS = ("/queue/", "/queue/fragments/queue")
@@ -65,7 +66,7 @@ def test_what_is_parked_says_which_quota_and_when(
     assert re.search(
         r"2 : over the limit of 2 requests per minute of its project; it resumes in (30|2\d) s", words(world)
     )
-    redis.delete(f"berth:limit:project:{world.project.pk}:requests")
+    redis.delete(keys.LIMIT.of("project", world.project.pk, "requests"))
     assert "; it resumes now" in words(world)
     quota.delete()
     assert "no quota applies any more" in words(world)

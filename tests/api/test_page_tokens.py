@@ -14,6 +14,7 @@ from django.utils import timezone
 from portal.accounts import tokens
 from portal.accounts.issue import issue_token
 from portal.accounts.models import ApiToken, Membership, Project
+from portal.redis import keys
 from tests.api.world import ApiClient, Person, World
 
 WISH = {"name": "notebook", "project": "waves", "scopes": ["inference", "read"], "days": "90"}
@@ -112,7 +113,7 @@ def test_a_revoked_token_is_turned_away_and_stays_in_the_list(
         answer = world.owner.browser.post(path, follow=True)
     assert "is revoked" in answer.content.decode() and "Expired and revoked (1)" in answer.content.decode()
     assert ApiClient(text).send("GET", "models").status_code == 401
-    assert "berth:directory" in dict(sent)
+    assert keys.DIRECTORY.of() in dict(sent)
     assert "was already revoked" in world.owner.browser.post(path, follow=True).content.decode()
 
 

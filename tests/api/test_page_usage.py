@@ -16,11 +16,12 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from portal.accounts.models import ApiToken, Membership, Quota, User
-from portal.admission import consumption, places, quotas
+from portal.admission import consumption, quotas, redis_calls
 from portal.admission.subjects import Subjects
 from portal.dashboard.charts import COLOURS
 from portal.db.transaction import moving
 from portal.ledger.models import Request
+from portal.redis.keys import LIMIT
 from scheduler.maintenance.usage import fold
 from tests.api.world import World, pilot_row, replica_row, request_row
 
@@ -180,7 +181,7 @@ def test_what_it_does_not_know_is_its_usual_page(world: World) -> None:
 
 
 def test_limits_that_apply_and_what_is_taken(world: World, redis: Any) -> None:
-    places._redis.cache_clear()
+    redis_calls._redis.cache_clear()
     token = ApiToken.objects.get(user=world.owner.user)
     Quota.objects.create(level="token", token=token, requests_per_min=10)
     Quota.objects.create(level="user", user=world.owner.user, tokens_per_min=1000)
@@ -190,7 +191,7 @@ def test_limits_that_apply_and_what_is_taken(world: World, redis: Any) -> None:
     subjects = Subjects(token.pk, world.owner.user.pk, world.project.pk, "surf")
     with moving() as cur:
         assert quotas.take(quotas.concerning(cur, subjects), uuid.uuid4(), 250)
-    key = f"berth:limit:project:{world.project.pk}:concurrent"
+    key = LIMIT.of("project", world.project.pk, "concurrent")
     redis.zadd(key, {"gone": 1.0, "here": timezone.now().timestamp() + 20})
     page = text(world.owner.browser)
     cells = re.findall(

@@ -15,6 +15,7 @@ from portal.admission.subjects import Subjects
 from portal.db.transaction import moving
 from portal.fleet.models import PoolState, ProfileState
 from portal.ledger.models import Request, Ticket
+from portal.redis import keys
 from tests.api.world import BODY, CHAT, World, pilot_row, replica_row, request_row
 
 ASK = {"model": "surf", "api": CHAT, "body": BODY}
@@ -60,7 +61,7 @@ def test_a_parked_request_says_which_quota_and_when_it_refills(
     assert told["reason"].endswith(" at the earliest.") and told["eta_s"] is None
     (part,) = told["parts"]
     assert part["name"] == "quota" and 20 < part["seconds"] <= 30
-    redis.delete(f"berth:limit:project:{world.project.pk}:requests")
+    redis.delete(keys.LIMIT.of("project", world.project.pk, "requests"))
     assert "has room again; others parked before it go first" in why(world, parked)["reason"]
     quota.delete()
     assert "no quota applies any more" in why(world, parked)["reason"]
@@ -73,7 +74,7 @@ def test_asking_when_a_quota_refills_takes_nothing_from_it(world: World, redis: 
         with moving() as cur:
             told = quotas.refill(cur, subjects, 10, time.time())
         assert told is not None and told[1] == 0
-    assert not redis.keys("berth:limit:*")
+    assert not redis.keys(keys.LIMIT.of("*", "*", "*"))
 
 
 def test_the_place_of_a_client_who_is_away_says_how_it_is_taken_again(world: World) -> None:

@@ -34,6 +34,7 @@ from devstack.say import StepFailed
 from devstack.site import Site
 from devstack.stack import Stack
 
+from portal.redis import keys
 from tests.bench import _wrk
 from tests.bench._wrk import Load, Rate
 
@@ -199,7 +200,7 @@ def route(stack: Stack, pool: str, transport: str, cap: int = 256) -> None:
     assert stack.redis is not None
     said = {"transport": transport, "pilot": str(uuid.uuid4()), "cap": cap, "state": "hot", "model": pool}
     with redis.Redis.from_url(stack.redis.url) as client:
-        client.hset(f"berth:{{{pool}}}:routes", str(uuid.uuid4()), json.dumps(said))
+        client.hset(keys.ROUTES.of(pool), str(uuid.uuid4()), json.dumps(said))
 
 
 def start_litellm(home: RunDir, backend: str) -> tuple[Child, Proxy]:

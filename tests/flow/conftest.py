@@ -36,6 +36,7 @@ async def plane(
     """Start the data plane with a fake ingress, nothing routed yet."""
     async with dataplane.running(seeded, test_dsn, pg, redis, link=link) as plane:
         yield plane
+        assert dataplane.undeclared(redis) == [], "a key that portal/redis/keys.py does not declare so"
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import re
 import socket
 import time
 import uuid
@@ -28,6 +29,7 @@ from portal.accounts.models import Membership, Project, User
 from portal.asgi import Application
 from portal.catalog.models import Environment, Model, Pool, Profile
 from portal.config import Config, config
+from portal.redis import keys
 from portal.workerapi.link import Upgrade
 from tests.flow.fake_ingress import FakeIngress
 
@@ -172,7 +174,7 @@ class Plane:
             "state": "hot",
             "model": "demo",
         }
-        self.redis.hset("berth:{demo}:routes", replica, json.dumps(said))
+        self.redis.hset(keys.ROUTES.of("demo"), replica, json.dumps(said))
 
     async def open(self, cap: int = 4) -> str:
         """Open a route that comes while requests wait: with the fill that a sync does."""
@@ -204,12 +206,12 @@ class Plane:
 
     async def waiting(self, n: int = 1, within_s: float = WITHIN_S) -> list[str]:
         """Request ids in line, once there are n."""
-        await until(lambda: self.redis.zcard("berth:{demo}:wait") == n, f"{n} in line", within_s)
-        line: Any = self.redis.zrange("berth:{demo}:wait", 0, -1)
+        await until(lambda: self.redis.zcard(keys.WAIT.of("demo")) == n, f"{n} in line", within_s)
+        line: Any = self.redis.zrange(keys.WAIT.of("demo"), 0, -1)
         return [member.decode() for member in line]
 
     def slots(self, replica: str) -> int:
-        return int(self.redis.zcard(f"berth:{{demo}}:slots:{replica}"))
+        return int(self.redis.zcard(keys.SLOTS.of("demo", replica)))
 
     def events(self, request: str) -> list[tuple[str, str]]:
         return [
@@ -218,6 +220,21 @@ class Plane:
                 "SELECT kind, detail FROM ledger_requestevent WHERE request_id = %s ORDER BY id", (request,)
             )
         ]
+
+
+def undeclared(redis: redis_library.Redis) -> list[str]:
+    """Return the keys of ours that stand in Redis and that no row of `keys.ALL` declares, or not with their type."""
+    names = {"zset": "sorted set"}
+    kinds = [(re.escape(key.pattern).replace("%s", ".+"), key.type) for key in keys.ALL]
+    kinds.append((keys.CACHE.of() + ":.+", keys.CACHE.type))
+    found: Any = redis.keys(keys.CACHE.of().partition(":")[0] + ":*")
+    return [
+        name
+        for name in (key.decode() for key in found)
+        for held in [redis.type(name).decode()]  # type: ignore[union-attr]
+        if held != "none"  # it ran out meanwhile
+        and not any(re.fullmatch(p, name) and names.get(held, held) in kind for p, kind in kinds)
+    ]
 
 
 def chat(stream: object = False, **more: Any) -> dict[str, Any]:

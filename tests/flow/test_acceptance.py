@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import redis as redis_library
 
-from portal.admission import places, quotas
+from portal.admission import quotas, reservations
 from portal.admission.pipe import QueueDown
+from portal.redis import keys
 from tests.flow import batch_world
 from tests.flow.dataplane import Plane, chat, until
 
@@ -132,7 +133,7 @@ async def test_all_come_to_the_same_verdict(
     for name, hand_in in CALLERS.items():
         _clean(plane)
         if case.spent:
-            plane.redis.set(f"berth:limit:project:{plane.seeded.project}:{case.spent}", time.time() + 60)
+            plane.redis.set(keys.LIMIT.of("project", plane.seeded.project, case.spent), time.time() + 60)
         for _ in range(case.before):
             assert await hand_in(plane, case.model) in ("queued", "parked")
         verdicts[name] = await hand_in(plane, case.model)
@@ -150,7 +151,7 @@ async def test_all_take_the_members_priority_and_the_projects_share(with_pages: 
         _clean(plane)
         assert await hand_in(plane, "demo") == "queued", name
         ((priority, key, lane),) = plane.sql("SELECT priority, order_key, lane FROM ledger_request")
-        finish: Any = plane.redis.hget("berth:{demo}:tags", f"{lane}:{plane.seeded.project}:1")
+        finish: Any = plane.redis.hget(keys.TAGS.of("demo"), f"{lane}:{plane.seeded.project}:1")
         assert priority == 1, name
         assert float(finish) - key == pytest.approx(TOKENS / 4, rel=0.01), name
 
@@ -194,7 +195,7 @@ async def test_whoever_is_counted_out_in_the_last_moment_gets_its_rates_back(
     monkeypatch.setattr(plane.gateway.slots, "tag", overtaken)
     assert await _async(plane, "demo") == REFUSED
     assert plane.sql("SELECT count(*) FROM ledger_request") == [(1,)]
-    key = f"berth:limit:project:{plane.seeded.project}:requests"
+    key = keys.LIMIT.of("project", plane.seeded.project, "requests")
 
     def taken_s() -> float:
         found: Any = plane.redis.get(key)
@@ -233,8 +234,9 @@ async def _read_anew(plane: Plane) -> None:
 
 def _clean(plane: Plane) -> None:
     plane.sql("TRUNCATE ledger_request, ledger_batch CASCADE")
-    if keys := plane.redis.keys("berth:{demo}:*") + plane.redis.keys("berth:limit:*"):
-        plane.redis.delete(*keys)
+    of_pool = plane.redis.keys(keys.pool_prefix("demo") + ":*")
+    if stale := of_pool + plane.redis.keys(keys.LIMIT.of("*", "*", "*")):
+        plane.redis.delete(*stale)
 
 
 def _take_redis_away(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,5 +248,5 @@ def _take_redis_away(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
 
     for asked in ("tag", "limit"):
         monkeypatch.setattr(plane.gateway.slots, asked, down)
-    monkeypatch.setattr(places, "run", silent)
+    monkeypatch.setattr(reservations, "run", silent)
     monkeypatch.setattr(quotas, "run", silent)

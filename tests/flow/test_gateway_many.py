@@ -19,6 +19,7 @@ from aiohttp import web
 from portal.asgi import Application
 from portal.gateway.app import Gateway
 from portal.ledger import transitions
+from portal.redis import keys
 from tests.flow.dataplane import Plane, chat, serving, until
 from tests.flow.fake_ingress import FakeIngress, Seen, answer_well
 
@@ -204,7 +205,7 @@ async def test_a_gateway_that_dies_half_way_overruns_nothing_and_loses_nothing(p
         "SELECT count(*) FROM ledger_payload p JOIN ledger_request r ON r.id = p.request WHERE r.state = 'queued'"
     )
     assert bodies[0][0] == len(moved), "with what they ask"
-    line = plane.redis.zrange("berth:{demo}:wait", 0, -1)
+    line = plane.redis.zrange(keys.WAIT.of("demo"), 0, -1)
     assert line == [], "the dead one's places were dropped when their turn came"
 
 

@@ -16,11 +16,12 @@ from psycopg2.extensions import connection as Connection
 from portal.asgi import Application
 from portal.errors import ApiError
 from portal.ledger import transitions
+from portal.redis import keys
 from tests.flow import dataplane
 from tests.flow.dataplane import Plane, Seeded, answered, chat, until
 
 HURRY = {"x-stainless-read-timeout": "10.5"}  # held for a second
-_LINE = "berth:{demo}:wait"
+_LINE = keys.WAIT.of("demo")
 
 
 async def told_to_come_again(plane: Plane, body: Any = None) -> str:

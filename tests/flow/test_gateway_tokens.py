@@ -10,6 +10,7 @@ import pytest
 
 from portal.accounts.tokens import mint
 from portal.gateway import directory
+from portal.redis import keys
 from tests.flow.dataplane import Plane, chat, until
 
 
@@ -29,7 +30,7 @@ def only_pushed(monkeypatch: pytest.MonkeyPatch) -> None:
 async def _refreshed(plane: Plane) -> None:
     """Take a snapshot of what stands in the tables now. One may be under way that was begun before."""
     asked = time.monotonic()
-    plane.redis.publish("berth:directory", "changed")
+    plane.redis.publish(keys.DIRECTORY.of(), "changed")
     await until(lambda: plane.gateway.directory.snapshot.read_at > asked, "a new snapshot")
 
 

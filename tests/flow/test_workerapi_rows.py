@@ -11,6 +11,7 @@ from typing import Any
 
 from gpuworker import wire
 from portal.ledger import transitions
+from portal.redis import keys
 from tests.flow.dataplane import Plane, chat, until
 from tests.flow.pilot_client import Pilot, registered, seen
 
@@ -114,7 +115,7 @@ async def test_a_poll_waits_and_a_hint_ends_the_wait(plane: Plane) -> None:
     await until(lambda: plane.redis.pubsub_numpat() > 0, "the subscription")
     (id_,) = _put(plane)
     began = time.monotonic()
-    plane.redis.publish("berth:lease:demo", "look")
+    plane.redis.publish(keys.ROWS.of("demo"), "look")
     assert [row["request"] for row in await polling] == [id_]
     assert time.monotonic() - began < 5
 

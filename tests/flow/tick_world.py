@@ -23,6 +23,7 @@ from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
 from portal.fleet.models import Cluster, Command, Pilot, Replica, WayState
 from portal.ledger import transitions as ledger
+from portal.redis import keys
 from scheduler.act.actor import Actor
 from scheduler.observe.ways import Site, site
 from scheduler.reconcile import run_once
@@ -279,7 +280,7 @@ class World:
             replicas=observed, rows=[], log_tail=None,
         )  # fmt: skip
         self.redis.set(
-            f"berth:sync:{pilot.pk}",
+            keys.SYNC.of(pilot.pk),
             json.dumps({**dataclasses.asdict(sync), "received_at": self.now}),
             ex=600,
         )

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from portal.redis import keys
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # Only `*.transitions` write states. A state column is written by an UPDATE, an INSERT or an ORM assignment.
@@ -24,20 +26,23 @@ _PROCESS_CALLS = {
     ("os", "system"), ("os", "popen"), ("os", "fork"), ("os", "posix_spawn"),
     ("asyncio", "create_subprocess_exec"), ("asyncio", "create_subprocess_shell"),
 }  # fmt: skip
+_ENDINGS = tuple(keys.ending(key) for key in keys.OF_POOLS)
+# The one place, the test that holds the spellings, and a job's comment that begins in the same way.
+_SPELL_KEYS = {"portal/redis/keys.py", "tests/unit/test_redis_keys.py", "tests/job_specs.py"}
 _POLICY_ALLOWED = set(sys.stdlib_module_names) | {"numpy"}
 # The modules outside its room that a policy may know: enums, which themselves know the standard library only.
 _ENUMS = {"portal.fleet.states", "portal.fleet.decision_kinds"}
 
 
 def modules(*rooms: str) -> Iterator[tuple[str, str]]:
-    """Yield (path relative to the root, source) of every module of the rooms, migrations left out.
+    """Yield (path relative to the root, source) of every module and Lua script of the rooms, migrations left out.
 
     A room may be one file.
     """
     for room in rooms:
-        there = [ROOT / room] if room.endswith(".py") else sorted((ROOT / room).rglob("*.py"))
+        there = [ROOT / room] if room.endswith(".py") else sorted((ROOT / room).rglob("*"))
         for path in there:
-            if "migrations" not in path.parts:
+            if path.suffix in (".py", ".lua") and "migrations" not in path.parts:
                 yield str(path.relative_to(ROOT)), path.read_text()
 
 
@@ -86,6 +91,41 @@ def process_starts(path: str, source: str) -> list[str]:
         if isinstance(node, (ast.Import, ast.ImportFrom)) and "subprocess" in ast.unparse(node):
             found.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
     return found
+
+
+def spelled_keys(path: str, source: str) -> list[str]:
+    """Strings in which a Redis key, a channel or the ending of a pool's key is spelled, other than in `redis.keys`.
+
+    Docstrings may name one. Of a Lua script every string is looked at."""
+    if path in _SPELL_KEYS:
+        return []
+    if path.endswith(".lua"):
+        strings = [
+            (number, text)
+            for number, line in enumerate(source.splitlines(), 1)
+            for text in re.findall(r"""'([^']*)'|"([^"]*)\"""", line.partition("--")[0])
+        ]
+        return [f"{path}:{number}: {text}" for number, pair in strings for text in pair if _is_key(text)]
+    tree = ast.parse(source)
+    docs = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    return [
+        f"{path}:{node.lineno}: {node.value!r}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and id(node) not in docs
+        and _is_key(node.value)
+    ]
+
+
+def _is_key(text: str) -> bool:
+    return bool(re.match(r"berth:[a-z{]", text)) or text.startswith(_ENDINGS)
 
 
 _SQL_DECISION = re.compile(r"(insert\s+into|update)\s+fleet_decision\b", re.IGNORECASE)

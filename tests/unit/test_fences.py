@@ -88,6 +88,7 @@ def test_every_import_fence_holds_and_catches_what_is_planted(tmp_path: Path) ->
         (fences.process_starts, ("portal", "scheduler")),
         (fences.decision_writes, ("portal", "scheduler")),
         (fences.foreign_imports, ("scheduler/policy", "portal/policy")),
+        (fences.spelled_keys, ("portal", "scheduler", "gpuworker", "bin/devstack", "tests")),
         (
             fences.foreign_imports,
             ("portal/fleet/states.py", "portal/fleet/decision_kinds.py", "portal/ledger/states.py"),
@@ -95,8 +96,9 @@ def test_every_import_fence_holds_and_catches_what_is_planted(tmp_path: Path) ->
     ],
 )
 def test_every_source_fence_holds(check: Callable[[str, str], list[str]], rooms: tuple[str, ...]) -> None:
-    seen = list(fences.modules(*rooms))
-    assert seen, "nothing was read"
+    suffixes = (".py", ".lua") if check is fences.spelled_keys else (".py",)
+    seen = [module for module in fences.modules(*rooms) if module[0].endswith(suffixes)]
+    assert {Path(path).suffix for path, _ in seen} == set(suffixes), "nothing was read"
     assert [line for path, source in seen for line in check(path, source)] == []
 
 
@@ -159,6 +161,31 @@ def test_reading_decision_rows_is_no_write() -> None:
 )
 def test_a_planted_import_of_a_policy_is_caught(line: str) -> None:
     assert fences.foreign_imports("scheduler/policy/x.py", line)
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("portal/gateway/x.py", "redis.get('berth:epoch')"),
+        ("scheduler/observe/x.py", "redis.mget([f'berth:sync:{pilot}' for pilot in pilots])"),
+        ("portal/workerapi/x.py", "redis.hset(f'berth:{{{pool}}}:routes', replica, route)"),
+        ("tests/flow/x.py", "redis.zcard(prefix + ':wait')"),
+        ("portal/admission/lua/x.lua", "redis.call('PUBLISH', 'berth:gw:' .. owner, grant)"),
+        ("portal/admission/lua/x.lua", "redis.call('ZADD', p .. ':slots:' .. replica, 1, request) -- a slot"),
+    ],
+)
+def test_a_planted_key_is_caught(file: str, line: str) -> None:
+    assert fences.spelled_keys(file, line)
+    assert not fences.spelled_keys("portal/redis/keys.py", line)
+
+
+def test_a_docstring_a_comment_and_other_words_may_name_a_key() -> None:
+    assert not fences.spelled_keys(
+        "portal/x.py", '"""berth:epoch is the name of a life."""\nsay("berth: no tool")\n'
+    )
+    assert not fences.spelled_keys(
+        "portal/admission/lua/x.lua", "-- 'berth:gw:' is the channel\nlocal a = ':newest'"
+    )
 
 
 def test_a_policy_may_know_the_states_of_the_fleet_and_nothing_else_of_it() -> None:

@@ -73,7 +73,6 @@ PARTICIPLES = frozenset(
         "portal/catalog/models/served",
         "portal/config/generated",
         "portal/ledger/transitions/served",
-        "portal/transport/lending",
         "portal/workerapi/reached",
         "portal/workerapi/spent",
     ]
