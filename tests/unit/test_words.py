@@ -42,10 +42,6 @@ UNWRITTEN = frozenset(
         "portal/redis",
         "portal/transport",
         "portal/workerapi",
-        "scheduler",
-        "scheduler/act",
-        "scheduler/commands",
-        "scheduler/maintenance",
         "scheduler/observe",
         "scheduler/policy",
     ]
