@@ -1,4 +1,4 @@
-"""Quotas for rows that pilots pull, asked from Django: the same limits and the same script as the gateway's.
+"""Rows that pilots pull → counted, parked or refused, by the same limits and the same script as the gateway's.
 
 A row over a limit that refills is parked, not failed; the control loop unparks it. Concurrency is no limit here:
 how many rows run at once is the fleet's affair (decisions/0010). While Redis is away a row with a quota is parked
@@ -34,7 +34,7 @@ Refill = tuple[Want, float] | None
 
 @dataclass(frozen=True, slots=True)
 class Subjects:
-    """Whom a row's quotas are asked of."""
+    """The token, person, project and model whose quotas concern a row."""
 
     token: int | None
     user: int
@@ -48,7 +48,7 @@ class Subjects:
         return of_subjects(found, config().limits, self.token, self.user, self.project, self.model)
 
     def waiting(self, level: Level, most: int) -> int:
-        """Rows of this subject that wait, counted up to `most`."""
+        """Return how many rows of this subject wait, counted up to `most`."""
         own = {
             "token": Q(token_id=self.token),
             "user": Q(user_id=self.user),
@@ -60,7 +60,7 @@ class Subjects:
 
 
 def enter(subjects: Subjects, request: UUID, tokens: int) -> str:
-    """The state in which a new row is accepted: queued, or parked. Raises ApiError when too many wait."""
+    """Return the state in which a new row is accepted: queued, or parked. Raise ApiError when too many wait."""
     quotas = subjects.quotas()
     for want in wants(quotas, ("queued",), 0):
         if subjects.waiting(want.level, want.limit) >= want.limit:
@@ -73,7 +73,8 @@ def enter(subjects: Subjects, request: UUID, tokens: int) -> str:
 
 
 def crowded(subjects: Subjects, lines: int, of_model: int) -> Want | None:
-    """The limit of waiting rows that a batch of so many lines, so many of them of the subjects' model, would pass."""
+    """Return the limit of waiting rows that a batch of so many lines, `of_model` of them of the subjects' model, would
+    pass."""
     for want in wants(subjects.quotas(), ("queued",), 0):
         more = of_model if want.level == "model" else lines
         if subjects.waiting(want.level, want.limit) + more > want.limit:
@@ -82,24 +83,25 @@ def crowded(subjects: Subjects, lines: int, of_model: int) -> Want | None:
 
 
 def refills(subjects: Subjects) -> bool:
-    """Whether any rate limits them."""
+    """Return whether any rate limits them."""
     return bool(wants(subjects.quotas(), RATES, 0))
 
 
 def take(quotas: list[tuple[Level, str, Quota]], request: UUID, tokens: int) -> bool:
-    """Takes what the row needs of every rate, or nothing. Raises redis.RedisError."""
+    """Take what the row needs of every rate, or nothing, and return whether it did. Raise redis.RedisError."""
     asked = wants(quotas, RATES, tokens)
     return not asked or not run(of_limits("limit", *limit_arguments(str(request), asked)))[0]
 
 
 def refill(subjects: Subjects, tokens: int, now: float) -> Refill:
-    """The rate that lets a row of so many tokens in last, and in how many seconds; None without a rate. Takes
-    nothing. Raises redis.RedisError."""
+    """Return the rate that lets a row of so many tokens in last, and in how many seconds; None without a rate.
+
+    Take nothing. Raise redis.RedisError."""
     return refills_of({subjects: tokens}, now)[subjects]
 
 
 def refills_of(rows: Mapping[Subjects, int], now: float) -> dict[Subjects, Refill]:
-    """The same of many, with one question to PostgreSQL and one to Redis."""
+    """Return what `refill` says of each of many, with one question to PostgreSQL and one to Redis."""
     quotas = _limits(rows)
     asked = {subjects: wants(subjects.among(quotas), RATES, tokens) for subjects, tokens in rows.items()}
     buckets = sorted({key_of(want) for found in asked.values() for want in found})
@@ -112,7 +114,7 @@ def refills_of(rows: Mapping[Subjects, int], now: float) -> dict[Subjects, Refil
 
 
 def _limits(of: Iterable[Subjects]) -> Quotas:
-    """Those of any of them that have some of their own."""
+    """Return the quotas of any of them that have some of their own."""
     many = list(of)
     rows = Row.objects.filter(
         Q(token_id__in={one.token for one in many if one.token is not None})
@@ -124,7 +126,7 @@ def _limits(of: Iterable[Subjects]) -> Quotas:
 
 
 def of_rows(rows: Iterable[Row]) -> Quotas:
-    """By level and subject."""
+    """Return the quotas of these rows by level and subject."""
     found: dict[tuple[Level, str], Quota] = {}
     for row in rows:
         level: Level = row.level  # type: ignore[assignment]

@@ -39,5 +39,5 @@ def key_of(want: Want) -> str:
 
 
 def over(want: Want, retry_s: float) -> ApiError:
-    said = f"{want.limit} {WORDS[want.kind]} of this {want.level}"
-    return ApiError("rate_limit_exceeded", detail=said, retry_after_s=max(1, math.ceil(retry_s)))
+    detail = f"{want.limit} {WORDS[want.kind]} of this {want.level}"
+    return ApiError("rate_limit_exceeded", detail=detail, retry_after_s=max(1, math.ceil(retry_s)))

@@ -17,14 +17,14 @@ _LIMIT = re.compile(rb'"max_(?:completion_|output_)?tokens"\s*:\s*([0-9]{1,12})'
 
 
 def tokens(body: bytes) -> int:
-    """Estimated tokens of prompt and answer; at least 1."""
+    """Return the estimated tokens of prompt and answer; at least 1."""
     found = _LIMIT.search(body) if len(body) <= LONGEST else None
     answer = min(int(found.group(1)), _MOST_TOKENS) if found else UNSAID_TOKENS
     return max(1, len(body) // BYTES_PER_TOKEN + answer)
 
 
 def of_row(length: int | None, body: bytes | memoryview | None) -> int:
-    """Of a row in the ledger. `body`: None where it is too long to be read, or lies in a batch's file."""
+    """Return the same of a row in the ledger. `body`: None where it is too long to be read, or lies in a batch's file."""
     if body is not None:
         return tokens(bytes(body))
     return max(1, (length or 0) // BYTES_PER_TOKEN + UNSAID_TOKENS)
