@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import functools
 
+from portal.acceptance.rule import share
+from portal.admission.pipe import QueueDown
 from portal.admission.slots import Slots
 from portal.errors import ApiError
 from portal.gateway.call import Call
 from portal.gateway.writer import Writer
-from portal.policy.estimate import tokens
+from portal.ledger.states import Lane
+from portal.policy import fairshare
 from portal.policy.fairshare import PRIORITIES
 
 _PRIORITIES = {str(level): level for level in PRIORITIES}
 HEADER = b"x-berth-priority"
 
 
-def priority(text: str, usual: int) -> int:
-    """From the header; '' = the caller's usual one. Raises ApiError."""
+def priority(text: str) -> int | None:
+    """Return the priority that the header names; None where it is not there. Raises ApiError."""
     if not text:
-        return usual
+        return None
     if text not in _PRIORITIES:
         raise ApiError(
             "invalid_parameter", detail=f"'{HEADER.decode()}' is one of -1, 0, 1.", param=HEADER.decode()
@@ -35,12 +38,23 @@ class Order:
         self._writer = writer
 
     async def key(self, call: Call, lane: str) -> float:
-        """Reserves its place. Raises QueueDown, DatabaseDown."""
-        share = tokens(call.asked.body) / call.caller.weight
+        """Reserve its place. While Redis is away a request that nobody waits for gets it from the ledger. Raises
+        QueueDown (of a held one), DatabaseDown."""
+        cost = share(call.asked.estimated_tokens(), call.caller.weight)
+        try:
+            return await self._reserve(call, lane, cost)
+        except QueueDown:
+            if lane == Lane.HELD:
+                raise
+            line = await self._writer.line(call.progress.id, call.pool, lane)
+            key, _ = fairshare.tag(line, call.caller.project_id, cost, call.priority)
+            return key
+
+    async def _reserve(self, call: Call, lane: str, cost: float) -> float:
         tag = functools.partial(
-            self._slots.tag, call.place, lane, call.caller.project_id, share, call.priority
+            self._slots.tag, call.place, lane, call.caller.project_id, cost, call.priority
         )
         key = await tag()
         while key is None:
-            key = await tag(await self._writer.line(call.id, call.pool, lane))
+            key = await tag(await self._writer.line(call.progress.id, call.pool, lane))
         return key

@@ -66,7 +66,7 @@ def obstacle(actor: Actor, profile: Profile, gpus: int, *, insist: bool = False)
 def launch(actor: Actor, decision: LaunchPilot, *, insist: bool) -> bool:
     """Plan a pilot with its first replica and submit its job. Return False where something came between, the pool has no
     model, or Slurm did not answer or refused."""
-    pool = Pool.objects.select_related("environment").get(pk=decision.pool)
+    pool = Pool.objects.select_related("environment", "base").get(pk=decision.pool)
     profile = Profile.objects.select_related("access").get(name=decision.profile)
     if (why := obstacle(actor, profile, profile.gpus * pool.nodes, insist=insist)) is not None:
         logger.info("launch for %s was overtaken: %s", pool.name, why.reason)

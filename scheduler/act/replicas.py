@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from uuid import UUID
 
-from portal.catalog.models import Model, Pool
+from portal.catalog.models import Pool
 from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
 from portal.fleet.models import Pilot, PoolState
@@ -17,7 +17,7 @@ from scheduler.policy.decisions import DrainReplica, PlaceReplica, StageWeights,
 
 def place(actor: Actor, decision: PlaceReplica) -> bool:
     """Want a replica in a pilot that exists. Return False where the pilot is leaving or the pool has no model."""
-    pool = Pool.objects.select_related("environment").get(pk=decision.pool)
+    pool = Pool.objects.select_related("environment", "base").get(pk=decision.pool)
     pilot_id = UUID(decision.pilot)
     replica = new_replica(pool, pilot_id, decision.gpu_indices)
     if replica is None:
@@ -33,15 +33,14 @@ def place(actor: Actor, decision: PlaceReplica) -> bool:
 
 
 def new_replica(pool: Pool, pilot: UUID, gpu_indices: tuple[int, ...]) -> fleet.NewReplica | None:
-    """Return a replica of the pool's model on these GPUs of a pilot; None where no enabled model belongs to the pool."""
-    model = Model.objects.filter(pool=pool, enabled=True).order_by("id").first()
-    if model is None:
+    """Return a replica of the pool's base on these GPUs of a pilot; None where the pool has no base that is enabled."""
+    if pool.base is None or not pool.base.enabled:
         return None
     return fleet.NewReplica(
         id=uuid.uuid4(),
         pilot=pilot,
         pool=pool.name,
-        model=model.name,
+        model=pool.base.name,
         engine=pool.environment.engine,
         gpu_indices=gpu_indices,
         mem_mb=pool.mem_mb,
@@ -83,7 +82,7 @@ def wake(actor: Actor, decision: WakeReplica) -> bool:
 def stage(actor: Actor, decision: StageWeights) -> bool:
     """Wish that a pilot's agent copies a pool's weights to scratch. Return False where there is nothing to copy, or the
     pilot has moved on."""
-    if not Model.objects.filter(pool=decision.pool, enabled=True).exclude(path="").exists():
+    if not Pool.objects.filter(pk=decision.pool, base__enabled=True).exclude(base__path="").exists():
         return False
     pilot = UUID(decision.pilot)
     with moving() as cur:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from django.db import IntegrityError
 
-from portal.catalog.models import Model, Pool, Profile
+from portal.catalog.models import Pool, Profile
 from portal.db.transaction import moving
 from portal.fleet.decision_kinds import DecisionKind
 from portal.fleet.explain import explain
@@ -53,7 +53,7 @@ def _begun(command: Command) -> Decision | None:
 
 def _begin(actor: Actor, command: Command, pool: Pool, who: str, look: Look) -> Decision:
     reason = f"{who} asked to start {pool} once, to see whether it works."
-    if not Model.objects.filter(pool=pool, enabled=True).exists():
+    if pool.base is None or not pool.base.enabled:
         raise Refused(f"No enabled model belongs to {pool}: enable one first.")
     there = Replica.objects.filter(pool=pool, state__in=SERVING).order_by("hot_at", "wanted_at").first()
     if there is not None:

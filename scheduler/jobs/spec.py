@@ -26,7 +26,7 @@ def secret_path(config: Config, pilot: Pilot) -> str:
 
 
 def _spool(config: Config, profile: Profile) -> str:
-    """Return where the nodes of a profile's jobs, and its way, see the spool. An access keeps it while jobs of it live."""
+    """Return where the nodes of a profile's jobs, and its way, see the spool. An access keeps it while its jobs live."""
     return (profile.access.spool if profile.access else "") or str(config.spool)
 
 

@@ -11,12 +11,12 @@ from uuid import UUID
 
 import redis as redis_library
 
+from gpuworker.wire import estimate_at
 from portal.admission import quotas
-from portal.admission.quotas import Subjects
+from portal.admission.subjects import Subjects
 from portal.db.transaction import moving
 from portal.ledger import transitions as ledger
 from portal.policy import estimate
-from portal.policy.limits import Level, Quota
 from portal.redis import hints
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def unpark() -> list[UUID]:
                  UNION ALL
                  SELECT (SELECT min(project_id) FROM ledger_request WHERE state = 'parked' AND project_id > owners.id)
                  FROM owners WHERE owners.id IS NOT NULL)
-               SELECT r.id, r.token_id, r.user_id, r.project_id, r.model, r.pool,
+               SELECT r.id, r.token_id, r.user_id, r.project_id, r.model, r.pool, r.api,
                  coalesce(r.batch_length, octet_length(p.body)),
                  CASE WHEN octet_length(p.body) <= %s THEN p.body END
                FROM owners CROSS JOIN LATERAL (
@@ -45,19 +45,19 @@ def unpark() -> list[UUID]:
                LEFT JOIN ledger_payload p ON p.request = r.id ORDER BY r.order_key, r.id""",
             (estimate.LONGEST, MOST),
         )
-        found = cur.fetchall()
-    known: dict[Subjects, list[tuple[Level, str, Quota]]] = {}
+        rows = [
+            (UUID(str(id_)), Subjects(token, user, project, model), pool, api, length, body)
+            for id_, token, user, project, model, pool, api, length, body in cur.fetchall()
+        ]
+        limits = quotas.concerning_each(cur, {subjects for _, subjects, *_ in rows})
     refused: set[Subjects] = set()
     allowed: dict[UUID, str] = {}
     try:
-        for id_, token, user, project, model, pool, length, body in found:
-            subjects = Subjects(token, user, project, model)
+        for id_, subjects, pool, api, length, body in rows:
             if subjects in refused:
                 continue
-            if subjects not in known:
-                known[subjects] = subjects.quotas()
-            if quotas.take(known[subjects], UUID(str(id_)), estimate.of_row(length, body)):
-                allowed[UUID(str(id_))] = pool
+            if quotas.take(limits[subjects], id_, estimate.of_row(length, body, estimate_at(api))):
+                allowed[id_] = pool
             else:
                 refused.add(subjects)
     except (redis_library.RedisError, OSError) as error:

@@ -8,6 +8,8 @@ from django.db import IntegrityError, transaction
 
 from portal.accounts.models import Quota
 from portal.admission import quotas, redis_calls
+from portal.admission.subjects import Subjects
+from portal.db.transaction import moving
 from portal.ledger.models import Request
 from portal.redis import keys
 from scheduler.maintenance import parked_rows
@@ -103,4 +105,6 @@ def test_a_quota_has_exactly_one_subject_of_its_level(world: World) -> None:
 
 def test_only_a_tokens_own_quota_concerns_it(world: World) -> None:
     Quota.objects.create(level="user", user=world.mate.user, requests_per_min=1)
-    assert quotas.Subjects(None, world.owner.user.pk, world.project.pk, "surf").quotas() == []
+    with moving() as cur:
+        subjects = Subjects(None, world.owner.user.pk, world.project.pk, "surf")
+        assert quotas.concerning(cur, subjects) == []

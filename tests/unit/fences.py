@@ -37,7 +37,8 @@ _ENUMS = {"portal.fleet.states", "portal.fleet.decision_kinds"}
 def modules(*rooms: str) -> Iterator[tuple[str, str]]:
     """Yield (path relative to the root, source) of every module and Lua script of the rooms, migrations left out.
 
-    A room may be one file."""
+    A room may be one file.
+    """
     for room in rooms:
         there = [ROOT / room] if room.endswith(".py") else sorted((ROOT / room).rglob("*"))
         for path in there:
@@ -46,7 +47,7 @@ def modules(*rooms: str) -> Iterator[tuple[str, str]]:
 
 
 def state_writes(path: str, source: str) -> list[str]:
-    """Writes of a request's, batch's, pilot's or replica's state outside a `transitions` module."""
+    """Find writes of a request's, batch's, pilot's or replica's state outside a `transitions` module."""
     if Path(path).stem == "transitions" or Path(path).parent.name == "transitions":
         return []
     found = []
@@ -76,7 +77,7 @@ def _is_row(node: ast.expr) -> bool:
 
 
 def process_starts(path: str, source: str) -> list[str]:
-    """Calls that start a process. Within portal and scheduler only `scheduler.slurm` may have one."""
+    """Find calls that start a process. Within portal and scheduler only `scheduler.slurm` may have one."""
     if path.startswith("scheduler/slurm/"):
         return []
     found = []
@@ -93,7 +94,7 @@ def process_starts(path: str, source: str) -> list[str]:
 
 
 def spelled_keys(path: str, source: str) -> list[str]:
-    """Strings in which a Redis key, a channel or the ending of a pool's key is spelled, other than in `redis.keys`.
+    """Return the strings that spell a Redis key, a channel or the ending of a pool's key, other than in `redis.keys`.
 
     Docstrings may name one. Of a Lua script every string is looked at."""
     if path in _SPELL_KEYS:

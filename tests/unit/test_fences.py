@@ -22,8 +22,13 @@ PLANTED = [
         "import scheduler.policy.autoscale",
     ),
     ("Portal and scheduler know of the gpuworker only the wire", "portal/errors.py", "import gpuworker.row"),
-    ("Only portal.asgi imports the gateway", "portal/services/access.py", "import portal.gateway.waited"),
+    (
+        "Only portal.asgi imports the gateway",
+        "portal/services/access.py",
+        "import portal.gateway.wait_headers",
+    ),
     ("Gateway, worker API and transitions know no Django", "portal/admission/slots.py", "import django.conf"),
+    ("What people may ask", "portal/services/moments.py", "import rest_framework.request"),
     ("Neither the data plane nor a tick", "scheduler/act/dispatch.py", "import portal.notices.look"),
     ("Policies import no clock", "scheduler/policy/autoscale.py", "import time"),
     ("Within portal and scheduler only scheduler.slurm", "scheduler/act/dispatch.py", "import subprocess"),
@@ -33,7 +38,7 @@ PLANTED = [
 
 
 def lint_imports(root: Path) -> str:
-    """import-linter's report on the tree at `root`, one line per contract, its white space folded."""
+    """Return import-linter's report on the tree at `root`, one line per contract, its white space folded."""
     ran = subprocess.run(
         [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()", "--no-cache"],
         cwd=root,
@@ -52,7 +57,7 @@ def copy_tree(to: Path) -> None:
 
 
 def verdicts(report: str) -> dict[str, bool]:
-    """{contract: kept?} from a report."""
+    """Read from a report whether each contract was kept."""
     lines = [line.strip() for line in report.splitlines()]
     ends = {"KEPT": True, "BROKEN": False}
     return {line: ends[word] for line in lines for word in ends if line.partition(" (")[0].endswith(word)}

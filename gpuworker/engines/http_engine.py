@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from gpuworker import devicemem, gpus, logtail
+from gpuworker.endpoints import COMPLETION, EMBEDDING
 from gpuworker.engines import wrapping
 from gpuworker.engines.process import EngineProcess, engine_environment
 from gpuworker.engines.protocol import (
@@ -38,7 +39,7 @@ ERROR_TAIL_BYTES = 4000
 _STARTING, _WARMING = "starting the engine", "answering a first request"
 
 
-class ServedEngine:
+class HttpEngine:
     """An engine that serves HTTP on a socket of its own.
 
     Sub-classes give the command that serves the model; `phases` maps words in its log to words for people.
@@ -170,7 +171,7 @@ class ServedEngine:
         path, body = await self._first("a check question", CANARY, max_tokens=CANARY_TOKENS, temperature=0)
         try:
             said = json.loads(body)
-            if path == "/v1/completions":
+            if path == COMPLETION.engine_path:
                 return str(said["choices"][0]["text"])
             return " ".join(f"{number:.2f}" for number in said["data"][0]["embedding"])
         except (ValueError, KeyError, IndexError, TypeError):
@@ -181,8 +182,8 @@ class ServedEngine:
         path, body = "", b""
         async with self._session(self.warm_up_limit_s) as session:
             for path, asks in (
-                ("/v1/completions", {"prompt": text, **how}),
-                ("/v1/embeddings", {"input": text}),
+                (COMPLETION.engine_path, {"prompt": text, **how}),
+                (EMBEDDING.engine_path, {"input": text}),
             ):
                 status, body = await self._asked(session, what, path, {"model": self.spec.model, **asks})
                 if status < 400:

@@ -1,4 +1,4 @@
-"""Method and path → a route and the name in its path, or the refusal."""
+"""Method and path → an operation and the name in its path, or the refusal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from portal.accounts.callers import Caller
 from portal.errors import ApiError
-from portal.gateway.routes import LOOK, USE, Route, Routes
+from portal.gateway.operations import LOOK, USE, Operation, Operations
 from portal.http.exchange import Exchange
 
 
@@ -16,14 +16,14 @@ async def nothing(ex: Exchange, caller: Caller, name: str) -> dict[str, Any] | N
     return None
 
 
-ROUTES = Routes(
+OPERATIONS = Operations(
     [
-        Route("GET", "/v1/files", LOOK, nothing),
-        Route("POST", "/v1/files", USE, nothing),
-        Route("GET", "/v1/files/{file}", LOOK, nothing),
-        Route("DELETE", "/v1/files/{file}", USE, nothing),
-        Route("GET", "/v1/files/{file}/content", LOOK, nothing),
-        Route("GET", "/v1/models/{model}", LOOK, nothing),
+        Operation("GET", "/v1/files", LOOK, nothing),
+        Operation("POST", "/v1/files", USE, nothing),
+        Operation("GET", "/v1/files/{file}", LOOK, nothing),
+        Operation("DELETE", "/v1/files/{file}", USE, nothing),
+        Operation("GET", "/v1/files/{file}/content", LOOK, nothing),
+        Operation("GET", "/v1/models/{model}", LOOK, nothing),
     ]
 )
 
@@ -41,8 +41,8 @@ ROUTES = Routes(
     ],
 )
 def test_an_address_is_found(method: str, path: str, found: str, name: str) -> None:
-    route, stands_there = ROUTES.find(method, path)
-    assert (route.method, route.path, stands_there) == (method, found, name)
+    operation, stands_there = OPERATIONS.find(method, path)
+    assert (operation.method, operation.path, stands_there) == (method, found, name)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_an_address_is_found(method: str, path: str, found: str, name: str) -> N
 )  # fmt: skip
 def test_what_is_no_address_is_not_found(path: str) -> None:
     with pytest.raises(ApiError) as refused:
-        ROUTES.find("GET", path)
+        OPERATIONS.find("GET", path)
     assert refused.value.code == "not_found"
 
 
@@ -67,6 +67,6 @@ def test_what_is_no_address_is_not_found(path: str) -> None:
 )
 def test_another_method_is_told_which_ones_there_are(method: str, path: str, allowed: str) -> None:
     with pytest.raises(ApiError) as refused:
-        ROUTES.find(method, path)
+        OPERATIONS.find(method, path)
     assert refused.value.code == "method_not_allowed"
     assert (b"allow", allowed.encode()) in refused.value.headers()

@@ -22,7 +22,7 @@ LOOK = ("inference", "read")
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class Operation:
     """`path` may hold one name in braces, e.g. /v1/files/{file}/content. Only a {model}'s may hold slashes."""
 
     method: str
@@ -31,31 +31,31 @@ class Route:
     serve: Handler
 
 
-class Routes:
-    def __init__(self, routes: Iterable[Route]) -> None:
-        self._plain: dict[str, dict[str, Route]] = {}
-        self._named: dict[re.Pattern[str], dict[str, Route]] = {}
-        for route in routes:
-            if "{" in route.path:
-                self._named.setdefault(_pattern(route.path), {})[route.method] = route
+class Operations:
+    def __init__(self, operations: Iterable[Operation]) -> None:
+        self._plain: dict[str, dict[str, Operation]] = {}
+        self._named: dict[re.Pattern[str], dict[str, Operation]] = {}
+        for operation in operations:
+            if "{" in operation.path:
+                self._named.setdefault(_pattern(operation.path), {})[operation.method] = operation
             else:
-                self._plain.setdefault(route.path, {})[route.method] = route
+                self._plain.setdefault(operation.path, {})[operation.method] = operation
 
-    def __iter__(self) -> Iterator[Route]:
+    def __iter__(self) -> Iterator[Operation]:
         for methods in (*self._plain.values(), *self._named.values()):
             yield from methods.values()
 
-    def find(self, method: str, path: str) -> tuple[Route, str]:
-        """The route, and what stands for its name, "" where it has none. Raises ApiError."""
+    def find(self, method: str, path: str) -> tuple[Operation, str]:
+        """The operation, and what stands for its name, "" where it has none. Raises ApiError."""
         methods, name = self._plain.get(path), ""
         if methods is None:
             methods, name = self._by_name(path)
-        route = methods.get(method)
-        if route is None:
+        operation = methods.get(method)
+        if operation is None:
             raise ApiError("method_not_allowed", detail=" or ".join(sorted(methods)))
-        return route, name
+        return operation, name
 
-    def _by_name(self, path: str) -> tuple[dict[str, Route], str]:
+    def _by_name(self, path: str) -> tuple[dict[str, Operation], str]:
         for pattern, methods in self._named.items():
             if found := pattern.fullmatch(path):
                 return methods, found[1]
