@@ -49,6 +49,7 @@ class BringUp:
         self.sleeper: Sleeper | None = None
         self.may_sleep = want.may_sleep
         self._want = want
+        self._base, *self._others = want.hosted
         self._nodes = nodes
         self._python = python
         self._nearest = nearest
@@ -61,6 +62,7 @@ class BringUp:
         Raise EngineError; `engine` may be left running then.
         """
         while True:
+            self._check_number()
             await self._check_roots()
             await self._nodes.ready()
             path = await self._folder()
@@ -80,24 +82,32 @@ class BringUp:
     async def _folder(self) -> str:
         """Return the folder to read the weights from: the nearest copy, unless other nodes read them too,
         which have none."""
-        if not self._want.path or self._nodes.others:
-            return self._want.path
-        path = await self._nearest(self._want.path)
-        if path != self._want.path:
+        source = self._base.path
+        if not source or self._nodes.others:
+            return source
+        path = await self._nearest(source)
+        if path != source:
             log.info("replica %s reads its weights from scratch", self._want.id)
         return path
+
+    def _check_number(self) -> None:
+        """Raise BadArgument where more than one model is to be served: no engine here hosts another beside its base."""
+        if self._others:
+            names = ", ".join(model.name for model in self._others)
+            raise BadArgument(f"the {self._want.engine} engine serves one model, and not {names} as well")
 
     async def _check_roots(self) -> None:
         """Check the roots again before each load: a link may lead elsewhere since the model was registered.
 
         Raise BadArgument.
         """
-        if not (self._want.path and self._want.roots):
-            return
-        try:
-            await asyncio.to_thread(inside, self._want.path, self._want.roots)
-        except (Outside, OSError, RuntimeError) as error:
-            raise BadArgument(f"model folder {self._want.path!r} may not be used: {error}") from None
+        for model in self._want.hosted:
+            if not (model.path and model.roots):
+                continue
+            try:
+                await asyncio.to_thread(inside, model.path, model.roots)
+            except (Outside, OSError, RuntimeError) as error:
+                raise BadArgument(f"model folder {model.path!r} may not be used: {error}") from None
 
     async def spoiled(self, engine: Engine, error: Spoiled) -> None:
         """End an engine that was spoiled by sleep; the next one does not sleep."""
@@ -121,14 +131,14 @@ class BringUp:
         want = self._want
         own, *others = self._nodes.spans(want.gpus)
         return EngineSpec(
-            model=want.model,
+            model=self._base.name,
             path=path,
             python=want.python or self._python,
             gpus=own.gpus,
             gpu_maker=self._nodes.maker,
             others=tuple(others),
             meet=self._nodes.address if others else "",
-            roots=tuple(want.roots),
+            roots=tuple(self._base.roots),
             cap=want.cap,
             seats=want.cap + spare_seats(want.cap),
             args=want.args,

@@ -1,8 +1,9 @@
 """The pilot's one network port: checks key, fence and seats, then passes a gateway's request to an engine's socket.
 
 Everything that can be refused is refused before an engine has seen anything (`x-berth-refused`), so that the
-gateway may send it elsewhere. What the engine says is passed on chunk by chunk and never parsed. A gateway that
-goes away closes the engine's connection; an engine that goes away closes the gateway's without a clean end.
+gateway may send it elsewhere. Bodies are bytes of whatever type. What the engine says is passed on chunk by chunk and
+never parsed; only where answers are JSON objects is an engine's "abort" looked for in them. A gateway that goes away
+closes the engine's connection; an engine that goes away closes the gateway's without a clean end.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from aiohttp import web
 
 from gpuworker import wire
 from gpuworker.addresses import plain, url
+from gpuworker.endpoints import ENGINE_PATHS, Endpoint
 from gpuworker.interfaces import Address
 from gpuworker.replica import Replica
 from gpuworker.replicas import Replicas
@@ -85,7 +87,8 @@ class Ingress:
         headers = request.headers
         if not hmac.compare_digest(headers.get(wire.HEADER_KEY, "").encode(), self._key):
             return _refuse("key")
-        if request.method != "POST" or request.path not in wire.FORWARDED_PATHS:
+        endpoint = ENGINE_PATHS.get(request.path) if request.method == "POST" else None
+        if endpoint is None:
             return _refuse("path")
         name, attempt = headers.get(wire.HEADER_REQUEST, ""), headers.get(wire.HEADER_ATTEMPT, "")
         if not name or not (attempt.isascii() and attempt.isdigit()):
@@ -104,7 +107,7 @@ class Ingress:
         taken_at = time.time()
         try:
             body = await _read(request)
-            return _refuse("body") if body is None else await _forward(request, replica, body)
+            return _refuse("body") if body is None else await _forward(request, endpoint, replica, body)
         finally:
             replica.seats.leave_held(time.time(), taken_at)
             self._left(replica)
@@ -130,35 +133,45 @@ async def _read(request: web.BaseRequest) -> bytes | None:
     return b"".join(parts)
 
 
-async def _forward(request: web.BaseRequest, replica: Replica, body: bytes) -> web.StreamResponse:
-    headers = {"Content-Type": request.headers.get("Content-Type", "application/json")}
+async def _forward(
+    request: web.BaseRequest, endpoint: Endpoint, replica: Replica, body: bytes
+) -> web.StreamResponse:
+    headers = {"Content-Type": request.headers.get("Content-Type", endpoint.content_types[0])}
+    aborted = ABORTED if endpoint.answer == "object" else None
     try:
         async with replica.session.post(request.path, data=body, headers=headers) as answer:
             if answer.content_length is None and answer.status < 500:
-                return await _pass_on(request, answer)
-            return await _pass_whole(replica, answer)
+                return await _pass_on(request, answer, aborted)
+            return await _pass_whole(replica, answer, aborted)
     except (aiohttp.ClientError, TimeoutError) as error:
         # No status has been sent: streams that have begun end inside _pass_on.
         log.warning("replica %s gave no answer: %s", replica.want.id, type(error).__name__)
         return _lost(await replica.lost(DYING_S) or "gone")
 
 
-async def _pass_whole(replica: Replica, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-    """An answer of known length, read to its end first: a loss in its middle is still a clean 502."""
+async def _pass_whole(
+    replica: Replica, answer: aiohttp.ClientResponse, aborted: bytes | None
+) -> web.StreamResponse:
+    """Return an answer of known length, read to its end first: a loss in its middle is still a clean 502.
+
+    `aborted`: what stands in an answer that the engine cut off; None where any bytes may stand in it.
+    """
     data = await answer.read()
     if answer.status >= 500 and (lost := await replica.lost(DYING_S)):
         return _lost(lost)
-    if ABORTED in data:
+    if aborted is not None and aborted in data:
         return _lost("gone")
     return web.Response(status=answer.status, body=data, headers=_headers(answer))
 
 
-async def _pass_on(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+async def _pass_on(
+    request: web.BaseRequest, answer: aiohttp.ClientResponse, aborted: bytes | None
+) -> web.StreamResponse:
     out = web.StreamResponse(status=answer.status, headers=_headers(answer))
     await out.prepare(request)
     try:
         async for chunk in answer.content.iter_any():
-            if ABORTED in chunk:
+            if aborted is not None and aborted in chunk:
                 raise aiohttp.ClientPayloadError("the engine cut the answer off")
             await out.write(chunk)
     except aiohttp.ClientPayloadError:

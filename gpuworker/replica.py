@@ -25,7 +25,7 @@ from gpuworker.nodes import Nodes
 from gpuworker.plan import ENDED, Here
 from gpuworker.seats import Seats
 from gpuworker.sleep import Sleeper, Spoiled
-from gpuworker.wire import DesiredReplica, ObservedReplica, ObservedState
+from gpuworker.wire import DesiredReplica, ObservedReplica, ObservedState, Start
 
 log = logging.getLogger("berth.replica")
 
@@ -61,7 +61,8 @@ class Replica:
         self._changed = changed
         self._up = BringUp(want, nodes, python, nearest, folder / f"{name}.sock", self.log_path)
         self._wakes = 0
-        self._turning = ""  # going to sleep or waking, in words
+        self._turning = ""  # going to sleep or waking, in words for people
+        self._start: Start = "load"
         self._turn: asyncio.Task[None] | None = None
         self._anew = False  # its engine is ended so that another takes its place
         self._session: aiohttp.ClientSession | None = None
@@ -90,7 +91,7 @@ class Replica:
         return ObservedReplica(
             id=self.want.id,
             pool=self.want.pool,
-            model=self.want.model,
+            model=self.want.hosted[0].name,
             state=self.state,
             phase=self.phase if self.state == "starting" else self._turning,
             cap=self.want.cap,
@@ -109,6 +110,7 @@ class Replica:
             asleep_mem_mb=sleeper.asleep_mem_mb if sleeper and self.state == "asleep" else 0,
             wakes=self._wakes,
             wake_s=sleeper.wake_s if sleeper else None,
+            start=self._start,
         )
 
     @property
@@ -153,6 +155,7 @@ class Replica:
         self._begun_at = self.started_at = time.time()
         self.hot_at = None
         self._wakes += 1
+        self._start = "wake"
         self._begin("waking", self._wake_up(self._up.engine, self._up.sleeper))
         self._move("starting", "woken")
 
@@ -179,6 +182,7 @@ class Replica:
             await sleeper.wake()
         except Spoiled as error:
             self._anew = True
+            self._start = "load"
             self._begun_at = time.time()
             await self._up.spoiled(engine, error)
             return
@@ -281,6 +285,8 @@ class Replica:
         self._move("failed", why.partition("\n")[0])
 
     def _move(self, state: ObservedState, why: str) -> None:
-        log.info("replica %s (%s): %s → %s: %s", self.want.id, self.want.model, self.state, state, why)
+        log.info(
+            "replica %s (%s): %s → %s: %s", self.want.id, self.want.hosted[0].name, self.state, state, why
+        )
         self.state = state
         self._changed()

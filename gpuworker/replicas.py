@@ -66,7 +66,9 @@ class Replicas:
 
     def _sources(self) -> set[str]:
         """Return the model folders of those whose engines may read them yet."""
-        return {replica.want.path for replica in self if replica.state not in plan.ENDED}
+        return {
+            model.path for replica in self if replica.state not in plan.ENDED for model in replica.want.hosted
+        }
 
     def most_held(self) -> int:
         """Return how many requests of gateways may be in flight here at once."""
@@ -78,7 +80,7 @@ class Replicas:
     def logs(self) -> list[tuple[str, Path]]:
         found = []
         for replica in self:
-            title = f"{replica.want.model} ({replica.want.engine}, replica {replica.want.id})"
+            title = f"{replica.want.hosted[0].name} ({replica.want.engine}, replica {replica.want.id})"
             found.append((title, replica.log_path))
             ranks = sorted(self._folder.glob(f"{replica.log_path.stem}.rank*.log"))
             found += [(f"{title}, {path.suffixes[0][1:]}", path) for path in ranks]

@@ -6,7 +6,7 @@ portals of different ages understand each other; a missing or mistyped field rai
 reader turns into a 400.
 
 Times are UNIX seconds (float, UTC) of the portal's clock: the agent converts them (gpuworker.clock). Bodies of
-requests and results travel as text (UTF-8 JSON).
+requests and results are bytes: they travel as text where they are UTF-8, as JSON is, and else in base64.
 """
 
 from __future__ import annotations
@@ -15,6 +15,14 @@ import hmac
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from gpuworker.endpoints import CHAT as CHAT
+from gpuworker.endpoints import ENDPOINTS as ENDPOINTS
+from gpuworker.endpoints import ENGINE_PATHS as ENGINE_PATHS
+from gpuworker.endpoints import JSON as JSON
+from gpuworker.endpoints import RESPONSE as RESPONSE
+from gpuworker.endpoints import Endpoint as Endpoint
+from gpuworker.endpoints import Estimate as Estimate
+from gpuworker.endpoints import estimate_at as estimate_at
 from gpuworker.frames import accept_of as accept_of
 from gpuworker.tunnel import Tunnel as Tunnel
 from gpuworker.tunnel import watch as watch
@@ -48,19 +56,13 @@ REVERSE = "reverse:"
 PING_S = 15.0
 SILENT_S = 45.0
 
-# The only engine paths an ingress forwards to. Engines' development and administration endpoints stay inside.
-FORWARDED_PATHS = frozenset(
-    {
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/v1/responses",
-    }
-)
-
 # Before an agent's last words where these are why its job could not serve at all: a failed launch, not an end.
 REFUSED = "refused: "
 
+# Why a replica is `starting`. "": an agent of before does not say.
+Start = Literal["", "load", "wake"]
+EngineName = Literal["vllm", "torch", "echo"]
+ImageGpu = Literal["", "nv", "rocm"]
 DesiredState = Literal["hot", "draining", "asleep", "stopped"]
 ObservedState = Literal["starting", "hot", "draining", "asleep", "stopped", "failed"]
 Outcome = Literal["done", "failed", "back"]
@@ -113,15 +115,25 @@ class Unreached:
 
 
 @dataclass(frozen=True, slots=True)
+class HostedModel:
+    """One model that a replica is to serve."""
+
+    name: str  # what clients say; also the engine's served name
+    path: str  # its folder as seen on the node; "" for echo
+    revision: str = ""  # the catalog's word for the state of its weights
+    roots: list[str] = field(default_factory=list)  # the folder must lie below one of them; none: anywhere
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredReplica:
     """One replica as the control loop wants it, with everything the agent needs to start its engine."""
 
     id: str
     pool: str
-    model: str  # the name clients say; also the engine's served name
-    engine: Literal["vllm", "torch", "echo"]
+    model: str  # of the first of `models`, as `path` and `roots`: all that an agent of before reads
+    engine: EngineName
     state: DesiredState
-    path: str  # model folder as seen on the node; "" for echo
+    path: str
     python: str  # the environment's interpreter; "" = the agent's own
     gpus: list[int]  # indices into Register.gpus
     cap: int  # requests in flight, held + filler
@@ -130,11 +142,17 @@ class DesiredReplica:
     drain_limit_s: float
     may_sleep: int = 0  # how deep the pool lets it sleep: tried before it is hot
     sleep_level: int = 0  # state "asleep": drain, then sleep so deep
-    roots: list[str] = field(default_factory=list)  # its folder must lie below one of them; none: anywhere
+    roots: list[str] = field(default_factory=list)
     prologue: str = ""  # the environment's shell lines, run before its engine
     image: str = ""  # the environment's Apptainer image; "" = none
-    image_gpu: Literal["", "nv", "rocm"] = ""
+    image_gpu: ImageGpu = ""
     binds: list[str] = field(default_factory=list)  # further folders inside the image
+    models: list[HostedModel] = field(default_factory=list)  # its base first; empty: a portal of before
+
+    @property
+    def hosted(self) -> list[HostedModel]:
+        """Return what it is to serve, its base first: at least one model, whatever the age of the portal."""
+        return self.models or [HostedModel(self.model, self.path, roots=self.roots)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +180,7 @@ class ObservedReplica:
     asleep_mem_mb: int = 0  # host memory while asleep
     wakes: int = 0  # after the first, started_at and hot_at are of a wake, not of a load
     wake_s: float | None = None  # what the last one took, the one on trial too
+    start: Start = ""  # why it is starting
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,9 +296,11 @@ class LeasedRow:
     request: str
     attempt: int
     replica: str
-    api: str  # one of FORWARDED_PATHS
+    api: str  # one of ENDPOINTS: what it was asked at
     alone: bool  # see HEADER_ALONE; the leaser runs it when the replica is otherwise idle
-    body: str
+    body: bytes
+    content_type: str = JSON
+    engine_path: str = ""  # where the engine is asked; "": where ENDPOINTS says
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,13 +317,14 @@ class RowResult:
     attempt: int
     outcome: Outcome
     status: int  # HTTP status of the engine; 0 when it never answered
-    body: str  # the engine's JSON answer, or an OpenAI error envelope
+    body: bytes  # the engine's answer, or an OpenAI error envelope
     error_code: str  # "" when done
     crashed: bool
     first_token_at: float | None
     ended_at: float
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: int | None  # as the engine counted them; None: it counts none at this endpoint
+    completion_tokens: int | None
+    content_type: str = JSON  # of the body
 
 
 @dataclass(frozen=True, slots=True)

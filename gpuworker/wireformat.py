@@ -1,11 +1,13 @@
 """The wire's dataclasses ↔ JSON bytes, by the types of their fields. Standard library only.
 
 Separate from the messages themselves, because it knows none of them. What reads a type is put together once
-and kept: the control loop reads a report of every pilot in every tick.
+and kept: the control loop reads a report of every pilot in every tick. Bytes become text where they are UTF-8, so that
+JSON inside JSON stays readable, and else {"base64": "..."}.
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import functools
 import json
@@ -35,8 +37,18 @@ class _Mismatch(ValueError):
 
 
 def dumps(message: Any) -> bytes:
-    """A wire dataclass as JSON bytes."""
-    return json.dumps(dataclasses.asdict(message), separators=(",", ":")).encode()
+    """Return a wire dataclass as JSON bytes."""
+    return json.dumps(dataclasses.asdict(message), separators=(",", ":"), default=_plain).encode()
+
+
+def _plain(value: object) -> object:
+    """Return what stands for bytes in JSON."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"a {type(value).__name__} does not travel")
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(value).decode()}
 
 
 def loads(kind: type[T], data: bytes | str) -> T:
@@ -76,7 +88,7 @@ def _reader(kind: Any) -> Reader:
         return _dict(_reader(arguments[1]))
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind)
-    return _scalar(kind)
+    return _bytes if kind is bytes else _scalar(kind)
 
 
 def _literal(allowed: tuple[Any, ...]) -> Reader:
@@ -141,6 +153,17 @@ def _dataclass(kind: Any) -> Reader:
         return kind(**found)
 
     return read
+
+
+def _bytes(raw: Any) -> bytes:
+    try:
+        if isinstance(raw, str):
+            return raw.encode("utf-8", "replace")  # JSON can escape half a surrogate pair, UTF-8 cannot
+        if isinstance(raw, dict) and isinstance(raw.get("base64"), str):
+            return base64.b64decode(raw["base64"], validate=True)
+    except ValueError:
+        raise _Mismatch("this is no base64") from None
+    raise _Mismatch(f"expected bytes, got {type(raw).__name__}")
 
 
 def _scalar(kind: Any) -> Reader:

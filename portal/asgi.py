@@ -9,7 +9,6 @@ everything else   Django                    BERTH_SERVE=all, site
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Awaitable, Callable
@@ -17,6 +16,7 @@ from typing import Any
 
 from portal.config import Config, config
 from portal.gateway.app import Gateway
+from portal.http.answers import failure, send_json
 from portal.http.bodies import Bounded
 from portal.http.readiness import Readiness
 from portal.workerapi.app import WorkerApi
@@ -87,18 +87,11 @@ def _django() -> App:
 
 
 async def _healthy(scope: Scope, receive: Any, send: Any) -> None:
-    await answer(send, 200, {"ok": True})
+    await send_json(send, 200, {"ok": True})
 
 
 async def _nothing(scope: Scope, receive: Any, send: Any) -> None:
-    await answer(send, 404, {"error": {"message": "Not served by this process.", "code": "not_found"}})
-
-
-async def answer(send: Any, status: int, said: dict[str, Any]) -> None:
-    body = json.dumps(said).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send_json(send, 404, failure("Not served by this process.", "not_found"))
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
 """The echo engine's own process: an OpenAI-compatible server on a unix socket that repeats the last user message.
 
-Deterministic: the answer is the message, a token is a word with the blanks after it. `--args` is a JSON object:
+Deterministic: the answer is the message, a token is a word with the blanks after it. Where answers are any bytes, it is
+the body as it came. `--args` is a JSON object:
 
     load_s                    seconds before the socket appears                                   0
     tokens_per_s              per request; 0 = as fast as it can                                  0
@@ -32,6 +33,7 @@ from typing import Any
 
 from aiohttp import web
 
+from gpuworker.endpoints import CHAT, EMBEDDING, ENGINE_PATHS, RESPONSE
 from gpuworker.engines import echo_responses, echo_sleep
 from gpuworker.engines.echo_prompt import prompt_of, tokens_of
 from gpuworker.engines.echo_rank import Ranks
@@ -77,7 +79,7 @@ class EchoServer:
         app.router.add_get("/stats", self.stats)
         app.router.add_get("/v1/models", self.models)
         self.bed.add_to(app)
-        for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"):
+        for path in ENGINE_PATHS:
             app.router.add_post(path, self.serve)
         return app
 
@@ -109,6 +111,9 @@ class EchoServer:
         return answer
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
+        endpoint = ENGINE_PATHS[request.path]
+        if endpoint.answer == "bytes":
+            return web.Response(body=await request.read(), content_type=request.content_type)
         try:
             body = await request.json()
             text, prompt_tokens = prompt_of(body)
@@ -124,7 +129,7 @@ class EchoServer:
         await self._fault_before(text)
         if self.faults.garbage_on_text and self.faults.garbage_on_text in text:
             return web.Response(body=b"\xff<garbage>", content_type="application/json")
-        if request.path == "/v1/embeddings":
+        if endpoint is EMBEDDING:
             return self._embedding(body.get("input", text), prompt_tokens)
         asked = (body.get(name) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"))
         limit = int(next(filter(None, asked), self.faults.max_tokens))
@@ -133,7 +138,7 @@ class EchoServer:
             self, request, body, tokens, prompt_tokens, "length" if limit < len(tokens_of(text)) else "stop"
         )
         async with self.capacity:
-            if request.path == "/v1/responses":
+            if endpoint is RESPONSE:
                 return await (job.response_stream() if body.get("stream") else job.response())
             return await (job.stream(text) if body.get("stream") else job.whole(text))
 
@@ -180,7 +185,7 @@ class _Job:
     ) -> None:
         self.server, self.request, self.body = server, request, body
         self.tokens, self.finish = tokens, finish
-        self.chat = request.path == "/v1/chat/completions"
+        self.chat = request.path == CHAT.engine_path
         total = prompt_tokens + len(tokens)
         self.usage = {"prompt_tokens": prompt_tokens, "total_tokens": total, "completion_tokens": len(tokens)}
         self.number = server.counts["seen"]

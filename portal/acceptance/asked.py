@@ -1,42 +1,82 @@
-"""A request's bytes → what the gateway must know of them, or a 400 that names the parameter. Pure.
+"""A request's path and bytes → what was asked, or a 400 that names the parameter. Pure.
 
 Checks shape, not taste: what decides whether a request may stand in line for minutes is checked before it does;
-what only the engine can judge (temperatures, lengths) is left to it. The body itself travels on unchanged.
+what only the engine can judge (temperatures, lengths) is left to it. The body itself travels on unchanged. Only the
+readers below know what the bytes of a body mean: whatever carries a request further takes an `Asked` and its bytes.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from gpuworker.wire import ENDPOINTS, JSON, RESPONSE, Endpoint
 from portal.errors import ApiError
+from portal.policy import estimate
 
-RESPONSES = "/v1/responses"
 _USAGE = b'"stream_options":{"include_usage":true},'
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`body` is what the engine gets: streams always report their usage. `strips_usage`: the client did not
+    """What was asked of which model, at which path of the client and of the engine, in which bytes of which type.
+
+    `body` is what the engine gets: streams always report their usage. `strips_usage`: the client did not
     ask for it and does not see it. `background`: /v1/responses' own way to ask for an answer later."""
 
-    api: str
+    endpoint: Endpoint
     model: str
     stream: bool
     strips_usage: bool
     body: bytes
     background: bool = False
+    content_type: str = JSON
+    engine_path: str = ""  # "": the endpoint's own
+
+    @property
+    def api(self) -> str:
+        """Return the path at the client, as the ledger knows it."""
+        return self.endpoint.path
+
+    @property
+    def at_engine(self) -> str:
+        """Return the path at the engine."""
+        return self.engine_path or self.endpoint.engine_path
+
+    def estimated_tokens(self) -> int:
+        """Return what it will cost, before an engine has counted."""
+        return estimate.tokens(self.body, self.endpoint.estimate)
 
 
-def read(api: str, body: bytes) -> Asked:
-    """Raises ApiError."""
+Reader = Callable[[Endpoint, bytes, str], Asked]
+
+
+def read(path: str, body: bytes, content_type: str = JSON) -> Asked:
+    """Return what is asked at one of ENDPOINTS. Raises ApiError."""
+    endpoint = ENDPOINTS[path]
+    return READERS[endpoint.name](endpoint, body, _media_type(endpoint, content_type))
+
+
+def _media_type(endpoint: Endpoint, said: str) -> str:
+    """Return the body's type, one of the endpoint's. Raises ApiError."""
+    if len(endpoint.content_types) == 1:
+        return endpoint.content_types[0]
+    media_type = said.partition(";")[0].strip().lower()
+    if media_type not in endpoint.content_types:
+        raise _wrong("Content-Type", f"must be one of {', '.join(endpoint.content_types)}")
+    return media_type
+
+
+def _of_json(check: Callable[[dict[str, Any]], None], endpoint: Endpoint, body: bytes, _: str) -> Asked:
+    """Read OpenAI's JSON, and check by `check` what is particular to its endpoint."""
     raw = _object(body)
     model = raw.get("model")
     if not isinstance(model, str) or not model:
         raise _wrong("model", "must be the name of a model")
-    _CHECKS[api](raw)
+    check(raw)
     for name in ("max_tokens", "max_completion_tokens", "max_output_tokens", "n"):
         _whole_number(raw, name, least=1)
     for name in ("temperature", "top_p", "presence_penalty", "frequency_penalty"):
@@ -48,15 +88,13 @@ def read(api: str, body: bytes) -> Asked:
     options = raw.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise _wrong("stream_options", "must be an object")
-    if api == RESPONSES and raw.get("background"):
-        return _in_background(api, model, raw)
+    if endpoint is RESPONSE and raw.get("background"):
+        return _in_background(endpoint, model, raw)
     if not stream:
-        return Asked(api, model, False, False, body)
-    if api not in _USAGE_ON_REQUEST:
-        return Asked(api, model, True, False, body)
-    if options and options.get("include_usage"):
-        return Asked(api, model, True, False, body)
-    return Asked(api, model, True, True, _with_usage(raw, body))
+        return Asked(endpoint, model, False, False, body)
+    if endpoint.usage != "on_request" or (options and options.get("include_usage")):
+        return Asked(endpoint, model, True, False, body)
+    return Asked(endpoint, model, True, True, _with_usage(raw, body))
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -79,12 +117,12 @@ def _object(body: bytes) -> dict[str, Any]:
     return raw
 
 
-def _in_background(api: str, model: str, raw: dict[str, Any]) -> Asked:
+def _in_background(endpoint: Endpoint, model: str, raw: dict[str, Any]) -> Asked:
     """The engine is not told: it would keep the answer in its own memory, which ends with its job."""
     if raw.get("stream"):
         raise _wrong("stream", "must be false when 'background' is true: ask for the response by its id")
     kept = {name: value for name, value in raw.items() if name not in ("background", "stream", "store")}
-    return Asked(api, model, False, False, json.dumps(kept).encode(), background=True)
+    return Asked(endpoint, model, False, False, json.dumps(kept).encode(), background=True)
 
 
 def _with_usage(raw: dict[str, Any], body: bytes) -> bytes:
@@ -137,16 +175,13 @@ def _response(raw: dict[str, Any]) -> None:
         raise _wrong("background", "must be true or false")
 
 
-# The paths of the data plane. A new one is a line here; the ingress has its own list (wire.FORWARDED_PATHS).
-_CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "/v1/chat/completions": _chat,
-    "/v1/completions": _completion,
-    "/v1/embeddings": _embedding,
-    RESPONSES: _response,
+# By the name of the endpoint. Each line of ENDPOINTS has one.
+READERS: dict[str, Reader] = {
+    "chat": functools.partial(_of_json, _chat),
+    "completion": functools.partial(_of_json, _completion),
+    "embedding": functools.partial(_of_json, _embedding),
+    "response": functools.partial(_of_json, _response),
 }
-APIS = frozenset(_CHECKS)
-# Streams that report their usage only when asked to. Responses always do, in their last event.
-_USAGE_ON_REQUEST = frozenset({"/v1/chat/completions", "/v1/completions"})
 
 
 def _whole_number(raw: dict[str, Any], name: str, least: int) -> None:

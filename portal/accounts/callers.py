@@ -28,6 +28,29 @@ class Caller:
     priority: int  # of the user's requests in the project, where they name none
 
 
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """For whom a request is accepted: a user in a project, with a token or, in a browser, without one."""
+
+    token: int | None
+    user: int
+    project: int
+    weight: float  # of the project, under contention
+    priority: int  # of the user's requests in the project, where they name none
+
+
+def read_principal(cur: Cursor, token: int | None, user: int, project: int) -> Principal:
+    """Return the principal with the project's weight and the member's usual priority. Operators may ask for projects
+    that they do not belong to."""
+    cur.execute(
+        """SELECT p.weight, coalesce(m.priority, 0) FROM accounts_project p
+             LEFT JOIN accounts_membership m ON m.project_id = p.id AND m.user_id = %s WHERE p.id = %s""",
+        (user, project),
+    )
+    weight, priority = cur.fetchone() or (1.0, 0)  # a project that is being deleted
+    return Principal(token, user, project, weight, priority)
+
+
 def read_callers(cur: Cursor, digests: Iterable[str]) -> dict[str, Caller]:
     wanted = list(digests)
     if not wanted:
@@ -55,9 +78,19 @@ def _scopes(text: str) -> frozenset[str]:
     return frozenset(str(scope) for scope in json.loads(text))
 
 
-def read_quotas(cur: Cursor) -> dict[tuple[Level, str], Quota]:
-    cur.execute(
-        """SELECT level, coalesce(token_id::text, user_id::text, project_id::text, model), requests_per_min,
+def read_quotas(cur: Cursor, of: Iterable[tuple[Level, str]] | None = None) -> dict[tuple[Level, str], Quota]:
+    """Return the quotas of these subjects by level and name, or of everybody."""
+    rows = """SELECT level, coalesce(token_id::text, user_id::text, project_id::text, model), requests_per_min,
              tokens_per_min, concurrent, queued FROM accounts_quota"""
-    )
+    if of is None:
+        cur.execute(rows)
+    else:
+        by_level: dict[str, list[str]] = {"token": [], "user": [], "project": [], "model": []}
+        for level, subject in of:
+            by_level[level].append(subject)
+        cur.execute(
+            f"""{rows} WHERE token_id = ANY(%(token)s::bigint[]) OR user_id = ANY(%(user)s::bigint[])
+                 OR project_id = ANY(%(project)s::bigint[]) OR model = ANY(%(model)s::text[])""",
+            by_level,
+        )
     return {(level, subject): Quota(*limits) for level, subject, *limits in cur.fetchall()}

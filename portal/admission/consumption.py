@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import redis
-from django.db.models import Q
+from django.db import connection
 
-from portal.accounts.models import Quota as Row
-from portal.admission import quotas
+from portal.accounts.callers import read_quotas
 from portal.admission.places import members, numbers
 from portal.admission.subjects import PREFIX
 from portal.config import config
+from portal.db.connections import plain
 from portal.policy.limits import KINDS, RATES, Level, Want, rate, wants
 
 logger = logging.getLogger(__name__)
@@ -33,17 +33,17 @@ class Standing:
 def standings(
     tokens: Sequence[int], users: Sequence[int], projects: Sequence[int], now: float
 ) -> list[Standing]:
-    """Every limit of these subjects, in this order."""
-    rows = Row.objects.filter(Q(token_id__in=tokens) | Q(user_id__in=users) | Q(project_id__in=projects))
-    own = quotas.of_rows(rows)
+    """Return every limit of these subjects, in this order."""
     levels: tuple[tuple[Level, Sequence[int]], ...] = (
         ("token", tokens), ("user", users), ("project", projects),
     )  # fmt: skip
+    named = [(level, str(subject)) for level, subjects in levels for subject in subjects]
+    with connection.cursor() as cur:
+        own = read_quotas(plain(cur), named)
     found = [
-        (level, str(subject), quota)
-        for level, subjects in levels
-        for subject in subjects
-        if (quota := own.get((level, str(subject))) or config().limits.get(level)) is not None
+        (level, subject, quota)
+        for level, subject in named
+        if (quota := own.get((level, subject)) or config().limits.get(level)) is not None
     ]
     asked = wants(found, KINDS, 0)
     try:

@@ -1,107 +1,58 @@
-"""Quotas for rows that pilots pull, asked from Django: the same limits and the same script as the gateway's.
+"""Quotas for rows that pilots pull, asked without waiting: the same limits and the same script as the gateway's.
 
 A row over a limit that refills is parked, not failed; the control loop unparks it. Concurrency is no limit here:
 how many rows run at once is the fleet's affair (decisions/0010). While Redis is away a row with a quota is parked
-too: it is accepted, and counted before it runs.
+too: it is accepted, and counted before it runs. Whether a row is accepted at all is portal.acceptance's rule. No Django.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
-import redis
-from django.db.models import Q
+from psycopg2.extensions import cursor as Cursor
 
-from portal.accounts.models import Quota as Row
+from portal.accounts.callers import read_quotas
 from portal.admission.places import numbers, run
 from portal.admission.scripts import limit_arguments
-from portal.admission.subjects import LEASE_S, PREFIX, Quotas, of_subjects, over
+from portal.admission.subjects import LEASE_S, PREFIX, Subjects
 from portal.config import config
-from portal.ledger.models import Request
-from portal.ledger.states import RequestState
 from portal.policy.limits import RATES, Level, Quota, Want, rate, wants
-
-logger = logging.getLogger(__name__)
-
-_RETRY_S = 30
 
 # A rate, and in how many seconds it lets a row in.
 Refill = tuple[Want, float] | None
+# Level, subject, and the quota of each that has one.
+Concerning = Sequence[tuple[Level, str, Quota]]
 
 
-@dataclass(frozen=True, slots=True)
-class Subjects:
-    """Whom a row's quotas are asked of."""
-
-    token: int | None
-    user: int
-    project: int
-    model: str
-
-    def quotas(self) -> list[tuple[Level, str, Quota]]:
-        return self.among(_limits([self]))
-
-    def among(self, found: Quotas) -> list[tuple[Level, str, Quota]]:
-        return of_subjects(found, config().limits, self.token, self.user, self.project, self.model)
-
-    def waiting(self, level: Level, most: int) -> int:
-        """Rows of this subject that wait, counted up to `most`."""
-        own = {
-            "token": Q(token_id=self.token),
-            "user": Q(user_id=self.user),
-            "project": Q(project_id=self.project),
-            "model": Q(model=self.model),
-        }[level]
-        waiting = (RequestState.QUEUED, RequestState.PARKED)
-        return Request.objects.filter(own, state__in=waiting)[:most].count()
+def concerning(cur: Cursor, subjects: Subjects) -> Concerning:
+    """Return the quotas that a request of these subjects is counted against."""
+    return concerning_each(cur, [subjects])[subjects]
 
 
-def enter(subjects: Subjects, request: UUID, tokens: int) -> str:
-    """The state in which a new row is accepted: queued, or parked. Raises ApiError when too many wait."""
-    quotas = subjects.quotas()
-    for want in wants(quotas, ("queued",), 0):
-        if subjects.waiting(want.level, want.limit) >= want.limit:
-            raise over(want, _RETRY_S)
-    try:
-        return RequestState.QUEUED if take(quotas, request, tokens) else RequestState.PARKED
-    except (redis.RedisError, OSError) as error:
-        logger.warning("limits: %s; request %s is parked", error, request)
-        return "parked"
+def concerning_each(cur: Cursor, of: Iterable[Subjects]) -> dict[Subjects, Concerning]:
+    """Return the same of many, with one question."""
+    many = set(of)
+    quotas = read_quotas(cur, [subject for one in many for subject in one.each()])
+    return {subjects: subjects.among(quotas, config().limits) for subjects in many}
 
 
-def crowded(subjects: Subjects, lines: int, of_model: int) -> Want | None:
-    """The limit of waiting rows that a batch of so many lines, so many of them of the subjects' model, would pass."""
-    for want in wants(subjects.quotas(), ("queued",), 0):
-        more = of_model if want.level == "model" else lines
-        if subjects.waiting(want.level, want.limit) + more > want.limit:
-            return want
-    return None
-
-
-def refills(subjects: Subjects) -> bool:
-    """Whether any rate limits them."""
-    return bool(wants(subjects.quotas(), RATES, 0))
-
-
-def take(quotas: list[tuple[Level, str, Quota]], request: UUID, tokens: int) -> bool:
-    """Takes what the row needs of every rate, or nothing. Raises redis.RedisError."""
-    asked = wants(quotas, RATES, tokens)
+def take(limits: Concerning, request: UUID, tokens: int) -> bool:
+    """Take what the row needs of every rate, or nothing. Raises redis.RedisError."""
+    asked = wants(limits, RATES, tokens)
     return not asked or not run("limit", PREFIX, *limit_arguments(str(request), LEASE_S, "", asked))[0]
 
 
-def refill(subjects: Subjects, tokens: int, now: float) -> Refill:
-    """The rate that lets a row of so many tokens in last, and in how many seconds; None without a rate. Takes
+def refill(cur: Cursor, subjects: Subjects, tokens: int, now: float) -> Refill:
+    """Return the rate that lets a row of so many tokens in last, and in how many seconds; None without a rate. Takes
     nothing. Raises redis.RedisError."""
-    return refills_of({subjects: tokens}, now)[subjects]
+    return refills_of(cur, {subjects: tokens}, now)[subjects]
 
 
-def refills_of(rows: Mapping[Subjects, int], now: float) -> dict[Subjects, Refill]:
-    """The same of many, with one question to PostgreSQL and one to Redis."""
-    quotas = _limits(rows)
-    asked = {subjects: wants(subjects.among(quotas), RATES, tokens) for subjects, tokens in rows.items()}
+def refills_of(cur: Cursor, rows: Mapping[Subjects, int], now: float) -> dict[Subjects, Refill]:
+    """Return the same of many, with one question to PostgreSQL and one to Redis. Raises redis.RedisError."""
+    limits = concerning_each(cur, rows)
+    asked = {subjects: wants(limits[subjects], RATES, tokens) for subjects, tokens in rows.items()}
     keys = sorted({want.key for found in asked.values() for want in found})
     full_at = dict(zip(keys, numbers([f"{PREFIX}:{key}" for key in keys]), strict=True)) if keys else {}
     waits = {
@@ -109,27 +60,3 @@ def refills_of(rows: Mapping[Subjects, int], now: float) -> dict[Subjects, Refil
         for subjects, found in asked.items()
     }
     return {subjects: max(found, key=lambda wait: wait[1], default=None) for subjects, found in waits.items()}
-
-
-def _limits(of: Iterable[Subjects]) -> Quotas:
-    """Those of any of them that have some of their own."""
-    many = list(of)
-    rows = Row.objects.filter(
-        Q(token_id__in={one.token for one in many if one.token is not None})
-        | Q(user_id__in={one.user for one in many})
-        | Q(project_id__in={one.project for one in many})
-        | Q(model__in={one.model for one in many})
-    )
-    return of_rows(rows)
-
-
-def of_rows(rows: Iterable[Row]) -> Quotas:
-    """By level and subject."""
-    found: dict[tuple[Level, str], Quota] = {}
-    for row in rows:
-        level: Level = row.level  # type: ignore[assignment]
-        subject = row.token_id or row.user_id or row.project_id or row.model
-        found[level, str(subject)] = Quota(
-            row.requests_per_min, row.tokens_per_min, row.concurrent, row.queued
-        )
-    return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from portal.errors import ApiError
 from portal.policy.limits import WORDS, Level, Quota, Want
@@ -15,6 +16,25 @@ PREFIX = "berth:limit"
 LEASE_S = 20.0
 
 Quotas = Mapping[tuple[Level, str], Quota]
+
+
+@dataclass(frozen=True, slots=True)
+class Subjects:
+    """Whom a request's quotas are asked of."""
+
+    token: int | None
+    user: int
+    project: int
+    model: str
+
+    def each(self) -> list[tuple[Level, str]]:
+        """Return them by level, as quotas are named."""
+        token: list[tuple[Level, str]] = [] if self.token is None else [("token", str(self.token))]
+        return [*token, ("user", str(self.user)), ("project", str(self.project)), ("model", self.model)]
+
+    def among(self, quotas: Quotas, defaults: Mapping[str, Quota]) -> list[tuple[Level, str, Quota]]:
+        """Return the quota of each of them that has one of its own or of the site's defaults."""
+        return of_subjects(quotas, defaults, self.token, self.user, self.project, self.model)
 
 
 def of_subjects(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import replace
 from typing import Any
 
 from django.db import connection, transaction
@@ -20,23 +19,23 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from portal.acceptance import asked
-from portal.accounts import members
+from portal.acceptance.asked import Asked
+from portal.acceptance.submission import Submission, submit
+from portal.accounts.callers import read_principal
 from portal.accounts.models import ApiToken, Project
-from portal.admission import places, quotas
-from portal.admission.quotas import Subjects
 from portal.api.pages import NewestFirst
-from portal.api.serializers import RequestBrief, RequestDetail, Submission
-from portal.catalog.models import Model
+from portal.api.permissions import HasScope
+from portal.api.serializers import RequestBrief, RequestDetail
+from portal.api.serializers import Submission as SubmissionIn
 from portal.config import config
 from portal.db.connections import plain
 from portal.errors import ApiError
-from portal.ledger import transitions
 from portal.ledger.models import Request as Row
-from portal.ledger.states import Lane, RequestState
-from portal.policy.estimate import tokens
+from portal.ledger.states import RequestState
 from portal.redis import hints
 from portal.services import access, request_story
-from portal.services.access import INFERENCE, READ, HasScope, caller
+from portal.services.access import INFERENCE, READ, caller
+from portal.services.cancellation import cancel
 
 
 class Requests(APIView):
@@ -47,52 +46,17 @@ class Requests(APIView):
     @extend_schema(request=Submission, responses={202: RequestDetail})
     def post(self, request: Request) -> Response:
         """Queue a request and answer at once; its result is found at the address in `Location`."""
-        said = Submission(data=request.data)
+        said = SubmissionIn(data=request.data)
         said.is_valid(raise_exception=True)
         project = access.project_to_charge(request, said.validated_data["project"])
-        model = access.model_for(said.validated_data["model"], [project])
-        body = engine_body(said.validated_data["api"], said.validated_data["body"], model)
-        priority = said.validated_data["priority"]
-        if priority is None:
-            priority = members.priority(caller(request), project)
-        row = self._accept(request, project, model, said.validated_data["api"], body, priority)
+        api, model = said.validated_data["api"], said.validated_data["model"]
+        body = engine_body(api, said.validated_data["body"], model)
+        row = _accept(request, project, asked.read(api, body), said.validated_data["priority"])
         return Response(
             RequestDetail(request_story.detail(row, with_result=True)).data,
             status.HTTP_202_ACCEPTED,
             headers={"Location": reverse("api:request", args=[row.id]), "x-request-id": str(row.id)},
         )
-
-    def _accept(
-        self, request: Request, project: Project, model: Model, api: str, body: bytes, priority: int
-    ) -> Row:
-        now = timezone.now()
-        new = transitions.NewRequest(
-            id=uuid.uuid4(),
-            pool=model.pool_id,
-            model=model.name,
-            project_id=project.pk,
-            user_id=caller(request).pk,
-            token_id=request.auth.pk if isinstance(request.auth, ApiToken) else None,
-            api=api,
-            stream=False,
-            lane=Lane.ASYNC,
-            priority=priority,
-            order_key=0.0,
-            holder=None,
-            accepted_at=now,
-            body=body,
-        )
-        with transaction.atomic(), connection.cursor() as cur:
-            cost = tokens(body)
-            state = quotas.enter(Subjects(new.token_id, new.user_id, project.pk, model.name), new.id, cost)
-            (key,) = places.reserve(
-                plain(cur), new.pool, new.lane, project.pk, [cost / project.weight], priority
-            )
-            transitions.accept(plain(cur), [replace(new, order_key=key, state=state)])
-        # After the commit: a pilot that asks because of this must find the row.
-        if state == RequestState.QUEUED:
-            hints.rows_waiting(model.pool_id)
-        return Row.objects.get(id=new.id)
 
     @extend_schema(
         responses=RequestBrief(many=True),
@@ -116,7 +80,7 @@ class Requests(APIView):
         if state := request.query_params.get("state"):
             if state not in list(RequestState):
                 known = ", ".join(RequestState)
-                raise ApiError("invalid_parameter", detail=f"state is one of: {known}.", param="state")
+                raise ApiError("invalid_parameter", detail=f"state must be one of: {known}.", param="state")
             rows = rows.filter(state=state)
         if model := request.query_params.get("model"):
             rows = rows.filter(model=model)
@@ -141,13 +105,26 @@ class OneRequest(APIView):
         moved = cancel(row, f"cancelled by {who}")
         row.refresh_from_db()
         if not moved:
-            raise ApiError("conflict", detail=f"The request had ended already: it is {row.state}.")
+            raise ApiError("conflict", detail=f"The request has already ended: it is {row.state}.")
         return self._told(request, row)
 
     def _told(self, request: Request, row: Row) -> Response:
         return Response(
             RequestDetail(request_story.detail(row, with_result=access.is_owner(request, row))).data
         )
+
+
+def _accept(request: Request, project: Project, what: Asked, priority: int | None) -> Row:
+    """Accept the request by the rule of all that nobody waits for, and wake those who run it. Raises ApiError."""
+    token = request.auth.pk if isinstance(request.auth, ApiToken) else None
+    with transaction.atomic(), connection.cursor() as django_cur:
+        cur = plain(django_cur)
+        principal = read_principal(cur, token, caller(request).pk, project.pk)
+        new = submit(cur, Submission(uuid.uuid4(), principal, what, priority, timezone.now()))
+    # After the commit: a pilot that asks because of this must find the row.
+    if new.state == RequestState.QUEUED:
+        hints.rows_waiting(new.pool)
+    return Row.objects.get(id=new.id)
 
 
 def visible(request: Request, id: uuid.UUID) -> Row:
@@ -159,34 +136,22 @@ def visible(request: Request, id: uuid.UUID) -> Row:
     return row
 
 
-def cancel(row: Row, reason: str) -> bool:
-    """Cancel a request and tell whoever runs it. Return False if it had ended before."""
-    with transaction.atomic(), connection.cursor() as cur:
-        moved = transitions.cancel(plain(cur), [row.id], timezone.now(), reason)
-    for gone in moved:
-        # A gateway hears it now; a pilot with its next sync.
-        if row.lane == Lane.HELD and gone.holder:
-            hints.cancelled(gone.holder, gone.id, gone.attempt)
-    with connection.cursor() as cur:
-        places.give_back(plain(cur), [gone.id for gone in moved])
-    return bool(moved)
-
-
-def engine_body(api: str, body: dict[str, Any], model: Model) -> bytes:
-    """Return what the engine will be sent: checked as the gateway checks it, never streaming. Raise
-    ApiError."""
-    if body.get("model", model.name) != model.name:
+def engine_body(api: str, body: dict[str, Any], model: str) -> bytes:
+    """Return what the engine will be sent: never streaming, for the request's own model. Raise ApiError."""
+    if body.get("model", model) != model:
         raise ApiError(
             "invalid_parameter", detail="body.model is not the request's model.", param="body.model"
         )
     if body.get("stream"):
         raise ApiError(
-            "invalid_parameter", detail="Nobody listens: body.stream must be false.", param="body.stream"
+            "invalid_parameter",
+            detail="body.stream must be false: the result is fetched later.",
+            param="body.stream",
         )
-    whole = {**body, "model": model.name}
+    whole = {**body, "model": model}
     for name in ("stream", "stream_options"):
         whole.pop(name, None)
     text = json.dumps(whole, separators=(",", ":"), allow_nan=False).encode()
     if len(text) > config().max_body_bytes:
         raise ApiError("body_too_large", detail=str(config().max_body_bytes))
-    return asked.read(api, text).body
+    return text

@@ -6,7 +6,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from portal.acceptance.asked import APIS
+from gpuworker.wire import ENDPOINTS, JSON
 from portal.catalog.models import Pool
 from portal.fleet.models import Command, Decision, Pilot, Replica
 from portal.services import targets
@@ -23,7 +23,9 @@ class Submission(serializers.Serializer[Any]):
     """A request that nobody waits for on a connection."""
 
     model = serializers.CharField(max_length=128)
-    api = serializers.ChoiceField(choices=sorted(APIS))
+    api = serializers.ChoiceField(
+        choices=sorted(path for path, endpoint in ENDPOINTS.items() if JSON in endpoint.content_types)
+    )
     body = serializers.DictField(help_text="The body as it would be sent to `api`, without `stream`.")
     project = serializers.SlugField(
         required=False, default="", help_text="Needed only at the browser, by members of several projects."

@@ -13,13 +13,13 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from gpuworker.wire import FORWARDED_PATHS
+from gpuworker.wire import ENDPOINTS as SERVED
 from portal.batches.contents import Contents
 from portal.batches.reading import Owner
 from portal.batches.values import NewBatch, NewFile
 from portal.errors import ApiError
 
-ENDPOINTS = FORWARDED_PATHS  # a pilot runs a batch's lines at these
+ENDPOINTS = frozenset(path for path, endpoint in SERVED.items() if endpoint.batch)
 WINDOWS = {"24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
 _MOST_NAME = 255
 

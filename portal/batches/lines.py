@@ -15,7 +15,6 @@ from typing import Any
 
 from portal.acceptance import asked
 from portal.errors import ApiError
-from portal.policy import estimate
 
 MOST_ERRORS = 100
 _CUSTOM_ID = 200
@@ -50,7 +49,7 @@ class Rules:
     endpoint: str
     most_lines: int
     most_line_bytes: int
-    may_use: Callable[[str], bool]  # a model's name → whether the owner may
+    refusal: Callable[[str], ApiError | None]  # a model's name → why no request for it is accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +126,9 @@ def _read(number: int, offset: int, line: bytes, rules: Rules, seen: set[bytes])
     for name, is_set in (("stream", request.stream), ("background", request.background)):
         if is_set:
             raise BadLine("invalid_parameter", f"Nobody listens: '{name}' must be false.", f"body.{name}")
-    if not rules.may_use(request.model):
-        raise BadLine(
-            "model_not_found",
-            f"The model '{request.model[:128]}' does not exist or you may not use it.",
-            "body.model",
-        )
-    return Good(number, offset, len(line), custom_id, request.model, estimate.tokens(text))
+    if refusal := rules.refusal(request.model):
+        raise BadLine(refusal.code, refusal.message, "body.model")
+    return Good(number, offset, len(line), custom_id, request.model, request.estimated_tokens())
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -82,7 +82,12 @@ def fail(cur: Cursor, batch: UUID, errors: Sequence[dict[str, Any]], now: dateti
 
 
 def begin(
-    cur: Cursor, batch: UUID, lines: Iterable[NewLine], now: datetime, state: str = RequestState.QUEUED
+    cur: Cursor,
+    batch: UUID,
+    lines: Iterable[NewLine],
+    now: datetime,
+    state: str = RequestState.QUEUED,
+    priority: int = 0,
 ) -> bool:
     """validating → in_progress, with one request, queued or parked, for each line, all or none. False: it was
     cancelled, or somebody else began it; the caller then rolls back.
@@ -97,7 +102,7 @@ def begin(
         return False
     project, user, token, endpoint, expires_at = found
     tail = "\t".join(
-        (str(project), str(user), r"\N" if token is None else str(token), endpoint, "f", Lane.BATCH, "0", state,
+        (str(project), str(user), r"\N" if token is None else str(token), endpoint, "f", Lane.BATCH, str(priority), state,
          "0", "0", str(batch), now.isoformat(), expires_at.isoformat())
     )  # fmt: skip
     source: Any = _CopySource(lines, tail)  # psycopg2 calls `read` only

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from portal.config.secret_files import SecretFileError, read_secret
+
 SETTINGS = ("HOST", "PORT", "TLS", "USER", "PASSWORD_FILE", "FROM")
 _TLS: dict[str, Literal["none", "starttls", "tls"]] = {"none": "none", "starttls": "starttls", "tls": "tls"}
 
@@ -34,7 +36,7 @@ def is_setting(name: str) -> bool:
 
 
 def read(values: Mapping[str, str]) -> Mail:
-    """Raises MailError."""
+    """Return the server that `values` (environment variables) describe. Raise MailError."""
     said = {name: values.get(f"BERTH_MAIL_{name}", "").strip() for name in SETTINGS}
     if not said["HOST"]:
         if any(said.values()):
@@ -59,9 +61,6 @@ def read(values: Mapping[str, str]) -> Mail:
 
 def _password(file: str) -> str:
     try:
-        mode, kept = Path(file).stat().st_mode, Path(file).read_text().strip()
-    except OSError as error:
+        return read_secret(Path(file))
+    except SecretFileError as error:
         raise MailError(f"BERTH_MAIL_PASSWORD_FILE: {error}") from None
-    if mode & 0o077:
-        raise MailError(f"BERTH_MAIL_PASSWORD_FILE {file} may be read by others; make it private: chmod 600")
-    return kept

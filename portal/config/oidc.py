@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from portal.config.secret_files import SecretFileError, read_secret
+
 SETTINGS = (
     "ISSUER",
     "CLIENT_ID",
@@ -54,7 +56,7 @@ class Provider:
 
     @property
     def id(self) -> str:
-        """In addresses and beside each subject in the database. Another issuer never has the same one."""
+        """Return what stands for it in addresses and beside each subject in the database: each issuer has its own."""
         digest = hashlib.sha256(self.issuer.encode()).hexdigest()[:16]
         return f"{urlsplit(self.issuer).hostname}-{digest}"
 
@@ -64,7 +66,7 @@ def is_setting(name: str) -> bool:
 
 
 def read(values: Mapping[str, str]) -> tuple[Provider, ...]:
-    """Every provider that `values` (environment variables) describe, in order. Raises OidcError."""
+    """Return every provider that `values` (environment variables) describe, in order. Raise OidcError."""
     numbers = sorted({found.group(1) for name in values if (found := _NAMED.fullmatch(name))})
     providers = tuple(_provider(f"BERTH_OIDC{number}_", values) for number in numbers)
     if len({provider.issuer for provider in providers}) < len(providers):
@@ -112,13 +114,6 @@ def _secret(prefix: str, text: str, file: str) -> str:
     if text:
         return text
     try:
-        mode, kept = Path(file).stat().st_mode, Path(file).read_text().strip()
-    except OSError as error:
+        return read_secret(Path(file))
+    except SecretFileError as error:
         raise OidcError(f"{prefix}CLIENT_SECRET_FILE: {error}") from None
-    if mode & 0o077:
-        raise OidcError(
-            f"{prefix}CLIENT_SECRET_FILE {file} may be read by others; make it private with chmod 600"
-        )
-    if not kept:
-        raise OidcError(f"{prefix}CLIENT_SECRET_FILE {file} is empty")
-    return kept

@@ -38,6 +38,7 @@ class ReplicaFacts:
     job: JobFacts
     started_at: float | None = None  # its engine
     says: str = ""  # the engine's own words while it starts
+    wakes: bool = False  # it starts because it is woken, and loads nothing
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,3 +43,10 @@ COMING = frozenset({ReplicaState.WANTED, ReplicaState.STARTING})
 # It serves, or is on the way to it.
 SERVING = COMING | {ReplicaState.HOT}
 REPLICA_ENDED = frozenset({ReplicaState.STOPPED, ReplicaState.FAILED})
+
+
+class ReplicaStart(StrEnum):
+    """Why a replica is starting."""
+
+    LOAD = "load"  # its weights are loaded
+    WAKE = "wake"  # its engine is woken

@@ -6,7 +6,6 @@ It is separate from the pages so that a stream costs no thread, no middleware an
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import secrets
@@ -16,7 +15,10 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
+from gpuworker.wire import ENDPOINTS, RESPONSE
 from portal.acceptance import asked as asking
+from portal.acceptance import rule
+from portal.acceptance.rule import Facts, verdict
 from portal.accounts import tokens
 from portal.accounts.callers import Caller
 from portal.admission.slots import Slots
@@ -24,23 +26,25 @@ from portal.admission.wake import Wake
 from portal.config import Config
 from portal.db.threads import Database
 from portal.errors import ApiError
-from portal.gateway.again import Again
 from portal.gateway.background import Background
-from portal.gateway.call import Call
+from portal.gateway.call import Call, Progress
 from portal.gateway.directory import Directory
 from portal.gateway.forward import Forward
 from portal.gateway.hold import Hold
 from portal.gateway.keeper import Keeper
 from portal.gateway.limits import Limits
+from portal.gateway.live_calls import LiveCalls
 from portal.gateway.openai.batches import Batches
 from portal.gateway.openai.files import Files
-from portal.gateway.openai.model_list import Offered
+from portal.gateway.openai.model_list import ModelList
 from portal.gateway.openai.responses import Responses
+from portal.gateway.operations import LOOK, USE, Operation, Operations
 from portal.gateway.order import HEADER as PRIORITY
 from portal.gateway.order import priority
+from portal.gateway.repeats import Repeats, idempotency_key
 from portal.gateway.replay import Replay
-from portal.gateway.routes import LOOK, USE, Route, Routes
 from portal.gateway.serve import Serve
+from portal.gateway.settlement import Settlement
 from portal.gateway.writer import HEARTBEAT_S, Writer
 from portal.http.exchange import Exchange, Gone, Scope
 from portal.transport.relay import Relay
@@ -66,19 +70,24 @@ class Gateway:
         self._wake = Wake()
         self.reverse = Reverse(self.id, self.slots, Relay(config.site_key, config.relay_address))
         self._forward = Forward(config.site_key, Transports(self.reverse))
+        live = LiveCalls()
         self.keeper = Keeper(
             self.slots,
             config.redis_url,
             self.id,
-            on_cancel=lambda request: self._serve.cancel(request),
+            on_cancel=live.cancel,
             on_directory=self.directory.refresh_soon,
         )
         hold = Hold(self.slots, self.directory, config)
         self._database = Database(config.database_url, f"{self.id} reads", threads=2)
         replay = Replay(self._database, hold, config)
-        self._again = Again(self.id, self.directory, self.writer, replay, config)
-        self._background = Background(self.slots, self.writer, self._waits)
+        self._repeats = Repeats(self.id, self.directory, self.writer, replay, config)
         self._limits = Limits(self.slots, self.directory, config.limits)
+        self._entry = Database(config.database_url, f"{self.id} entry", threads=2)
+        self._background = Background(self.slots, self.writer, self._limits, self._entry, self._waits)
+        settlement = Settlement(
+            self.id, self.slots, self.keeper, self.writer, self._limits, self._repeats, config.poison_after
+        )
         self._serve = Serve(
             self.id,
             self.slots,
@@ -87,34 +96,36 @@ class Gateway:
             hold,
             self._forward,
             self._waits,
-            config.poison_after,
-            self._again.leave,
             self._limits,
+            live,
+            settlement,
         )
-        self.routes = self._routes(
+        self.operations = self._operations(
             Responses(self._database),
-            Offered(self.directory),
+            ModelList(self.directory),
             Files(config, self._database),
             Batches(self._database),
         )
 
-    def _routes(self, responses: Responses, models: Offered, files: Files, batches: Batches) -> Routes:
-        return Routes(
+    def _operations(
+        self, responses: Responses, models: ModelList, files: Files, batches: Batches
+    ) -> Operations:
+        return Operations(
             [
-                *(Route("POST", api, USE, self._infer) for api in sorted(asking.APIS)),
-                Route("GET", "/v1/responses/{id}", LOOK, responses.show),
-                Route("POST", "/v1/responses/{id}/cancel", USE, responses.cancel),
-                Route("GET", "/v1/models", LOOK, models.listing),
-                Route("GET", "/v1/models/{model}", LOOK, models.show),
-                Route("GET", "/v1/files", LOOK, files.listing),
-                Route("POST", "/v1/files", USE, files.create),
-                Route("GET", "/v1/files/{file}", LOOK, files.show),
-                Route("DELETE", "/v1/files/{file}", USE, files.delete),
-                Route("GET", "/v1/files/{file}/content", LOOK, files.content),
-                Route("GET", "/v1/batches", LOOK, batches.listing),
-                Route("POST", "/v1/batches", USE, batches.create),
-                Route("GET", "/v1/batches/{batch}", LOOK, batches.show),
-                Route("POST", "/v1/batches/{batch}/cancel", USE, batches.cancel),
+                *(Operation("POST", path, USE, self._infer) for path in ENDPOINTS),
+                Operation("GET", f"{RESPONSE.path}/{{id}}", LOOK, responses.show),
+                Operation("POST", f"{RESPONSE.path}/{{id}}/cancel", USE, responses.cancel),
+                Operation("GET", "/v1/models", LOOK, models.listing),
+                Operation("GET", "/v1/models/{model}", LOOK, models.show),
+                Operation("GET", "/v1/files", LOOK, files.listing),
+                Operation("POST", "/v1/files", USE, files.create),
+                Operation("GET", "/v1/files/{file}", LOOK, files.show),
+                Operation("DELETE", "/v1/files/{file}", USE, files.delete),
+                Operation("GET", "/v1/files/{file}/content", LOOK, files.content),
+                Operation("GET", "/v1/batches", LOOK, batches.listing),
+                Operation("POST", "/v1/batches", USE, batches.create),
+                Operation("GET", "/v1/batches/{batch}", LOOK, batches.show),
+                Operation("POST", "/v1/batches/{batch}/cancel", USE, batches.cancel),
             ]
         )
 
@@ -143,17 +154,18 @@ class Gateway:
         await self.reverse.stop()
         self._wake.stop()
         await self.writer.stop()
-        await asyncio.get_running_loop().run_in_executor(None, self._database.close)
+        for database in (self._database, self._entry):
+            await asyncio.get_running_loop().run_in_executor(None, database.close)
         await self.directory.stop()
         await self.slots.close()
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         ex = Exchange(scope, receive, send, str(uuid.uuid4()))
         try:
-            route, name = self.routes.find(scope["method"], scope["path"])
-            told = await route.serve(ex, await self._caller(ex, *route.scopes), name)
+            operation, name = self.operations.find(scope["method"], scope["path"])
+            told = await operation.serve(ex, await self._caller(ex, *operation.scopes), name)
             if told is not None:
-                await ex.answer(200, json.dumps(told).encode())
+                await ex.answer_json(200, told)
         except ApiError as error:
             await ex.fail(error)
         except Gone:
@@ -187,29 +199,32 @@ class Gateway:
 
     async def _infer(self, ex: Exchange, caller: Caller, _: str) -> None:
         body = await ex.read(self._config.max_body_bytes)
-        asked = asking.read(ex.scope["path"], body)
+        asked = asking.read(ex.scope["path"], body, ex.header(b"content-type"))
         model = await self.directory.model(asked.model, caller.project_id)
-        if model is None:
-            raise ApiError("model_not_found", detail=asked.model[:128], param="model")
-        phase = self.directory.phase(model.pool)
-        if phase.residency == "unavailable":
-            raise ApiError("model_unavailable", detail=phase.named(asked.model).reason)
+        facts = Facts(asked.model, model, caller.project_id)
+        verdict(facts).accepted()
+        assert model is not None
         call = Call(
-            id=uuid.UUID(ex.request_id),
             ex=ex,
             asked=asked,
             caller=caller,
             pool=model.pool,
-            accepted_at=datetime.now(UTC),
+            priority=rule.priority(priority(ex.header(PRIORITY)), caller.priority),
+            key=idempotency_key(ex.header(b"idempotency-key")),
+            later=asked.background or "respond-async" in ex.header(b"prefer").lower(),
             since=time.monotonic(),
-            task=asyncio.current_task(),
-            priority=priority(ex.header(PRIORITY), caller.priority),
+            progress=Progress(uuid.UUID(ex.request_id), datetime.now(UTC)),
         )
-        if not await self._again.begin(call):
+        phase = self.directory.phase(model.pool)
+        if phase.residency == "unavailable" and not call.later:
+            raise ApiError("model_unavailable", detail=phase.named(asked.model).reason)
+        if not await self._repeats.begin(call):
             return
         try:
-            await self._limits.enter(call)
-            await (self._background.accept(call) if call.later else self._serve.run(call))
+            if call.later:
+                await self._background.accept(call, facts)
+            else:
+                await self._serve.run(call, await self._limits.enter(call))
         finally:
-            self._again.end(call)
+            self._repeats.end(call)
             self._limits.leave(call)

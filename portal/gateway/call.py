@@ -1,16 +1,16 @@
-"""One request in the gateway's hands: what is known of it and how far it has come; and its rows in the ledger.
+"""One request in the gateway's hands: what was asked, which stays as it is, and where it stands; and its rows.
 
-Separate from `serve`, which moves it: here it only turns into the values that the ledger's transitions take.
+Separate from the flows that move it: here it only turns into the values that the ledger's transitions take.
 """
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID
 
+from gpuworker.wire import JSON
 from portal.acceptance.asked import Asked
 from portal.accounts.callers import Caller
 from portal.admission.slots import Route
@@ -19,58 +19,56 @@ from portal.http.exchange import Exchange
 from portal.ledger.states import Lane, RequestState
 from portal.ledger.transitions import Finish, NewRequest, Recorded
 
+Stop = Literal["left", "cancelled"]
+
+_LONGEST_TYPE = 100  # characters, as the ledger keeps them
+
 
 @dataclass(slots=True, eq=False)
+class Progress:
+    """Where a request stands: the one part of a call that changes."""
+
+    id: UUID  # another one's than was sent, once its client has taken up that one's ticket
+    accepted_at: datetime
+    order_key: float = 0.0  # its place in line, once it has to wait
+    crashes: int = 0  # engines that died under it
+    has_row: bool = False  # its acceptance has been asked of the ledger
+    attempt: int = 0  # > 0: its row is running, at this attempt
+    route: Route | None = None  # where it runs; None while it waits
+    granted_at: datetime | None = None
+    stopped: Stop | Literal[""] = ""  # what broke it off
+    ended: bool = False  # its end has been written, or is somebody else's to write
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    id: UUID
+    """What was asked, by whom, and how its answer is wanted."""
+
     ex: Exchange
     asked: Asked
     caller: Caller
     pool: str
-    accepted_at: datetime
-    since: float  # monotonic, the same moment
-    task: asyncio.Task[Any] | None
-    priority: int = 0  # among what its project has waiting
-    order_key: float = 0.0  # its place in line, once it has to wait
-    key: str = ""  # its Idempotency-Key: it always gets a row, and its answer is kept
-    digest: str = ""  # of what is asked; known where asking again may matter
-    claim: UUID | None = None  # the try that took up its ticket
-    offer: Route | None = None  # the slot that it got on entering; `offered`: it has asked for one
-    offered: bool = False
-    route: Route | None = None  # where it runs; None while it waits
-    granted_at: datetime | None = None
-    parked: bool = False  # over a limit that refills; only where nobody waits
-    used: int | None = None  # tokens, once the engine has said
-    has_row: bool = False  # its acceptance has been asked of the ledger
-    attempt: int = 0  # > 0: its row is running, at this attempt
-    crashes: int = 0
-    stopped: Literal["", "left", "cancelled"] = ""
-    settled: bool = field(default=False)  # its end has been written, or is somebody else's
+    priority: int  # among what its project has waiting
+    key: str  # its Idempotency-Key: it always gets a row, and its answer is kept; "" = none
+    later: bool  # its client does not wait for the answer
+    since: float  # monotonic, when it came
+    progress: Progress
 
     @property
     def request(self) -> str:
+        """Return the request's id as text, as Redis and ingresses know it."""
         return self.ex.request_id
-
-    @property
-    def later(self) -> bool:
-        """Its client does not wait for the answer."""
-        return self.asked.background or "respond-async" in self.ex.header(b"prefer").lower()
 
     @property
     def first_token_at(self) -> datetime | None:
         at = self.ex.content_at
         return None if at is None else datetime.fromtimestamp(at, UTC)
 
-    def stop(self, why: Literal["left", "cancelled"]) -> None:
-        """Breaks off whatever is being awaited for it; `serve` then ends it."""
-        if not self.stopped and not self.settled and self.task is not None:
-            self.stopped = why
-            self.task.cancel()
-
-    def to_accept(self, gateway: str | None) -> NewRequest:
-        """`gateway`: that holds its connection; None = nobody waits for it."""
+    def to_accept(self, gateway: str | None, state: RequestState = RequestState.QUEUED) -> NewRequest:
+        """Return the row to accept. `gateway`: that holds its connection; None = nobody waits for it."""
+        progress = self.progress
         return NewRequest(
-            id=self.id,
+            id=progress.id,
             pool=self.pool,
             model=self.asked.model,
             project_id=self.caller.project_id,
@@ -80,18 +78,22 @@ class Call:
             stream=self.asked.stream and gateway is not None,
             lane=Lane.ASYNC if gateway is None else Lane.HELD,
             priority=self.priority,
-            order_key=self.order_key,
+            order_key=progress.order_key,
             holder=gateway,
-            accepted_at=self.accepted_at,
+            accepted_at=progress.accepted_at,
             body=self.asked.body,
-            crashes=self.crashes,
-            state=RequestState.PARKED if self.parked else RequestState.QUEUED,
+            crashes=progress.crashes,
+            state=state,
+            content_type=self.asked.content_type,
+            engine_path=self.asked.engine_path,
         )
 
-    def recorded(self, gateway: str, end: Ended) -> Recorded:
-        assert self.route is not None and self.granted_at is not None
+    def recorded(self, gateway: str, outcome: Outcome, now: datetime) -> Recorded:
+        """Return the row of a call that ran at once and ended now."""
+        progress = self.progress
+        assert progress.route is not None and progress.granted_at is not None
         return Recorded(
-            id=self.id,
+            id=progress.id,
             pool=self.pool,
             model=self.asked.model,
             project_id=self.caller.project_id,
@@ -100,39 +102,41 @@ class Call:
             api=self.asked.api,
             stream=self.asked.stream,
             holder=gateway,
-            replica=UUID(self.route.replica),
-            state=end.state,
-            accepted_at=self.accepted_at,
-            granted_at=self.granted_at,
-            first_token_at=end.first_token_at,
-            ended_at=datetime.now(UTC),
-            http_status=end.http_status,
-            error_code=end.error_code,
-            error_text=end.error_text,
-            prompt_tokens=end.prompt_tokens,
-            completion_tokens=end.completion_tokens,
+            replica=UUID(progress.route.replica),
+            state=outcome.state,
+            accepted_at=progress.accepted_at,
+            granted_at=progress.granted_at,
+            first_token_at=outcome.first_token_at,
+            ended_at=now,
+            http_status=outcome.http_status,
+            error_code=outcome.error_code,
+            error_text=outcome.error_text,
+            prompt_tokens=outcome.prompt_tokens,
+            completion_tokens=outcome.completion_tokens,
         )
 
-    def finished(self, gateway: str, end: Ended) -> Finish:
+    def finished(self, gateway: str, outcome: Outcome, now: datetime) -> Finish:
+        """Return the end, now, of a call that has a row."""
         return Finish(
-            id=self.id,
-            attempt=self.attempt,
+            id=self.progress.id,
+            attempt=self.progress.attempt,
             holder=gateway,
-            state=end.state,
-            ended_at=datetime.now(UTC),
-            first_token_at=end.first_token_at,
-            http_status=end.http_status,
-            error_code=end.error_code,
-            error_text=end.error_text,
-            prompt_tokens=end.prompt_tokens,
-            completion_tokens=end.completion_tokens,
-            result=end.result if self.key else None,
+            state=outcome.state,
+            ended_at=now,
+            first_token_at=outcome.first_token_at,
+            http_status=outcome.http_status,
+            error_code=outcome.error_code,
+            error_text=outcome.error_text,
+            prompt_tokens=outcome.prompt_tokens,
+            completion_tokens=outcome.completion_tokens,
+            result=outcome.result if self.key else None,
             keep=bool(self.key),
+            result_type=outcome.result_type,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class Outcome:
     """How a request ended, in the ledger's terms. Engines' own words may quote the prompt: they stay out."""
 
     state: str
@@ -143,12 +147,14 @@ class Ended:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     result: bytes | None = None  # what the client was told, where it will be asked for again
+    result_type: str = JSON
 
 
-def ended(call: Call, end: End, result: bytes | None) -> Ended:
+def outcome_of(call: Call, end: End, result: bytes | None) -> Outcome:
+    """Return what the end of its last try makes of the call."""
     error = end.error
     text = None if error is None else error.kind.what.replace("{detail}", "").strip() or error.code
-    return Ended(
+    return Outcome(
         state=RequestState.DONE if end.kind == "done" else RequestState.FAILED,
         http_status=error.status if error is not None else end.status,
         error_code=error.code if error is not None else None,
@@ -157,4 +163,5 @@ def ended(call: Call, end: End, result: bytes | None) -> Ended:
         prompt_tokens=end.usage.prompt_tokens,
         completion_tokens=end.usage.completion_tokens,
         result=result,
+        result_type=end.content_type[:_LONGEST_TYPE] or JSON,
     )

@@ -2,7 +2,7 @@
 
 A route's transport is opaque here, too (DESIGN §9): `transport` knows how each kind is reached. This tells
 apart what was refused (no engine has seen it), what was lost before the client saw a byte (it may run again)
-and what was lost later (it may not).
+and what was lost later (it may not). Bodies are bytes of the type that was asked and answered with.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from portal.transport.transport import Transports
 log = logging.getLogger(__name__)
 
 _LAST_WORD = b"data: [DONE]"
+_ANY = b"application/octet-stream"
 
 Kind = Literal["done", "failed", "refused", "lost"]
 
@@ -39,6 +40,7 @@ class End:
     why: str = ""
     error: ApiError | None = None
     usage: Usage = field(default_factory=Usage)
+    content_type: str = wire.JSON  # of the answer in one piece
 
     @property
     def crashed(self) -> bool:
@@ -61,7 +63,7 @@ class Forward:
         """Sends the answer to the client as it comes. The caller ends the exchange unless it is done or failed
         with the answer sent. Cancelled: the connection to the engine is closed, which aborts it there."""
         headers = (
-            f"Content-Type: application/json\r\n{wire.HEADER_KEY}: {self._key(route.pilot)}\r\n"
+            f"Content-Type: {asked.content_type}\r\n{wire.HEADER_KEY}: {self._key(route.pilot)}\r\n"
             f"{wire.HEADER_REPLICA}: {route.replica}\r\n{wire.HEADER_REQUEST}: {ex.request_id}\r\n"
             f"{wire.HEADER_ATTEMPT}: {attempt}\r\n"
         )
@@ -69,7 +71,7 @@ class Forward:
             headers += f"{wire.HEADER_ALONE}: 1\r\n"
         end = End("lost", why="connection")
         try:
-            answer = await self._links.send(route.transport, asked.api, headers, asked.body)
+            answer = await self._links.send(route.transport, asked.at_engine, headers, asked.body)
             try:
                 if why := answer.headers.get(self._refused) or answer.headers.get(self._lost):
                     end.kind = "refused" if self._refused in answer.headers else "lost"
@@ -115,14 +117,18 @@ class Forward:
 
     async def _whole(self, ex: Exchange, asked: Asked, answer: Link, end: End) -> None:
         body = await answer.rest()
-        if answer.status == 200 and (asked.stream or not _is_object(body)):
+        of_bytes = asked.endpoint.answer == "bytes"
+        if answer.status == 200 and (asked.stream or not (of_bytes or _is_object(body))):
             # What it said instead is for nobody: it may be anything.
             said = "its answer is not a stream." if asked.stream else "its answer is not a JSON object."
             end.kind, end.why, end.error = "failed", "", ApiError("engine_error", detail=said)
         elif answer.status == 200:
             end.kind, end.why, ex.content_at = "done", "", time.time()
-            end.usage = of_answer(body)
-            await ex.answer(200, body)
+            if of_bytes:
+                end.content_type = answer.headers.get(b"content-type", _ANY).decode("latin-1")
+            if asked.endpoint.usage != "never":
+                end.usage = of_answer(body)
+            await ex.answer(200, body, content_type=end.content_type)
         else:
             end.kind, end.why, end.error = "failed", "", engine_error(answer.status, body)
 

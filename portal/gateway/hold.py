@@ -86,6 +86,6 @@ def starting(phase: Phase) -> ApiError:
     eta_s = phase.eta_s or _RETRY_UNKNOWN_S
     return ApiError(
         "model_starting",
-        detail=phase.says or "All its places are taken.",
+        detail=phase.says or "All its slots are in use.",
         retry_after_s=int(min(max(eta_s, 1), _RETRY_MOST_S)),
     )

@@ -1,4 +1,4 @@
-"""A call and the quotas that concern it → admitted, refused with 429, or, where nobody waits, to be parked.
+"""A call and the quotas that concern it → admitted or refused with 429; where nobody waits, what its rates say.
 
 Every level (token, user, project, model) is asked in one Redis call, which takes nothing when one refuses. What is
 counted (concurrent, queued) is held by leases that this gateway renews, so a gateway's death gives it back. While
@@ -12,19 +12,19 @@ import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from portal.acceptance.rule import Rates
 from portal.accounts.callers import Caller
 from portal.admission.pipe import QueueDown
-from portal.admission.slots import Slots
+from portal.admission.slots import Route, Slots
 from portal.admission.subjects import LEASE_S, PREFIX, Quotas, of_subjects, over
 from portal.errors import ApiError
 from portal.gateway.call import Call
 from portal.gateway.directory import Directory
 from portal.gateway.hold import QUEUE_PATIENCE_S
 from portal.http.exchange import Headers
-from portal.policy.estimate import tokens
 from portal.policy.limits import COUNTS, RATES, Level, Quota, Want, duration, wants
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,17 @@ _TRY_AGAIN_S = 0.25
 
 T = TypeVar("T")
 Left = Sequence[tuple[int, float]]  # (remaining, seconds until whole) of each
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a request got on entering. `route`: its slot, None where there was none or nobody asked for one."""
+
+    asked_for_slot: bool = False
+    route: Route | None = None
+
+
+_FREE = Entry()
 
 
 class Limits:
@@ -52,30 +63,50 @@ class Limits:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def enter(self, call: Call) -> None:
-        """Takes what the request needs, before anything else is done for it. A held one over a limit raises
-        ApiError; one that nobody waits for is to be parked if the limit refills."""
-        quotas = self._quotas(call)
+    async def enter(self, call: Call) -> Entry:
+        """Take what a held request needs, before anything else is done for it, and return what it got.
+
+        Raises ApiError where it is over a limit."""
+        quotas = self.concerning(call)
         if not quotas:
-            return
-        estimate = tokens(call.asked.body)
-        if call.later:
-            await self._enter_later(call, quotas, estimate)
-            return
-        asked = wants(quotas, (*RATES, "concurrent"), estimate)
-        if call.has_row:
+            return _FREE
+        has_row, entry = call.progress.has_row, _FREE
+        asked = wants(quotas, (*RATES, "concurrent"), call.asked.estimated_tokens())
+        if has_row:
             # It came again for its place. It was a request when it came first, and its tokens were given back then.
             asked = tuple(replace(want, cost=0) if want.kind == "requests" else want for want in asked)
-        if asked and not call.has_row and not call.key:
-            await self._take_with_slot(call, asked)
+        if asked and not has_row and not call.key:
+            entry = await self._take_with_slot(call, asked)
         elif asked:
             await self._take(call, asked)
-        if call.has_row:
+        if has_row:
             await self._back_in_line(call, wants(quotas, ("queued",), 0))
+        return entry
+
+    async def take_rates(self, call: Call) -> Rates:
+        """Take what a request that nobody waits for needs of every rate, or nothing, and say which it was."""
+        asked = self._rates(call)
+        if not asked:
+            return "allow"
+        try:
+            refused, _, left = await self._slots.limit(PREFIX, call.request, LEASE_S, asked)
+        except QueueDown:
+            return "unknown"
+        call.ex.extra += headers(asked, left)
+        return "allow" if refused is None else "refuse"
+
+    def give_rates_back(self, call: Call) -> None:
+        """Undo `take_rates`: the request was refused after all."""
+        if asked := self._rates(call):
+            self._slots.settle(PREFIX, call.request, "", asked, 0)
+
+    def concerning(self, call: Call) -> list[tuple[Level, str, Quota]]:
+        """Return the quotas that the request is counted against."""
+        return concerning(self._directory.snapshot.quotas, self._defaults, call.caller, call.asked.model)
 
     async def waits(self, call: Call) -> None:
         """It has to stand in line. Raises ApiError when too many of its kind do."""
-        asked = wants(self._quotas(call), ("queued",), 0)
+        asked = wants(self.concerning(call), ("queued",), 0)
         if asked:
             await self._take(call, asked)
 
@@ -86,11 +117,14 @@ class Limits:
             self._taken[call.request] = [want for want in taken if want.kind != "queued"]
             self._slots.settle(PREFIX, call.request, "", lines, 0)
 
-    def leave(self, call: Call, slot: str = "") -> None:
-        """It has ended. What was reserved stands where an engine had it and nobody knows what it used. `slot`: the
-        replica at which it still has one, if it never stood in line."""
+    def leave(self, call: Call, used: int | None = None, slot: str = "") -> None:
+        """Settle what it took; nothing where that has been done. `used`: tokens, None where no engine has said:
+        then what was reserved stands if an engine had it. `slot`: the replica at which it still has one, if it never
+        stood in line."""
         taken = self._taken.pop(call.request, ())
-        used = 0 if call.used is None and call.granted_at is None else call.used
+        if not taken and not slot:
+            return
+        used = 0 if used is None and call.progress.granted_at is None else used
         back = [want for want in taken if want.kind != "requests"]
         if slot:
             self._slots.leave(call.pool, call.request, slot, PREFIX, back, used)
@@ -111,12 +145,12 @@ class Limits:
         ask = functools.partial(self._slots.limit, PREFIX, call.request, LEASE_S, asked)
         self._took(call, asked, *await _patiently(ask))
 
-    async def _take_with_slot(self, call: Call, asked: Sequence[Want]) -> None:
-        """As the usual request goes: its slot in the same step, so that it costs one round trip and not two."""
+    async def _take_with_slot(self, call: Call, asked: Sequence[Want]) -> Entry:
+        """Take its slot in the same step, as the usual request goes: it costs one round trip and not two."""
         ask = functools.partial(self._slots.enter, call.pool, PREFIX, call.request, LEASE_S, asked)
-        refused, retry_s, left, call.offer = await _patiently(ask)
-        call.offered = True
+        refused, retry_s, left, route = await _patiently(ask)
         self._took(call, asked, refused, retry_s, left)
+        return Entry(asked_for_slot=True, route=route)
 
     def _took(
         self, call: Call, asked: Sequence[Want], refused: Want | None, retry_s: float, left: Left
@@ -126,22 +160,8 @@ class Limits:
             raise over(refused, retry_s)
         self._taken.setdefault(call.request, []).extend(asked)
 
-    async def _enter_later(
-        self, call: Call, quotas: Sequence[tuple[Level, str, Quota]], estimate: int
-    ) -> None:
-        asked = wants(quotas, RATES, estimate)
-        if not asked:
-            return
-        try:
-            refused, _, left = await self._slots.limit(PREFIX, call.request, LEASE_S, asked)
-        except QueueDown:
-            call.parked = True
-            return
-        call.ex.extra += headers(asked, left)
-        call.parked = refused is not None
-
-    def _quotas(self, call: Call) -> list[tuple[Level, str, Quota]]:
-        return concerning(self._directory.snapshot.quotas, self._defaults, call.caller, call.asked.model)
+    def _rates(self, call: Call) -> tuple[Want, ...]:
+        return wants(self.concerning(call), RATES, call.asked.estimated_tokens())
 
     async def _keep(self) -> None:
         while True:

@@ -46,7 +46,7 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class LookAtLine:
     """How the line stands that a request is about to enter."""
 
     id: UUID
@@ -72,7 +72,7 @@ Move = (
     | EndQueued
     | Repeat
     | Look
-    | Standing
+    | LookAtLine
     | Used
 )
 
@@ -118,7 +118,7 @@ def write(
             "UPDATE accounts_apitoken SET last_used_at = %s WHERE id = ANY(%s)",
             (now, [use.token_id for use in used]),
         )
-    for standing in of(Standing):
+    for standing in of(LookAtLine):
         answers[standing.id] = backlog.line(cur, standing.pool, standing.lane)
     if looks := of(Look):
         cur.execute(

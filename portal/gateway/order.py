@@ -5,22 +5,24 @@ Separate from `slots`, which knows only commands, and from `serve`, which asks b
 
 from __future__ import annotations
 
+from portal.acceptance.rule import share
+from portal.admission.pipe import QueueDown
 from portal.admission.slots import Slots
 from portal.errors import ApiError
 from portal.gateway.call import Call
 from portal.gateway.writer import Writer
 from portal.ledger.states import Lane
-from portal.policy.estimate import tokens
+from portal.policy import fairshare
 from portal.policy.fairshare import PRIORITIES
 
 _PRIORITIES = {str(level): level for level in PRIORITIES}
 HEADER = b"x-berth-priority"
 
 
-def priority(text: str, usual: int) -> int:
-    """From the header; '' = the caller's usual one. Raises ApiError."""
+def priority(text: str) -> int | None:
+    """Return the priority that the header names; None where it is not there. Raises ApiError."""
     if not text:
-        return usual
+        return None
     if text not in _PRIORITIES:
         raise ApiError(
             "invalid_parameter", detail=f"'{HEADER.decode()}' is one of -1, 0, 1.", param=HEADER.decode()
@@ -34,13 +36,23 @@ class Order:
         self._writer = writer
 
     async def key(self, call: Call, lane: str) -> float:
-        """Reserves its place. Raises QueueDown, DatabaseDown."""
-        share = tokens(call.asked.body) / call.caller.weight
+        """Reserve its place. While Redis is away a request that nobody waits for gets it from the ledger. Raises
+        QueueDown (of a held one), DatabaseDown."""
+        cost = share(call.asked.estimated_tokens(), call.caller.weight)
+        try:
+            return await self._reserve(call, lane, cost)
+        except QueueDown:
+            if lane == Lane.HELD:
+                raise
+            line = await self._writer.line(call.progress.id, call.pool, lane)
+            key, _ = fairshare.tag(line, call.caller.project_id, cost, call.priority)
+            return key
+
+    async def _reserve(self, call: Call, lane: str, cost: float) -> float:
         request = call.request if lane == Lane.HELD else ""
-        key = await self._slots.tag(call.pool, lane, call.caller.project_id, share, call.priority, request)
+        project = call.caller.project_id
+        key = await self._slots.tag(call.pool, lane, project, cost, call.priority, request)
         while key is None:
-            line = await self._writer.line(call.id, call.pool, lane)
-            key = await self._slots.tag(
-                call.pool, lane, call.caller.project_id, share, call.priority, request, line
-            )
+            line = await self._writer.line(call.progress.id, call.pool, lane)
+            key = await self._slots.tag(call.pool, lane, project, cost, call.priority, request, line)
         return key

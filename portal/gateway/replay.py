@@ -1,6 +1,6 @@
 """A request that others have in hand → its answer, given to a second client as it was given to the first.
 
-Separate from `again`, which decides whether a client means such a request. Looks at the ledger now and then: who
+Separate from `repeats`, which decides whether a client means such a request. Looks at the ledger now and then: who
 answers it may be another gateway or a pilot.
 """
 
@@ -95,7 +95,7 @@ async def _answer(call: Call, found: Found) -> None:
     ex.extra += _REPLAYED
     status = found.http_status or 200
     if not call.asked.stream:
-        await ex.answer(status, body)
+        await ex.answer(status, body, content_type=found.result_type)
     elif found.lane != Lane.HELD:  # a pilot answered it, in one piece
         raise ApiError("detached")
     elif status == 200:

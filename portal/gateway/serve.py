@@ -3,14 +3,13 @@
 1. Nobody waits and a hot replica has room: it runs at once and is recorded at its end.
 2. Else it is accepted: a row, then a place in line, then a grant, then a try at a replica.
 3. A try that was refused or lost before the client saw a byte goes back in line, with its old place.
-4. Whoever was told to come again keeps its place: the row stays queued (`again`).
-5. However it ends, it ends once: `_settle` is the only place that writes an end.
+4. Whoever was told to come again keeps its place: the row stays queued (`repeats`).
+5. However it ends, it ends once: `settlement` is the only place that writes an end.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -20,26 +19,22 @@ from uuid import UUID
 from portal.admission.pipe import QueueDown
 from portal.admission.slots import Route, Slots
 from portal.errors import ApiError
-from portal.gateway import waited
-from portal.gateway.call import Call, Ended, ended
-from portal.gateway.forward import End, Forward
+from portal.gateway import wait_headers
+from portal.gateway.call import Call
+from portal.gateway.forward import Forward
 from portal.gateway.hold import QUEUE_PATIENCE_S, Hold
 from portal.gateway.keeper import Keeper
-from portal.gateway.limits import Limits
-from portal.gateway.moves import Cancel, EndQueued
+from portal.gateway.limits import Entry, Limits
+from portal.gateway.live_calls import LiveCalls
 from portal.gateway.order import Order
+from portal.gateway.settlement import Settlement
 from portal.gateway.writer import DatabaseDown, Writer
-from portal.ledger.states import Lane, RequestState
-from portal.ledger.transitions import Grant, Granted, Interrupted
+from portal.ledger.states import Lane
+from portal.ledger.transitions import Grant, Granted
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _TRY_AGAIN_S = 0.25
-# Refusals for lack of room: the replica is fine, it has more to do than Redis knows of.
-_NO_ROOM = frozenset({"full", "busy"})
-# Refusals that no other replica would answer differently: something of ours is broken.
-_OUR_FAULT = frozenset({"key", "path", "headers", "body"})
 
 
 class Serve:
@@ -52,9 +47,9 @@ class Serve:
         hold: Hold,
         forward: Forward,
         waits: Callable[[str], None],
-        poison_after: int,
-        leave: Callable[[Call], None],
         limits: Limits,
+        live: LiveCalls,
+        settlement: Settlement,
     ) -> None:
         self._gateway = gateway
         self._slots = slots
@@ -64,23 +59,16 @@ class Serve:
         self._hold = hold
         self._forward = forward
         self._waits = waits
-        self._poison_after = poison_after
-        self._leave = leave
         self._limits = limits
-        self._live: dict[str, Call] = {}
+        self._live = live
+        self._settlement = settlement
 
-    def cancel(self, request: str) -> None:
-        """The owner cancelled it through the API; its row says so already."""
-        if call := self._live.get(request):
-            call.stop("cancelled")
-
-    async def run(self, call: Call) -> None:
-        """Answers the client, whatever happens."""
-        self._live[call.request] = call
-        call.ex.watch_soon(lambda: call.stop("left"))
+    async def run(self, call: Call, entry: Entry) -> None:
+        """Answer the client, whatever happens."""
+        self._live.enter(call)
         error: ApiError | None = None
         try:
-            await self._go(call)
+            await self._go(call, entry)
         except ApiError as ended_with:
             error = ended_with
         except DatabaseDown:
@@ -88,180 +76,80 @@ class Serve:
         except QueueDown:
             error = ApiError("queue_unavailable", retry_after_s=10)
         except asyncio.CancelledError:
-            error = self._stopped(call)
+            if (task := asyncio.current_task()) is not None:
+                task.uncancel()
+            error = self._settlement.broken_off(call)
         finally:
-            call.ex.unwatch()
-            self._live.pop(call.request, None)
-            if not call.settled:
-                self._settle(call, error or ApiError("internal"))
-        if error is not None and call.stopped != "left":
+            self._live.leave(call)
+            if not call.progress.ended:
+                self._settlement.give_up(call, error or ApiError("internal"))  # 4. and 5.
+        if error is not None and call.progress.stopped != "left":
             await call.ex.fail(error)
 
-    async def _go(self, call: Call) -> None:
-        if not call.has_row:
-            if not call.key and await self._at_once(call):
+    async def _go(self, call: Call, entry: Entry) -> None:
+        progress = call.progress
+        if not progress.has_row:
+            if not call.key and await self._at_once(call, entry):  # 1.
                 return
-            await self._limits.waits(call)
-            call.order_key = await _patiently(lambda: self._order.key(call, Lane.HELD))
-            call.has_row = True
+            await self._limits.waits(call)  # 2.
+            progress.order_key = await _patiently(lambda: self._order.key(call, Lane.HELD))
+            progress.has_row = True
             await self._writer.accept(call.to_accept(self._gateway))
-        while not await self._attempt(call):
+        while not await self._try_in_line(call):  # 3.
             pass
 
-    async def _at_once(self, call: Call) -> bool:
-        """One try without standing in line, if nobody does and there is room. True when the request has ended."""
-        route = call.offer
-        if not call.offered:
+    async def _at_once(self, call: Call, entry: Entry) -> bool:
+        """Try once without standing in line, if nobody does and there is room. True when the call has ended."""
+        route = entry.route
+        if not entry.asked_for_slot:
             route = await _patiently(lambda: self._slots.admit(call.pool, call.request))
         if route is None:
             return False
         self._running(call, route, None)
-        end = await self._forward.run(call.ex, call.asked, route, 0, alone=False)
-        if self._over(call, end):
-            return True
-        call.crashes += end.crashed
-        if call.crashes >= self._poison_after:
-            raise _poisoned(call)
-        await self._step_back(call, end)
-        return False
+        self._keeper.hold(call.pool, route, call.request, alone=False, admitted=True)
+        return await self._tried(call, route, alone=False)
 
-    async def _attempt(self, call: Call) -> bool:
-        """In line → granted → one try. True when the request has ended."""
+    async def _try_in_line(self, call: Call) -> bool:
+        """Wait in line for a grant, then try once. True when the call has ended."""
+        progress = call.progress
+        alone = progress.crashes > 0
         waiter = await _patiently(
-            lambda: self._keeper.wait(call.pool, call.request, call.order_key, alone=call.crashes > 0)
+            lambda: self._keeper.wait(call.pool, call.request, progress.order_key, alone=alone)
         )
         if not waiter.granted.done():
             self._waits(call.pool)
         route = await self._hold.wait(call.ex, call.asked, waiter, call.since)
         self._limits.runs(call)
-        granted = await self._writer.grant(Grant(call.id, self._gateway, UUID(route.replica)))
+        granted = await self._writer.grant(Grant(progress.id, self._gateway, UUID(route.replica)))
         if granted is None:
-            raise await self._taken(call)
-        attempt = call.attempt = granted.attempt
+            raise await self._settlement.lost(call)
+        progress.attempt = granted.attempt
         self._running(call, route, granted)
         if call.ex.streaming:  # the headers are out
-            await call.ex.comment(waited.event(call.ex.extra))
-        end = await self._forward.run(call.ex, call.asked, route, attempt, alone=call.crashes > 0)
-        if self._over(call, end):
+            await call.ex.comment(wait_headers.event(call.ex.extra))
+        return await self._tried(call, route, alone=alone)
+
+    async def _tried(self, call: Call, route: Route, *, alone: bool) -> bool:
+        """Run it at the replica. True when the call has ended, False when it is back in its old place."""
+        end = await self._forward.run(call.ex, call.asked, route, call.progress.attempt, alone=alone)
+        if self._settlement.ends(call, end):  # 5.
             return True
-        why = f"{end.kind}: {end.why}"
-        row = Interrupted(call.id, attempt, self._gateway, why, crashed=end.crashed)
-        moved = await self._writer.interrupt(row)
-        call.attempt = 0
-        call.crashes += end.crashed
-        if moved == RequestState.FAILED:
-            call.settled = True
-            self._keeper.forget(call.pool, call.request)
-            raise _poisoned(call)
-        if moved is None:
-            raise await self._taken(call)
-        await self._step_back(call, end)
+        await self._settlement.step_back(call, end)  # 3.
         return False
 
     def _running(self, call: Call, route: Route, granted: Granted | None) -> None:
-        """`granted`: from the line; None = at once."""
-        call.route, call.granted_at = route, datetime.now(UTC)
-        waited_ms = max(0.0, 1000 * (call.granted_at - call.accepted_at).total_seconds())
+        """Note where it runs, and say how long it waited. `granted`: from the line; None = at once."""
+        progress = call.progress
+        progress.route, progress.granted_at = route, datetime.now(UTC)
+        waited_ms = max(0.0, 1000 * (progress.granted_at - progress.accepted_at).total_seconds())
         if granted is not None:
-            call.ex.extra = waited.in_line(call.ex.extra, waited_ms, granted)
+            call.ex.extra = wait_headers.in_line(call.ex.extra, waited_ms, granted)
         else:
-            call.ex.extra = waited.at_once(call.ex.extra, waited_ms)
-            self._keeper.hold(call.pool, route, call.request, alone=False, admitted=True)
-
-    def _over(self, call: Call, end: End) -> bool:
-        """Whether this try was the last: answered, or failed for good."""
-        if end.kind == "refused" and end.why in _OUR_FAULT:
-            log.error("request %s: the ingress refused it for good: %s", call.request, end.why)
-            raise ApiError("internal")
-        if end.kind == "failed":
-            assert end.error is not None
-            said = None
-            if end.error.status < 500:
-                # What the engine says of the request it says again; of itself, perhaps not. It has done nothing.
-                said, call.used = end.error.body(call.request), 0
-            self._write_end(call, ended(call, end, said))
-            raise end.error
-        if end.kind == "done":
-            self._write_end(call, ended(call, end, b"".join(call.ex.kept or ())))
-        return end.kind == "done"
-
-    async def _step_back(self, call: Call, end: End) -> None:
-        """Gives the slot back. A replica that cannot be reached leaves the routes until its next sync; one that
-        is full keeps the slot taken for a moment, or it would be granted again at once and refused again."""
-        assert call.route is not None
-        route, call.route = call.route, None
-        if end.why in _NO_ROOM:
-            await asyncio.sleep(_TRY_AGAIN_S)
-        else:
-            self._slots.drop_route(call.pool, route.replica)
-        self._keeper.release(call.pool, call.request, over=False)
-
-    async def _taken(self, call: Call) -> ApiError:
-        """The row is not ours any more: cancelled by its owner, or detached because we seemed to be gone."""
-        call.settled = True
-        self._keeper.forget(call.pool, call.request)
-        found = await self._writer.look(call.id)
-        return ApiError("cancelled" if found is None or found[0] == RequestState.CANCELLED else "detached")
-
-    def _stopped(self, call: Call) -> ApiError:
-        """What to say after the request was broken off: by its client, its owner, or the end of this server."""
-        if call.task is not None:
-            call.task.uncancel()
-        if call.stopped:
-            if call.stopped == "cancelled" and call.has_row:
-                call.settled = True  # the API wrote its end
-                self._keeper.forget(call.pool, call.request)
-            return ApiError("cancelled")
-        if not call.has_row:
-            return ApiError("shutting_down", retry_after_s=1)
-        # Accepted is kept: the row stays queued under our name, and is detached once we are gone.
-        if call.attempt:
-            self._writer.later(Interrupted(call.id, call.attempt, self._gateway, "its gateway is stopping"))
-        call.settled = True
-        self._keeper.forget(call.pool, call.request)
-        return ApiError("detached")
-
-    def _settle(self, call: Call, error: ApiError) -> None:
-        """Writes the end of a request that did not get its answer, from wherever it had come to."""
-        text = error.kind.what.replace("{detail}", "").strip() or error.code
-        first = call.first_token_at
-        end = Ended("failed", error.status, error.code, text, first)
-        if call.stopped:
-            code = "client_left" if call.stopped == "left" else "cancelled"
-            end = Ended("cancelled", None, code, None, first)
-        if call.attempt or (not call.has_row and call.route is not None):
-            self._write_end(call, end)
-            return
-        call.settled = True
-        self._keeper.forget(call.pool, call.request)
-        if not call.has_row:
-            return
-        if error.code == "model_starting" and not call.stopped:
-            self._leave(call)
-        elif call.stopped or error.code in ("database_unavailable", "internal"):
-            # Where the row is by now is not known: this comes after whatever is still on its way.
-            self._writer.later(Cancel(call.id, end.error_code or "given up"))
-        else:
-            self._writer.later(EndQueued(call.id, RequestState.FAILED, error.code, text))
-
-    def _write_end(self, call: Call, end: Ended) -> None:
-        call.settled = True
-        if end.prompt_tokens is not None:
-            call.used = end.prompt_tokens + (end.completion_tokens or 0)
-        if call.has_row:
-            self._writer.later(call.finished(self._gateway, end))
-            self._keeper.forget(call.pool, call.request)
-        else:
-            self._writer.record(call.recorded(self._gateway, end))
-            self._limits.leave(call, self._keeper.let_go(call.pool, call.request))
-
-
-def _poisoned(call: Call) -> ApiError:
-    return ApiError("poison", detail=f"It was tried {call.crashes} times.")
+            call.ex.extra = wait_headers.at_once(call.ex.extra, waited_ms)
 
 
 async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
-    """Asks Redis again while it is away, for as long as a caller may be kept. Raises QueueDown."""
+    """Ask Redis again while it is away, for as long as a caller may be kept. Raises QueueDown."""
     until = time.monotonic() + QUEUE_PATIENCE_S
     while True:
         try:

@@ -27,6 +27,11 @@ class Usage:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
 
+    @property
+    def tokens(self) -> int | None:
+        """Return all of them; None where the engine did not say."""
+        return None if self.prompt_tokens is None else self.prompt_tokens + (self.completion_tokens or 0)
+
 
 def of_answer(body: bytes) -> Usage:
     """From a whole JSON answer."""

@@ -27,7 +27,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from portal.db import connections
 from portal.gateway import moves
-from portal.gateway.moves import Cancel, EndQueued, Look, Move, Standing, Used
+from portal.gateway.moves import Cancel, EndQueued, Look, LookAtLine, Move, Used
 from portal.ledger import repeats, transitions
 from portal.ledger.repeats import Repeat
 from portal.ledger.transitions import Finish, Grant, Granted, Interrupted, NewRequest, Recorded
@@ -110,7 +110,7 @@ class Writer:
 
     async def line(self, id_: UUID, pool: str, lane: str) -> Line:
         """The lane of the pool as the ledger knows it."""
-        answer: Line = await self._ask(Standing(id_, pool, lane))
+        answer: Line = await self._ask(LookAtLine(id_, pool, lane))
         return answer
 
     async def repeat(self, move: Repeat) -> repeats.Answer:

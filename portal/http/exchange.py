@@ -7,17 +7,16 @@ proper status; later ones are a `data: {"error": …}` event (DESIGN §3).
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from portal.errors import ApiError
+from portal.http import answers
 
 Scope = dict[str, Any]
 Headers = list[tuple[bytes, bytes]]
 
 _WATCH_AFTER_S = 0.02
-_JSON = (b"content-type", b"application/json")
 # Proxies must neither keep nor gather what is streamed.
 _STREAM: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -121,20 +120,20 @@ class Exchange:
 
     # Answers
 
-    async def answer(self, status: int, body: bytes, headers: Headers | None = None) -> None:
-        """A whole JSON answer."""
+    async def answer(
+        self, status: int, body: bytes, headers: Headers | None = None, content_type: str = answers.JSON
+    ) -> None:
+        """Send a whole answer, of JSON unless a type is named."""
         self.ended = True
         if self.kept is not None:
             self.kept.append(body)
-        length = (b"content-length", str(len(body)).encode())
-        await self._send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [_JSON, length, self._id_header, *self.extra, *(headers or ())],
-            }
-        )
+        told = (self._id_header, *self.extra, *(headers or ()))
+        await self._send(answers.head(status, body, told, content_type))
         await self._send({"type": "http.response.body", "body": body})
+
+    async def answer_json(self, status: int, said: Mapping[str, Any], headers: Headers | None = None) -> None:
+        """Send a whole answer of JSON."""
+        await self.answer(status, answers.encoded(said), headers)
 
     async def answer_bytes(self, parts: AsyncIterator[bytes], length: int) -> None:
         """A whole answer of `length` bytes as a download."""
@@ -164,7 +163,7 @@ class Exchange:
     async def comment(self, said: dict[str, Any]) -> None:
         """A heartbeat: an SSE comment, which clients skip."""
         await self.begin_stream()
-        beat = b": berth " + json.dumps(said).encode() + b"\n\n"
+        beat = b": berth " + answers.encoded(said) + b"\n\n"
         await self._send({"type": "http.response.body", "body": beat, "more_body": True})
 
     async def end_stream(self) -> None:

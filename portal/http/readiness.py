@@ -7,7 +7,6 @@ and a kept connection would hide that new ones are refused.
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 import psycopg2
@@ -16,6 +15,7 @@ from redis.exceptions import RedisError
 
 from portal.config import Config
 from portal.db import connections
+from portal.http.answers import send_json
 
 LIMIT_S = 3.0
 
@@ -27,11 +27,7 @@ class Readiness:
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         said = await self.look()
-        body = json.dumps(said).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        status = 200 if said["ready"] else 503
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send_json(send, 200 if said["ready"] else 503, said)
 
     async def look(self) -> dict[str, Any]:
         (database, tick_age_s), queue = await asyncio.gather(

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from psycopg2.extensions import cursor as Cursor
 
+from portal.db.rows import named
 from portal.ledger.states import RequestState
 
 # Of each state. Batches are queued whole, so there may be any number of rows; a page has a moment.
@@ -40,6 +41,7 @@ class Parked:
     project_id: int
     model: str
     length: int
+    api: str
 
 
 def lines(cur: Cursor) -> list[Line]:
@@ -77,7 +79,7 @@ def first_parked(cur: Cursor, lines: Sequence[Line]) -> list[Parked]:
     """Of each of the lines that has any, the one that goes on first."""
     cur.execute(
         """SELECT DISTINCT ON (r.project_id, r.model) r.token_id, r.user_id, r.project_id, r.model,
-             coalesce(r.batch_length, octet_length(p.body), 0)
+             coalesce(r.batch_length, octet_length(p.body), 0) AS length, r.api
            FROM (SELECT * FROM ledger_request WHERE state = 'parked' LIMIT %s) r
              JOIN unnest(%s::bigint[], %s::text[]) line (project, model)
                ON line.project = r.project_id AND line.model = r.model
@@ -85,7 +87,7 @@ def first_parked(cur: Cursor, lines: Sequence[Line]) -> list[Parked]:
            ORDER BY r.project_id, r.model, r.order_key""",
         (MOST_COUNTED, [line.project_id for line in lines], [line.model for line in lines]),
     )
-    return [Parked(*row) for row in cur.fetchall()]
+    return named(cur, Parked)
 
 
 def oldest(cur: Cursor) -> dict[str, datetime]:

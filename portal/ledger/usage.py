@@ -7,18 +7,22 @@ up both, so a number is right at any moment, before a fold, after it, and after 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
 from psycopg2.extensions import cursor as Cursor
 
+from portal.db.rows import named
+
 Step = Literal["hour", "day"]
 Kind = Literal["model", "project", "user"]
 
 _COLUMNS = "at, user_id, project_id, model, requests, failed, prompt_tokens, completion_tokens, gpu_s"
 _SUMS = "sum(requests), sum(failed), sum(prompt_tokens), sum(completion_tokens), sum(gpu_s)"
+_NAMED_SUMS = """sum(requests) AS requests, sum(failed) AS failed, sum(prompt_tokens) AS prompt_tokens,
+  sum(completion_tokens) AS completion_tokens, sum(gpu_s) AS gpu_s"""
 _NUMBERS = "requests, failed, prompt_tokens, completion_tokens, gpu_s"
 _KINDS = """LATERAL (VALUES ('all', ''), ('model', model), ('project', project_id::text), ('user', user_id::text))
   kinds (kind, name)"""
@@ -110,15 +114,17 @@ def of_everybody(cur: Cursor, kind: Kind, most: int, since: datetime, step: Step
         {"step": _COARSER[step], "since": _begin(since, step), "most": most * _CANDIDATES},
     )
     within = {"step": step, "since": since, "names": [name for (name,) in cur.fetchall()]}
-    cur.execute(f"SELECT at, name, {_SUMS} FROM ({_totals(kind, named=True)}) spent GROUP BY 1, 2", within)
-    found = [_total(row) for row in cur.fetchall()]
+    cur.execute(
+        f"SELECT at, name, {_NAMED_SUMS} FROM ({_totals(kind, only=True)}) spent GROUP BY 1, 2", within
+    )
+    found = named(cur, _total)
     requests: Counter[str | None] = Counter()
     for one in found:
         requests[one.name] += one.requests
     first = {name for name, _ in sorted(requests.items(), key=lambda item: (-item[1], item[0] or ""))[:most]}
     shown = [one for one in found if one.name in first]
-    cur.execute(f"SELECT at, NULL, {_SUMS} FROM ({_totals('all')}) spent GROUP BY 1", within)
-    rests = (_less(_total(row), [one for one in shown if one.at == row[0]]) for row in cur.fetchall())
+    cur.execute(f"SELECT at, NULL AS name, {_NAMED_SUMS} FROM ({_totals('all')}) spent GROUP BY 1", within)
+    rests = (_less(whole, [one for one in shown if one.at == whole.at]) for whole in named(cur, _total))
     return sorted(
         [*shown, *(rest for rest in rests if rest.requests)], key=lambda one: (one.at, one.name or "")
     )
@@ -133,24 +139,33 @@ def _begin(since: datetime, step: Step) -> datetime:
 def every_name(cur: Cursor, kind: Kind, since: datetime, step: Step) -> list[Total]:
     """The same of all of them, for a file."""
     cur.execute(
-        f"SELECT at, name, {_SUMS} FROM ({_totals(kind)}) spent GROUP BY 1, 2 ORDER BY 1, 2",
+        f"SELECT at, name, {_NAMED_SUMS} FROM ({_totals(kind)}) spent GROUP BY 1, 2 ORDER BY 1, 2",
         {"step": step, "since": since},
     )
-    return [_total(row) for row in cur.fetchall()]
+    return named(cur, _total)
 
 
-def _totals(kind: str, *, named: bool = False) -> str:
-    """Sums, and the deltas that are not in them yet; `named`: of these only. `kind` is a word of ours."""
-    only = "AND name = ANY(%(names)s)" if named else ""
+def _totals(kind: str, *, only: bool = False) -> str:
+    """Return the SQL of the sums, and of the deltas that are not in them yet; `only`: those of the parameter `names`.
+    `kind` is a word of ours."""
+    these = "AND name = ANY(%(names)s)" if only else ""
     return f"""SELECT at, name, {_NUMBERS} FROM ledger_usagetotal
-        WHERE kind = '{kind}' AND step = %(step)s AND at >= %(since)s {only}
+        WHERE kind = '{kind}' AND step = %(step)s AND at >= %(since)s {these}
       UNION ALL SELECT date_trunc(%(step)s, at, 'UTC'), name, {_NUMBERS} FROM ledger_usagedelta, {_KINDS}
-        WHERE kind = '{kind}' AND at >= %(since)s {only}"""
+        WHERE kind = '{kind}' AND at >= %(since)s {these}"""
 
 
-def _total(row: tuple[datetime, str | None, int, int, int, int, float]) -> Total:
-    at, name, requests, failed, prompt, completion, gpu_s = row
-    return Total(at, name, int(requests), int(failed), int(prompt), int(completion), float(gpu_s))
+def _total(*, at: datetime, name: str | None, gpu_s: float, **numbers: int) -> Total:
+    return Total(at, name, **_whole(numbers), gpu_s=float(gpu_s))
+
+
+def _used(*, at: datetime, project_id: int, model: str, gpu_s: float, **numbers: int) -> Used:
+    return Used(at, project_id, model, **_whole(numbers), gpu_s=float(gpu_s))
+
+
+def _whole(numbers: Mapping[str, int]) -> dict[str, int]:
+    """Return sums as whole numbers: PostgreSQL's are decimals."""
+    return {name: int(number) for name, number in numbers.items()}
 
 
 def _less(whole: Total, parts: Sequence[Total]) -> Total:
@@ -167,13 +182,10 @@ def _less(whole: Total, parts: Sequence[Total]) -> Total:
 
 def _read(cur: Cursor, whose: str, who: object, since: datetime, step: Step) -> list[Used]:
     cur.execute(
-        f"""SELECT date_trunc(%s, at, 'UTC'), project_id, model, {_SUMS} FROM (
+        f"""SELECT date_trunc(%s, at, 'UTC') AS at, project_id, model, {_NAMED_SUMS} FROM (
              SELECT {_COLUMNS} FROM ledger_usage WHERE {whose} AND step = %s AND at >= %s
              UNION ALL SELECT {_COLUMNS} FROM ledger_usagedelta WHERE {whose} AND at >= %s) spent
            GROUP BY 1, 2, 3 ORDER BY 1, 2, 3""",
         (step, who, step, since, who, since),
     )
-    return [
-        Used(at, project, model, int(requests), int(failed), int(prompt), int(completion), float(gpu_s))
-        for at, project, model, requests, failed, prompt, completion, gpu_s in cur.fetchall()
-    ]
+    return named(cur, _used)

@@ -12,18 +12,11 @@ from uuid import UUID
 from django.core.exceptions import ValidationError
 from django.db.models import OuterRef, QuerySet, Subquery
 
-from portal.fleet.models import Command, Decision, Pilot
+from portal.fleet.decision_kinds import DecisionKind
+from portal.fleet.models import Decision, Pilot
 from portal.services import targets
 from portal.services.moments import FORMS, moment
 
-# What the policies decide; what is done about unknown jobs and bad nodes; what befell the fleet; and the commands
-# that move nothing by themselves.
-KINDS = (
-    "launch", "place", "wake_replica", "drain_replica", "stage", "drain_pilot", "cancel", "hold", "hold_profile",
-    "cancel_unknown", "cancel_refused", "exclude_node", "readmit_node", "resubmit", "ended", "silent", "heard_again",
-    "slurm_silent", "slurm_answers", *(Command.Kind(k).value for k in (
-        "adopt", "reject", "pin", "unpin", "wake", "pause", "resume", "relaunch", "test_launch")),
-)  # fmt: skip
 FILTERS = {
     "model": "Name of a model or its pool.",
     "pilot": "Id, job id or job name of a pilot.",
@@ -42,8 +35,8 @@ def decisions(asked: Mapping[str, str], now: datetime) -> QuerySet[Decision]:
     if word := asked.get("pilot"):
         rows = rows.filter(pilot=_pilot(word))
     if kind := asked.get("kind"):
-        if kind not in KINDS:
-            raise ValidationError({"kind": f"kind is one of: {', '.join(KINDS)}."})
+        if kind not in set(DecisionKind):
+            raise ValidationError({"kind": f"kind must be one of: {', '.join(DecisionKind)}."})
         rows = rows.filter(kind=kind)
     if word := asked.get("since"):
         rows = rows.filter(at__gte=moment("since", word, now))

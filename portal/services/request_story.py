@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 from typing import Any
 
 from django.db.models import Q
 
+from gpuworker.wire import JSON
 from portal.fleet.models import Replica
 from portal.fleet.states import REPLICA_ENDED
 from portal.ledger.models import Payload, Request
@@ -101,11 +103,17 @@ def _replica(row: Request) -> Replica | None:
 
 
 def result(row: Request) -> Any:
-    """Return what the engine answered, for nobody but its owner; None when it is not kept."""
-    kept = Payload.objects.filter(request=row).values_list("result", flat=True).first()
-    if kept is None:
+    """Return what the engine answered, for nobody but its owner; None when it is not kept.
+
+    Whatever is not JSON comes as {"content_type": ..., "base64": ...}.
+    """
+    kept = Payload.objects.filter(request=row).values_list("result", "result_type").first()
+    if kept is None or kept[0] is None:
         return None
-    text = bytes(kept).decode(errors="replace")
+    data, content_type = bytes(kept[0]), kept[1]
+    if content_type != JSON:
+        return {"content_type": content_type, "base64": base64.b64encode(data).decode()}
+    text = data.decode(errors="replace")
     try:
         return json.loads(text)
     except ValueError:

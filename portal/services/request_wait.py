@@ -10,8 +10,9 @@ import time
 import redis
 from django.db import connection
 
+from gpuworker.wire import estimate_at
 from portal.admission import quotas
-from portal.admission.quotas import Subjects
+from portal.admission.subjects import Subjects
 from portal.db.connections import plain
 from portal.fleet.explain import explain, in_line
 from portal.fleet.facts import read_facts
@@ -45,7 +46,8 @@ def _away(ticket: Ticket, now: float) -> Phase:
     return Phase(
         "not_loaded",
         None,
-        f"Its client was told to come again; nobody runs it meanwhile, and its place is kept until {kept}.",
+        "Its client was told to send it again. It does not run before that, and its place in the queue is kept until "
+        f"{kept}.",
         next_step="Send the same request again: it takes this place.",
     )
 
@@ -57,12 +59,13 @@ def _parked(row: Request, now: float) -> Phase:
     """
     subjects = Subjects(row.token_id, row.user_id, row.project_id, row.model)
     try:
-        refill = quotas.refill(subjects, _cost(row), now)
+        with connection.cursor() as cur:
+            refill = quotas.refill(plain(cur), subjects, _cost(row), now)
     except (redis.RedisError, OSError):
-        reason = "It is parked: what your quotas have left is not known now, because Redis does not answer."
+        reason = "It is parked: the state of your quotas is unknown, because Redis does not answer."
         return Phase("not_loaded", None, reason)
     if refill is None:
-        return Phase("not_loaded", None, "It is parked; no quota limits it any more, and it goes on at once.")
+        return Phase("not_loaded", None, "It is parked; no quota applies any more, and it resumes now.")
     want, wait_s = refill
     limit = f"{want.limit} {WORDS[want.kind]} of this {want.level}"
     if wait_s <= 0:
@@ -74,4 +77,4 @@ def _parked(row: Request, now: float) -> Phase:
 
 def _cost(row: Request) -> int:
     body = Payload.objects.filter(request=row).values_list("body", flat=True).first()
-    return estimate.of_row(row.batch_length, body)
+    return estimate.of_row(row.batch_length, body, estimate_at(row.api))

@@ -29,6 +29,7 @@ from portal.config import Config
 from portal.db.threads import Database
 from portal.errors import ApiError
 from portal.fleet.states import PilotState, ReplicaState
+from portal.http.answers import failure
 from portal.http.exchange import Exchange, Gone, Scope
 from portal.ledger import backlog
 from portal.transport.reverse import Reverse
@@ -44,15 +45,11 @@ PREFIX = "/worker/v1/"
 LOOK_S = 1.0  # a waiting poll looks by itself: hints may be lost
 BEAT_S = 10.0
 KEEP_SYNC_S = 600
-_NO_UPGRADE = json.dumps(
-    {
-        "error": {
-            "message": "A link is a WebSocket, and this request asked for none: a proxy in front of the portal has to "
-            "pass Upgrade on, and uvicorn to be started with --ws portal.workerapi.link:Upgrade.",
-            "code": "upgrade_required",
-        }
-    }
-).encode()
+_NO_UPGRADE = failure(
+    "A link is a WebSocket, and this request asked for none: a proxy in front of the portal has to pass Upgrade on, and "
+    "uvicorn to be started with --ws portal.workerapi.link:Upgrade.",
+    "upgrade_required",
+)
 
 
 class WorkerApi:
@@ -94,7 +91,7 @@ class WorkerApi:
         verb = self._verbs.get(scope["path"].removeprefix(PREFIX))
         try:
             if scope["path"] == wire.LINK_PATH:
-                await ex.answer(426, _NO_UPGRADE)
+                await ex.answer_json(426, _NO_UPGRADE)
                 return
             if verb is None or not scope["path"].startswith(PREFIX):
                 raise ApiError("not_found")
@@ -107,18 +104,16 @@ class WorkerApi:
         except ApiError as error:
             await ex.fail(error)
         except reports.Ended:
-            await ex.answer(410, b'{"error": {"message": "This pilot has ended.", "code": "pilot_ended"}}')
+            await ex.answer_json(410, failure("This pilot has ended.", "pilot_ended"))
         except reports.Unknown:
-            await ex.answer(
-                503, b'{"error": {"message": "This pilot is not known.", "code": "pilot_unknown"}}'
-            )
+            await ex.answer_json(503, failure("This pilot is not known.", "pilot_unknown"))
         except reports.Unregistered:
-            await ex.answer(428, b'{"error": {"message": "Register first.", "code": "not_registered"}}')
+            await ex.answer_json(428, failure("Register first.", "not_registered"))
         except reports.NotYours:
-            await ex.answer(409, b'{"error": {"message": "Another job is this pilot.", "code": "not_yours"}}')
+            await ex.answer_json(409, failure("Another job is this pilot.", "not_yours"))
         except probe.Busy as error:
             log.warning("an ingress could not be asked: %s", error)
-            await ex.answer(503, b'{"error": {"message": "The portal is busy.", "code": "busy"}}')
+            await ex.answer_json(503, failure("The portal is busy.", "busy"))
         except NotReached as error:
             await ex.answer(424, wire.dumps(error.said))
         except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:

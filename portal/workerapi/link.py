@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import http
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 from gpuworker import wire
+from portal.http.answers import JSON, encoded, failure
 
 log = logging.getLogger(__name__)
 
@@ -127,8 +127,8 @@ class Upgrade(asyncio.Protocol):
 
     def _refuse(self, status: int, why: str) -> None:
         assert self._transport is not None
-        body = json.dumps({"error": {"message": why, "code": "link_refused"}}).encode()
-        first = f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+        body = encoded(failure(why, "link_refused"))
+        first = f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\nContent-Type: {JSON}\r\n"
         self._transport.write(
             f"{first}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
         )

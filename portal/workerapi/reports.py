@@ -158,6 +158,7 @@ def _seen(cur: Cursor, pilot: UUID, said: wire.Sync, now: datetime) -> list[flee
                 id=UUID(seen.id),
                 state=seen.state,
                 phase=_clean(seen.phase),
+                start=seen.start,
                 started_at=_at(seen.started_at),
                 hot_at=_at(seen.hot_at) or (now if seen.state in ("hot", "asleep") else None),
                 error=_clean(seen.error)[-4000:],
@@ -182,7 +183,10 @@ def _seen(cur: Cursor, pilot: UUID, said: wire.Sync, now: datetime) -> list[flee
 def _is_news(known: ReplicaRow | None, seen: wire.ObservedReplica) -> bool:
     if known is None:
         return False  # ended here already, or another pilot's
-    return known.state != seen.state or (seen.state == "starting" and known.phase != _clean(seen.phase)[:200])
+    if known.state != seen.state:
+        return True
+    says = _clean(seen.phase)[:200]
+    return seen.state == "starting" and (known.phase != says or seen.start not in ("", known.start))
 
 
 def _remember_load(cur: Cursor, pilot: UUID, pool: str, load_s: float) -> None:

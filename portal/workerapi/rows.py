@@ -16,6 +16,7 @@ from portal.ledger.states import RequestState
 _MOST_AT_ONCE = 256  # rows in one answer
 # Of their bodies, or a single row: prompts may be long, and the whole answer lies in memory several times.
 _MOST_BYTES = 4 * 2**20
+_LONGEST_TYPE = 100  # characters, as the ledger keeps them
 
 
 def claim(cur: Cursor, pilot: UUID, room: dict[str, int], contents: Contents) -> list[wire.LeasedRow]:
@@ -61,7 +62,14 @@ def _in_use(cur: Cursor, replica: UUID) -> bool:
 
 def _leased(row: ledger.Claimed, body: bytes) -> wire.LeasedRow:
     return wire.LeasedRow(
-        str(row.id), row.attempt, str(row.replica), row.api, row.alone, body.decode("utf-8", "replace")
+        str(row.id),
+        row.attempt,
+        str(row.replica),
+        row.api,
+        row.alone,
+        body,
+        row.content_type,
+        row.engine_path,
     )
 
 
@@ -137,13 +145,19 @@ def _finish(row: wire.RowResult, pilot: str) -> ledger.Finish:
         http_status=row.status or None,
         error_code=(row.error_code or "engine_error")[:40] if failed else None,
         error_text=_message(row.body) if failed else None,
-        prompt_tokens=max(0, row.prompt_tokens),
-        completion_tokens=max(0, row.completion_tokens),
-        result=row.body.encode("utf-8", "replace"),
+        prompt_tokens=_count(row.prompt_tokens),
+        completion_tokens=_count(row.completion_tokens),
+        result=row.body,
+        result_type=row.content_type[:_LONGEST_TYPE] or wire.JSON,
     )
 
 
-def _message(body: str) -> str:
+def _count(said: int | None) -> int | None:
+    """Return a number of tokens; None where the engine counts none."""
+    return None if said is None else max(0, said)
+
+
+def _message(body: bytes) -> str:
     """The engine's message is in the result, which only its owner sees; here stands that there is one."""
     try:
         kind = json.loads(body)["error"]["type"]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from psycopg2.extensions import cursor as Cursor
 
+from gpuworker.wire import estimate_at
 from portal.accounts.callers import read_quotas
 from portal.admission.subjects import of_subjects
 from portal.policy import estimate
@@ -30,14 +31,14 @@ def spent(cur: Cursor, ended: Iterable[str], defaults: Mapping[str, Quota]) -> l
     cur.execute(
         """SELECT r.id, r.token_id, r.user_id, r.project_id, r.model, r.prompt_tokens, coalesce(r.completion_tokens, 0),
              coalesce(r.batch_length, octet_length(p.body)),
-             CASE WHEN octet_length(p.body) <= %s THEN p.body END
+             CASE WHEN octet_length(p.body) <= %s THEN p.body END, r.api
            FROM ledger_request r LEFT JOIN ledger_payload p ON p.request = r.id
            WHERE r.id = ANY(%s::uuid[]) AND r.state IN ('done', 'failed') AND r.prompt_tokens IS NOT NULL""",
         (estimate.LONGEST, list(ended)),
     )
     found = []
-    for id_, token, user, project, model, prompt, completion, length, body in cur.fetchall():
-        reserved = estimate.of_row(length, body)
+    for id_, token, user, project, model, prompt, completion, length, body, api in cur.fetchall():
+        reserved = estimate.of_row(length, body, estimate_at(api))
         asked = wants(of_subjects(quotas, defaults, token, user, project, model), ("tokens",), reserved)
         if asked:
             found.append(Spent(str(id_), prompt + completion, asked))

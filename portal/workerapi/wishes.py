@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple, cast
 from uuid import UUID
 
 from psycopg2.extensions import cursor as Cursor
 
 from gpuworker import wire
+from portal.db.rows import first, named
 from portal.fleet.states import PilotState, ReplicaState
 from portal.ledger.states import RequestState
 
@@ -28,63 +28,84 @@ _DESIRED: dict[str, wire.DesiredState] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class PilotRow:
+class PilotRow(NamedTuple):
+    """What the worker API has to know of a pilot before it answers. Times are UNIX seconds."""
+
     state: str
     agent_job_id: int | None
     address: str
     deadline_at: float | None
     said_ending: str
-    staged: tuple[str, ...] = ()
-    stage_wish: str = ""
-    inspects: bool = False  # it was chosen to look at folders and has not said what it found
+    staged: list[str]
+    stage_wish: str
+    inspects: bool  # it was chosen to look at folders and has not said what it found
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaRow:
+class ReplicaRow(NamedTuple):
+    """A live replica of a pilot, as the portal last knew it. Times are UNIX seconds."""
+
     id: str
     pool: str
     model: str
     state: str
     phase: str
+    start: str
     cap: int
     hot_at: float | None
 
 
+class _WantedRow(NamedTuple):
+    """A replica with what its pool, its environment and its model say of it. Columns of JSON are text."""
+
+    id: str
+    pool: str
+    engine: str
+    state: str
+    gpus: str
+    cap: int
+    sleep_level: int
+    args: str
+    load_limit_s: float
+    drain_limit_s: float
+    may_sleep: int
+    python: str
+    prologue: str
+    image: str
+    image_gpu: str
+    binds: str
+    model: str
+    path: str
+    revision: str
+    roots: str | None  # of the project for which the model was registered; None: of no project's
+
+
 def pilot_row(cur: Cursor, pilot: UUID) -> PilotRow | None:
+    """Return what is known of a pilot, or None where no row is its."""
     cur.execute(
-        """SELECT state, agent_job_id, address, extract(epoch FROM slurm_end_at), said_ending,
-             staged::text, stage_wish,
-             EXISTS (SELECT 1 FROM fleet_candidate c WHERE c.pilot_id = p.id AND c.found_at IS NULL)
+        """SELECT state, agent_job_id, address, extract(epoch FROM slurm_end_at)::float8 AS deadline_at, said_ending,
+             ARRAY(SELECT jsonb_array_elements_text(staged)) AS staged, stage_wish,
+             EXISTS (SELECT 1 FROM fleet_candidate c WHERE c.pilot_id = p.id AND c.found_at IS NULL) AS inspects
            FROM fleet_pilot p WHERE id = %s""",
         (str(pilot),),
     )
-    row = cur.fetchone()
-    if row is None:
-        return None
-    state, agent_job_id, address, ends_at, ending, staged, wish, inspects = row
-    deadline_at = None if ends_at is None else float(ends_at)
-    return PilotRow(
-        state, agent_job_id, address, deadline_at, ending, tuple(json.loads(staged)), wish, inspects
-    )
+    return first(cur, PilotRow)
 
 
 def replica_rows(cur: Cursor, pilot: UUID) -> dict[str, ReplicaRow]:
-    """Live ones, by id."""
+    """Return the pilot's live replicas by id."""
     cur.execute(
-        """SELECT id, pool_id, model, state, phase, cap, extract(epoch FROM hot_at) FROM fleet_replica
-           WHERE pilot_id = %s AND state NOT IN ('stopped', 'failed')""",
+        """SELECT id::text, pool_id AS pool, model, state, phase, start, cap,
+             extract(epoch FROM hot_at)::float8 AS hot_at
+           FROM fleet_replica WHERE pilot_id = %s AND state NOT IN ('stopped', 'failed')""",
         (str(pilot),),
     )
-    return {
-        str(id_): ReplicaRow(str(id_), pool, model, state, phase, cap, None if hot is None else float(hot))
-        for id_, pool, model, state, phase, cap, hot in cur.fetchall()
-    }
+    return {row.id: row for row in named(cur, ReplicaRow)}
 
 
 def answer(
     cur: Cursor, pilot: UUID, row: PilotRow, rows: Sequence[wire.RowRef], interval_s: float
 ) -> wire.SyncAnswer:
+    """Return what the portal wants of this pilot now; `rows` are those of requests that its agent says it holds."""
     return wire.SyncAnswer(
         desired=_desired(cur, pilot),
         drain=row.state == PilotState.DRAINING,
@@ -100,9 +121,10 @@ def answer(
 
 def _desired(cur: Cursor, pilot: UUID) -> list[wire.DesiredReplica]:
     cur.execute(
-        """SELECT r.id, r.pool_id, r.model, r.engine, r.state, coalesce(m.path, ''), e.python, r.gpu_indices::text,
-             r.cap, p.args::text, p.load_limit_s, p.drain_limit_s, p.sleep_level, r.sleep_level, o.model_roots::text,
-             e.prologue, e.image, e.image_gpu, e.image_binds::text
+        """SELECT r.id::text, r.pool_id AS pool, r.engine, r.state, r.gpu_indices::text AS gpus, r.cap, r.sleep_level,
+             p.args::text, p.load_limit_s::float8, p.drain_limit_s::float8, p.sleep_level AS may_sleep,
+             e.python, e.prologue, e.image, e.image_gpu, e.image_binds::text AS binds,
+             r.model, coalesce(m.path, '') AS path, coalesce(m.revision, '') AS revision, o.model_roots::text AS roots
            FROM fleet_replica r JOIN catalog_pool p ON p.name = r.pool_id
              JOIN catalog_environment e ON e.id = p.environment_id
              LEFT JOIN catalog_model m ON m.name = r.model
@@ -110,51 +132,55 @@ def _desired(cur: Cursor, pilot: UUID) -> list[wire.DesiredReplica]:
            WHERE r.pilot_id = %s AND r.state NOT IN ('stopped', 'failed') ORDER BY r.wanted_at, r.id""",
         (str(pilot),),
     )
-    return [_replica(*row) for row in cur.fetchall()]
+    return [_replica(row) for row in named(cur, _WantedRow)]
 
 
-def _replica(
-    id_: UUID, pool: str, model: str, engine: Any, state: str, path: str, python: str, gpus: str, cap: int,
-    args: str, load_limit_s: int, drain_limit_s: int, may_sleep: int, sleep_level: int, roots: str | None,
-    prologue: str, image: str, image_gpu: Any, binds: str,
-) -> wire.DesiredReplica:  # fmt: skip
+def _replica(row: _WantedRow) -> wire.DesiredReplica:
+    base = _hosted(row)
     return wire.DesiredReplica(
-        id=str(id_),
-        pool=pool,
-        model=model,
-        engine=engine,
-        state="asleep" if state == ReplicaState.DRAINING and sleep_level else _DESIRED[state],
-        path=path,
-        python=python,
-        gpus=list(json.loads(gpus)),
-        cap=cap,
-        args=dict(json.loads(args)),
-        load_limit_s=float(load_limit_s),
-        drain_limit_s=float(drain_limit_s),
-        may_sleep=may_sleep,
-        sleep_level=sleep_level,
-        # A project that has lost its roots: nothing lies below this one.
-        roots=[] if roots is None else (json.loads(roots) or ["/dev/null"]),
-        prologue=prologue.replace("\r\n", "\n"),
-        image=image,
-        image_gpu=image_gpu,
-        binds=list(json.loads(binds)),
+        id=row.id,
+        pool=row.pool,
+        model=base.name,
+        engine=cast(wire.EngineName, row.engine),
+        state="asleep" if row.state == ReplicaState.DRAINING and row.sleep_level else _DESIRED[row.state],
+        path=base.path,
+        python=row.python,
+        gpus=list(json.loads(row.gpus)),
+        cap=row.cap,
+        args=dict(json.loads(row.args)),
+        load_limit_s=row.load_limit_s,
+        drain_limit_s=row.drain_limit_s,
+        may_sleep=row.may_sleep,
+        sleep_level=row.sleep_level,
+        roots=base.roots,
+        prologue=row.prologue.replace("\r\n", "\n"),
+        image=row.image,
+        image_gpu=cast(wire.ImageGpu, row.image_gpu),
+        binds=list(json.loads(row.binds)),
+        models=[base],
     )
 
 
+def _hosted(row: _WantedRow) -> wire.HostedModel:
+    # A project that has lost its roots: nothing lies below this one.
+    roots = [] if row.roots is None else (json.loads(row.roots) or ["/dev/null"])
+    return wire.HostedModel(row.model, row.path, row.revision, roots)
+
+
 def _stage(cur: Cursor, row: PilotRow) -> list[wire.StageWish]:
-    """The wish of the control loop, until it is met."""
+    """Return the control loop's wish of weights to be copied to scratch, until it is met."""
     if not row.stage_wish or row.state != PilotState.UP or row.stage_wish in row.staged:
         return []
     cur.execute(
-        """SELECT path FROM catalog_model WHERE pool_id = %s AND enabled AND path <> '' ORDER BY id LIMIT 1""",
+        """SELECT m.path FROM catalog_pool p JOIN catalog_model m ON m.id = p.base_id
+           WHERE p.name = %s AND m.enabled AND m.path <> ''""",
         (row.stage_wish,),
     )
     return [wire.StageWish(row.stage_wish, path) for (path,) in cur.fetchall()]
 
 
 def inspections(cur: Cursor, pilot: UUID) -> list[wire.InspectWish]:
-    """Folders that this pilot was chosen to look at. A project without roots has none that could be."""
+    """Return the folders that this pilot was chosen to look at. A project without roots has none that could be."""
     cur.execute(
         """SELECT c.id, c.path, o.model_roots::text FROM fleet_candidate c
              JOIN accounts_project o ON o.id = c.project_id
@@ -165,8 +191,8 @@ def inspections(cur: Cursor, pilot: UUID) -> list[wire.InspectWish]:
 
 
 def _cancels(cur: Cursor, pilot: UUID, rows: Sequence[wire.RowRef]) -> list[wire.Cancel]:
-    """Of the rows the agent says it holds: those that are not its any more, at that attempt. Rows that ended
-    well are not among them, they are on their way out of its hands anyway."""
+    """Return those of the rows that the agent says it holds which are not its any more, at that attempt. Rows that
+    ended well are not among them: they are on their way out of its hands anyway."""
     held = {row.request: row.attempt for row in rows}
     cur.execute(
         """SELECT id, attempt, state, holder FROM ledger_request WHERE id = ANY(%s::uuid[])""",
@@ -181,7 +207,7 @@ def _cancels(cur: Cursor, pilot: UUID, rows: Sequence[wire.RowRef]) -> list[wire
 
 
 def _wants_log(cur: Cursor, pilot: UUID) -> bool:
-    """An operator asked after the log that we have."""
+    """Return whether an operator asked for the log after the one that is here was sent."""
     cur.execute(
         """SELECT EXISTS (SELECT 1 FROM fleet_command c LEFT JOIN fleet_pilotlog l ON l.pilot_id = c.pilot_id
              WHERE c.pilot_id = %s AND c.kind = 'log' AND c.state = 'pending'

@@ -1,16 +1,13 @@
-"""What follows the end of a pilot: its rows go back, its last words are kept, its secret goes.
+"""The end of a pilot, and what follows it: its rows go back, its log is kept, its secret goes.
 
-Separate, because it has to happen for every kind of end. The ledger's part is a sweep of its own, every tick,
-because it skips rows that somebody holds locked.
+Separate, because it has to happen for every kind of end. The ledger's part is a sweep of its own
+(`scheduler.maintenance.holders`), every tick, because it skips rows that somebody holds locked.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from uuid import UUID
 
 from psycopg2.extensions import cursor as Cursor
@@ -18,14 +15,14 @@ from psycopg2.extensions import cursor as Cursor
 from portal.config import Config
 from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
+from portal.fleet.decision_kinds import DecisionKind
 from portal.fleet.models import Pilot, PilotLog, Replica
 from portal.fleet.states import PilotState
-from portal.ledger import transitions as ledger
-from scheduler.act.decision_rows import tell
-from scheduler.act.job_spec import log_path, secret_path
-from scheduler.observe.listing import ClientFor
+from scheduler.act.actor import Actor
+from scheduler.act.decision_rows import write
+from scheduler.jobs.spec import log_path, secret_path
 from scheduler.observe.ways import Site
-from scheduler.slurm.protocol import NoAnswer, NotOffered, SlurmClient, UsageInfo, clean
+from scheduler.slurm.protocol import NoAnswer, NotOffered, SlurmClient, clean
 from scheduler.slurm.way import Way
 
 logger = logging.getLogger(__name__)
@@ -33,30 +30,23 @@ logger = logging.getLogger(__name__)
 LOG_BYTES = 64 * 1024
 
 
-def end(
-    pilots: Iterable[UUID], reason: str, now: float, *, failed: bool, unasked: bool = False
-) -> list[UUID]:
-    """Any live state → ended. Answers those that ended now. Their rows go back with the next `release_rows`.
+def end(actor: Actor, pilot: UUID, reason: str, *, failed: bool, unasked: bool = False) -> bool:
+    """Move a pilot from any live state to ended. Return False where it had ended already. Its requests go back with the
+    next sweep, its log and secret with the next `clean_up`.
 
-    `unasked`: no decision of ours brought it about, so a row tells of it."""
+    `failed`: it counts against the models that it was starting. `unasked`: no decision of ours brought it about, so a row
+    tells of it."""
     with moving() as cur:
-        ended = fleet.end_pilots(cur, pilots, datetime.fromtimestamp(now, UTC), reason, failed=failed)
-        for pilot in ended if unasked else ():
-            _tell(cur, pilot, reason, now)
-        return ended
+        ended = fleet.end_pilots(cur, [pilot], actor.now(), reason, failed=failed)
+        if ended and unasked:
+            _tell(cur, pilot, reason, actor.now())
+    actor.ended.extend(ended)
+    return bool(ended)
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
-    """`ended`: pilots that are no more, `clean_up` is the caller's. `taken`: whether the newer job may have the number;
-    if not, its own pilot is among those that ended."""
-
-    ended: list[UUID]
-    taken: bool = True
-
-
-def make_room(taker: Pilot, job_id: int, site: Site, now: float) -> Room:
+def make_room(actor: Actor, taker: Pilot, job_id: int) -> bool:
     """End the other pilot that has this job's number, if there is one, or the taker, where the other may well live.
+    Return whether the newer job may have the number.
 
     A controller that died before it had saved its last moments forgets jobs and gives their numbers again: whoever had
     the number has no job any more, and while its row said otherwise the newer job could have no row. But where an agent
@@ -64,11 +54,13 @@ def make_room(taker: Pilot, job_id: int, site: Site, now: float) -> Room:
     others = Pilot.objects.filter(cluster=taker.cluster, job_id=job_id).exclude(state=PilotState.ENDED)
     holder = others.exclude(pk=taker.pk).select_related("profile__access").first()
     if holder is None:
-        return Room([])
-    if why := _may_live(holder, taker, job_id, site):
-        return Room(end([taker.pk], why, now, failed=False, unasked=True), taken=False)
+        return True
+    if why := _may_live(holder, taker, job_id, actor.site):
+        end(actor, taker.pk, why, failed=False, unasked=True)
+        return False
     reason = f"Slurm has forgotten job {job_id}: it gave the number to another one."
-    return Room(end([holder.pk], reason, now, failed=False, unasked=True))
+    end(actor, holder.pk, reason, failed=False, unasked=True)
+    return True
 
 
 def _may_live(holder: Pilot, taker: Pilot, job_id: int, site: Site) -> str:
@@ -88,8 +80,8 @@ def _may_live(holder: Pilot, taker: Pilot, job_id: int, site: Site) -> str:
     return ""
 
 
-def _tell(cur: Cursor, pilot: UUID, reason: str, now: float) -> None:
-    """Where it ran, what it hosted, and what becomes of the work that it had begun."""
+def _tell(cur: Cursor, pilot: UUID, reason: str, at: datetime) -> None:
+    """Write where it ran, what it hosted, and what becomes of the work that it had begun."""
     row = Pilot.objects.get(pk=pilot)
     hosted = Replica.objects.filter(pilot=pilot, ended_at=row.ended_at)
     pools = sorted(hosted.values_list("pool_id", flat=True).distinct())
@@ -102,52 +94,21 @@ def _tell(cur: Cursor, pilot: UUID, reason: str, now: float) -> None:
     if back:
         said += f" {back} request{'s go' if back > 1 else ' goes'} back to the queue, with the old place."
     inputs: dict[str, str | int | float] = {"job": row.job_id or 0, "node": row.node, "given_back": back}
-    tell("ended", said, now, pilot=pilot, pool=pools[0] if len(pools) == 1 else "", inputs=inputs)
+    write(DecisionKind.ENDED, said, at, pilot=pilot, pool=pools[0] if len(pools) == 1 else "", inputs=inputs)
 
 
-def accounted(pilots: Iterable[Pilot], site: Site, client_for: ClientFor) -> dict[UUID, UsageInfo]:
-    """What accounting says of jobs that Slurm lists no more, where there is accounting."""
-    by_way: dict[Way, dict[int, UUID]] = defaultdict(dict)
-    for pilot in pilots:
-        if pilot.job_id is not None:
-            by_way[site.way_of(pilot.profile)][pilot.job_id] = pilot.pk
-    found = {}
-    for way, jobs in by_way.items():
-        try:
-            said = client_for(way).usage(sorted(jobs))
-        except (NoAnswer, NotOffered) as error:
-            logger.info("jobs %s vanished, and accounting does not say why: %s", sorted(jobs), error)
-            continue
-        for job_id, usage in said.items():
-            if job_id in jobs:
-                found[jobs[job_id]] = replace(usage, state=clean(usage.state, 100))
-    return found
-
-
-def release_rows(now: float) -> None:
-    """Rows in the hands of pilots that have ended go back to the queue."""
-    at = datetime.fromtimestamp(now, UTC)
-    with moving() as cur:
-        cur.execute(
-            """SELECT p.id, p.end_reason FROM fleet_pilot p
-               WHERE p.state = 'ended' AND p.ended_at > %s - interval '1 day' AND EXISTS (
-                 SELECT 1 FROM ledger_request r
-                 WHERE r.holder = p.id::text AND r.state = 'running' AND r.lane <> 'held')""",
-            (at,),
-        )
-        for pilot, reason in cur.fetchall():
-            ledger.release(cur, UUID(str(pilot)), at, reason)
-
-
-def clean_up(pilots: Iterable[UUID], site: Site, client_for: ClientFor, config: Config, now: float) -> None:
-    """Log and secret of pilots that have ended. What Slurm's side does not answer is left behind: a
-    secret that nobody accepts any more. A way that did not answer once is not waited for again."""
+def clean_up(actor: Actor) -> None:
+    """Fetch the logs of pilots that have ended since the last time, and remove their secrets. What Slurm's side does
+    not answer is left behind: a secret that nobody accepts any more. A way that did not answer once is not waited for
+    again."""
+    ended = list(actor.ended)
+    actor.ended.clear()
     mute: set[Way] = set()
-    for pilot in Pilot.objects.filter(id__in=list(pilots)).select_related("profile__access"):
-        way = site.way_of(pilot.profile)
-        for deed in (_keep, _forget) if way not in mute else ():
+    for pilot in Pilot.objects.filter(id__in=ended).select_related("profile__access") if ended else ():
+        way = actor.site.way_of(pilot.profile)
+        for step in (_keep, _forget) if way not in mute else ():
             try:
-                deed(pilot, client_for(way), config, now)
+                step(pilot, actor.client_for(way), actor)
             except NotOffered as error:
                 logger.debug("pilot %s: %s", pilot.pk, error)
             except NoAnswer as error:
@@ -156,18 +117,18 @@ def clean_up(pilots: Iterable[UUID], site: Site, client_for: ClientFor, config: 
                 break
 
 
-def _forget(pilot: Pilot, client: SlurmClient, config: Config, now: float) -> None:
-    client.forget(secret_path(config, pilot))
+def _forget(pilot: Pilot, client: SlurmClient, actor: Actor) -> None:
+    client.forget(secret_path(actor.config, pilot))
 
 
-def _keep(pilot: Pilot, client: SlurmClient, config: Config, now: float) -> None:
-    keep_log(pilot, client, config, now)
+def _keep(pilot: Pilot, client: SlurmClient, actor: Actor) -> None:
+    keep_log(pilot, client, actor.config, actor.now())
 
 
-def keep_log(pilot: Pilot, client: SlurmClient, config: Config, now: float) -> int:
-    """Stores the end of the job's output for operators; answers its length. Raises NoAnswer, NotOffered."""
+def keep_log(pilot: Pilot, client: SlurmClient, config: Config, at: datetime) -> int:
+    """Store the end of the job's output for operators, and return its length in characters. Raises NoAnswer,
+    NotOffered."""
     text = client.log_tail(log_path(config, pilot), LOG_BYTES)
     text = clean(text, len(text))
-    at = datetime.fromtimestamp(now, UTC)
     PilotLog.objects.update_or_create(pilot=pilot, defaults={"text": text, "at": at})
     return len(text)

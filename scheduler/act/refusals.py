@@ -10,12 +10,13 @@ import logging
 from datetime import UTC, datetime
 from uuid import UUID
 
+from portal.fleet.decision_kinds import DecisionKind
 from portal.fleet.models import Decision
+from scheduler.act.decision_rows import Inputs, amend, write
 from scheduler.slurm.protocol import Rejected
 
 logger = logging.getLogger(__name__)
 
-KIND = "cancel_refused"
 AGAIN_S = 3600.0
 
 
@@ -37,21 +38,19 @@ def note(
     """Write it down, in one row for each job however often it is asked for; return the words."""
     row = _row(cluster, job_id, name)
     if row is not None:
-        row.inputs["asked_at"] = now
-        row.save(update_fields=["inputs"])
+        amend(row, {"asked_at": now})
         return row.reason
     said = (
         f"Slurm refused to cancel job {job_id}: {error.reason.rstrip('.')}. Cancel it as the account that owns it, or "
         "as Slurm's operator; Berth asks again in an hour, and all else goes on."
     )
     logger.warning("%s", said)
-    inputs = {"job": job_id, "name": name, "cluster": cluster, "asked_at": now}
-    Decision.objects.create(
-        at=datetime.fromtimestamp(now, UTC), kind=KIND, pilot=pilot, reason=said, inputs=inputs
-    )
+    inputs: Inputs = {"job": job_id, "name": name, "cluster": cluster, "asked_at": now}
+    at = datetime.fromtimestamp(now, UTC)
+    write(DecisionKind.CANCEL_REFUSED, said, at, pilot=pilot, inputs=inputs)
     return said
 
 
 def _row(cluster: str, job_id: int, name: str) -> Decision | None:
     which = {"inputs__job": job_id, "inputs__name": name, "inputs__cluster": cluster}
-    return Decision.objects.filter(kind=KIND, **which).order_by("at").last()
+    return Decision.objects.filter(kind=DecisionKind.CANCEL_REFUSED, **which).order_by("at").last()

@@ -6,25 +6,24 @@ Separate from the carrying out of decisions, because an intent of an earlier tic
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from uuid import UUID
 
 from portal.catalog.models import Pool
-from portal.config import Config
 from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
+from portal.fleet.decision_kinds import DecisionKind
 from portal.fleet.models import Pilot, ProfileState
 from portal.fleet.slurm_words import refused_for_good
 from portal.fleet.states import PilotState
 from scheduler.act import endings
-from scheduler.act.decision_rows import tell
-from scheduler.act.job_spec import spec_of
+from scheduler.act.actor import Actor
+from scheduler.act.decision_rows import write, write_decided
+from scheduler.act.notes import no_answer
+from scheduler.jobs.spec import spec_of
 from scheduler.observe import bad_nodes
-from scheduler.observe.listing import ClientFor
 from scheduler.observe.pool_views import catalogued, profile_view
-from scheduler.observe.ways import Site, served
+from scheduler.observe.ways import served
+from scheduler.policy.consequences import ResubmitPilot
 from scheduler.policy.profiles import could_host
 from scheduler.slurm.patience import LeftAlone
 from scheduler.slurm.protocol import NoAnswer, NotOffered, Rejected
@@ -34,21 +33,9 @@ from scheduler.slurm.way import Way
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """What acting needs. `clock` gives UNIX seconds."""
-
-    site: Site
-    client_for: ClientFor
-    config: Config
-    clock: Callable[[], float]
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.clock(), UTC)
-
-
 def submit(actor: Actor, pilot_id: UUID) -> bool:
-    """planned → submitted, or ended when Slurm refuses it. On silence the intent stays: the job may exist."""
+    """Move planned → submitted, or end the pilot when Slurm refuses its job. On silence the intent stays: the job may
+    exist. Return whether it is submitted."""
     pilot = Pilot.objects.select_related("profile__access").get(pk=pilot_id)
     if pilot.state != PilotState.PLANNED:
         return False
@@ -57,7 +44,7 @@ def submit(actor: Actor, pilot_id: UUID) -> bool:
         job_id = _sbatch(actor, pilot, way)
     except (NoAnswer, NotOffered) as error:
         logger.warning("pilot %s: %s", pilot_id, error)
-        actor.site.silence(way, str(error), actor.clock())
+        no_answer(actor, way, str(error))
         actor.site.unsure(way, actor.clock())
         if isinstance(error, LeftAlone):
             actor.site.leave(way, actor.clock() + actor.config.slurm_timeout_s)
@@ -65,30 +52,33 @@ def submit(actor: Actor, pilot_id: UUID) -> bool:
     except Rejected as error:
         said = f"Slurm refused the job: {error}"
         held = refused_for_good(error.reason) and _hold_profile(actor, pilot, said)
-        end(actor, pilot_id, said, failed=not held)
+        endings.end(actor, pilot_id, said, failed=not held)
         return False
     except BadDirective as error:
         said = f"Its profile: {error}"
         held = _hold_profile(actor, pilot, said)
-        end(actor, pilot_id, said, failed=not held)
+        endings.end(actor, pilot_id, said, failed=not held)
         return False
-    room = endings.make_room(pilot, job_id, actor.site, actor.clock())
-    if not room.taken:
+    if not endings.make_room(actor, pilot, job_id):
         _give_up(actor, job_id, way)
-        endings.clean_up(room.ended, actor.site, actor.client_for, actor.config, actor.clock())
         return False
     with moving() as cur:
-        taken = fleet.submitted(cur, pilot_id, job_id, actor.now())
-    endings.clean_up(room.ended, actor.site, actor.client_for, actor.config, actor.clock())
-    if not taken:
+        submitted = fleet.submitted(cur, pilot_id, job_id, actor.now())
+    if not submitted:
         logger.warning("job %d: pilot %s has moved on; the orphan rule deals with it", job_id, pilot_id)
-    return taken
+    return submitted
 
 
-def end(actor: Actor, pilot: UUID, reason: str, *, failed: bool) -> None:
-    """Of a pilot whose job never ran."""
-    ended = endings.end([pilot], reason, actor.clock(), failed=failed)
-    endings.clean_up(ended, actor.site, actor.client_for, actor.config, actor.clock())
+def resubmit(actor: Actor, decision: ResubmitPilot) -> bool:
+    """Submit a planned pilot's job once more, unless a command has paused its cluster or its way fell silent
+    meanwhile."""
+    pilot = Pilot.objects.select_related("profile__access").get(pk=decision.pilot)
+    if actor.site.paused(pilot.cluster) or actor.site.error(actor.site.way_of(pilot.profile)):
+        return False
+    if not submit(actor, pilot.pk):
+        return False
+    write_decided(decision, actor.now(), pilot=pilot.pk)
+    return True
 
 
 def _give_up(actor: Actor, job_id: int, way: Way) -> None:
@@ -100,8 +90,8 @@ def _give_up(actor: Actor, job_id: int, way: Way) -> None:
 
 
 def _sbatch(actor: Actor, pilot: Pilot, way: Way) -> int:
-    """Without the bad nodes; with them where Slurm says that nothing is left: a bad node is a suspicion, and no reason
-    to run nowhere. Raises NoAnswer, Rejected, BadDirective."""
+    """Submit it without the bad nodes; with them where Slurm says that nothing is left: a bad node is a suspicion, and
+    no reason to run nowhere. Return the number of the job. Raises NoAnswer, Rejected, BadDirective."""
     client = actor.client_for(way)
     if left_out := bad_nodes.excluded(pilot.cluster, actor.clock()):
         spec = spec_of(pilot, actor.config, left_out)
@@ -114,8 +104,8 @@ def _sbatch(actor: Actor, pilot: Pilot, way: Way) -> int:
 
 
 def _hold_profile(actor: Actor, pilot: Pilot, reason: str) -> bool:
-    """Nothing more is submitted under it, if whatever waits for this job may run under another one: then the profile
-    is to blame, and not the model. False where there is no other."""
+    """Latch its profile, if whatever waits for this job may run under another one: then the profile
+    is to blame, and not the model. Return False where there is no other."""
     others = served(actor.config).filter(enabled=True).exclude(pk=pilot.profile_id)
     open_ = others.exclude(state__latched_at__isnull=False).select_related("project")
     offered = [profile_view(profile) for profile in open_]
@@ -123,7 +113,7 @@ def _hold_profile(actor: Actor, pilot: Pilot, reason: str) -> bool:
     if not all(any(could_host(pool, profile) for profile in offered) for pool in waiting):
         return False
     with moving():
-        held = {"latched_at": actor.now(), "reason": reason}
-        ProfileState.objects.update_or_create(profile=pilot.profile, defaults=held)
-        tell("hold_profile", reason, actor.clock(), pilot=pilot.pk)
+        latch = {"latched_at": actor.now(), "reason": reason}
+        ProfileState.objects.update_or_create(profile=pilot.profile, defaults=latch)
+        write(DecisionKind.HOLD_PROFILE, reason, actor.now(), pilot=pilot.pk)
     return True

@@ -1,6 +1,6 @@
 """The command test_launch: a model is started once, and the command waits to see whether it becomes ready.
 
-Separate from `commands` because it goes on over many ticks. What it has begun is found again by the decision row
+Separate from the other commands because it goes on over many ticks. What it has begun is found again by the decision row
 that bears its number, so a restart of the loop starts nothing twice.
 """
 
@@ -11,15 +11,17 @@ from dataclasses import replace
 
 from django.db import IntegrityError
 
-from portal.catalog.models import Model, Pool, Profile
+from portal.catalog.models import Pool, Profile
 from portal.db.transaction import moving
+from portal.fleet.decision_kinds import DecisionKind
 from portal.fleet.explain import explain
 from portal.fleet.facts import read_facts
 from portal.fleet.models import Command, Decision, PoolState, Replica
 from portal.fleet.states import SERVING, ReplicaState
 from portal.fleet.times import clock, span
-from scheduler.act.deeds import carry_out
-from scheduler.act.submission import Actor
+from scheduler.act.actor import Actor
+from scheduler.act.decision_rows import write
+from scheduler.act.dispatch import carry_out
 from scheduler.commands.outcomes import Failed, Later, Refused
 from scheduler.policy.decisions import LaunchPilot
 from scheduler.policy.snapshot import Snapshot
@@ -31,7 +33,7 @@ ROOM_PATIENCE_S = 900.0  # how long a test waits for room before it says that th
 
 
 def try_out(actor: Actor, command: Command, pool: Pool, who: str, look: Look) -> str:
-    """What came of it. Raises Later while that is not known, Failed, Refused."""
+    """Return what came of it. Raises Later while that is not known, Failed, Refused."""
     begun = _begun(command) or _begin(actor, command, pool, who, look)
     assert begun.replica is not None
     replica = Replica.objects.get(pk=begun.replica)
@@ -51,13 +53,14 @@ def _begun(command: Command) -> Decision | None:
 
 def _begin(actor: Actor, command: Command, pool: Pool, who: str, look: Look) -> Decision:
     reason = f"{who} asked to start {pool} once, to see whether it works."
-    if not Model.objects.filter(pool=pool, enabled=True).exists():
+    if pool.base is None or not pool.base.enabled:
         raise Refused(f"No enabled model belongs to {pool}: enable one first.")
     there = Replica.objects.filter(pool=pool, state__in=SERVING).order_by("hot_at", "wanted_at").first()
     if there is not None:
-        return Decision.objects.create(
-            at=actor.now(), kind=command.kind, pool=pool.name, pilot=there.pilot_id, replica=there.pk,
-            reason=f"{reason} A replica of it is there already, or on its way.", inputs={"command": command.pk},
+        said = f"{reason} A replica of it is there already, or on its way."
+        return write(
+            DecisionKind.TEST_LAUNCH, said, actor.now(),
+            pool=pool.name, pilot=there.pilot_id, replica=there.pk, inputs={"command": command.pk},
         )  # fmt: skip
     start, why = trial(pool.name, look())
     if start is None:
@@ -66,7 +69,7 @@ def _begin(actor: Actor, command: Command, pool: Pool, who: str, look: Look) -> 
         raise Later(why)
     inputs = {**start.inputs, "command": command.pk}
     try:
-        carry_out(actor, replace(start, reason=reason, inputs=inputs))
+        carry_out(actor, replace(start, reason=reason, inputs=inputs), insist=True)
     except IntegrityError:
         raise Later("Its place was taken meanwhile; another is looked for.") from None
     begun = _begun(command)
@@ -76,7 +79,7 @@ def _begin(actor: Actor, command: Command, pool: Pool, who: str, look: Look) -> 
 
 
 def _silence(start: Start, actor: Actor) -> str:
-    """What was heard of the way by which its job would be submitted."""
+    """Return what was heard of the way by which its job would be submitted."""
     if not isinstance(start, LaunchPilot):
         return ""
     profile = Profile.objects.select_related("access").get(name=start.profile)

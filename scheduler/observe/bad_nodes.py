@@ -7,20 +7,17 @@ blame only for what went well elsewhere.
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from django.db.models import QuerySet
 
 from portal.config import Config
-from portal.db.transaction import moving
-from portal.fleet.models import BadNode, Decision, Replica
+from portal.fleet.models import BadNode, Replica
 from portal.fleet.states import ReplicaState
-
-logger = logging.getLogger(__name__)
+from scheduler.policy.consequences import ExcludeNode, ReadmitNode
 
 HISTORY = timedelta(days=1)
 _ONE_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -86,18 +83,24 @@ def excluded(cluster: str, now: float) -> tuple[str, ...]:
     return tuple(sorted(rows.values_list("node", flat=True)[:_MOST]))
 
 
-def look(cluster: str, config: Config, now: float) -> None:
-    """Leaves out what failed, takes back what has waited long enough; each with a row that says so."""
+def look(clusters: Iterable[str], config: Config, now: float) -> Iterator[ExcludeNode | ReadmitNode]:
+    """Yield what follows from the starts of the last day, cluster by cluster: nodes to be left out, and those that have
+    waited long enough. Reads only."""
+    for cluster in clusters:
+        yield from _look(cluster, config, now)
+
+
+def _look(cluster: str, config: Config, now: float) -> Iterator[ExcludeNode | ReadmitNode]:
     at = datetime.fromtimestamp(now, UTC)
     for row in BadNode.objects.filter(cluster=cluster, excluded_until__lte=at, failures__gt=0):
-        _readmit(row, _named(row.node, cluster, config), at)
+        yield _readmission(row, _named(row.node, cluster, config))
     if not _failed(cluster, at).exists():
         return
     rows = {row.node: row.excluded_until for row in BadNode.objects.filter(cluster=cluster)}
     forgiven = {node: until.timestamp() for node, until in rows.items() if until is not None}
     out = {node for node, until in rows.items() if until is not None and until > at}
     for suspect in suspects(_starts(cluster, at), out, forgiven, config.bad_node_after):
-        _exclude(cluster, suspect, _named(suspect.node, cluster, config), config.bad_node_s, at)
+        yield _exclusion(cluster, suspect, _named(suspect.node, cluster, config), config.bad_node_s)
 
 
 def _named(node: str, cluster: str, config: Config) -> str:
@@ -127,34 +130,26 @@ def _starts(cluster: str, at: datetime) -> list[Start]:
     return [start for start in found if _ONE_NODE.fullmatch(start.node)]
 
 
-def _exclude(cluster: str, suspect: Suspect, named: str, for_s: float, at: datetime) -> None:
-    reason = (
-        f"{suspect.failures} starts in a row failed on {named}: new jobs leave it out for {for_s / 60:.0f} min. "
-        f"The last one: {suspect.reason}"
+def _exclusion(cluster: str, suspect: Suspect, named: str, for_s: float) -> ExcludeNode:
+    return ExcludeNode(
+        cluster=cluster,
+        node=suspect.node,
+        failures=suspect.failures,
+        last_reason=suspect.reason,
+        for_s=for_s,
+        reason=f"{suspect.failures} starts in a row failed on {named}: new jobs leave it out for {for_s / 60:.0f} min. "
+        f"The last one: {suspect.reason}",
+        inputs={"node": suspect.node, "cluster": cluster, "failures": suspect.failures, "for_s": for_s},
     )
-    logger.warning("%s", reason)
-    with moving():
-        BadNode.objects.update_or_create(
-            cluster=cluster,
-            node=suspect.node,
-            defaults={
-                "failures": suspect.failures,
-                "excluded_until": at + timedelta(seconds=for_s),
-                "reason": suspect.reason,
-            },
-        )
-        inputs = {"node": suspect.node, "cluster": cluster, "failures": suspect.failures, "for_s": for_s}
-        Decision.objects.create(at=at, kind="exclude_node", reason=reason, inputs=inputs)
 
 
-def _readmit(row: BadNode, named: str, at: datetime) -> None:
-    with moving():
-        row.failures = 0
-        row.save(update_fields=["failures", "updated_at"])
-        reason = f"{named} has been left out long enough: jobs may use it again."
-        Decision.objects.create(
-            at=at, kind="readmit_node", reason=reason, inputs={"node": row.node, "cluster": row.cluster}
-        )
+def _readmission(row: BadNode, named: str) -> ReadmitNode:
+    return ReadmitNode(
+        cluster=row.cluster,
+        node=row.node,
+        reason=f"{named} has been left out long enough: jobs may use it again.",
+        inputs={"node": row.node, "cluster": row.cluster},
+    )
 
 
 def _brief(reason: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import uuid
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,7 +17,8 @@ from django.db.models import Max, Q
 from portal.catalog.models import Profile
 from portal.config import Config
 from portal.fleet.models import Cluster, Pilot, ProfileState
-from scheduler.act.job_spec import job_name, spec_of
+from scheduler.jobs.pilots import intent
+from scheduler.jobs.spec import spec_of
 from scheduler.observe.listing import ClientFor
 from scheduler.observe.ways import Site, served
 from scheduler.slurm.protocol import NoAnswer, NotOffered, Rejected, clean
@@ -124,18 +124,18 @@ def _estimate(site: Site, client_for: ClientFor, config: Config, ways: Collectio
 def _like_ours(profile: Profile, config: Config) -> Pilot:
     """A pilot that is never saved: what a job under this profile would look like, for the model with the most nodes. A
     smaller job starts no later, as a rule; `portal.fleet.facts` reads the estimate of its pools with the same rule."""
-    pilot = uuid.uuid4()
     fits = Q(nodes=1) | Q(nodes__lte=profile.nodes, gpus=profile.gpus)
     nodes = profile.pool_set.filter(fits).aggregate(most=Max("nodes"))["most"] or 1
+    asked = intent(config, profile, nodes=nodes)
     return Pilot(
-        id=pilot,
-        cluster=profile.cluster,
+        id=asked.id,
+        cluster=asked.cluster,
         profile=profile,
-        job_name=job_name(config, str(pilot)),
-        gpus=profile.gpus * nodes,
-        nodes=nodes,
-        mem_mb=profile.mem_mb,
-        walltime_min=profile.walltime_min,
+        job_name=asked.job_name,
+        gpus=asked.gpus,
+        nodes=asked.nodes,
+        mem_mb=asked.mem_mb,
+        walltime_min=asked.walltime_min,
     )
 
 

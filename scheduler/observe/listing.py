@@ -106,10 +106,10 @@ def _heard(site: Site, way: Way, answer: Answered[Jobs] | None, config: Config, 
     row.tried_at = datetime.fromtimestamp(answer.asked_at, UTC)
     if answer.value is None:
         row.save(update_fields=["tried_at"])
-        site.silence(way, answer.error, now)
+        site.silence(way, answer.error)
         return kept(way, row)
     jobs = _ours(answer.value, config.instance, way)
-    site.answered(way, row.tried_at, now)
+    site.answered(way, row.tried_at)
     row.jobs = {pilot: [_packed(job.info) for job in js] for pilot, js in jobs.items()}
     row.save(update_fields=["tried_at", "answered_at", "error", "jobs"])
     return Listing(jobs, answer.asked_at, True)

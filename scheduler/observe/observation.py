@@ -1,14 +1,13 @@
-"""Everything that was seen in this tick, written down: the listing, the reports, and the moves of pilots
-that follow from them.
+"""Everything that was seen in this tick: stored as it was seen, and returned with the consequences that follow from it.
 
-Only what was heard changes anything. What the fleet looks like afterwards is `scheduler.observe.snapshot`.
+Only what was heard changes anything, and nothing is moved, ended or cancelled here: `scheduler.act` carries the
+consequences out. What the fleet looks like afterwards is `scheduler.observe.snapshot`.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -20,36 +19,35 @@ from portal.config import Config
 from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
 from portal.fleet.models import Pilot
-from portal.fleet.slurm_words import meaning
 from portal.fleet.states import ON_ITS_WAY, PilotState
-from portal.ledger import transitions as ledger
-from scheduler.act import endings
-from scheduler.act.decision_rows import tell
-from scheduler.act.job_spec import portal_url_of
+from scheduler.jobs.spec import portal_url_of
 from scheduler.moments import moment, seconds
-from scheduler.observe import bad_nodes, restore_mark, silence, unknown_jobs
-from scheduler.observe.forced import Limits, LiveJob, forced
+from scheduler.observe import restore_mark, silence, unknown_jobs
+from scheduler.observe.emergencies import Allowance, LiveJob, emergency
 from scheduler.observe.listing import NEVER, ClientFor, Listing, Listings, of_cluster
 from scheduler.observe.reports import Heard, hear
 from scheduler.observe.restore_mark import Behind
 from scheduler.observe.silence import Silence
-from scheduler.observe.verdicts import BLAMELESS, Patience, PilotFacts, Verdict, judge
-from scheduler.observe.ways import Site
+from scheduler.observe.vanished_jobs import accounted
+from scheduler.observe.verdicts import Patience, PilotFacts, Verdict, adoption, ending, judge
+from scheduler.observe.ways import Site, untold
+from scheduler.policy.consequences import Consequence, EndPilot, FollowJobs, ResubmitPilot
 from scheduler.policy.decisions import CancelPilot, DrainPilot
 
-logger = logging.getLogger(__name__)
-
-# How the job of a pilot ends that was told to go.
-_AS_ASKED = frozenset({"COMPLETED", "CANCELLED"})
+FactsByTime = Mapping[float, list[fleet.SlurmFact]]
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    heard: dict[str, Heard]
-    redis_answers: bool
-    resubmit: tuple[UUID, ...]  # intents that Slurm has never seen
-    lost: frozenset[str]  # pilots that are up and have been silent for alive_s, though others were heard
-    forced: tuple[DrainPilot | CancelPilot, ...]  # to be carried out before anything else is decided
+    """What was seen. `consequences` are to be carried out before anything else is decided, in their order; `resubmit`
+    after the commands, which may hold them. `kept_back` and `behind` are what `settle` stores once that is done."""
+
+    heard: Mapping[str, Heard]
+    lost: frozenset[str] = frozenset()  # pilots that are up and silent for alive_s, though others were heard
+    consequences: tuple[Consequence | DrainPilot | CancelPilot, ...] = ()
+    resubmit: tuple[ResubmitPilot, ...] = ()  # intents that Slurm has never seen
+    kept_back: FactsByTime | None = None
+    behind: Mapping[str, Behind | None] | None = None
 
 
 def observe(
@@ -60,14 +58,68 @@ def observe(
     config: Config,
     now: float,
 ) -> Observed:
-    behind = {name: restore_mark.look(cluster, config) for name, cluster in site.clusters.items()}
+    """Judge every live pilot by the listing of its own way and its agent's report, and look for what no pilot explains.
+
+    The consequences stand in the order in which they do no harm: the silences of Slurm; pauses, before anything unknown
+    is cancelled; the jobs found for planned pilots, before they move on; ends; silences of agents; cancellations;
+    emergencies of jobs that live."""
     pilots = list(live_pilots())
     reports = hear(redis, [str(pilot.pk) for pilot in pilots])
-    heard = reports or {}
-    patience = Patience(config.alive_s, 3 * config.sync_interval_s)
     # Each pilot is judged by what its own way said: the silence of one, or its word, is nothing to the others.
     own = {pilot.pk: listings.get(site.way_of(pilot.profile), NEVER) for pilot in pilots}
-    verdicts = {
+    verdicts = _verdicts(pilots, own, reports, config, now)
+    fresh = [pilot for pilot in pilots if own[pilot.pk].taken_now]
+    silent = silence.look(redis, pilots, _running(verdicts), reports, config, now)
+    emergencies = tuple(_emergencies(fresh, verdicts, silent, config, now))
+    drained = {decision.pilot for decision in emergencies if isinstance(decision, DrainPilot)}
+    _store(_facts_of([pilot for pilot in fresh if str(pilot.pk) not in drained], verdicts, own))
+    ends = tuple(_ends(site, pilots, verdicts, client_for))
+    live = {str(pilot.pk) for pilot in pilots} - {end.pilot for end in ends}
+    strange = [_strange(site, name, listings, live, redis, config, now) for name in site.clusters]
+    return Observed(
+        heard=reports or {},
+        lost=silent.lost(config.alive_s),
+        consequences=(
+            *untold(site),
+            *(one.pause for one in strange if one.pause is not None),
+            *(found for pilot, verdict in verdicts.items() if (found := adoption(str(pilot), verdict))),
+            *_moves(pilots, fresh, verdicts),
+            *ends,
+            *silent.notes,
+            *(unknown_jobs.surplus(job) for pilot in fresh for job in verdicts[pilot.pk].surplus),
+            *(cancellation for one in strange for cancellation in one.cancellations),
+            *emergencies,
+        ),
+        resubmit=tuple(_resubmissions(pilots, verdicts)),
+        kept_back=_facts_of([pilot for pilot in fresh if str(pilot.pk) in drained], verdicts, own),
+        behind={one.cluster: one.behind for one in strange},
+    )
+
+
+def settle(site: Site, observed: Observed, config: Config) -> None:
+    """Store what a crash before the consequences were carried out would have lost for good: that an end has moved, which
+    is seen only once, and that the tables are not behind any more."""
+    _store(observed.kept_back or {})
+    for name, behind in (observed.behind or {}).items():
+        restore_mark.remember(site.clusters[name], config, behind)
+
+
+def live_pilots() -> QuerySet[Pilot]:
+    """Return the pilots that have not ended, with their profiles and accesses."""
+    # Not select_related, which builds a profile per pilot.
+    return Pilot.objects.exclude(state=PilotState.ENDED).prefetch_related("profile__access")
+
+
+def _verdicts(
+    pilots: Iterable[Pilot],
+    own: Mapping[UUID, Listing],
+    reports: Mapping[str, Heard] | None,
+    config: Config,
+    now: float,
+) -> dict[UUID, Verdict]:
+    heard = reports or {}
+    patience = Patience(config.alive_s, 3 * config.sync_interval_s)
+    return {
         pilot.pk: judge(
             _facts(pilot),
             own[pilot.pk].jobs.get(str(pilot.pk), ()),
@@ -79,33 +131,6 @@ def observe(
         )
         for pilot in pilots
     }
-    forgotten = _adopt(site, pilots, verdicts, now)
-    _write_facts(verdicts, own)
-    _register(pilots, now)
-    ended = forgotten + _end(site, pilots, verdicts, client_for, now)
-    endings.clean_up(ended, site, client_for, config, now)
-    silent = silence.look(redis, pilots, _running(verdicts), reports, config, now)
-    fresh = [pilot for pilot in pilots if own[pilot.pk].taken_now]
-    surplus = [job for pilot in fresh for job in verdicts[pilot.pk].surplus]
-    unknown_jobs.cancel(surplus, client_for, "it is a second one of its name", now)
-    live = {str(pilot.pk) for pilot in pilots} - {str(pilot) for pilot in ended}
-    for name in site.clusters:
-        _unknown_jobs(site, name, listings, live, redis, client_for, config, behind[name], now)
-    for name in site.clusters:
-        bad_nodes.look(name, config, now)
-    _ledger_sweeps(config, now)
-    return Observed(
-        heard=heard,
-        redis_answers=reports is not None,
-        resubmit=tuple(pilot for pilot, verdict in verdicts.items() if verdict.resubmit),
-        lost=silent.lost(config.alive_s),
-        forced=tuple(_forced(fresh, verdicts, silent, config, now)),
-    )
-
-
-def live_pilots() -> QuerySet[Pilot]:
-    # Not select_related, which builds a profile per pilot.
-    return Pilot.objects.exclude(state=PilotState.ENDED).prefetch_related("profile__access")
 
 
 def _facts(pilot: Pilot) -> PilotFacts:
@@ -121,34 +146,20 @@ def _facts(pilot: Pilot) -> PilotFacts:
     )
 
 
-def _adopt(site: Site, pilots: Iterable[Pilot], verdicts: dict[UUID, Verdict], now: float) -> list[UUID]:
-    """Answers the pilots that ended for it. The job of one that ended itself is an unknown one from then on."""
-    forgotten = []
-    rows = {pilot.pk: pilot for pilot in pilots}
-    for pilot, verdict in verdicts.items():
-        if verdict.adopt is not None:
-            room = endings.make_room(rows[pilot], verdict.adopt, site, now)
-            forgotten += room.ended
-            if not room.taken:
-                continue
-            with moving() as cur:
-                if fleet.submitted(cur, pilot, verdict.adopt, datetime.fromtimestamp(now, UTC)):
-                    said = f"Job {verdict.adopt} bears its name: sbatch did not say so, but this is what it asked for."
-                    tell("adopt", said, now, pilot=pilot, inputs={"job": verdict.adopt})
-    return forgotten
-
-
-def _write_facts(verdicts: dict[UUID, Verdict], own: Mapping[UUID, Listing]) -> None:
-    """Only what is new: an old listing must not look like a new sighting. Seen is what was there when Slurm was asked."""
+def _facts_of(
+    fresh: Iterable[Pilot], verdicts: Mapping[UUID, Verdict], own: Mapping[UUID, Listing]
+) -> FactsByTime:
+    """Return what new listings said of pilots, by the time at which Slurm was asked: that is when it was seen. An old
+    listing must not look like a new sighting."""
     by_time: dict[float, list[fleet.SlurmFact]] = defaultdict(list)
-    for pilot, verdict in verdicts.items():
-        listing = own[pilot]
-        if verdict.job is None or not listing.taken_now or listing.answered_at is None:
+    for pilot in fresh:
+        job, at = verdicts[pilot.pk].job, own[pilot.pk].answered_at
+        if job is None or at is None:
             continue
-        info = verdict.job.info
-        by_time[listing.answered_at].append(
+        info = job.info
+        by_time[at].append(
             fleet.SlurmFact(
-                pilot=pilot,
+                pilot=pilot.pk,
                 state=info.state,
                 reason=info.reason,
                 start_at=moment(info.started_at),
@@ -156,57 +167,58 @@ def _write_facts(verdicts: dict[UUID, Verdict], own: Mapping[UUID, Listing]) -> 
                 node=info.nodes,
             )
         )
-    if by_time:
+    return by_time
+
+
+def _store(facts: FactsByTime) -> None:
+    if facts:
         with moving() as cur:
-            for at, facts in by_time.items():
-                fleet.slurm_said(cur, facts, datetime.fromtimestamp(at, UTC))
+            for at, some in facts.items():
+                fleet.slurm_said(cur, some, datetime.fromtimestamp(at, UTC))
 
 
-def _register(pilots: Iterable[Pilot], now: float) -> None:
-    registered = [
-        pilot.pk for pilot in pilots if pilot.registered_at is not None and pilot.state in ON_ITS_WAY
-    ]
-    if registered:
-        with moving() as cur:
-            fleet.up(cur, registered, datetime.fromtimestamp(now, UTC))
+def _moves(
+    pilots: Iterable[Pilot], fresh: Iterable[Pilot], verdicts: Mapping[UUID, Verdict]
+) -> Iterator[FollowJobs]:
+    jobs = ((pilot, verdicts[pilot.pk].job) for pilot in fresh if pilot.state in ON_ITS_WAY)
+    pending = tuple(str(pilot.pk) for pilot, job in jobs if job is not None and job.info.state == "PENDING")
+    up = tuple(
+        str(pilot.pk) for pilot in pilots if pilot.registered_at is not None and pilot.state in ON_ITS_WAY
+    )
+    if pending or up:
+        yield FollowJobs(pending=pending, up=up)
 
 
-def _end(
-    site: Site, pilots: Iterable[Pilot], verdicts: dict[UUID, Verdict], client_for: ClientFor, now: float
-) -> list[UUID]:
-    rows = {pilot.pk: pilot for pilot in pilots}
-    gone = [pilot for pilot in rows.values() if verdicts[pilot.pk].vanished]
-    vanished = endings.accounted(gone, site, client_for)
-    ended = []
-    for pilot, verdict in verdicts.items():
-        if verdict.ended:
-            reason, failed = verdict.ended, verdict.failed
-            if (usage := vanished.get(pilot)) is not None:
-                said = meaning(usage.state, "None")
-                if said.phase == "ended":
-                    reason = f"Job {usage.job_id} is gone; accounting says: {said.text}."
-                    failed = usage.state not in BLAMELESS
-            unasked = not _asked(rows[pilot], verdict)
-            ended += endings.end([pilot], reason, now, failed=failed, unasked=unasked)
-    return ended
+def _ends(
+    site: Site, pilots: Collection[Pilot], verdicts: Mapping[UUID, Verdict], client_for: ClientFor
+) -> Iterator[EndPilot]:
+    vanished = accounted([pilot for pilot in pilots if verdicts[pilot.pk].vanished], site, client_for)
+    for pilot in pilots:
+        end = ending(_facts(pilot), verdicts[pilot.pk], vanished.get(pilot.pk))
+        if end is not None:
+            yield end
 
 
-def _asked(pilot: Pilot, verdict: Verdict) -> bool:
-    """A decision of ours let it go, and nothing else came between."""
-    if pilot.state != PilotState.DRAINING:
-        return False
-    return bool(pilot.said_ending) or verdict.job is None or verdict.job.info.state in _AS_ASKED
+def _resubmissions(pilots: Iterable[Pilot], verdicts: Mapping[UUID, Verdict]) -> Iterator[ResubmitPilot]:
+    reason = "Slurm does not know the job that was asked of it: it is submitted once more."
+    for pilot in sorted(pilots, key=lambda pilot: pilot.planned_at):
+        if verdicts[pilot.pk].resubmit:
+            yield ResubmitPilot(pilot=str(pilot.pk), reason=reason)
 
 
-def _running(verdicts: dict[UUID, Verdict]) -> list[str]:
+def _running(verdicts: Mapping[UUID, Verdict]) -> list[str]:
     jobs = {pilot: verdict.job for pilot, verdict in verdicts.items() if verdict.job is not None}
     return [str(pilot) for pilot, job in jobs.items() if job.info.state == "RUNNING"]
 
 
-def _forced(
-    pilots: Iterable[Pilot], verdicts: dict[UUID, Verdict], silent: Silence, config: Config, now: float
+def _emergencies(
+    pilots: Iterable[Pilot],
+    verdicts: Mapping[UUID, Verdict],
+    silent: Silence,
+    config: Config,
+    now: float,
 ) -> Iterator[DrainPilot | CancelPilot]:
-    limits = Limits(config.register_s, config.silent_cancel_s)
+    allowance = Allowance(config.register_s, config.silent_cancel_s)
     for pilot in pilots:
         verdict = verdicts[pilot.pk]
         if verdict.job is None or verdict.ended:
@@ -220,48 +232,49 @@ def _forced(
             silent_s=silent.of(str(pilot.pk)),
             portal_url=portal_url_of(pilot.profile, config),
         )
-        decision = forced(live, limits, now)
+        decision = emergency(live, allowance, now)
         if decision is not None:
             yield decision
 
 
-def _unknown_jobs(
+@dataclass(frozen=True, slots=True)
+class Strange:
+    """What one cluster has that no pilot of ours explains, and what follows from it."""
+
+    cluster: str
+    behind: Behind | None
+    pause: Consequence | None = None
+    cancellations: tuple[Consequence, ...] = ()
+
+
+def _strange(
     site: Site,
     name: str,
     listings: Listings,
-    live: set[str],
+    live: Collection[str],
     redis: redis_library.Redis,
-    client_for: ClientFor,
     config: Config,
-    behind: Behind | None,
     now: float,
-) -> None:
-    """Of one cluster. Cancelled once they are overdue; never while the cluster is paused, as it is after a restored
-    database, and never by a listing that is not new. `live`: pilots of all clusters: the name of none is unknown."""
+) -> Strange:
+    """Look for unknown jobs of one cluster. They are cancelled once they are overdue; never while the cluster is
+    paused, as it is after a restored database, and never by a listing that is not new. `live`: pilots of all clusters:
+    the name of none is unknown."""
     cluster, own = site.clusters[name], of_cluster(listings, name)
+    behind = restore_mark.look(cluster, config, now)
     fresh = {way for way, listing in own.items() if listing.taken_now}
-    found = unknown_jobs.unknown(own.values(), live, cluster.orphans, now) if fresh else []
+    found = unknown_jobs.unknown(own.values(), live, cluster.orphans, now) if fresh or behind else []
+    pause = None
     if behind is not None:
-        behind = restore_mark.deal(cluster, behind, found, own, now)
-    restore_mark.remember(cluster, config, behind)
+        pause, behind = restore_mark.deal(cluster, behind, found, own)
     if not fresh:
-        return
-    if found and not cluster.paused:
+        return Strange(name, behind, pause)
+    due: list[unknown_jobs.UnknownJob] = []
+    if found and not cluster.paused and pause is None:
         reports = hear(redis, [job.job.pilot for job in found])
         due = unknown_jobs.overdue(found, reports, config.orphan_grace_s, config.alive_s, now)
-        unknown_jobs.cancel(
-            [job.job for job in due if job.job.way in fresh], client_for, "no pilot of ours owns it", now
-        )
     since = {str(job.job.info.job_id): job.since for job in found}
     if since != cluster.orphans:
         cluster.orphans = since
         cluster.save(update_fields=["orphans"])
-
-
-def _ledger_sweeps(config: Config, now: float) -> None:
-    at = datetime.fromtimestamp(now, UTC)
-    with moving() as cur:
-        moved = ledger.detach(cur, datetime.fromtimestamp(now - config.holder_stale_s, UTC), at)
-    if moved:
-        logger.warning("%d requests of gateways that went away are async now", len(moved))
-    endings.release_rows(now)
+    orphans = (unknown_jobs.orphan(one.job) for one in due if one.job.way in fresh)
+    return Strange(name, behind, pause, tuple(orphans))

@@ -8,18 +8,18 @@ well, and starts anew when one was not (invariant 1). It is kept in Redis, as so
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
 
 import redis as redis_library
 
 from portal.config import Config
-from portal.fleet.models import Decision, Pilot
+from portal.fleet.models import Pilot
 from portal.fleet.states import ON_ITS_WAY, PilotState
 from portal.ledger.models import Holder
 from scheduler.observe.reports import Heard
+from scheduler.policy.consequences import NotePilotHeard, NotePilotSilent
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +29,11 @@ _TOLD = "berth:silent:told"  # those of which a row says that they do not serve
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """Seconds, by pilot. Those that were heard lately are missing."""
+    """How long agents have been silent: seconds, by pilot. Those that were heard lately are missing. `notes`: what nobody
+    has been told of yet."""
 
     for_s: Mapping[str, float]
+    notes: tuple[NotePilotSilent | NotePilotHeard, ...] = ()
 
     def of(self, pilot: str) -> float:
         return self.for_s.get(pilot, 0.0)
@@ -48,7 +50,8 @@ def look(
     config: Config,
     now: float,
 ) -> Silence:
-    """`running`: pilots whose job runs, by the last listing. `reports` None: Redis did not answer."""
+    """Return how long agents have been silent. `running`: pilots whose job runs, by the last listing. `reports` None:
+    Redis did not answer."""
     rows = list(pilots)
     if reports is None:
         return Silence({})
@@ -57,11 +60,11 @@ def look(
     late = {pilot for pilot, at in last.items() if now - at > due_s} if _listening(config, now) else set()
     try:
         for_s = _clock(redis, late, now)
-        _tell(redis, rows, for_s, config.alive_s, now)
+        told = _told(redis, rows)
     except redis_library.RedisError as error:
         logger.warning("Redis did not answer: %s", error)
         return Silence({})
-    return Silence(for_s)
+    return Silence(for_s, tuple(untold(rows, for_s, told, config.alive_s)))
 
 
 def _last_heard(
@@ -101,36 +104,40 @@ def _clock(redis: redis_library.Redis, late: set[str], now: float) -> dict[str, 
     return {pilot: now - since.get(pilot, now) for pilot in late}
 
 
-def _tell(
-    redis: redis_library.Redis,
-    pilots: Iterable[Pilot],
-    for_s: Mapping[str, float],
-    alive_s: float,
-    now: float,
-) -> None:
-    """One row when a pilot that served is lost, one when it is back."""
-    told = redis.smembers(_TOLD)
-    assert isinstance(told, set)
-    known = {_text(pilot) for pilot in told}
+def _told(redis: redis_library.Redis, pilots: Iterable[Pilot]) -> set[str]:
+    """Return the live pilots of which a row says that they do not serve. Those that are gone are forgotten."""
+    found = redis.smembers(_TOLD)
+    assert isinstance(found, set)
+    live = {str(pilot.pk) for pilot in pilots}
+    known = {_text(pilot) for pilot in found}
+    if gone := known - live:
+        redis.srem(_TOLD, *gone)
+    return known & live
+
+
+def mark_told(redis: redis_library.Redis, pilot: str, silent: bool) -> None:
+    """Keep that a row tells of a pilot's silence, or of its end. Raises RedisError."""
+    if silent:
+        redis.sadd(_TOLD, pilot)
+    else:
+        redis.srem(_TOLD, pilot)
+
+
+def untold(
+    pilots: Iterable[Pilot], for_s: Mapping[str, float], told: set[str], alive_s: float
+) -> Iterator[NotePilotSilent | NotePilotHeard]:
+    """Yield one note when a pilot that served is lost, one when it is back. Pure."""
     up = {str(pilot.pk): pilot for pilot in pilots if pilot.state in (PilotState.UP, PilotState.DRAINING)}
     lost = {pilot for pilot, silent_s in for_s.items() if silent_s >= alive_s and pilot in up}
-    for name in lost - known:
-        if redis.sadd(_TOLD, name):
-            said = (
-                f"Its agent on {up[name].node} has been silent for {for_s[name]:.0f} s while others were heard: what it "
-                "hosts does not count as serving until it speaks again."
-            )
-            _record("silent", name, said, now)
-    for name in known - lost:
-        if redis.srem(_TOLD, name) and name in up:
-            _record("heard_again", name, "Its agent speaks again: what it hosts counts as serving.", now)
+    for name in sorted(lost - told):
+        reason = (
+            f"Its agent on {up[name].node} has been silent for {for_s[name]:.0f} s while others were heard: what it "
+            "hosts does not count as serving until it speaks again."
+        )
+        yield NotePilotSilent(pilot=name, reason=reason)
+    for name in sorted((told - lost) & up.keys()):
+        yield NotePilotHeard(pilot=name, reason="Its agent speaks again: what it hosts counts as serving.")
 
 
 def _text(name: bytes | str) -> str:
     return name.decode() if isinstance(name, bytes) else name
-
-
-def _record(kind: str, pilot: str, reason: str, now: float) -> None:
-    logger.warning("pilot %s: %s", pilot, reason)
-    at = datetime.fromtimestamp(now, UTC)
-    Decision.objects.create(at=at, kind=kind, pilot=UUID(pilot), reason=reason)

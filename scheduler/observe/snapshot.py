@@ -15,8 +15,8 @@ from portal.config import Config
 from portal.fleet.models import Cluster, ProfileState, Replica
 from portal.fleet.slurm_words import meaning
 from portal.fleet.states import ON_ITS_WAY, REPLICA_ENDED, PilotState, ReplicaState
-from scheduler.commands.inspections import looked_at_by
 from scheduler.moments import seconds
+from scheduler.observe.candidates import looked_at_by
 from scheduler.observe.observation import Observed, live_pilots
 from scheduler.observe.pool_views import pool_views, profile_view
 from scheduler.observe.reports import Heard

@@ -1,7 +1,7 @@
-"""What Slurm listed and what pilots reported → moves of pilots (DESIGN §4: only the loop moves them).
+"""What Slurm listed and what a pilot reported → a verdict on it, and what follows from that. Pure.
 
-The judgement is a pure function per pilot, so that each rule of invariants 1 and 2 can be read and tested
-alone; the moves that follow are in `scheduler.observe`.
+One pilot at a time, so that each rule of invariants 1 and 2 can be read and tested alone. `scheduler.act` carries out
+what follows.
 """
 
 from __future__ import annotations
@@ -14,9 +14,14 @@ from portal.fleet.slurm_words import meaning
 from portal.fleet.states import PilotState
 from scheduler.observe.listing import OurJob
 from scheduler.observe.reports import Heard
+from scheduler.policy.consequences import AdoptJob, EndPilot
+from scheduler.slurm.protocol import UsageInfo
 
 # Ends that say nothing against the model that was being started (invariant 6).
 BLAMELESS = frozenset({"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED"})
+
+# How the job of a pilot ends that was told to go.
+_AS_ASKED = frozenset({"COMPLETED", "CANCELLED"})
 
 # What agents call their ends, where that is no sentence for a scientist.
 _ENDINGS = {
@@ -43,6 +48,8 @@ class PilotFacts:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
+    """How old an agent's last report may be, in seconds, to count against a listing."""
+
     alive_s: float  # a report within it outweighs a listing that lacks the job
     quiet_s: float  # a report within it outweighs a listing that says the job has ended
 
@@ -69,29 +76,35 @@ def judge(
     patience: Patience,
     now: float,
 ) -> Verdict:
-    """`jobs`: those of the pilot's name in the last listing, which was asked for at `answered_at`.
+    """Return the verdict on one pilot. `jobs`: those of its name in the last listing, which was asked for at
+    `answered_at`.
 
     1. The agent said why it ends, or why it cannot serve → ended. 2. Never heard of Slurm → nothing, but an agent
     that spoke names its job itself. 3. The pilot's job is the one its row or its agent names, else the lowest live
-    id; other live ones are surplus. 4. Listed as ended, and no report since → ended. 5. Not listed: a planned pilot
-    is resubmitted if the listing is newer than the intent; another has ended if neither Slurm nor its agent was heard
-    of it for alive_s. Redis' silence keeps it, too.
+    id; other live ones are surplus. 4. Not listed: a planned pilot is resubmitted if the listing is newer than the
+    intent; another has ended if neither Slurm nor its agent was heard of it for alive_s. Redis' silence keeps it, too.
+    5. Listed as ended, and no report since → ended.
     """
+    # 1.
     if pilot.said_ending and pilot.state != PilotState.PLANNED:
         refused = pilot.said_ending.startswith(REFUSED)
         return Verdict(ended=_last_words(pilot, jobs), failed=refused)
+    # 2.
     registered = pilot.agent_job_id if pilot.state == PilotState.PLANNED else None
     if answered_at is None:
         return Verdict(adopt=registered)
+    # 3.
     silent_s = now - heard.received_at if heard is not None else float("inf")
     live = [job for job in jobs if not is_over(job)]
     own = _own(pilot, jobs, live)
     if own is None and registered is not None:
         return Verdict(adopt=registered)
+    # 4.
     if own is None:
         return _unlisted(pilot, silent_s, redis_answers, answered_at, patience, now)
     surplus = tuple(job for job in live if job.info.job_id != own.info.job_id)
     adopt = own.info.job_id if pilot.state == PilotState.PLANNED else None
+    # 5.
     said = meaning(own.info.state, own.info.reason)
     if said.phase == "ended" and (silent_s > patience.quiet_s or (heard and heard.job_id != own.info.job_id)):
         reason = f"Job {own.info.job_id}: {said.text}."
@@ -99,8 +112,36 @@ def judge(
     return Verdict(adopt, own, surplus)
 
 
+def adoption(pilot: str, verdict: Verdict) -> AdoptJob | None:
+    """Return that a planned pilot's job was found, if it was."""
+    if verdict.adopt is None:
+        return None
+    reason = f"Job {verdict.adopt} bears its name: sbatch did not say so, but this is what it asked for."
+    return AdoptJob(pilot=pilot, job_id=verdict.adopt, reason=reason, inputs={"job": verdict.adopt})
+
+
+def ending(pilot: PilotFacts, verdict: Verdict, usage: UsageInfo | None) -> EndPilot | None:
+    """Return the end of a pilot, if its verdict is one. `usage`: what accounting says of a job that is listed no more."""
+    if not verdict.ended:
+        return None
+    reason, failed = verdict.ended, verdict.failed
+    if usage is not None:
+        end = meaning(usage.state, "None")
+        if end.phase == "ended":
+            reason = f"Job {usage.job_id} is gone; accounting says: {end.text}."
+            failed = usage.state not in BLAMELESS
+    return EndPilot(pilot=pilot.id, failed=failed, unasked=not _asked(pilot, verdict), reason=reason)
+
+
+def _asked(pilot: PilotFacts, verdict: Verdict) -> bool:
+    """Return whether a decision of ours let it go, and nothing else came between."""
+    if pilot.state != PilotState.DRAINING:
+        return False
+    return bool(pilot.said_ending) or verdict.job is None or verdict.job.info.state in _AS_ASKED
+
+
 def _last_words(pilot: PilotFacts, jobs: Sequence[OurJob]) -> str:
-    """Why it ended, by its agent; a signal says less than Slurm, where that has spoken already."""
+    """Return why it ended, by its agent; a signal says less than Slurm, where that has spoken already."""
     own = _own(pilot, jobs, ())
     if pilot.said_ending == "preempted" and own is not None and is_over(own):
         return f"Job {own.info.job_id}: {meaning(own.info.state, own.info.reason).text}."
@@ -136,4 +177,5 @@ def _unlisted(
 
 
 def is_over(job: OurJob) -> bool:
+    """Return whether Slurm lists the job as one that has ended."""
     return meaning(job.info.state, job.info.reason).phase == "ended"

@@ -7,7 +7,7 @@ and reading logs have to know who is silent, too.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -17,8 +17,8 @@ from portal.catalog.models import Access, Profile
 from portal.config import Config
 from portal.fleet.models import Cluster, Pilot, WayState
 from portal.fleet.states import PilotState
-from scheduler.act.decision_rows import tell
 from scheduler.moments import moment
+from scheduler.policy.consequences import NoteWayAnswers, NoteWaySilent
 from scheduler.slurm.way import Way
 
 logger = logging.getLogger(__name__)
@@ -56,24 +56,18 @@ class Site:
         row = self.clusters.get(cluster)
         return row is not None and row.paused
 
-    def silence(self, way: Way, error: str, now: float) -> None:
-        """Note that a verb had no answer: nothing more is started by this way until a listing has one. One decision row
-        for the whole silence."""
+    def named(self, cluster: str, name: str) -> Way | None:
+        """Return the way of a cluster by the name of its access; None where it is not used any more."""
+        return next((way for way in self.ways if (way.cluster, way.name) == (cluster, name)), None)
+
+    def silence(self, way: Way, error: str) -> None:
+        """Store that a verb had no answer: nothing more is started by this way until a listing has one."""
         row = self.ways.get(way)
         if row is None or row.pk is None:  # its last profile was switched off meanwhile
             logger.warning("%s does not answer: %s", way.said, error)
             return
         if row.error != error:
             logger.warning("%s does not answer: %s", way.said, error)
-        if not row.error:
-            alone = len(self.ways) == 1
-            said = (
-                f"Slurm does not answer: nothing is launched or cancelled until it does, what runs goes on. {error}"
-                if alone
-                else f"{way.said} does not answer: nothing is launched or cancelled there until it does, what runs goes "
-                f"on. The other ways to Slurm are not held. {error}"
-            )
-            tell("slurm_silent", said, now)
         row.error = error
         row.save(update_fields=["error"])
 
@@ -92,12 +86,26 @@ class Site:
             row.tried_at = moment(now)
             row.save(update_fields=["tried_at"])
 
-    def answered(self, way: Way, at: datetime, now: float) -> None:
+    def answered(self, way: Way, at: datetime) -> None:
         """Note that a listing had an answer, asked for at `at`. The caller saves the row."""
         row = self.ways[way]
-        if row.error:
-            tell("slurm_answers", f"{self.word(way)} answers again: what waited for it goes on.", now)
         row.answered_at, row.error = at, ""
+
+
+def untold(site: Site) -> Iterator[NoteWaySilent | NoteWayAnswers]:
+    """Yield the silences, and the ends of silences, of which no decision row tells yet. Pure."""
+    for way, row in site.ways.items():
+        if row.error and not row.silence_told:
+            reason = (
+                f"Slurm does not answer: nothing is launched or cancelled until it does, what runs goes on. {row.error}"
+                if len(site.ways) == 1
+                else f"{way.said} does not answer: nothing is launched or cancelled there until it does, what runs goes "
+                f"on. The other ways to Slurm are not held. {row.error}"
+            )
+            yield NoteWaySilent(cluster=way.cluster, way=way.name, reason=reason)
+        elif row.silence_told and not row.error:
+            reason = f"{site.word(way)} answers again: what waited for it goes on."
+            yield NoteWayAnswers(cluster=way.cluster, way=way.name, reason=reason)
 
 
 def way_of(profile: Profile) -> Way:

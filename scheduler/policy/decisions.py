@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from portal.fleet.decision_kinds import DecisionKind
 from scheduler.policy.views import HoldView
 
 Inputs = dict[str, str | int | float | bool | None]
@@ -17,7 +18,7 @@ Inputs = dict[str, str | int | float | bool | None]
 class Decided:
     """What all decisions carry."""
 
-    kind: ClassVar[str] = ""
+    kind: ClassVar[DecisionKind]
     reason: str
     inputs: Inputs = field(default_factory=dict)
 
@@ -26,7 +27,7 @@ class Decided:
 class LaunchPilot(Decided):
     """A new job whose first replica serves `pool`. `replaces`: the pilot that it takes over from."""
 
-    kind: ClassVar[str] = "launch"
+    kind: ClassVar[DecisionKind] = DecisionKind.LAUNCH
     pool: str
     profile: str
     gpu_indices: tuple[int, ...]
@@ -38,7 +39,7 @@ class LaunchPilot(Decided):
 class PlaceReplica(Decided):
     """A replica in a pilot that exists."""
 
-    kind: ClassVar[str] = "place"
+    kind: ClassVar[DecisionKind] = DecisionKind.PLACE
     pool: str
     pilot: str
     gpu_indices: tuple[int, ...]
@@ -48,7 +49,7 @@ class PlaceReplica(Decided):
 class DrainReplica(Decided):
     """Out of routing; when nothing is in flight it stops, or sleeps as deep as `sleep_level`."""
 
-    kind: ClassVar[str] = "drain_replica"
+    kind: ClassVar[DecisionKind] = DecisionKind.DRAIN_REPLICA
     pool: str
     pilot: str
     replica: str
@@ -59,7 +60,7 @@ class DrainReplica(Decided):
 class WakeReplica(Decided):
     """asleep → starting: its engine gets its GPUs back."""
 
-    kind: ClassVar[str] = "wake_replica"
+    kind: ClassVar[DecisionKind] = DecisionKind.WAKE_REPLICA
     pool: str
     pilot: str
     replica: str
@@ -70,7 +71,7 @@ class WakeReplica(Decided):
 class StageWeights(Decided):
     """Its agent copies the pool's weights to node-local scratch, ahead of need."""
 
-    kind: ClassVar[str] = "stage"
+    kind: ClassVar[DecisionKind] = DecisionKind.STAGE
     pool: str
     pilot: str
 
@@ -79,7 +80,7 @@ class StageWeights(Decided):
 class DrainPilot(Decided):
     """Lets a running job go: its agent ends it once nothing runs."""
 
-    kind: ClassVar[str] = "drain_pilot"
+    kind: ClassVar[DecisionKind] = DecisionKind.DRAIN_PILOT
     pilot: str
 
 
@@ -87,7 +88,7 @@ class DrainPilot(Decided):
 class CancelPilot(Decided):
     """scancel. `failed`: it counts as a failed launch of the pools that waited for it."""
 
-    kind: ClassVar[str] = "cancel"
+    kind: ClassVar[DecisionKind] = DecisionKind.CANCEL
     pilot: str
     failed: bool
 
@@ -96,7 +97,7 @@ class CancelPilot(Decided):
 class HoldPool(Decided):
     """What the pool's state says from now on: failures in a row, the next try, a latch, and why nothing runs."""
 
-    kind: ClassVar[str] = "hold"
+    kind: ClassVar[DecisionKind] = DecisionKind.HOLD
     pool: str
     hold: HoldView
 
@@ -105,7 +106,7 @@ class HoldPool(Decided):
 class HoldProfile(Decided):
     """Nothing is submitted under the profile until a person has looked."""
 
-    kind: ClassVar[str] = "hold_profile"
+    kind: ClassVar[DecisionKind] = DecisionKind.HOLD_PROFILE
     profile: str
 
 

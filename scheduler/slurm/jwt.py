@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from portal.config.secret_files import SecretFileError, read_secret
 from scheduler.slurm import shell
 from scheduler.slurm.protocol import NoAnswer
 from scheduler.slurm.way import Way
@@ -117,6 +118,6 @@ def _moment(value: Any) -> float | None:
 
 def _from_file(path: Path) -> str:
     try:
-        return path.read_text()[:65536]
-    except (OSError, UnicodeDecodeError) as error:
-        raise NoAnswer(f"token file {path}: {getattr(error, 'strerror', None) or 'it is no text'}") from None
+        return read_secret(path)
+    except SecretFileError as error:
+        raise NoAnswer(f"token file {error}") from None

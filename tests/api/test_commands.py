@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from portal.catalog.models import Model
 from portal.fleet.models import Cluster, Command
 from portal.fleet.times import seconds_of
-from portal.services.commands import Wish, give
-from tests.api.world import World, pilot_row
+from portal.services.commands import NewCommand, give
+from tests.api.world import World, another_model, pilot_row
 from tests.ways import way_row
 
 
@@ -28,7 +27,7 @@ def refusal(world: World, **wish: Any) -> tuple[str, str]:
 
 
 def test_a_pool_is_named_by_itself_or_by_a_model_in_it(world: World) -> None:
-    Model.objects.create(name="org/tide", pool=world.pool)
+    another_model(world, "org/tide")
     for name in ("surf", "org/tide"):
         assert post(world, kind="pin", pool=name, args={"for_s": 7200}).status_code == 202
     command = Command.objects.get()
@@ -95,9 +94,9 @@ def test_unknown_jobs_are_shown_and_may_be_adopted_or_rejected(world: World) -> 
 
 
 def test_a_command_of_somebody_without_an_account_says_who(world: World) -> None:
-    command = give(Wish(Command.Kind.PIN, pool=world.pool), "lena at the command line")
+    command = give(NewCommand(Command.Kind.PIN, pool=world.pool), "lena at the command line")
     assert command.created_by is None and command.args == {"by": "lena at the command line"}
-    give(Wish(Command.Kind.UNPIN, pool=world.pool), world.operator.user)
+    give(NewCommand(Command.Kind.UNPIN, pool=world.pool), world.operator.user)
     page = world.operator.browser.get("/fleet/").content.decode()
     assert "lena at the command line" in page and "unpin" in page
 

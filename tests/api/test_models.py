@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from portal.catalog.models import Model, Pool
+from portal.catalog.models import Pool
 from portal.fleet.models import Cluster, Command, Fit, GpuClaim, PoolState, ProfileState
-from tests.api.world import ApiClient, Person, World, pilot_row, replica_row
+from tests.api.world import ApiClient, Person, World, another_model, pilot_row, replica_row
 
 
 def phase(person: Person) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def test_a_model_says_how_ready_it_is_and_why(world: World) -> None:
     replica = replica_row(world, pilot, state="wanted", started_at=None, hot_at=None)
     told = phase(world.owner)
     assert (told["residency"], told["eta_s"]) == ("starting", None)
-    assert told["reason"].startswith("surf is not loaded yet. Its GPU job 4711 was submitted at ")
+    assert told["reason"].startswith("surf is not loaded yet. Its Slurm job 4711 was submitted at ")
     assert "it is next, and waits for GPUs to become free" in told["reason"]
     assert [(part["name"], part["seconds"]) for part in told["parts"]] == [("slurm", None), ("load", 240.0)]
     replica.state, replica.started_at = "starting", timezone.now() - timedelta(minutes=1)
@@ -49,7 +49,7 @@ def test_a_latched_pool_tells_those_who_wait_why(world: World) -> None:
     told = phase(world.owner)
     assert (told["residency"], told["eta_s"]) == ("unavailable", None)
     assert told["reason"] == "surf cannot be started. config.json is missing."
-    assert "let it try again" in told["next_step"]
+    assert "relaunch it" in told["next_step"]
 
 
 def test_what_jobs_waited_and_loads_took_is_part_of_the_estimate(world: World) -> None:
@@ -71,7 +71,7 @@ def test_a_job_with_free_gpus_and_memory_is_room_for_it(world: World) -> None:
     PoolState.objects.create(pool=world.pool, load_s=100)
     job = pilot_row(world, gpus=world.pool.gpus + 1, mem_mb=2 * world.pool.mem_mb)
     told = phase(world.owner)
-    assert told["eta_s"] == 100 and "there are free GPUs for it now, and loading takes" in told["reason"]
+    assert told["eta_s"] == 100 and "a running job has room for it now, and loading takes" in told["reason"]
     other = Pool.objects.create(name="other", environment=world.pool.environment)
     guest = replica_row(world, job, pool=other, model="other", mem_mb=world.pool.mem_mb + 1)
     assert phase(world.owner)["eta_s"] is None  # its memory is taken
@@ -91,10 +91,10 @@ def test_a_job_with_free_gpus_and_memory_is_room_for_it(world: World) -> None:
 
 
 def test_one_model_can_be_asked_about_by_its_name_with_slashes(world: World) -> None:
-    Model.objects.create(name="org/tide", pool=world.pool)
+    another_model(world, "org/tide")
     told = world.owner.api.send("GET", "models/org/tide").json()
     assert told["name"] == "org/tide" and told["phase"]["reason"].startswith("org/tide is not loaded")
-    secret = Model.objects.create(name="org/secret", pool=world.pool, is_public=False)
+    secret = another_model(world, "org/secret", is_public=False)
     secret.projects.add(world.project)
     got = {name: api.send("GET", "models/org/secret").status_code for name, api in world.everyone().items()}
     assert got == {
@@ -114,9 +114,9 @@ def test_a_paused_fleet_is_said(world: World) -> None:
 
 
 def test_models_of_other_projects_and_disabled_ones_are_not_listed(world: World) -> None:
-    secret = Model.objects.create(name="org/secret", pool=world.pool, is_public=False)
+    secret = another_model(world, "org/secret", is_public=False)
     secret.projects.add(world.project)
-    Model.objects.create(name="off", pool=world.pool, enabled=False)
+    another_model(world, "off", enabled=False)
     names = {
         name: [m["name"] for m in api.send("GET", "models").json().get("results", [])]
         for name, api in world.everyone().items()
@@ -135,7 +135,7 @@ def test_the_list_costs_the_same_however_many_models(
     world: World, django_assert_max_num_queries: Any
 ) -> None:
     for i in range(20):
-        Model.objects.create(name=f"m{i}", pool=world.pool)
+        another_model(world, f"m{i}")
     with django_assert_max_num_queries(8):
         world.owner.api.send("GET", "models")
 
@@ -149,13 +149,13 @@ def test_waking_writes_one_command_and_tells_the_loop(world: World, sent: list[t
 
 
 def test_a_name_with_a_slash_is_woken(world: World) -> None:
-    Model.objects.create(name="org/name", pool=world.pool)
+    another_model(world, "org/name")
     assert world.owner.api.send("POST", "models/org/name/wake").status_code == 202
 
 
 @pytest.mark.parametrize("name", ["nothing", "secret"])
 def test_what_one_may_not_use_one_may_not_wake(world: World, name: str) -> None:
-    Model.objects.create(name="secret", pool=world.pool, is_public=False)
+    another_model(world, "secret", is_public=False)
     answer = world.outsider.api.send("POST", f"models/{name}/wake")
     assert answer.status_code == 404 and answer.json()["error"]["code"] == "model_not_found"
     assert ApiClient().send("POST", "models/surf/wake").status_code == 401

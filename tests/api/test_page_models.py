@@ -15,7 +15,7 @@ from django.utils import timezone
 from portal.accounts.models import Membership
 from portal.catalog.models import Model, Pool, Profile
 from portal.fleet.models import Command, PoolState
-from tests.api.world import World, pilot_row, replica_row, request_row
+from tests.api.world import World, another_model, pilot_row, replica_row, request_row
 
 WAKE = "/models/surf/wake"
 
@@ -41,9 +41,9 @@ def _latched(world: World) -> None:
 @pytest.mark.parametrize(
     ("scene", "said"),
     [
-        (_hot, ["Ready", "Answers at once."]),
+        (_hot, ["Ready", "Loaded and ready."]),
         (_starting, ["Starting", "≈ "]),
-        (lambda world: None, ["Not loaded", "the first request starts it", "Start it"]),
+        (lambda world: None, ["Not loaded", "the first request starts it", ">Start<"]),
         (_latched, ["Unavailable", "config.json is missing"]),
     ],
 )
@@ -54,8 +54,8 @@ def test_a_model_says_how_ready_it_is_and_only_a_cold_one_can_be_started(
     for path in ("/", "/fragments/home"):
         page = text(world.owner.browser, path)
         assert not [words for words in said if words not in page]
-        assert ("<button>Start it<" in page) == ("Start it" in said)
-        assert (f'action="{WAKE}"' in page) == ("Start it" in said or "Starting" in page)
+        assert ("<button>Start<" in page) == (">Start<" in said)
+        assert (f'action="{WAKE}"' in page) == (">Start<" in said or "Starting" in page)
 
 
 def test_the_example_is_of_a_model_that_answers_soonest(world: World) -> None:
@@ -76,7 +76,7 @@ def test_the_example_is_of_a_model_that_answers_soonest(world: World) -> None:
 def test_a_person_sees_the_models_of_own_projects_and_their_facts(world: World) -> None:
     Pool.objects.update(gpus=2)
     Model.objects.filter(name="surf").update(context_tokens=32768, description="For <waves>.")
-    closed = Model.objects.create(name="deep/blue", pool=world.pool, is_public=False)
+    closed = another_model(world, "deep/blue", is_public=False)
     closed.projects.add(world.other)
     mine, others = text(world.owner.browser), text(world.outsider.browser)
     assert "32768 tokens" in mine and "2 GPUs" in mine
@@ -87,10 +87,10 @@ def test_a_person_sees_the_models_of_own_projects_and_their_facts(world: World) 
 def test_the_cost_is_told_beside_the_cheapest_of_the_site(world: World) -> None:
     assert "GPU hour" not in text(world.owner.browser), "all cost the same"
     cheap = Profile.objects.create(name="old", partition="old", cost=0.4)
-    assert "2.5 × the cheapest GPU hour" in text(world.owner.browser)
+    assert "2.5 × the lowest cost per GPU-hour" in text(world.owner.browser)
     world.pool.profiles.add(cheap)
     page = text(world.owner.browser)
-    assert "the cheapest GPU hour" in page and "×" not in page
+    assert "lowest cost per GPU-hour" in page and "×" not in page
 
 
 def test_ones_requests_are_not_here(world: World) -> None:
@@ -122,7 +122,7 @@ def test_who_may_start_a_model(world: World, sent: list[tuple[str, str]]) -> Non
 
 
 def test_the_examples_name_the_model_and_the_address_that_one_came_by(world: World) -> None:
-    Model.objects.create(name="turf", pool=world.pool)
+    another_model(world, "turf")
     page = text(world.owner.browser, "/?use=turf")
     curl, sdk = (
         html.unescape(found)
@@ -146,7 +146,7 @@ def test_many_models_take_as_many_queries_as_one(world: World) -> None:
     client, counts = world.owner.browser, []
     for n in (0, 20):
         for i in range(n):
-            Model.objects.create(name=f"m{i}", pool=world.pool)
+            another_model(world, f"m{i}")
         with CaptureQueriesContext(connection) as asked:
             text(client)
         counts.append(len(asked))
@@ -159,7 +159,7 @@ def test_many_models_come_page_by_page_and_are_found_by_name(
     monkeypatch.setattr("portal.dashboard.home.MOST_MODELS", 2)
     assert 'type="search"' not in text(world.owner.browser), "one model needs no search"
     for name in ("kelp", "reef", "tide"):
-        Model.objects.create(name=name, pool=world.pool, description=f"All about a {name}.")
+        another_model(world, name, description=f"All about a {name}.")
     seen: list[list[str]] = []
     path = "/"
     while path:
@@ -170,5 +170,5 @@ def test_many_models_come_page_by_page_and_are_found_by_name(
     assert seen == [["kelp", "reef"], ["surf", "tide"]]
     page = text(world.owner.browser, "/?find=A+REEF")
     assert "reef" in page and "tide" not in page and "fragments/home?find=A+REEF" in page
-    assert "None that fits." in text(world.owner.browser, "/?find=whale")
+    assert "No matches." in text(world.owner.browser, "/?find=whale")
     assert "Use <code>tide</code>" in text(world.owner.browser, "/?use=tide"), "also of one on a later page"

@@ -9,16 +9,15 @@ from django.utils import timezone
 
 from portal.accounts.issue import issue_token
 from portal.accounts.models import ApiToken, Membership
-from portal.catalog.models import Model
-from tests.api.world import ApiClient, World
+from tests.api.world import ApiClient, World, another_model
 
 TOKEN = "/playground/token"
 LIVE = {"revoked_at": None, "name": "Playground"}
 
 
 def test_the_page_offers_the_language_models_of_one_project(world: World) -> None:
-    Model.objects.create(name="vision", pool=world.pool, kind="dnn")
-    closed = Model.objects.create(name="turf", pool=world.pool, is_public=False)
+    another_model(world, "vision", kind="dnn")
+    closed = another_model(world, "turf", is_public=False)
     closed.projects.add(world.other)
     page = world.owner.browser.get("/playground/").content.decode()
     assert '<option value="surf" selected>surf · Not loaded</option>' in page

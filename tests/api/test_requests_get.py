@@ -62,6 +62,13 @@ def test_a_result_that_is_no_longer_kept_is_null(world: World) -> None:
     assert world.owner.api.send("GET", f"requests/{row.id}").json()["result"] is None
 
 
+def test_a_result_that_is_no_json_comes_in_base64(world: World) -> None:
+    row = request_row(world, "done")
+    Payload.objects.update(result=b"\xff\x00", result_type="application/octet-stream")
+    told = world.owner.api.send("GET", f"requests/{row.id}").json()["result"]
+    assert told == {"content_type": "application/octet-stream", "base64": "/wA="}
+
+
 def test_position_counts_those_ahead_held_ones_first(world: World) -> None:
     now = timezone.now().timestamp()
     late, early = (request_row(world, order_key=now + delta) for delta in (10, 5))

@@ -8,8 +8,10 @@ from django.db import IntegrityError, transaction
 
 from portal.accounts.models import Quota
 from portal.admission import places, quotas
+from portal.admission.subjects import Subjects
+from portal.db.transaction import moving
 from portal.ledger.models import Request
-from scheduler.maintenance import parked
+from scheduler.maintenance import parked_rows
 from tests.api.world import BODY, CHAT, World
 
 ASK = {"model": "surf", "api": CHAT, "body": BODY}
@@ -34,11 +36,11 @@ def test_the_loop_lets_parked_rows_go_on_in_their_order_as_the_limit_refills(
     Quota.objects.create(level="user", user=world.mate.user, requests_per_min=1)
     mine = [world.owner.api.send("POST", "requests", ASK).json()["id"] for _ in range(5)]
     others = [world.mate.api.send("POST", "requests", ASK).json()["id"] for _ in range(2)]
-    assert parked.unpark() == []
+    assert parked_rows.unpark() == []
     redis.delete(f"berth:limit:user:{world.owner.user.pk}:requests")
-    assert [str(id_) for id_ in parked.unpark()] == mine[2:4]
+    assert [str(id_) for id_ in parked_rows.unpark()] == mine[2:4]
     redis.delete(f"berth:limit:user:{world.mate.user.pk}:requests")
-    assert [str(id_) for id_ in parked.unpark()] == others[1:], "one owner's rows do not hide another's"
+    assert [str(id_) for id_ in parked_rows.unpark()] == others[1:], "one owner's rows do not hide another's"
     assert Request.objects.filter(state="parked").count() == 1
 
 
@@ -49,7 +51,7 @@ def test_a_quota_that_was_taken_away_frees_what_was_parked(
     states = [world.owner.api.send("POST", "requests", ASK).json()["state"] for _ in range(3)]
     assert states == ["queued", "parked", "parked"]
     quota.delete()
-    assert len(parked.unpark()) == 2
+    assert len(parked_rows.unpark()) == 2
 
 
 def test_too_many_that_wait_are_refused(
@@ -72,7 +74,7 @@ def test_without_redis_a_row_with_a_quota_is_parked_and_one_without_is_queued(
     assert world.owner.api.send("POST", "requests", ASK).json()["state"] == "queued"
     Quota.objects.create(level="project", project=world.project, requests_per_min=100)
     assert world.owner.api.send("POST", "requests", ASK).json()["state"] == "parked"
-    assert parked.unpark() == []
+    assert parked_rows.unpark() == []
 
 
 def test_a_cancelled_parked_row_stays_cancelled(
@@ -83,7 +85,7 @@ def test_a_cancelled_parked_row_stays_cancelled(
     told = world.owner.api.send("POST", "requests", ASK).json()
     assert world.owner.api.send("DELETE", f"requests/{told['id']}").json()["state"] == "cancelled"
     redis.flushall()
-    assert parked.unpark() == []
+    assert parked_rows.unpark() == []
 
 
 def test_a_quota_has_exactly_one_subject_of_its_level(world: World) -> None:
@@ -102,4 +104,6 @@ def test_a_quota_has_exactly_one_subject_of_its_level(world: World) -> None:
 
 def test_only_a_tokens_own_quota_concerns_it(world: World) -> None:
     Quota.objects.create(level="user", user=world.mate.user, requests_per_min=1)
-    assert quotas.Subjects(None, world.owner.user.pk, world.project.pk, "surf").quotas() == []
+    with moving() as cur:
+        subjects = Subjects(None, world.owner.user.pk, world.project.pk, "surf")
+        assert quotas.concerning(cur, subjects) == []

@@ -24,7 +24,7 @@ def said(text: str) -> dict[str, str]:
 
 
 def refused(answer: Any, status: int, code: str, param: str | None = None) -> None:
-    """One envelope, and nothing queued."""
+    """Check that a call was answered with this error in the one envelope, and that nothing is queued."""
     assert answer.status_code == status, answer.content
     error = answer.json()["error"]
     assert (error["code"], error["param"]) == (code, param)

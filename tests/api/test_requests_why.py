@@ -11,7 +11,8 @@ from django.utils import timezone
 
 from portal.accounts.models import Quota
 from portal.admission import quotas
-from portal.admission.quotas import Subjects
+from portal.admission.subjects import Subjects
+from portal.db.transaction import moving
 from portal.fleet.models import PoolState, ProfileState
 from portal.ledger.models import Request, Ticket
 from tests.api.world import BODY, CHAT, World, pilot_row, replica_row, request_row
@@ -33,7 +34,7 @@ def test_a_request_for_a_cold_model_hears_of_its_job_and_its_place(world: World)
     )
     replica_row(world, pilot, state="wanted", started_at=None, hot_at=None)
     told = why(world, row)
-    assert told["reason"].startswith("surf is not loaded yet. Its GPU job 4711 was submitted at ")
+    assert told["reason"].startswith("surf is not loaded yet. Its Slurm job 4711 was submitted at ")
     assert "other jobs are ahead of it; jobs like it waited 6–25 min today" in told["reason"]
     assert told["reason"].endswith("1 request is ahead of this one.")
     assert [part["name"] for part in told["parts"]] == ["slurm", "load", "queue"]
@@ -62,14 +63,15 @@ def test_a_parked_request_says_which_quota_and_when_it_refills(
     redis.delete(f"berth:limit:project:{world.project.pk}:requests")
     assert "has room again; others parked before it go first" in why(world, parked)["reason"]
     quota.delete()
-    assert "no quota limits it any more" in why(world, parked)["reason"]
+    assert "no quota applies any more" in why(world, parked)["reason"]
 
 
 def test_asking_when_a_quota_refills_takes_nothing_from_it(world: World, redis: redis_library.Redis) -> None:
     Quota.objects.create(level="user", user=world.owner.user, requests_per_min=1, tokens_per_min=1000)
     subjects = Subjects(None, world.owner.user.pk, world.project.pk, "surf")
     for _ in range(3):
-        told = quotas.refill(subjects, 10, time.time())
+        with moving() as cur:
+            told = quotas.refill(cur, subjects, 10, time.time())
         assert told is not None and told[1] == 0
     assert not redis.keys("berth:limit:*")
 
@@ -80,7 +82,7 @@ def test_the_place_of_a_client_who_is_away_says_how_it_is_taken_again(world: Wor
     Ticket.objects.create(request=row, token_id=1, digest="x", expires_at=later)
     told = why(world, row)
     assert (
-        f"its place is kept until {later:%H:%M} UTC" in told["reason"]
+        f"its place in the queue is kept until {later:%H:%M} UTC" in told["reason"]
         or later.date() != timezone.now().date()
     )
     assert "Send the same request again" in told["next_step"]

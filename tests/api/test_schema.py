@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from portal.acceptance.asked import APIS
+from gpuworker.wire import ENDPOINTS
 from portal.errors import KINDS
 from tests.api.world import ApiClient, World
 
@@ -26,7 +26,7 @@ def test_it_describes_the_data_plane_beside_it(world: World) -> None:
     document = json.loads(world.owner.api.get("/api/v1/schema?format=json").content)
     paths = {path: set(verbs) for path, verbs in document["paths"].items() if path.startswith("/v1/")}
     assert {path for path, verbs in paths.items() if verbs == {"post"}} == {
-        *APIS, "/v1/responses/{id}/cancel", "/v1/batches/{batch}/cancel",
+        *ENDPOINTS, "/v1/responses/{id}/cancel", "/v1/batches/{batch}/cancel",
     }  # fmt: skip
     assert {path: verbs for path, verbs in paths.items() if verbs != {"post"}} == {
         "/v1/models": {"get"}, "/v1/models/{model}": {"get"}, "/v1/responses/{id}": {"get"},

@@ -21,13 +21,13 @@ import django
 django.setup()
 
 import redis as redis_library  # noqa: E402
-from django.db import connection  # noqa: E402
+from django.db import connection, transaction  # noqa: E402
 
 from gpuworker.wire import ObservedReplica, Sync  # noqa: E402
-from portal.catalog.models import Engine, Environment, Model, Pool, Profile  # noqa: E402
+from portal.catalog.models import Engine, Environment, Model, Pool, Profile, settle_bases  # noqa: E402
 from portal.config import config  # noqa: E402
 from portal.fleet.models import Decision, GpuClaim, Pilot, Replica  # noqa: E402
-from scheduler.act.job_spec import job_name  # noqa: E402
+from scheduler.jobs.spec import job_name  # noqa: E402
 from scheduler.reconcile import run_once  # noqa: E402
 from scheduler.slurm import listing  # noqa: E402
 from scheduler.slurm.protocol import Jobs, NoAnswer  # noqa: E402
@@ -37,7 +37,7 @@ RESIDENT_OF_TEN = 9
 
 
 class PrintedSlurm:
-    """Answers with the text of a listing; starts nothing, because the fleet is full."""
+    """A client that answers with the text of a listing. It starts nothing, because the fleet is full."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -59,7 +59,9 @@ def seed(pilots: int, models: int, rows: int) -> None:
     Pool.profiles.through._default_manager.bulk_create(
         [Pool.profiles.through(pool_id=name, profile_id=profile.pk) for name in names]
     )
-    Model.objects.bulk_create(Model(name=name, pool_id=name, path="/models/x") for name in names)
+    with transaction.atomic():
+        Model.objects.bulk_create(Model(name=name, pool_id=name, path="/models/x") for name in names)
+        settle_bases(names)
     resident = names[: models * RESIDENT_OF_TEN // 10]
     now = datetime.now(UTC)
     fleet = [_pilot(profile, n, now) for n in range(pilots)]
@@ -125,7 +127,7 @@ def _printed(pilot: Pilot) -> str:
 
 
 def _report(redis: redis_library.Redis, pilots: Iterable[Pilot], seq: int) -> None:
-    """As the worker API keeps them: every pilot is busy with its model."""
+    """Write reports as the worker API keeps them: every pilot is busy with its model."""
     now = time.time()
     live = dict(Replica.objects.filter(state="hot").values_list("pilot_id", "id"))
     pools = dict(Replica.objects.filter(state="hot").values_list("pilot_id", "pool_id"))

@@ -81,7 +81,7 @@ class Way:
 
 @dataclass(frozen=True)
 class World:
-    """What stands during the bench."""
+    """The world that stands during the bench."""
 
     folder: Path
     stack: Stack
@@ -137,7 +137,7 @@ def run(ctx: Bench) -> dict[str, float]:
 
 @contextlib.contextmanager
 def gateways(ctx: Bench, stack: Stack, home: RunDir) -> Iterator[tuple[Site, str, World]]:
-    """Two web processes over the same database: the agent knows only the first."""
+    """Start two web processes over the same database: the agent knows only the first."""
     settings = {"BERTH_SERVE": "gateway"}
     with Site(ctx.folder, stack.env(), ctx.progress, settings) as site:
         with ctx.progress.step("Migrate the database; a token, the model, a pilot"):

@@ -13,7 +13,7 @@ from django.db.models import Model as Row
 from django.urls import reverse
 
 from portal.accounts.models import ApiToken, Membership, Project, Quota, User
-from portal.catalog.models import Model, Pool
+from portal.catalog.models import Model, Pool, settle_bases
 from portal.fleet.models import Command, FleetEvent
 from portal.ledger.models import Request, Usage, UsageTotal
 from tests.api.world import CANARY_BODY, CANARY_RESULT, ApiClient, Person, World
@@ -153,6 +153,7 @@ def test_lists_and_forms_cost_as_much_with_many_rows(
     Membership.objects.bulk_create(Membership(user=one, project=projects[0]) for one in people[1:])
     Pool.objects.bulk_create(Pool(name=f"pool{n}", environment=world.pool.environment) for n in range(150))
     Model.objects.bulk_create(Model(name=f"model{n}", pool_id=f"pool{n}") for n in range(150))
+    settle_bases(f"pool{n}" for n in range(150))
     for table in (User, Project, Membership, Quota, Pool, Model):
         with django_assert_max_num_queries(14):
             assert root.get(admin_url(table, "changelist")).status_code == 200

@@ -94,7 +94,7 @@ def test_vllm_needs_an_interpreter_and_a_model_folder(root: ApiClient, world: Wo
 
 def test_a_profile_shows_what_slurm_has_and_is_held_to_it(root: ApiClient, world: World) -> None:
     page = root.get(admin_url(Profile, "change", world.profile.pk)).content.decode()
-    assert "has not asked Slurm yet" in page
+    assert "has not queried Slurm yet" in page
     answer = save(root, world.profile, gpus=2)
     assert any("are not checked" in str(said) for said in get_messages(answer.wsgi_request))
     group = {"count": 2, "gres": "gpu:a100:4"}

@@ -18,7 +18,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 def pilot(pg: Connection) -> uuid.UUID:
-    """A planned pilot with one wanted replica on GPU 0."""
+    """Make a planned pilot with one wanted replica on GPU 0."""
     environment = Environment.objects.create(name="e", engine="echo")
     profile = Profile.objects.create(name="p", partition="gpu", gpus=2)
     Pool.objects.create(name="m", environment=environment)
@@ -68,6 +68,8 @@ def test_only_a_registered_pilot_comes_up(pg: Connection, pilot: uuid.UUID) -> N
     with pg.cursor() as cur:
         fleet.submitted(cur, pilot, 7, NOW)
         fleet.slurm_said(cur, [SlurmFact(pilot, "PENDING", "Priority", None, None, "")], NOW)
+        assert one(pg, "SELECT state FROM fleet_pilot") == ("submitted",), "what was seen moves nobody"
+        fleet.pending(cur, [pilot], NOW)
         assert one(pg, "SELECT state FROM fleet_pilot") == ("pending",)
         assert fleet.up(cur, [pilot], NOW) == []
         fleet.register(cur, registration(pilot, 7), NOW)
@@ -141,7 +143,7 @@ def test_the_database_refuses_a_pilot_state_without_its_facts(
 
 
 def _asleep(link: Connection, pilot: uuid.UUID, id_: uuid.UUID, level: int = 1) -> list[str]:
-    """Hot, told to sleep, and what its agent's word then moves it to."""
+    """Bring a replica up, tell it to sleep, and return what its agent's word then moves it to."""
     with link.cursor() as cur:
         fleet.seen(cur, pilot, [Seen(id_, "hot", "", NOW, NOW, "", "1")], NOW)
         fleet.drain_replicas(cur, [id_], NOW, "makes room", level)

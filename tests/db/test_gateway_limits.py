@@ -128,7 +128,7 @@ def test_a_full_bucket_leaves_no_key(link: redis_library.Redis) -> None:
 
 
 def _enter(redis: redis_library.Redis, wants: list[Want], request: str) -> tuple[int, str]:
-    """(number of the limit that refuses, the replica of its slot)."""
+    """Enter a request; return the number of the limit that refuses, and the replica of its slot."""
     args = enter_arguments(request, 15.0, P, 20.0, wants)
     said: Any = redis.eval(SCRIPTS["enter"].text.decode(), 1, POOL + ":wait", POOL, *args)
     return said[0][0], said[1][0].decode() if said[1] else ""

@@ -27,7 +27,7 @@ async def pipe() -> AsyncIterator[Pipe]:
 
 @asynccontextmanager
 async def _serving(talk: Talk) -> AsyncIterator[Pipe]:
-    """A server that talks as it likes."""
+    """Serve with a server that talks as it likes."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -89,7 +89,7 @@ def test_an_owner_that_does_not_listen_gets_no_slot_and_blocks_nobody(link: redi
 
 
 class Requests(RuleBasedStateMachine):
-    """Requests of two gateways over replicas that come and go. The model knows who holds what."""
+    """The requests of two gateways over replicas that come and go. The model knows who holds what."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Requests(RuleBasedStateMachine):
         self.new_replica(cap)
 
     def _heard(self) -> list[tuple[str, str]]:
-        """Grants since the last look, in order; the model takes them up."""
+        """Return the grants since the last look, in order; the model takes them up."""
         grants = []
         while message := self.ear.get_message(timeout=0):
             said = json.loads(message["data"])
@@ -125,7 +125,8 @@ class Requests(RuleBasedStateMachine):
         return grants
 
     def _take(self, expected: int) -> None:
-        """Each grant goes to one that waited; among the ordinary ones the lowest keys come first."""
+        """Check that each grant goes to one that waited; among the ordinary ones the lowest keys come
+        first."""
         grants = self._heard()
         while len(grants) < expected:
             grants += self._heard()
@@ -181,7 +182,7 @@ class Requests(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(data=st.data(), over=st.booleans())
     def leaves_its_slot(self, data: Any, over: bool) -> None:
-        """Ends, or goes back in line with its old key."""
+        """End a request, or put it back in line with its old key."""
         request = data.draw(st.sampled_from(sorted(self.running)))
         replica = self.running.pop(request)
         if over:

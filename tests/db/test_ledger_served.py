@@ -26,12 +26,13 @@ def at(seconds: float) -> datetime:
 
 @pytest.fixture
 def hot(pg: Connection) -> uuid.UUID:
-    """A replica whose job was submitted at 0 s and ran at 10 s, and whose engine started at 12 s and was hot at 42."""
+    """Make a replica whose job was submitted at 0 s and ran at 10 s, whose engine started at 12 s and was
+    hot at 42."""
     environment = Environment.objects.create(name="e", engine="echo")
     profile = Profile.objects.create(name="p", partition="gpu")
     pool = Pool.objects.create(name="m", environment=environment)
     Model.objects.create(name="m", pool=pool, revision="weights-1")
-    Model.objects.create(name="m-lora", pool=pool, revision="adapter-1")
+    Model.objects.create(name="m-lora", pool=pool, revision="adapter-1", kind="dnn")  # as an adapter will be
     pilot, replica = uuid.uuid4(), uuid.uuid4()
     with pg.cursor() as cur:
         fleet.plan(cur, NewPilot(pilot, "main", profile.pk, "berth-x", 1, 1000, 60, gpu_type="a100"), NOW)

@@ -8,9 +8,11 @@ import pytest
 from django.urls import reverse
 
 from portal.accounts import claims, members
+from portal.accounts.callers import read_principal
 from portal.accounts.issue import issue_token
 from portal.accounts.models import ApiToken, Membership, Project, User
 from portal.audit.models import Change
+from portal.db.transaction import moving
 from portal.redis import hints
 from tests.api import world as make
 from tests.api.world import ApiClient, Person, World
@@ -101,7 +103,9 @@ def test_an_administrator_sets_a_members_usual_priority(world: World) -> None:
     form = {"user": row.user.pk, "project": row.project.pk, "role": row.role}
     page = reverse("admin:accounts_membership_change", args=[row.pk])
     assert root.post(page, form | {"priority": "-1"}).status_code == 302
-    assert members.priority(row.user, row.project) == -1
+    with moving() as cur:
+        assert read_principal(cur, None, row.user.pk, row.project.pk).priority == -1
     assert "not one of the available choices" in root.post(page, form | {"priority": "5"}).content.decode()
-    assert members.priority(row.user, row.project) == -1
-    assert members.priority(world.operator.user, world.project) == 0
+    with moving() as cur:
+        assert read_principal(cur, None, row.user.pk, row.project.pk).priority == -1
+        assert read_principal(cur, None, world.operator.user.pk, world.project.pk).priority == 0

@@ -40,7 +40,7 @@ WITHIN_S = 60.0  # nothing that is tested takes seconds, but a busy machine may
 
 
 async def until(look: Callable[[], T | None], what: str, within_s: float = WITHIN_S) -> T:
-    """The first truthy answer of `look`."""
+    """Wait for the first truthy answer of `look`, and return it."""
     end = time.monotonic() + within_s
     while not (found := look()):
         if time.monotonic() > end:
@@ -62,7 +62,7 @@ class Seeded:
 
 
 def seed() -> Seeded:
-    """With Django, before the event loop runs."""
+    """Make the rows with Django, before the event loop runs."""
     user = User.objects.create_user("ada")  # no password: hashing one costs a second
     project = Project.objects.create(slug="science", name="Science")
     Membership.objects.create(user=user, project=project)
@@ -72,7 +72,8 @@ def seed() -> Seeded:
     pool = Pool.objects.create(name="demo", environment=environment, cap=4, args={"load_s": 0.1})
     pool.profiles.add(profile)
     Model.objects.create(name="demo", pool=pool, context_tokens=2048)
-    Model.objects.create(name="hidden", pool=pool, is_public=False)
+    own = Pool.objects.create(name="hidden", environment=environment)
+    Model.objects.create(name="hidden", pool=own, is_public=False)
     return Seeded(minted.text, row.pk, project.pk, user.pk)
 
 
@@ -123,7 +124,7 @@ class Plane:
     # Pilots and replicas
 
     def new_pilot(self, state: str = "up", job_id: int | None = None) -> str:
-        """A pilot whose job runs."""
+        """Make a pilot whose job runs."""
         pilot = str(uuid.uuid4())
         now = datetime.now(UTC)
         job = job_id if job_id is not None else int(uuid.UUID(pilot)) % 1_000_000_007
@@ -157,7 +158,7 @@ class Plane:
         return replica
 
     def route(self, cap: int = 4, pilot: str | None = None, url: str | None = None) -> str:
-        """A hot replica at the fake ingress, as a sync would route it."""
+        """Route a hot replica at the fake ingress, as a sync would."""
         pilot = pilot or self.new_pilot()
         replica = self.new_replica(pilot, "hot", cap)
         self.set_route(replica, pilot, cap, url)
@@ -174,7 +175,7 @@ class Plane:
         self.redis.hset("berth:{demo}:routes", replica, json.dumps(said))
 
     async def open(self, cap: int = 4) -> str:
-        """A route that comes while requests wait: with the fill that a sync does."""
+        """Open a route that comes while requests wait: with the fill that a sync does."""
         replica = self.route(cap)
         await self.gateway.slots.fill("demo")
         return replica
@@ -193,7 +194,7 @@ class Plane:
         return found[0][0] if found else None
 
     async def ended(self, request: str) -> dict[str, Any]:
-        """The request's row once it has ended."""
+        """Return the request's row once it has ended."""
 
         def look() -> dict[str, Any] | None:
             row = self.row(request)
@@ -225,7 +226,7 @@ def chat(stream: object = False, **more: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def serving(app: Any, host: str = "127.0.0.1") -> AsyncIterator[str]:
-    """The application on a free port, as uvicorn serves it."""
+    """Serve the application on a free port, as uvicorn does."""
     link = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     link.bind((host, 0))
     server = uvicorn.Server(
@@ -274,7 +275,7 @@ async def running(
 
 @asynccontextmanager
 async def linking(plane: Plane, most: int = 64) -> AsyncIterator[Reverse]:
-    """The fake ingress behind links that the agent's own code opens, as a pilot that has registered."""
+    """Put the fake ingress behind links that the agent's own code opens, as a pilot that has registered."""
     pilot = plane.new_pilot(job_id=7)
     plane.sql("UPDATE fleet_pilot SET agent_job_id = job_id WHERE id = %s", (pilot,))
     token = wire.derive_key(plane.settings.site_key, "portal", pilot)

@@ -67,7 +67,7 @@ async def test_more_than_the_cap_wait_their_turn(plane: Plane, tmp_path: Path) -
 
 
 async def _keep_a_replica(plane: Plane, pilot: str) -> None:
-    """What the control loop does about a replica that failed."""
+    """Do what the control loop does about a replica that failed."""
     while True:
         if not plane.sql("SELECT 1 FROM fleet_replica WHERE state NOT IN ('stopped', 'failed')"):
             plane.new_replica(pilot, cap=2)

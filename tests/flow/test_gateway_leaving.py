@@ -71,7 +71,7 @@ async def test_a_cancel_through_the_api_ends_stream_and_engine(plane: Plane) -> 
 
 
 async def _cancel(plane: Plane, request: str, transitions: Any) -> None:
-    """As the API's DELETE does it."""
+    """Cancel a request as the API's DELETE does it."""
     import uuid
     from datetime import UTC, datetime
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from scheduler.maintenance import parked
-from tests.flow import batching
+from scheduler.maintenance import parked_rows
+from tests.flow import batch_world
 from tests.flow.dataplane import Plane, chat, until
 from tests.flow.test_workerapi_rows import _hot, _lease, _result, _send
 
 
 async def _quota(plane: Plane, level: str = "project", subject: Any = None, **limits: int) -> None:
-    """A quota as an administrator would set it; the gateway reads it within seconds."""
+    """Set a quota as an administrator would; the gateway reads it within seconds."""
     subject = subject if subject is not None else plane.seeded.project
     column = "model" if level == "model" else f"{level}_id"
     names = ", ".join(["level", column, *limits])
@@ -140,9 +140,9 @@ async def test_where_nobody_waits_it_is_parked_and_goes_on_when_the_limit_refill
     assert (first[2]["state"], second[2]["state"]) == ("queued", "parked")
     row = plane.row(second[2]["id"])
     assert row is not None and row["state"] == "parked"
-    assert await batching.in_thread(parked.unpark) == [], "not refilled yet"
+    assert await batch_world.in_thread(parked_rows.unpark) == [], "not refilled yet"
     plane.redis.delete(f"berth:limit:project:{plane.seeded.project}:requests")
-    moved = await batching.in_thread(parked.unpark)
+    moved = await batch_world.in_thread(parked_rows.unpark)
     assert [str(id_) for id_ in moved] == [second[2]["id"]]
     row = plane.row(second[2]["id"])
     assert row is not None and row["state"] == "queued"
@@ -168,7 +168,7 @@ async def test_a_row_that_the_engine_refused_used_nothing(plane: Plane) -> None:
         status, _, said = await _ask(plane, {"Prefer": "respond-async"}, max_tokens=900)
         assert (status, said["state"]) == (202, "queued"), "what was refused before has left no room"
         (row,) = await _lease(pilot, replica)
-        refused = dataclasses.replace(batching.refused(row), prompt_tokens=0, completion_tokens=0)
+        refused = dataclasses.replace(batch_world.refused(row), prompt_tokens=0, completion_tokens=0)
         await _send(pilot, refused)
 
 
@@ -177,27 +177,27 @@ async def test_a_batch_that_would_pass_the_queued_limit_fails_whole_and_says_so(
     plane: Plane, level: str
 ) -> None:
     await _quota(plane, level, "demo" if level == "model" else plane.seeded.project, queued=5)
-    lines = [batching.line(f"line-{i}") for i in range(3)]
-    first = await batching.create(plane, batching.jsonl(*lines))
-    second = await batching.create(plane, batching.jsonl(*lines))
-    await batching.look(plane)
-    assert (await batching.state(plane, first.id)).status == "in_progress"
-    failed = await batching.state(plane, second.id)
+    lines = [batch_world.line(f"line-{i}") for i in range(3)]
+    first = await batch_world.create(plane, batch_world.jsonl(*lines))
+    second = await batch_world.create(plane, batch_world.jsonl(*lines))
+    await batch_world.look(plane)
+    assert (await batch_world.state(plane, first.id)).status == "in_progress"
+    failed = await batch_world.state(plane, second.id)
     assert failed.status == "failed" and failed.errors and failed.errors.data
     (error,) = failed.errors.data
     assert error.code == "rate_limit_exceeded" and error.line is None
     assert error.message and f"more than 5 queued requests of this {level}" in error.message
-    assert len(batching.requests_of(plane)) == 3
+    assert len(batch_world.requests_of(plane)) == 3
 
 
 async def test_a_batch_under_a_rate_runs_as_it_refills_in_the_files_order(plane: Plane) -> None:
     await _quota(plane, requests_per_min=2)
-    await batching.create(plane, batching.jsonl(*(batching.line(f"line-{i}") for i in range(5))))
-    await batching.look(plane)
-    assert set(batching.requests_of(plane).values()) == {"parked"}
-    assert len(await batching.in_thread(parked.unpark)) == 2
-    assert list(batching.requests_of(plane).values()) == ["queued", "queued", "parked", "parked", "parked"]
-    assert await batching.in_thread(parked.unpark) == []
+    await batch_world.create(plane, batch_world.jsonl(*(batch_world.line(f"line-{i}") for i in range(5))))
+    await batch_world.look(plane)
+    assert set(batch_world.requests_of(plane).values()) == {"parked"}
+    assert len(await batch_world.in_thread(parked_rows.unpark)) == 2
+    assert list(batch_world.requests_of(plane).values()) == ["queued", "queued", "parked", "parked", "parked"]
+    assert await batch_world.in_thread(parked_rows.unpark) == []
 
 
 async def test_while_redis_is_away_nothing_passes_uncounted(

@@ -26,7 +26,7 @@ CAP = 4
 
 
 class CountingIngress:
-    """What the ingress saw: how many ran at once on each replica, and which request how often."""
+    """An ingress that counts how many ran at once on each replica, and which request how often."""
 
     def __init__(self) -> None:
         self.running: Counter[str] = Counter()
@@ -46,7 +46,7 @@ class CountingIngress:
 
 
 class Behaviours(list[Any]):
-    """Every request behaves the same."""
+    """A list of behaviours for requests that all behave the same."""
 
     def __init__(self, behave: Any) -> None:
         super().__init__([behave])
@@ -209,7 +209,8 @@ async def test_a_gateway_that_dies_half_way_overruns_nothing_and_loses_nothing(p
 
 
 async def _die(gateway: Gateway, clients: list[asyncio.Task[int]]) -> None:
-    """As kill -9 would have it: nothing is written, released or said any more; only the sockets close."""
+    """Kill a gateway as SIGKILL would: nothing is written, released or said any more; only the sockets
+    close."""
     gateway.writer._stopping.set()
     gateway.writer._apply = lambda jobs: None  # type: ignore[method-assign]
     pipe = gateway.slots._pipe
@@ -222,7 +223,7 @@ async def _die(gateway: Gateway, clients: list[asyncio.Task[int]]) -> None:
 
 
 async def _other_project(plane: Plane) -> str:
-    from tests.flow.batching import in_thread
+    from tests.flow.batch_world import in_thread
 
     return str(await in_thread(_make_other))
 

@@ -18,7 +18,7 @@ MOST_ON_THE_WAY = 24 * 2**20  # what kernel, ingress and gateway may hold of an 
 
 
 def _hang(then_break: bool = False) -> Behaviour:
-    """Takes the request and says nothing; until the gate opens, if it breaks then."""
+    """Take the request and send nothing; until the gate opens, if it breaks then."""
 
     async def behave(ingress: FakeIngress, request: web.BaseRequest, seen: Seen) -> web.StreamResponse:
         await (ingress.gate.wait() if then_break else asyncio.Event().wait())

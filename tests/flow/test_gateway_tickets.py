@@ -30,7 +30,8 @@ async def told_to_come_again(plane: Plane, body: Any = None) -> str:
 
 
 async def kept(plane: Plane, request: str) -> None:
-    """The ticket is written just after the answer; what is done to its row by hand has to come later."""
+    """Wait until the ticket is kept. It is written just after the answer; what is done to its row by hand
+    comes later."""
     sql = "SELECT 1 FROM ledger_ticket WHERE request = %s"
     await until(lambda: plane.sql(sql, (request,)), "the ticket")
 
@@ -144,7 +145,7 @@ async def test_one_that_came_back_does_not_expire(
 
 @pytest.fixture
 async def other(plane: Plane, seeded: Seeded) -> AsyncIterator[Plane]:
-    """A second gateway beside the first."""
+    """Start a second gateway beside the first."""
     app = Application(dataclasses.replace(plane.settings))
     async with dataplane.serving(app) as url:
         yield Plane(app, url, seeded, plane.ingress, plane.pg, plane.redis, plane.settings, plane.client)

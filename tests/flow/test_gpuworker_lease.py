@@ -43,12 +43,12 @@ async def test_pulled_work_leaves_seats_to_held_work_and_never_exceeds_the_cap(t
 
 async def test_the_engines_refusal_and_garbage_fail_the_row(tmp_path: Path) -> None:
     async with serving(tmp_path, echo(args={"garbage_on_text": "noise"})) as (portal, _, _):
-        bad_model = json.dumps({"model": "other", "messages": []})
+        bad_model = json.dumps({"model": "other", "messages": []}).encode()
         await portal.put(
             wire.LeasedRow("q1", 1, "r1", CHAT, False, bad_model),
             row("q2", "noise"),
-            wire.LeasedRow("q3", 1, "r1", CHAT, False, "[1]"),
-            wire.LeasedRow("q4", 1, "r1", "/stats", False, "{}"),
+            wire.LeasedRow("q3", 1, "r1", CHAT, False, b"[1]"),
+            wire.LeasedRow("q4", 1, "r1", "/stats", False, b"{}"),
         )
         first = await portal.result("q1")
         assert (first.outcome, first.status, first.error_code) == ("failed", 404, "engine_refused")

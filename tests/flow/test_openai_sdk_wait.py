@@ -39,7 +39,7 @@ def client(plane: Plane) -> openai.OpenAI:
 
 
 def in_a_loop(plane: Plane) -> tuple[str, str, int]:
-    """(answer, request id, calls) of a plain program."""
+    """Run a plain program; return its answer, the request's id, and the number of its calls."""
     calls = 0
     with client(plane) as ask:
         while True:

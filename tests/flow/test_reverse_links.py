@@ -57,7 +57,7 @@ class Peer:
         self.writer.write(frames.head(kind, len(data), b"abcd") + frames.masked(data, b"abcd"))
 
     async def hear(self, end: bytes) -> bytes:
-        """What comes down the link, until it ends so."""
+        """Return what comes down the link, until it ends so."""
         while not self._got.endswith(end):
             data = await self.reader.read(65_536)
             assert data, "closed"
@@ -88,7 +88,7 @@ async def peer(plane: Plane, pilot: str) -> AsyncIterator[Peer]:
 
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silence is noticed in a second."""
+    """Let silence be noticed in a second."""
     monkeypatch.setattr(wire, "PING_S", 0.2)
     monkeypatch.setattr(wire, "SILENT_S", 1.0)
     monkeypatch.setattr(held, "SILENT_S", 1.0)

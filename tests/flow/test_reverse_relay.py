@@ -27,7 +27,7 @@ from tests.flow.test_reverse_links import STREAM, Peer, peer, registered
 
 @dataclass
 class Balancer:
-    """Passes connections on to the first of these addresses that takes them."""
+    """A balancer that passes connections on to the first of these addresses that takes them."""
 
     ports: list[int] = field(default_factory=list)
     url: str = ""
@@ -67,7 +67,7 @@ async def balanced(gateways: list[Process]) -> AsyncIterator[Balancer]:
 
 @contextlib.asynccontextmanager
 async def linked(plane: Plane, url: str) -> AsyncIterator[str]:
-    """The fake ingress behind links that the agent's code opens there. Yields the pilot."""
+    """Put the fake ingress behind links that the agent's code opens there. Yield the pilot."""
     pilot = registered(plane)
     secret = wire.Secret(pilot, url, wire.derive_key(plane.settings.site_key, "portal", pilot), "")
     agent = Reverse(secret, 7, plane.ingress.handle, lambda: 8, lambda: None)
@@ -143,7 +143,7 @@ async def test_a_portal_that_starts_again_finds_its_pilots_again(plane: Plane) -
 
 
 class Shelf:
-    """Links of one pilot, as `Reverse` keeps them."""
+    """The links of one pilot, as `Reverse` keeps them."""
 
     def __init__(self) -> None:
         self.idle: list[Link] = []
@@ -238,7 +238,7 @@ def test_an_address_that_is_none_is_refused(where: str) -> None:
 
 
 async def _pour(link: Peer, parts: int, sent: list[int]) -> None:
-    """A chunked answer, as fast as whoever reads it lets us."""
+    """Send a chunked answer, as fast as whoever reads it lets us."""
     link.say(STREAM)
     for _ in range(parts):
         link.say(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")

@@ -27,7 +27,7 @@ def world(redis: redis_library.Redis) -> World:
 
 
 def snapshot(world: World) -> Snapshot:
-    seen = Observed({}, True, (), frozenset(), ())
+    seen = Observed({})
     return snapshot_of(world.site(), seen, world.config, world.now)
 
 

@@ -308,7 +308,7 @@ def test_the_lock_is_free_again_after_a_tick_that_failed(
     def explode() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("scheduler.maintenance.parked.unpark", explode)
+    monkeypatch.setattr("scheduler.maintenance.parked_rows.unpark", explode)
     with pytest.raises(ZeroDivisionError):
         world.tick()
     other = psycopg2.connect(test_dsn)

@@ -13,6 +13,8 @@ from gpuworker.wire import REFUSED
 from portal.catalog.models import Profile
 from portal.fleet.models import BadNode, Decision, Pilot, PoolState, Replica
 from portal.ledger.models import Holder
+from scheduler.commands.outcomes import Refused
+from scheduler.commands.unknown_jobs import adopt
 from scheduler.observe import unknown_jobs
 from scheduler.slurm.protocol import UsageInfo
 from tests.flow.tick_world import World
@@ -108,16 +110,15 @@ def test_a_job_leaves_out_bad_nodes_until_they_are_taken_back(world: World) -> N
 def test_an_unknown_job_is_adopted_once_and_only_under_a_profile_that_fits(world: World) -> None:
     cluster_job = world.slurm.add(f"berth-{world.config.instance}-{uuid.uuid4()}", "RUNNING")
     world.tick()
-    site = world.site()
-    [found] = unknown_jobs.of(site, "main", world.now)
+    [found] = unknown_jobs.of(world.site(), "main", world.now)
     assert found.job.info.job_id == cluster_job
-    with pytest.raises(unknown_jobs.Impossible, match="no profile 'nope'"):
-        unknown_jobs.adopt(site, "main", world.config, cluster_job, "nope", "root", world.now)
-    assert "took job" in unknown_jobs.adopt(site, "main", world.config, cluster_job, "", "root", world.now)
+    with pytest.raises(Refused, match="no profile 'nope'"):
+        adopt(world.actor(), "main", cluster_job, "nope", "root")
+    assert "took job" in adopt(world.actor(), "main", cluster_job, "", "root")
     pilot = Pilot.objects.get()
     assert (pilot.state, pilot.job_id, pilot.profile.name) == ("submitted", cluster_job, "gpu")
-    with pytest.raises(unknown_jobs.Impossible, match="no unknown job"):
-        unknown_jobs.adopt(world.site(), "main", world.config, cluster_job, "", "root", world.now)
+    with pytest.raises(Refused, match="no unknown job"):
+        adopt(world.actor(), "main", cluster_job, "", "root")
 
 
 def test_an_adopted_job_has_the_nodes_that_slurm_names(world: World) -> None:
@@ -127,12 +128,12 @@ def test_an_adopted_job_has_the_nodes_that_slurm_names(world: World) -> None:
         world.slurm.add(f"{name}{uuid.uuid4()}", "PENDING", count) for count in (2, None, 3)
     )
     world.tick()
-    assert "took job" in unknown_jobs.adopt(world.site(), "main", world.config, wide, "", "root", world.now)
+    assert "took job" in adopt(world.actor(), "main", wide, "", "root")
     assert list(Pilot.objects.values_list("nodes", "gpus")) == [(2, 4)]
-    with pytest.raises(unknown_jobs.Impossible, match="does not say how many nodes"):
-        unknown_jobs.adopt(world.site(), "main", world.config, unclear, "", "root", world.now)
-    with pytest.raises(unknown_jobs.Impossible, match="has 3 nodes, and jobs of gpu have 2 at most"):
-        unknown_jobs.adopt(world.site(), "main", world.config, wider, "", "root", world.now)
+    with pytest.raises(Refused, match="does not say how many nodes"):
+        adopt(world.actor(), "main", unclear, "", "root")
+    with pytest.raises(Refused, match="has 3 nodes, and jobs of gpu have 2 at most"):
+        adopt(world.actor(), "main", wider, "", "root")
 
 
 def test_an_unknown_job_with_the_number_of_a_live_pilot_is_not_adopted_yet(world: World) -> None:
@@ -142,8 +143,8 @@ def test_an_unknown_job_with_the_number_of_a_live_pilot_is_not_adopted_yet(world
     again = world.slurm.add(f"berth-{world.config.instance}-{uuid.uuid4()}", "RUNNING")
     assert again == world.pilot().job_id
     world.tick()
-    with pytest.raises(unknown_jobs.Impossible, match=f"gave the number {again} twice"):
-        unknown_jobs.adopt(world.site(), "main", world.config, again, "", "root", world.now)
+    with pytest.raises(Refused, match=f"gave the number {again} twice"):
+        adopt(world.actor(), "main", again, "", "root")
 
 
 def test_an_agent_that_speaks_and_is_not_reached_is_not_cancelled_for_its_silence(world: World) -> None:

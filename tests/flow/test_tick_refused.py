@@ -20,7 +20,7 @@ def world(redis: redis_library.Redis) -> World:
     return World(redis)
 
 
-def told(kind: str = refusals.KIND) -> list[str]:
+def told(kind: str = "cancel_refused") -> list[str]:
     return list(Decision.objects.filter(kind=kind).order_by("id").values_list("reason", flat=True))
 
 
@@ -30,7 +30,7 @@ def nobody_is_told_of_silence(world: World) -> None:
 
 
 def until_denied(world: World) -> None:
-    """The agent is silent until the loop gives its job up, and Slurm says no."""
+    """Let the agent be silent until the loop gives its job up, and Slurm refuses to cancel it."""
     for _ in range(70):
         portal_listens(world)
         world.tick(10)

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpuworker import wire
 from tests.flow.dataplane import Plane, chat, until
-from tests.flow.speaking import registered, seen, state_of
+from tests.flow.pilot_client import registered, seen, state_of
 
 # Who speaks
 

@@ -12,11 +12,11 @@ from typing import Any
 from gpuworker import wire
 from portal.ledger import transitions
 from tests.flow.dataplane import Plane, chat, until
-from tests.flow.speaking import Pilot, registered, seen
+from tests.flow.pilot_client import Pilot, registered, seen
 
 
 def _put(plane: Plane, n: int = 1, text: str = "hi", crashes: int = 0) -> list[str]:
-    """Accepts async rows, as the API does."""
+    """Accept async rows, as the API does."""
     now = datetime.now(UTC)
     ids = [uuid.uuid4() for _ in range(n)]
     rows = [
@@ -64,7 +64,7 @@ def _result(row: dict[str, Any], outcome: wire.Outcome = "done", **changes: Any)
         "attempt": row["attempt"],
         "outcome": outcome,
         "status": 200,
-        "body": '{"choices": []}',
+        "body": b'{"choices": []}',
         "error_code": "",
         "crashed": False,
         "first_token_at": time.time(),

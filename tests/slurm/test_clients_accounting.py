@@ -19,6 +19,7 @@ from scheduler.slurm.render import render
 from scheduler.slurm.rest import VERSIONS, RestClient
 from scheduler.slurm.spec import JobSpec
 from scheduler.slurm.way import Way
+from tests.secret_file import put_secret
 from tests.slurm.contract import QUICK, spec, until
 
 __all__ = ["spec"]
@@ -52,7 +53,7 @@ def client(request: pytest.FixtureRequest, cluster: Slurm, tmp_path: Path) -> It
         yield native
         native.close()
         return
-    (tmp_path / "token").write_text(cluster.token(3600))
+    put_secret(tmp_path / "token", cluster.token(3600))
     way = Way(kind="rest", address=cluster.rest_url, token_file=str(tmp_path / "token"))
     rest = RestClient(way, limit_s=15, versions=(request.param,))
     try:

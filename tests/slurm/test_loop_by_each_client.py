@@ -19,6 +19,7 @@ from scheduler.slurm.protocol import NoAnswer, SlurmClient
 from scheduler.slurm.rest import RestClient
 from scheduler.slurm.spec import JobSpec
 from scheduler.slurm.way import Way
+from tests.secret_file import put_secret
 from tests.slurm import real_world
 from tests.slurm.contract import until
 from tests.slurm.real_world import RealWorld
@@ -40,7 +41,7 @@ def client(request: pytest.FixtureRequest, cluster: Slurm, tmp_path: Path) -> It
     tree = trees.chosen()
     assert tree is not None
     if request.param == "rest":
-        (tmp_path / "token").write_text(cluster.token(3600))
+        put_secret(tmp_path / "token", cluster.token(3600))
         way = Way(kind="rest", address=cluster.rest_url, token_file=str(tmp_path / "token"))
         yield RestClient(way, limit_s=8)
         return

@@ -23,6 +23,7 @@ from scheduler.slurm.render import render
 from scheduler.slurm.rest import VERSIONS, RestClient
 from scheduler.slurm.way import Way
 from tests.job_specs import EXTRA_CONF, NODE, RESERVATION, SPECS
+from tests.secret_file import put_secret
 from tests.slurm import test_native_client, test_rest_client
 from tests.slurm.test_scripts_accepted import here, reserve
 
@@ -60,7 +61,7 @@ def other(request: pytest.FixtureRequest, kind: str, cluster: Slurm, tmp_path: P
         pytest.skip("versions are slurmrestd's")
     if kind == "rest":
         token = tmp_path / "token"
-        token.write_text(cluster.token(3600))
+        put_secret(token, cluster.token(3600))
         yield RestClient(test_rest_client.way(cluster, token), limit_s=20, versions=(request.param,))
         return
     python = request.getfixturevalue("python")
@@ -75,7 +76,7 @@ python = test_native_client.python
 
 
 def shown(cluster: Slurm, job_id: int) -> dict[str, str]:
-    """What Slurm says that was asked for."""
+    """Return what Slurm says that was asked for."""
     text = cluster.run("scontrol", "show", "job", str(job_id))
     pairs = re.findall(r"(?:^|\s)([A-Za-z/:]+)=(\S*)", text)
     return {name: value for name, value in pairs if not OWN.fullmatch(name)}

@@ -18,6 +18,7 @@ from scheduler.slurm.render import render
 from scheduler.slurm.rest import VERSIONS, RestClient
 from scheduler.slurm.spec import JobSpec
 from scheduler.slurm.way import Way
+from tests.secret_file import put_secret
 from tests.slurm.contract import PARTITIONS, QUICK, Contract, spec, standing_still, until
 from tests.slurm.late import LATE, relay
 from tests.unit.restd import fine, job, jwt, number, restd
@@ -46,7 +47,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 @pytest.fixture
 def token(cluster: Slurm, tmp_path: Path) -> Path:
     path = tmp_path / "token"
-    path.write_text(cluster.token(3600))
+    put_secret(path, cluster.token(3600))
     return path
 
 
@@ -65,7 +66,7 @@ class TestRestClient(Contract):
 
     @pytest.fixture
     def broken(self, cluster: Slurm, token: Path, tmp_path: Path) -> Iterator[Callable[[str], RestClient]]:
-        """A server that is none, and a token that another cluster would take."""
+        """Give clients of a server that is none, and with a token that another cluster would take."""
         with restd() as other, ExitStack() as relays:
 
             def one(situation: str) -> RestClient:
@@ -74,7 +75,7 @@ class TestRestClient(Contract):
                     url = relays.enter_context(relay(cluster.rest_url, delay_s))
                     return RestClient(replace(way(cluster, token), address=url), limit_s=limit_s)
                 path = tmp_path / "other-token"
-                path.write_text(jwt(sun="root", iat=int(time.time()), exp=int(time.time()) + 3600))
+                put_secret(path, jwt(sun="root", iat=int(time.time()), exp=int(time.time()) + 3600))
                 if situation == "token":
                     return RestClient(way(cluster, path), limit_s=8)
                 other.serve()
@@ -106,7 +107,7 @@ def test_a_token_that_the_server_takes_no_longer_is_renewed_once(
     cluster: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "token"
-    path.write_text(cluster.token(3))
+    put_secret(path, cluster.token(3))
     client = RestClient(way(cluster, path), limit_s=8)
     client.jobs()
     ended_at = time.time() + 4
@@ -116,7 +117,7 @@ def test_a_token_that_the_server_takes_no_longer_is_renewed_once(
     client._whole_at = -1000.0
     with pytest.raises(NoAnswer, match="token is not accepted"):
         client.jobs()
-    path.write_text(cluster.token(3600))
+    put_secret(path, cluster.token(3600))
     client.jobs()
 
 
@@ -146,7 +147,7 @@ def test_the_number_of_a_strangers_job_is_left_alone(
     client = RestClient(way(cluster, token), limit_s=8)
     job_id = client.submit(render(spec), spec)
     other = tmp_path / "other"
-    other.write_text(cluster.run("scontrol", "token", "lifespan=600", "username=nobody").strip())
+    put_secret(other, cluster.run("scontrol", "token", "lifespan=600", "username=nobody").strip())
     stranger = RestClient(way(cluster, other), limit_s=8)
     assert spec.name not in stranger.jobs()
     with pytest.raises(Rejected, match=f"job {job_id}"):

@@ -25,13 +25,15 @@ _PROCESS_CALLS = {
     ("asyncio", "create_subprocess_exec"), ("asyncio", "create_subprocess_shell"),
 }  # fmt: skip
 _POLICY_ALLOWED = set(sys.stdlib_module_names) | {"numpy"}
-_STATES = "portal.fleet.states"  # the one module outside its room that a policy may know
+# The modules outside its room that a policy may know: enums, which themselves know the standard library only.
+_ENUMS = {"portal.fleet.states", "portal.fleet.decision_kinds"}
 
 
 def modules(*rooms: str) -> Iterator[tuple[str, str]]:
     """Yield (path relative to the root, source) of every module of the rooms, migrations left out.
 
-    A room may be one file."""
+    A room may be one file.
+    """
     for room in rooms:
         there = [ROOT / room] if room.endswith(".py") else sorted((ROOT / room).rglob("*.py"))
         for path in there:
@@ -40,7 +42,7 @@ def modules(*rooms: str) -> Iterator[tuple[str, str]]:
 
 
 def state_writes(path: str, source: str) -> list[str]:
-    """Writes of a request's, batch's, pilot's or replica's state outside a `transitions` module."""
+    """Find writes of a request's, batch's, pilot's or replica's state outside a `transitions` module."""
     if Path(path).stem == "transitions" or Path(path).parent.name == "transitions":
         return []
     found = []
@@ -70,7 +72,7 @@ def _is_row(node: ast.expr) -> bool:
 
 
 def process_starts(path: str, source: str) -> list[str]:
-    """Calls that start a process. Within portal and scheduler only `scheduler.slurm` may have one."""
+    """Find calls that start a process. Within portal and scheduler only `scheduler.slurm` may have one."""
     if path.startswith("scheduler/slurm/"):
         return []
     found = []
@@ -86,11 +88,44 @@ def process_starts(path: str, source: str) -> list[str]:
     return found
 
 
+_SQL_DECISION = re.compile(r"(insert\s+into|update)\s+fleet_decision\b", re.IGNORECASE)
+_WRITES = {"create", "bulk_create", "get_or_create", "update_or_create", "update", "bulk_update"}
+
+
+def decision_writes(path: str, source: str) -> list[str]:
+    """Return the writes of decision rows outside their one writer: by the model, under whatever name, or by SQL."""
+    if path == "scheduler/act/decision_rows.py":
+        return []
+    tree = ast.parse(source)
+    names = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("portal.fleet.models")
+        for alias in node.names
+        if alias.name == "Decision"
+    }
+    found = []
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and _SQL_DECISION.search(node.value)
+        ):
+            found.append(f"{path}:{node.lineno}: SQL writes a decision row")
+        if isinstance(node, ast.Call):
+            chain = ast.unparse(node.func)
+            model, _, verb = chain.partition(".objects")
+            wrote = verb.rpartition(".")[2] in _WRITES
+            if model.rpartition(".")[2] in names | {"models.Decision"} and (wrote or not verb):
+                found.append(f"{path}:{node.lineno}: {chain} writes a decision row")
+    return found
+
+
 def foreign_imports(path: str, source: str) -> list[str]:
-    """Return the imports of a policy that are neither the standard library, numpy, its own room nor the fleet's states;
-    of a module of states, those that are not the standard library."""
+    """Return the imports of a policy that are neither the standard library, numpy, its own room nor the fleet's enums;
+    of a module of enums, those that are not the standard library."""
     room = path.rsplit("/", 1)[0].replace("/", ".")
-    states = Path(path).stem == "states"
+    enums = Path(path).stem in ("states", "decision_kinds")
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -100,7 +135,7 @@ def foreign_imports(path: str, source: str) -> list[str]:
         else:
             continue
         for name in names:
-            ours = not states and (name == _STATES or f"{name}.".startswith(f"{room}."))
+            ours = not enums and (name in _ENUMS or f"{name}.".startswith(f"{room}."))
             if name.split(".")[0] not in _POLICY_ALLOWED and not ours:
                 found.append(f"{path}:{node.lineno}: imports {name}")
     return found

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from portal.batches.lines import MOST_ERRORS, Judged, Rules, judge
+from portal.errors import ApiError
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
@@ -19,10 +20,14 @@ def line(custom_id: Any = "a", **changes: Any) -> dict[str, Any]:
     return {"custom_id": custom_id, "method": "POST", "url": CHAT, "body": BODY} | changes
 
 
+def refusal(model: str) -> ApiError | None:
+    return None if model == "demo" else ApiError("model_not_found", detail=model)
+
+
 def judged(tmp_path: Path, *lines: dict[str, Any] | bytes, end: bytes = b"\n", **limits: Any) -> Judged:
     path = tmp_path / "in"
     path.write_bytes(b"".join((x if isinstance(x, bytes) else json.dumps(x).encode()) + end for x in lines))
-    return judge(path, dataclasses.replace(Rules(CHAT, 1000, 2000, {"demo"}.__contains__), **limits))
+    return judge(path, dataclasses.replace(Rules(CHAT, 1000, 2000, refusal), **limits))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +79,7 @@ def test_good_lines_know_where_they_lie(tmp_path: Path) -> None:
 
 def test_the_last_line_needs_no_end(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(json.dumps(line()).encode())
-    said = judge(tmp_path / "in", Rules(CHAT, 10, 2000, lambda _: True))
+    said = judge(tmp_path / "in", Rules(CHAT, 10, 2000, refusal))
     assert len(said.lines) == 1 and not said.errors
 
 

@@ -22,18 +22,23 @@ PLANTED = [
         "import scheduler.policy.autoscale",
     ),
     ("Portal and scheduler know of the gpuworker only the wire", "portal/errors.py", "import gpuworker.row"),
-    ("Only portal.asgi imports the gateway", "portal/services/access.py", "import portal.gateway.waited"),
+    (
+        "Only portal.asgi imports the gateway",
+        "portal/services/access.py",
+        "import portal.gateway.wait_headers",
+    ),
     ("Gateway, worker API and transitions know no Django", "portal/admission/slots.py", "import django.conf"),
-    ("Neither the data plane nor a tick", "scheduler/act/deeds.py", "import portal.notices.look"),
+    ("What people may ask", "portal/services/moments.py", "import rest_framework.request"),
+    ("Neither the data plane nor a tick", "scheduler/act/dispatch.py", "import portal.notices.look"),
     ("Policies import no clock", "scheduler/policy/autoscale.py", "import time"),
-    ("Within portal and scheduler only scheduler.slurm", "scheduler/act/deeds.py", "import subprocess"),
+    ("Within portal and scheduler only scheduler.slurm", "scheduler/act/dispatch.py", "import subprocess"),
     ("The portal reads top-down", "portal/fleet/times.py", "import portal.services.access"),
-    ("The scheduler reads top-down", "scheduler/observe/listing.py", "import scheduler.act.deeds"),
+    ("The scheduler reads top-down", "scheduler/observe/listing.py", "import scheduler.act.dispatch"),
 ]
 
 
 def lint_imports(root: Path) -> str:
-    """import-linter's report on the tree at `root`, one line per contract, its white space folded."""
+    """Return import-linter's report on the tree at `root`, one line per contract, its white space folded."""
     ran = subprocess.run(
         [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()", "--no-cache"],
         cwd=root,
@@ -52,7 +57,7 @@ def copy_tree(to: Path) -> None:
 
 
 def verdicts(report: str) -> dict[str, bool]:
-    """{contract: kept?} from a report."""
+    """Read from a report whether each contract was kept."""
     lines = [line.strip() for line in report.splitlines()]
     ends = {"KEPT": True, "BROKEN": False}
     return {line: ends[word] for line in lines for word in ends if line.partition(" (")[0].endswith(word)}
@@ -81,8 +86,12 @@ def test_every_import_fence_holds_and_catches_what_is_planted(tmp_path: Path) ->
     [
         (fences.state_writes, ("portal", "scheduler")),
         (fences.process_starts, ("portal", "scheduler")),
+        (fences.decision_writes, ("portal", "scheduler")),
         (fences.foreign_imports, ("scheduler/policy", "portal/policy")),
-        (fences.foreign_imports, ("portal/fleet/states.py", "portal/ledger/states.py")),
+        (
+            fences.foreign_imports,
+            ("portal/fleet/states.py", "portal/fleet/decision_kinds.py", "portal/ledger/states.py"),
+        ),
     ],
 )
 def test_every_source_fence_holds(check: Callable[[str, str], list[str]], rooms: tuple[str, ...]) -> None:
@@ -115,6 +124,25 @@ def test_a_planted_state_write_is_caught(line: str) -> None:
 def test_a_planted_process_start_is_caught(line: str) -> None:
     assert fences.process_starts("portal/api/x.py", line)
     assert not fences.process_starts("scheduler/slurm/x.py", line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from portal.fleet.models import Decision\nDecision.objects.create(kind='pause')",
+        "from portal.fleet.models import Decision as Row\nRow.objects.filter(pk=1).update(reason='')",
+        "from portal.fleet.models import Decision\nDecision(kind='pause').save()",
+        "cur.execute('INSERT INTO fleet_decision (kind) VALUES (%s)', ('pause',))",
+    ],
+)
+def test_a_planted_decision_row_is_caught(line: str) -> None:
+    assert fences.decision_writes("scheduler/observe/x.py", line)
+    assert not fences.decision_writes("scheduler/act/decision_rows.py", line)
+
+
+def test_reading_decision_rows_is_no_write() -> None:
+    line = "from portal.fleet.models import Decision\nrows = Decision.objects.filter(kind='pause').order_by('id')"
+    assert not fences.decision_writes("portal/services/x.py", line)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuworker import wire
+from gpuworker.wire import ENDPOINTS
 from portal.acceptance import asked
 from portal.errors import KINDS, ApiError
 
@@ -21,7 +21,7 @@ def _body(**more: object) -> bytes:
 
 def test_a_plain_body_travels_on_unchanged() -> None:
     body = b' {"model":"m",  "messages":[{"role":"user","content":"x"}], "logit_bias":{"5":1}}'
-    assert asked.read(CHAT, body) == asked.Asked(CHAT, "m", False, False, body)
+    assert asked.read(CHAT, body) == asked.Asked(ENDPOINTS[CHAT], "m", False, False, body)
 
 
 def test_a_stream_always_reports_its_usage_to_us() -> None:
@@ -50,7 +50,7 @@ json_values = st.recursive(
 names = st.sampled_from(["model", "messages", "prompt", "max_tokens", "stream", "n", "stream_options", "x"])
 
 
-@given(st.dictionaries(names, json_values, max_size=6) | json_values, st.sampled_from(sorted(asked.APIS)))
+@given(st.dictionaries(names, json_values, max_size=6) | json_values, st.sampled_from(sorted(ENDPOINTS)))
 def test_any_json_is_either_read_or_a_400(raw: object, api: str) -> None:
     try:
         read = asked.read(api, json.dumps(raw).encode())
@@ -75,7 +75,3 @@ def test_each_line_of_the_table_says_what_happened_and_what_to_do() -> None:
         assert kind.side in ("client", "site", "model")
         assert (kind.status >= 500) == (kind.side != "client"), code
         assert len(code) <= 40, "the ledger's column"
-
-
-def test_an_ingress_forwards_every_path_that_is_offered() -> None:
-    assert asked.APIS == wire.FORWARDED_PATHS

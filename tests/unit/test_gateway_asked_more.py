@@ -6,11 +6,12 @@ import json
 
 import pytest
 
+from gpuworker.endpoints import EMBEDDING, RESPONSE
 from portal.acceptance import asked
 from portal.errors import ApiError
 from portal.gateway.usage import Usage, UsageTap, of_answer
 
-EMBEDDINGS, RESPONSES = "/v1/embeddings", "/v1/responses"
+EMBEDDINGS, RESPONSES = EMBEDDING.path, RESPONSE.path
 
 
 def _body(**said: object) -> bytes:
@@ -20,7 +21,7 @@ def _body(**said: object) -> bytes:
 @pytest.mark.parametrize("given", ["text", ["a", "b"], [1, 2, 3], [[1], [2]]])
 def test_embeddings_take_texts_and_tokens(given: object) -> None:
     body = _body(input=given, encoding_format="base64", dimensions=4)
-    assert asked.read(EMBEDDINGS, body) == asked.Asked(EMBEDDINGS, "m", False, False, body)
+    assert asked.read(EMBEDDINGS, body) == asked.Asked(EMBEDDING, "m", False, False, body)
 
 
 @pytest.mark.parametrize("given", [None, "", [], 5, {}])
@@ -32,7 +33,7 @@ def test_embeddings_of_nothing_are_refused(given: object) -> None:
 
 def test_a_streamed_response_is_not_asked_for_usage_which_it_always_reports() -> None:
     body = _body(input="hi", stream=True)
-    assert asked.read(RESPONSES, body) == asked.Asked(RESPONSES, "m", True, False, body)
+    assert asked.read(RESPONSES, body) == asked.Asked(RESPONSE, "m", True, False, body)
 
 
 def test_a_background_response_is_an_ordinary_one_to_the_engine() -> None:

@@ -12,8 +12,8 @@ from portal.gateway.background import Background
 async def test_a_flood_is_told_of_at_once_and_again_at_its_end() -> None:
     sent: list[str] = []
     slots: Any = SimpleNamespace(hint=lambda channel, _message: sent.append(channel))
-    writer: Any = None
-    background = Background(slots, writer, lambda _pool: None)
+    unused: Any = None
+    background = Background(slots, unused, unused, unused, lambda _pool: None)
     for _ in range(100):
         background._tell("a")
     background._tell("b")

@@ -21,7 +21,7 @@ def test_it_is_told_at_once_and_ever_more_slowly_while_asked_without_end(
 
     class Stopping(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
-            """Time does not pass; somebody asks again meanwhile, until there have been enough."""
+            """Wait without time: somebody asks again meanwhile, until there have been enough."""
             pauses.append(timeout or 0.0)
             wake.stop() if len(pauses) == 5 else wake.soon()
             return False

@@ -55,7 +55,7 @@ def test_what_is_told_is_the_portals_time_and_what_is_heard_is_ours() -> None:
     told = clock.report(said)
     assert (told.at, told.replicas[0].started_at, told.replicas[0].hot_at) == (160.0, 70.0, None)
     assert told.replicas[0].idle_since == 90.0
-    row = wire.RowResult("q", 1, "done", 200, "", "", False, None, 50.0, 1, 1)
+    row = wire.RowResult("q", 1, "done", 200, b"", "", False, None, 50.0, 1, 1)
     (ended,) = clock.results(wire.Results("p", [row])).results
     assert (ended.first_token_at, ended.ended_at) == (None, 110.0)
     registered = clock.registration(wire.Register("p", 7, 0, "n", "a", 1.0, 2.0, "1", [], 1), 3.0)

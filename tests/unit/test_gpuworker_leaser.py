@@ -82,7 +82,7 @@ class _Replicas(list[Any]):
 
 
 def row(name: str) -> wire.LeasedRow:
-    return wire.LeasedRow(name, 1, "r1", "/v1/chat/completions", False, "{}")
+    return wire.LeasedRow(name, 1, "r1", "/v1/chat/completions", False, b"{}")
 
 
 async def test_a_seat_goes_at_once_to_the_row_that_has_waited_longest(

@@ -36,7 +36,8 @@ def test_restarts_are_bounded_in_a_window_and_back_off() -> None:
 
 
 class Portal:
-    """Takes every result but those it cannot store; with one of them a call fails as a whole."""
+    """A portal that takes every result but those it cannot store; with one of them a call fails as a
+    whole."""
 
     def __init__(self, poison: str) -> None:
         self.poison = poison
@@ -56,7 +57,7 @@ async def test_one_result_that_cannot_be_stored_does_not_hold_up_the_others() ->
     sending = asyncio.create_task(box.run())
     try:
         for n in range(6):
-            box.put(give_back(wire.LeasedRow(f"q{n}", 1, "r", "/v1/completions", False, ""), "draining"))
+            box.put(give_back(wire.LeasedRow(f"q{n}", 1, "r", "/v1/completions", False, b""), "draining"))
         async with asyncio.timeout(20):
             while len(portal.taken) < 5:
                 await asyncio.sleep(0.01)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from portal.catalog.models import Profile
 from portal.config import config
 from portal.fleet.models import Pilot
-from scheduler.act.job_spec import spec_of
+from scheduler.jobs.spec import spec_of
 from scheduler.slurm.render import render
 
 NUMBERS = ("cpus", "gpus", "nodes", "mem_mb", "walltime_min", "walltime_least_min", "nice")
@@ -56,7 +56,7 @@ def taken(**fields: Any) -> Profile | None:
 
 
 def script(profile: Profile) -> str:
-    """Raises BadDirective."""
+    """Render the script of a profile. Raise BadDirective."""
     name = uuid.UUID(int=1)
     pilot = Pilot(
         id=name, profile=profile, job_name=f"berth-ab12-{name}", gpus=profile.gpus * profile.nodes,

@@ -17,6 +17,7 @@ from scheduler.slurm.protocol import NoAnswer, NotOffered, Rejected
 from scheduler.slurm.render import BadDirective, render
 from scheduler.slurm.rest import RestClient
 from scheduler.slurm.way import Way
+from tests.secret_file import put_secret
 from tests.unit.restd import Restd, fine, job, jwt, number, refused, restd, unset
 from tests.unit.test_slurm_render import SPEC
 
@@ -33,7 +34,7 @@ def server() -> Iterator[Restd]:
 @pytest.fixture
 def token(tmp_path: Path) -> Path:
     path = tmp_path / "token"
-    path.write_text(jwt(sun="berth", iat=time.time() - 10, exp=time.time() + 3600) + "\n")
+    put_secret(path, jwt(sun="berth", iat=time.time() - 10, exp=time.time() + 3600) + "\n")
     return path
 
 

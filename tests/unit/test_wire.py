@@ -38,3 +38,22 @@ def test_a_mistyped_field_is_refused_by_its_path() -> None:
     body["replicas"][0]["cap"] = True  # an int in Python, not on the wire
     with pytest.raises(wire.WireError, match=r"cap: expected int, got bool"):
         wire.loads(wire.Sync, json.dumps(body))
+
+
+@pytest.mark.parametrize("body", [b'{"model": "\xc3\xa9"}', b"", b"\x00\xff\xfe" * 100])
+def test_bytes_travel_unharmed(body: bytes) -> None:
+    row = wire.LeasedRow("q", 1, "r", "/v1/completions", False, body, "application/octet-stream")
+    assert wire.loads(wire.LeasedRow, wire.dumps(row)) == row
+
+
+def test_an_agent_of_before_reads_and_writes_json_as_text() -> None:
+    row = wire.LeasedRow("q", 1, "r", "/v1/completions", False, b'{"n": 1}')
+    assert json.loads(wire.dumps(row))["body"] == '{"n": 1}'
+
+
+@pytest.mark.parametrize("body", [5, None, {"base64": "*"}, {"base64": 1}, {"base64": "é"}, []])
+def test_what_is_no_bytes_is_refused(body: object) -> None:
+    row = wire.LeasedRow("q", 1, "r", "/v1/completions", False, b"")
+    raw = json.loads(wire.dumps(row)) | {"body": body}
+    with pytest.raises(wire.WireError, match=r"LeasedRow\.body: "):
+        wire.loads(wire.LeasedRow, json.dumps(raw))

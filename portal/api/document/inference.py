@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpuworker.wire import ENDPOINTS, RESPONSE
 from portal.api.document.failures import failures
 from portal.api.document.words import (
     Schema,
@@ -62,7 +63,7 @@ _LATER = answer(
 )
 
 
-def _ask(name: str, said: str, streams: bool = True) -> dict[str, Any]:
+def _ask(name: str, said: str, streams: bool) -> dict[str, Any]:
     """Describe a path that takes `<name>Request` and answers `<name>Answer`."""
     content = json_of(ref(f"{name}Answer"))
     if streams:
@@ -107,19 +108,24 @@ def named(name: str, example: str) -> list[dict[str, Any]]:
 
 
 _KEPT = said_in("stream", "query", flag("Only false: a kept response is not streamed."))
+_SUMMARIES = {
+    "chat": "The next message of a conversation.",
+    "completion": "The continuation of a text.",
+    "embedding": "Vectors of texts.",
+    "response": "OpenAI's newer form; with `background: true` it is kept and asked for by id.",
+}
 PATHS: dict[str, Any] = {
-    "/v1/chat/completions": _ask("Chat", "The next message of a conversation."),
-    "/v1/completions": _ask("Completion", "The continuation of a text."),
-    "/v1/embeddings": _ask("Embedding", "Vectors of texts.", streams=False),
-    "/v1/responses": _ask("Response", "OpenAI's newer form; with `background: true` it is kept and asked for by id."),
-    "/v1/responses/{id}": {
+    **{
+        path: _ask(one.name.capitalize(), _SUMMARIES[one.name], one.streams) for path, one in ENDPOINTS.items()
+    },
+    f"{RESPONSE.path}/{{id}}": {
         "get": look(
             "retrieve_response", "A response that was asked for in the background.", "inference",
             ref("ResponseAnswer"), "response_not_found", "invalid_parameter",
             parameters=[*named("id", "resp_0123456789abcdef0123456789abcdef"), _KEPT],
         ),
     },
-    "/v1/responses/{id}/cancel": {
+    f"{RESPONSE.path}/{{id}}/cancel": {
         "post": look(
             "cancel_response", "Cancels it; one that has ended stays as it is.", "inference",
             ref("ResponseAnswer"), "response_not_found", "invalid_parameter",

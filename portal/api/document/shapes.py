@@ -6,7 +6,7 @@ described twice. Of answers only what a program may rely on whatever the engine.
 
 from __future__ import annotations
 
-from portal.acceptance.asked import APIS
+from gpuworker import wire
 from portal.api.document.words import (
     ANY,
     Schema,
@@ -125,7 +125,7 @@ _ANSWERED: dict[str, Schema] = {
             "state": text("Usually `queued`, or `parked`: over a limit that refills."),
             "lane": one_of("async"),
             "model": text(),
-            "api": one_of(*sorted(APIS)),
+            "api": one_of(*sorted(wire.ENDPOINTS)),
             "location": text(format="uri-reference"),
         }
     ),

@@ -10,6 +10,8 @@ from portal.catalog.models.access import Access
 from portal.catalog.models.environments import Engine, Environment, ImageGpu
 from portal.catalog.models.names import model_name
 from portal.catalog.models.profiles import Profile
-from portal.catalog.models.served import Model, Pool
+from portal.catalog.models.served import Model, Pool, settle_bases
 
-__all__ = ["Access", "Engine", "Environment", "ImageGpu", "Model", "Pool", "Profile", "model_name"]
+__all__ = [
+    "Access", "Engine", "Environment", "ImageGpu", "Model", "Pool", "Profile", "model_name", "settle_bases",
+]  # fmt: skip

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from django.db import models
+from collections.abc import Iterable
+from typing import Any
+
+from django.db import models, transaction
 from django.db.models import F, Q
 
 from portal.accounts.models import Project
@@ -16,6 +19,14 @@ class Pool(models.Model):
     """What shares replicas and a queue: a base model with its adapters, or a group of dnn models."""
 
     name = models.CharField(max_length=128, primary_key=True, validators=[model_name])
+    base = models.ForeignKey(
+        "catalog.Model",
+        on_delete=models.SET_NULL,
+        null=True,
+        editable=False,
+        related_name="+",
+        help_text="The language model that its replicas load: the one of its models that is enabled.",
+    )
     environment = models.ForeignKey(Environment, on_delete=models.PROTECT)
     profiles: models.ManyToManyField[Profile, models.Model] = models.ManyToManyField(
         Profile, help_text="Where its replicas may run."
@@ -80,7 +91,15 @@ class Pool(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save the row; what its base is follows from its models, whatever this copy of the row says."""
+        with transaction.atomic():
+            super().save(*args, **kwargs)
+            settle_bases([self.name])
+            self.base_id = Pool.objects.values_list("base_id", flat=True).get(pk=self.name)
+
     def clean(self) -> None:
+        """Raise ValidationError for what the database's constraints cannot say."""
         rules.arguments("args", self.args)
         rules.at_least_one("nodes", self.nodes)
         engine = Environment.objects.filter(pk=self.environment_id).values_list("engine", flat=True).first()
@@ -116,11 +135,53 @@ class Model(models.Model):
     description = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
+    class Meta:
+        constraints = [
+            # What a pool's base refers to (migration pool_base).
+            models.UniqueConstraint(fields=["id", "pool"], name="model_belongs_to_pool"),
+            models.UniqueConstraint(
+                fields=["pool"],
+                condition=Q(kind="llm", enabled=True),
+                name="pool_serves_one_language_model",
+                violation_error_message="A pool serves one language model.",
+            ),
+        ]
+
     def __str__(self) -> str:
         return self.name
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save the row, and make it its pool's base where it is the language model that the pool serves."""
+        with transaction.atomic():
+            left = (
+                Model.objects.filter(pk=self.pk).exclude(pool=self.pool_id).values_list("pool_id", flat=True)
+            )
+            pools = [*left, self.pool_id]
+            super().save(*args, **kwargs)
+            settle_bases(pools)
+        if "pool" in self._state.fields_cache:
+            self.pool.base_id = Pool.objects.values_list("base_id", flat=True).get(pk=self.pool_id)
+
     def clean(self) -> None:
+        """Raise ValidationError for what the database's constraints cannot say, or not in words."""
         before = Model.objects.filter(pk=self.pk).values_list("kind", flat=True).first()
         rules.built("kind", self.kind, before)
         engine = Pool.objects.filter(pk=self.pool_id).values_list("environment__engine", flat=True).first()
         rules.weights("path", engine or "", self.kind, self.path)
+        if self.enabled and self.kind == Model.Kind.LLM:
+            others = Model.objects.filter(pool=self.pool_id, kind=Model.Kind.LLM, enabled=True).exclude(
+                pk=self.pk
+            )
+            rules.alone("pool", self.pool_id or "", others.values_list("name", flat=True).first())
+
+
+def settle_bases(pools: Iterable[str]) -> None:
+    """Make the enabled language model of each of these pools its base. Where none is enabled, the base that it has
+    stays, or else its first language model becomes it."""
+    for pool in Pool.objects.select_for_update().filter(pk__in=set(pools)).order_by("pk"):
+        rows = Model.objects.filter(pool=pool, kind=Model.Kind.LLM).order_by("id")
+        enabled = dict(rows.values_list("pk", "enabled"))
+        kept = pool.base_id if pool.base_id in enabled else next(iter(enabled), None)
+        base = next((pk for pk, on in enabled.items() if on), kept)
+        if base != pool.base_id:
+            Pool.objects.filter(pk=pool.pk).update(base=base)

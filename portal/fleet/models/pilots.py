@@ -14,7 +14,7 @@ from django.db.models import Q
 from portal.catalog.models import Engine, Pool, Profile
 from portal.db.choices import choices
 from portal.fleet.slurm_words import meaning
-from portal.fleet.states import PilotState, ReplicaState
+from portal.fleet.states import PilotState, ReplicaStart, ReplicaState
 
 
 class Pilot(models.Model):
@@ -132,6 +132,10 @@ class Replica(models.Model):
     end_reason = models.TextField(blank=True)
 
     # What the agent said. Writer: the worker API.
+    start = models.CharField(
+        max_length=5, choices=choices(ReplicaStart), default=ReplicaStart.LOAD.value, db_default="load",
+        help_text="Why its engine starts: its weights are loaded, or it is woken.",
+    )  # fmt: skip
     phase = models.CharField(max_length=200, blank=True, help_text="The engine's own words while it starts.")
     started_at = models.DateTimeField(null=True, help_text="Engine process started.")
     hot_at = models.DateTimeField(null=True, help_text="Engine answered its health check.")
@@ -146,6 +150,9 @@ class Replica(models.Model):
         constraints = [
             models.CheckConstraint(
                 condition=Q(state__in=[*map(str, ReplicaState)]), name="replica_state_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(start__in=[*map(str, ReplicaStart)]), name="replica_start_known"
             ),
             models.CheckConstraint(
                 condition=(Q(state__in=["stopped", "failed"]) & Q(ended_at__isnull=False))

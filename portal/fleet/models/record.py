@@ -6,6 +6,7 @@ from django.db import models
 from django.db.models import Q
 
 from portal.catalog.models import Pool
+from portal.fleet.decision_kinds import DecisionKind
 from portal.fleet.models.pilots import Pilot, Replica
 
 
@@ -60,7 +61,9 @@ class Command(models.Model):
 
 
 class Decision(models.Model):
-    """What the loop did to which pilot or replica, with inputs in brief and the reason in English."""
+    """What the loop did to which pilot or replica, with inputs in brief and the reason in English.
+
+    `scheduler.act.decision_rows` alone writes them."""
 
     at = models.DateTimeField(db_index=True)
     kind = models.CharField(max_length=30)
@@ -69,6 +72,13 @@ class Decision(models.Model):
     replica = models.UUIDField(null=True)
     reason = models.TextField()
     inputs = models.JSONField(default=dict)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(kind__in=[kind.value for kind in DecisionKind]), name="decision_kind_known"
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.reason}"

@@ -11,6 +11,7 @@ The control loop moves pilots; what agents say of replicas comes in through the 
 from portal.fleet.transitions.pilots import (
     drain_pilots,
     end_pilots,
+    pending,
     plan,
     register,
     said_ending,
@@ -25,6 +26,6 @@ from portal.fleet.transitions.values import Moved, NewPilot, NewReplica, Registr
 
 __all__ = [
     "Moved", "NewPilot", "NewReplica", "Registration", "Seen", "SlurmFact",
-    "drain_pilots", "drain_replicas", "end_pilots", "plan", "register", "said_ending", "seen",
+    "drain_pilots", "drain_replicas", "end_pilots", "pending", "plan", "register", "said_ending", "seen",
     "slurm_said", "staged", "submitted", "up", "wake", "want", "wish_staged",
 ]  # fmt: skip

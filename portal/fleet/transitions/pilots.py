@@ -17,7 +17,7 @@ from portal.fleet.transitions.values import Moved, NewPilot, Registration, Slurm
 
 
 def plan(cur: Cursor, pilot: NewPilot, now: datetime) -> None:
-    """→ planned."""
+    """Write the intent to submit a job (→ planned)."""
     cur.execute(
         """INSERT INTO fleet_pilot (id, cluster, profile_id, state, job_name, gpus, nodes, mem_mb, walltime_min,
              planned_at, gpu_type, replaces_id, end_reason, slurm_state, slurm_reason, node, address, gpu_ids,
@@ -30,7 +30,8 @@ def plan(cur: Cursor, pilot: NewPilot, now: datetime) -> None:
 
 
 def submitted(cur: Cursor, pilot: UUID, job_id: int, now: datetime) -> bool:
-    """planned → submitted: sbatch answered, or a listing showed the job under our name (adoption)."""
+    """Note the job of a pilot (planned → submitted): sbatch answered, or a listing showed it under our name (adoption).
+    Return whether the pilot moved."""
     cur.execute(
         """UPDATE fleet_pilot SET state = 'submitted', job_id = %s, submitted_at = %s
            WHERE id = %s AND state = 'planned' AND (agent_job_id IS NULL OR agent_job_id = %s) RETURNING id""",
@@ -40,7 +41,7 @@ def submitted(cur: Cursor, pilot: UUID, job_id: int, now: datetime) -> bool:
 
 
 def slurm_said(cur: Cursor, facts: Sequence[SlurmFact], now: datetime) -> None:
-    """Stores what the listing showed, and moves submitted → pending. Facts of ended pilots are not touched."""
+    """Store what the listing showed. Moves nobody; facts of ended pilots are not touched."""
     if not facts:
         return
     execute_values(
@@ -54,17 +55,22 @@ def slurm_said(cur: Cursor, facts: Sequence[SlurmFact], now: datetime) -> None:
         template="(%s::uuid, %s, %s, %s::timestamptz, %s::timestamptz, %s::timestamptz, %s)",
         page_size=len(facts),
     )
+
+
+def pending(cur: Cursor, pilots: Iterable[UUID], now: datetime) -> None:
+    """Move submitted → pending: a listing shows that their jobs wait."""
     cur.execute(
         """UPDATE fleet_pilot SET state = 'pending'
            WHERE id = ANY(%s::uuid[]) AND state = 'submitted' RETURNING id""",
-        ([str(f.pilot) for f in facts if f.state == "PENDING"],),
+        ([str(pilot) for pilot in pilots],),
     )
     note_pilots(cur, now, PilotState.SUBMITTED, PilotState.PENDING, "")
 
 
 def register(cur: Cursor, said: Registration, now: datetime) -> bool:
-    """Takes an agent's registration if no other job holds this pilot: of two jobs of one name one wins, the
-    other's agent exits. The same job may register again (its agent was restarted). Slurm's name of the node stands."""
+    """Take an agent's registration if no other job holds this pilot; return whether. Of two jobs of one name one wins,
+    the other's agent exits. The same job may register again, when its agent was restarted. Slurm's name of the node
+    stands."""
     cur.execute(
         """UPDATE fleet_pilot SET agent_job_id = %s, registered_at = %s, address = %s,
              node = CASE WHEN node <> '' THEN node ELSE %s END, job_started_at = %s, gpu_ids = %s, agent_version = %s
@@ -77,7 +83,7 @@ def register(cur: Cursor, said: Registration, now: datetime) -> bool:
 
 
 def up(cur: Cursor, pilots: Iterable[UUID], now: datetime) -> list[UUID]:
-    """submitted | pending → up, for those whose agent registered."""
+    """Call those pilots up whose agents registered (submitted | pending → up); return them."""
     cur.execute(
         """UPDATE fleet_pilot p SET state = 'up', up_at = %s
            FROM (SELECT id, state FROM fleet_pilot WHERE id = ANY(%s::uuid[]) FOR UPDATE) was
@@ -85,19 +91,19 @@ def up(cur: Cursor, pilots: Iterable[UUID], now: datetime) -> list[UUID]:
            RETURNING p.id, was.state""",
         (now, [str(p) for p in pilots]),
     )
-    moved = [Moved(UUID(str(id_)), None, old, PilotState.UP, "") for id_, old in cur.fetchall()]
+    moved = [Moved(id_, None, old, PilotState.UP, "") for id_, old in cur.fetchall()]
     event(cur, now, moved, "")
     return [m.pilot for m in moved]
 
 
 def drain_pilots(cur: Cursor, pilots: Iterable[UUID], now: datetime, reason: str) -> list[UUID]:
-    """up → draining, its replicas with it."""
+    """Drain pilots and their replicas (up → draining); return the pilots that moved."""
     cur.execute(
         """UPDATE fleet_pilot SET state = 'draining', draining_at = %s
            WHERE id = ANY(%s::uuid[]) AND state = 'up' RETURNING id""",
         (now, [str(p) for p in pilots]),
     )
-    moved = [UUID(str(row[0])) for row in cur.fetchall()]
+    moved = [id_ for (id_,) in cur.fetchall()]
     event(cur, now, [Moved(p, None, PilotState.UP, PilotState.DRAINING, "") for p in moved], reason)
     replicas_of(cur, moved, ReplicaState.DRAINING, now, reason, "('wanted', 'starting', 'hot', 'asleep')")
     return moved
@@ -106,15 +112,15 @@ def drain_pilots(cur: Cursor, pilots: Iterable[UUID], now: datetime, reason: str
 def end_pilots(
     cur: Cursor, pilots: Iterable[UUID], now: datetime, reason: str, *, failed: bool
 ) -> list[UUID]:
-    """any live state → ended. Its replicas end with it: as failed where the pilot failed before they were hot,
-    so that the failure is counted; else as stopped."""
+    """End pilots in any live state; return those that moved. Their replicas end with them: as failed where the pilot
+    failed before they were hot, so that the failure is counted; else as stopped."""
     cur.execute(
         """UPDATE fleet_pilot p SET state = 'ended', ended_at = %s, end_reason = %s
            FROM (SELECT id, state FROM fleet_pilot WHERE id = ANY(%s::uuid[]) FOR UPDATE) was
            WHERE p.id = was.id AND p.state <> 'ended' RETURNING p.id, was.state""",
         (now, reason, [str(p) for p in pilots]),
     )
-    moved = [Moved(UUID(str(id_)), None, old, PilotState.ENDED, "") for id_, old in cur.fetchall()]
+    moved = [Moved(id_, None, old, PilotState.ENDED, "") for id_, old in cur.fetchall()]
     event(cur, now, moved, reason)
     ended = [m.pilot for m in moved]
     if failed:
@@ -124,7 +130,8 @@ def end_pilots(
 
 
 def wish_staged(cur: Cursor, pilot: UUID, pool: str) -> bool:
-    """Its agent is to copy the pool's weights to scratch; takes the place of an earlier wish."""
+    """Wish that a pilot's agent copies the pool's weights to scratch, instead of an earlier wish; return whether that
+    is new."""
     cur.execute(
         "UPDATE fleet_pilot SET stage_wish = %s WHERE id = %s AND state = 'up' AND stage_wish <> %s",
         (pool, str(pilot), pool),
@@ -133,7 +140,7 @@ def wish_staged(cur: Cursor, pilot: UUID, pool: str) -> bool:
 
 
 def staged(cur: Cursor, pilot: UUID, pools: Sequence[str]) -> None:
-    """Those whose weights its agent says to have there, complete."""
+    """Note the pools whose weights a pilot's agent says to have on scratch, complete."""
     cur.execute(
         "UPDATE fleet_pilot SET staged = %s WHERE id = %s AND state <> 'ended'",
         (json.dumps(list(pools)), str(pilot)),
@@ -141,7 +148,7 @@ def staged(cur: Cursor, pilot: UUID, pools: Sequence[str]) -> None:
 
 
 def said_ending(cur: Cursor, pilot: UUID, reason: str) -> None:
-    """The agent's last words; the loop ends the pilot once they are here or Slurm says so."""
+    """Note an agent's last words; the loop ends the pilot once they are here or Slurm says so."""
     cur.execute(
         "UPDATE fleet_pilot SET said_ending = %s WHERE id = %s AND state <> 'ended'",
         (reason[:2000], str(pilot)),

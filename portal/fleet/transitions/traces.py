@@ -16,7 +16,8 @@ from portal.fleet.transitions.values import Moved
 
 
 def note_pilots(cur: Cursor, now: datetime, old: str, new: str, detail: str) -> bool:
-    moved = [Moved(UUID(str(row[0])), None, old, new, "") for row in cur.fetchall()]
+    """Write an event for each pilot whose id the last statement returned; return whether there is any."""
+    moved = [Moved(id_, None, old, new, "") for (id_,) in cur.fetchall()]
     event(cur, now, moved, detail)
     return bool(moved)
 

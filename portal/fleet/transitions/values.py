@@ -73,6 +73,7 @@ class Seen:
     error: str
     engine_version: str
     asleep_mem_mb: int | None = None  # host memory that it was seen to hold asleep, MiB
+    start: str = ""  # load | wake; "": its agent, of before, does not say
 
 
 @dataclass(frozen=True, slots=True)

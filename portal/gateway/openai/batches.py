@@ -21,7 +21,7 @@ from portal.batches.reading import BatchRow
 from portal.batches.values import NewBatch
 from portal.db.threads import Database
 from portal.errors import ApiError
-from portal.gateway.openai import owned
+from portal.gateway.openai import resources
 from portal.http.exchange import Exchange
 from portal.ledger.states import BatchState
 
@@ -35,19 +35,19 @@ class Batches:
 
     async def create(self, ex: Exchange, caller: Caller, _: str) -> dict[str, Any]:
         new = _new(await ex.read(_BODY_BYTES), caller)
-        if not await owned.ask(self._database, partial(transitions.create, batch=new)):
+        if not await resources.ask(self._database, partial(transitions.create, batch=new)):
             raise ApiError("file_not_found", param="input_file_id")
         await asyncio.to_thread(_wake)
         return await self._find(new.id, caller)
 
     async def listing(self, ex: Exchange, caller: Caller, _: str) -> dict[str, Any]:
-        asked = owned.query(ex)
-        most = owned.limit(asked, usual=20, most=100)
+        asked = resources.query(ex)
+        most = resources.limit(asked, usual=20, most=100)
         after = asked.get("after")
         from_id = None if after is None else _id(after)
-        work = partial(reading.batches, owner=owned.owner_of(caller), after=from_id, most=most + 1)
-        rows = await owned.ask(self._database, work)
-        return owned.page([describe(row) for row in rows], most)
+        work = partial(reading.batches, owner=resources.owner_of(caller), after=from_id, most=most + 1)
+        rows = await resources.ask(self._database, work)
+        return resources.page([describe(row) for row in rows], most)
 
     async def show(self, ex: Exchange, caller: Caller, name: str) -> dict[str, Any]:
         return await self._find(_id(name), caller)
@@ -59,7 +59,7 @@ class Batches:
             return transitions.ask_cancel(cur, id_, datetime.now(UTC))
 
         found = await self._find(id_, caller)
-        if await owned.ask(self._database, work):
+        if await resources.ask(self._database, work):
             await asyncio.to_thread(_wake)
         elif found["status"] not in (BatchState.CANCELLING, BatchState.CANCELLED):
             status = (await self._find(id_, caller))["status"]
@@ -68,14 +68,16 @@ class Batches:
         return await self._find(id_, caller)
 
     async def _find(self, id_: UUID, caller: Caller) -> dict[str, Any]:
-        row = await owned.ask(self._database, partial(reading.batch, id_=id_, owner=owned.owner_of(caller)))
+        row = await resources.ask(
+            self._database, partial(reading.batch, id_=id_, owner=resources.owner_of(caller))
+        )
         if row is None:
             raise ApiError("batch_not_found")
         return describe(row)
 
 
 def _id(name: str) -> UUID:
-    return owned.read_id(_PREFIX, name, "batch_not_found")
+    return resources.read_id(_PREFIX, name, "batch_not_found")
 
 
 def _wake() -> None:
@@ -100,8 +102,8 @@ def _new(body: bytes, caller: Caller) -> NewBatch:
             detail="'input_file_id' must be the id of an uploaded file.",
             param="input_file_id",
         )
-    id_ = owned.read_id("file-", file, "file_not_found")
-    return intake.new_batch(owned.owner_of(caller), caller.token_id, id_, said, datetime.now(UTC))
+    id_ = resources.read_id("file-", file, "file_not_found")
+    return intake.new_batch(resources.owner_of(caller), caller.token_id, id_, said, datetime.now(UTC))
 
 
 def describe(row: BatchRow) -> dict[str, Any]:

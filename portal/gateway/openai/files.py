@@ -23,7 +23,7 @@ from portal.batches.reading import FileRow
 from portal.config import Config
 from portal.db.threads import Database
 from portal.errors import ApiError
-from portal.gateway.openai import owned, upload
+from portal.gateway.openai import resources, upload
 from portal.http.exchange import Exchange
 
 _PREFIX = "file-"
@@ -37,7 +37,7 @@ class Files:
         self._contents = Contents(config.files_dir)
 
     async def create(self, ex: Exchange, caller: Caller, _: str) -> dict[str, Any]:
-        owner = owned.owner_of(caller)
+        owner = resources.owner_of(caller)
         id_, now = uuid4(), datetime.now(UTC)
         draft = Draft(self._contents, id_, self._config.max_file_bytes)
         try:
@@ -49,33 +49,33 @@ class Files:
             keep = _kept_for(got.fields, timedelta(days=self._config.file_keep_days))
             row = intake.new_file(draft, owner, got.name, keep, now)
             await asyncio.to_thread(draft.complete)
-            await owned.ask(self._database, partial(transitions.add_file, file=row))
+            await resources.ask(self._database, partial(transitions.add_file, file=row))
         except BaseException:
             draft.discard()
             raise
         return describe(FileRow(id_, row.purpose, row.name, row.bytes, now, row.expires_at))
 
     async def listing(self, ex: Exchange, caller: Caller, _: str) -> dict[str, Any]:
-        asked = owned.query(ex)
-        most = owned.limit(asked, usual=1000, most=10_000)
+        asked = resources.query(ex)
+        most = resources.limit(asked, usual=1000, most=10_000)
         order = asked.get("order", "desc")
         if order not in ("asc", "desc"):
             raise _wrong("order", "must be 'asc' or 'desc'")
         after, purpose = asked.get("after"), asked.get("purpose")
         if purpose not in (None, "batch", "batch_output"):
             raise _wrong("purpose", "must be 'batch' or 'batch_output'")
-        rows = await owned.ask(
+        rows = await resources.ask(
             self._database,
             partial(
                 reading.files,
-                owner=owned.owner_of(caller),
+                owner=resources.owner_of(caller),
                 purpose=purpose,
-                after=None if after is None else owned.read_id(_PREFIX, after, "file_not_found"),
+                after=None if after is None else resources.read_id(_PREFIX, after, "file_not_found"),
                 most=most + 1,
                 newest_first=order == "desc",
             ),
         )
-        return owned.page([describe(row) for row in rows], most)
+        return resources.page([describe(row) for row in rows], most)
 
     async def show(self, ex: Exchange, caller: Caller, name: str) -> dict[str, Any]:
         return describe(await self._find(name, caller))
@@ -93,13 +93,15 @@ class Files:
 
     async def delete(self, ex: Exchange, caller: Caller, name: str) -> dict[str, Any]:
         row = await self._find(name, caller)
-        if not await owned.ask(self._database, partial(self._erase, id_=row.id)):
+        if not await resources.ask(self._database, partial(self._erase, id_=row.id)):
             raise ApiError("conflict", detail="A batch that is not over uses this file.")
         return {"id": f"{_PREFIX}{row.id}", "object": "file", "deleted": True}
 
     async def _find(self, name: str, caller: Caller) -> FileRow:
-        id_ = owned.read_id(_PREFIX, name, "file_not_found")
-        row = await owned.ask(self._database, partial(reading.file, id_=id_, owner=owned.owner_of(caller)))
+        id_ = resources.read_id(_PREFIX, name, "file_not_found")
+        row = await resources.ask(
+            self._database, partial(reading.file, id_=id_, owner=resources.owner_of(caller))
+        )
         if row is None:
             raise ApiError("file_not_found")
         return row

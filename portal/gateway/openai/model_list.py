@@ -11,7 +11,7 @@ from portal.gateway.directory import Directory
 from portal.http.exchange import Exchange
 
 
-class Offered:
+class ModelList:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
 

@@ -15,11 +15,11 @@ from uuid import UUID
 import psycopg2
 from psycopg2.extensions import cursor as Cursor
 
-from portal.acceptance.asked import RESPONSES
+from gpuworker.wire import RESPONSE
 from portal.accounts.callers import Caller
 from portal.db.threads import Database
 from portal.errors import ApiError
-from portal.gateway.openai import owned
+from portal.gateway.openai import resources
 from portal.http.exchange import Exchange
 from portal.ledger import transitions
 from portal.ledger.answers import Found, find
@@ -49,7 +49,7 @@ class Responses:
 
     async def _shown(self, ex: Exchange, caller: Caller, name: str, *, cancels: bool) -> dict[str, Any]:
         """Raises ApiError."""
-        if owned.query(ex).get("stream") == "true":
+        if resources.query(ex).get("stream") == "true":
             raise ApiError("invalid_parameter", detail="A kept response is not streamed.", param="stream")
         look = partial(_look, id_=_uuid(name), caller=caller, cancels=cancels)
         try:
@@ -66,7 +66,7 @@ def _look(cur: Cursor, id_: UUID, caller: Caller, *, cancels: bool) -> Found | N
     found = find(cur, id_)
     if found is None or (found.user_id, found.project_id) != (caller.user_id, caller.project_id):
         return None
-    if found.api != RESPONSES or found.lane != Lane.ASYNC:
+    if found.api != RESPONSE.path or found.lane != Lane.ASYNC:
         return None
     if cancels and transitions.cancel(cur, [id_], datetime.now(UTC), "cancelled by its owner"):
         return find(cur, id_)

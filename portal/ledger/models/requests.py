@@ -135,7 +135,14 @@ class Payload(models.Model):
         Request, on_delete=models.CASCADE, primary_key=True, related_name="payload", db_column="request"
     )
     body = models.BinaryField()
+    content_type = models.CharField(max_length=100, db_default="application/json", help_text="Of the body.")
+    engine_path = models.CharField(
+        max_length=200, db_default="", help_text="Where the engine is asked; empty: where the endpoint says."
+    )
     result = models.BinaryField(null=True)
+    result_type = models.CharField(
+        max_length=100, db_default="application/json", help_text="Content type of the result."
+    )
 
     def __str__(self) -> str:
         return f"payload of {self.pk}"

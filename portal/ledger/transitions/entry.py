@@ -14,7 +14,8 @@ from portal.ledger.transitions.values import NewRequest, Recorded
 
 
 def accept(cur: Cursor, rows: Sequence[NewRequest]) -> list[UUID]:
-    """→ queued | parked. Accepted once the caller has committed. A row whose id is known already is left alone."""
+    """Write accepted requests (→ queued | parked); return the new ones. Accepted they are once the caller has committed.
+    A row whose id is known already is left alone."""
     if not rows:
         return []
     taken = ids_of(
@@ -34,16 +35,20 @@ def accept(cur: Cursor, rows: Sequence[NewRequest]) -> list[UUID]:
         )
     )  # fmt: skip
     new = set(taken)
-    bodies = [(r.id, r.body) for r in rows if r.id in new]
+    bodies = [(r.id, r.body, r.content_type, r.engine_path) for r in rows if r.id in new]
     if bodies:
         execute_values(
-            cur, "INSERT INTO ledger_payload (request, body) VALUES %s", bodies, page_size=len(bodies)
+            cur,
+            "INSERT INTO ledger_payload (request, body, content_type, engine_path) VALUES %s",
+            bodies,
+            page_size=len(bodies),
         )
     return taken
 
 
 def record(cur: Cursor, rows: Sequence[Recorded]) -> list[UUID]:
-    """→ done | failed | cancelled, in one step: what a client already saw. No payload is kept.
+    """Write ended requests in one step (→ done | failed | cancelled): what a client already saw. Return the new ones; no
+    payload is kept.
 
     A column is one parameter: there is a row for every request, and quoting each value of each costs its gateway
     three times as much."""

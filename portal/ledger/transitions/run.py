@@ -2,23 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from operator import attrgetter
+from typing import NamedTuple, TypedDict
 from uuid import UUID
 
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
+from portal.db.rows import first, named
 from portal.ledger.states import Lane, RequestState
 from portal.ledger.transitions import served
 from portal.ledger.transitions.traces import erase, event, tell_batches
 from portal.ledger.transitions.values import Claimed, Grant, Granted, Interrupted, Place, Span
 
 
+class _GrantedRow(NamedTuple):
+    id: UUID
+    attempt: int
+    slurm_s: float
+    load_s: float
+
+
+class _ClaimedRow(NamedTuple):
+    """A row that was claimed. `size`: bytes of its body, wherever that lies."""
+
+    id: UUID
+    attempt: int
+    api: str
+    crashes: int
+    order_key: float
+    batch: UUID | None
+    offset: int | None
+    length: int | None
+    size: int
+
+
+class _InterruptedRow(NamedTuple):
+    id: UUID
+    state: str
+    attempt: int
+    reason: str
+    batch: UUID | None
+
+
+class _Payload(TypedDict):
+    """What lies beside a row; nothing beside a batch's, whose line is JSON and lies in its file."""
+
+    body: bytes
+    content_type: str
+    engine_path: str
+
+
+_NO_PAYLOAD = _Payload(body=b"", content_type="application/json", engine_path="")
+
+
 def grant(cur: Cursor, grants: Sequence[Grant], now: datetime) -> dict[UUID, Granted]:
-    """held: queued → running, attempt + 1. Answers for each that moved; one that is missing was
-    cancelled or detached meanwhile, and its slot is to be released."""
+    """Hand held requests to replicas (queued → running, attempt + 1); answer for each that moved. One that is missing
+    was cancelled or detached meanwhile, and its slot is to be released."""
     if not grants:
         return {}
     moved = execute_values(
@@ -34,19 +76,19 @@ def grant(cur: Cursor, grants: Sequence[Grant], now: datetime) -> dict[UUID, Gra
         page_size=len(grants),
         fetch=True,
     )
-    return {UUID(str(id_)): Granted(attempt, slurm_s, load_s) for id_, attempt, slurm_s, load_s in moved}
+    rows = named(cur, _GrantedRow, moved)
+    return {row.id: Granted(row.attempt, row.slurm_s, row.load_s) for row in rows}
 
 
 def reattach(cur: Cursor, id_: UUID, holder: str) -> Place | None:
-    """queued, held or detached → queued and held here, in its old place; None when it does not wait any more."""
+    """Take a request that waits, held or detached, back to be held here in its old place; None when it does not wait."""
     cur.execute(
         """UPDATE ledger_request SET lane = 'held', holder = %s
            WHERE id = %s AND state = 'queued' AND lane IN ('held', 'async')
            RETURNING order_key, accepted_at, crashes""",
         (holder, str(id_)),
     )
-    found = cur.fetchone()
-    return None if found is None else Place(*found)
+    return first(cur, Place)
 
 
 def claim(
@@ -60,14 +102,14 @@ def claim(
     idle: bool = True,
     most_bytes: int = 4 * 2**20,
 ) -> list[Claimed]:
-    """async, then batch: queued → running, attempt + 1, at most `room` rows, lowest order_key first. The first one
-    whatever its length; with it no more than `most_bytes` of bodies.
+    """Hand async and then batch rows to a pilot (queued → running, attempt + 1), at most `room`, lowest order_key first.
+    The first one whatever its length; with it no more than `most_bytes` of bodies.
 
     A suspect (an engine died under it before) is handed out only alone: as the only row of a claim, to a
     replica that is `idle`. Rows that others are claiming are skipped, not waited for."""
-    rows: list[Any] = []
+    rows: list[_ClaimedRow] = []
     for lane in (Lane.ASYNC, Lane.BATCH):
-        left = room - len(rows), most_bytes - sum(row[8] for row in rows)
+        left = room - len(rows), most_bytes - sum(row.size for row in rows)
         if min(left) <= 0:
             break
         rows += _claim_lane(cur, lane, holder, pool, replica, *left, now, "crashes = 0", not rows)
@@ -78,16 +120,29 @@ def claim(
             )
     if not rows:
         return []
-    rows.sort(key=lambda r: r[4])
-    bodies = _bodies(cur, [r[0] for r in rows if r[5] is None])
-    files = _input_files(cur, {r[5] for r in rows if r[5] is not None})
+    rows.sort(key=attrgetter("order_key"))
+    payloads = _payloads(cur, [row.id for row in rows if row.batch is None])
+    files = _input_files(cur, {row.batch for row in rows if row.batch is not None})
     return [
         Claimed(
-            UUID(str(i)), attempt, replica, api, crashes > 0, bodies.get(UUID(str(i)), b""),
-            None if batch is None else Span(files[UUID(str(batch))], offset, length),
+            id=row.id,
+            attempt=row.attempt,
+            replica=replica,
+            api=row.api,
+            alone=row.crashes > 0,
+            span=_span(row, files),
+            **payloads.get(row.id, _NO_PAYLOAD),
         )
-        for i, attempt, api, crashes, order_key, batch, offset, length, _ in rows
-    ]  # fmt: skip
+        for row in rows
+    ]
+
+
+def _span(row: _ClaimedRow, files: Mapping[UUID, UUID]) -> Span | None:
+    """Return where a batch's line lies; None of a request that has its own payload."""
+    if row.batch is None:
+        return None
+    assert row.offset is not None and row.length is not None, "a CHECK of the table"
+    return Span(files[row.batch], row.offset, row.length)
 
 
 def _claim_lane(
@@ -101,7 +156,7 @@ def _claim_lane(
     now: datetime,
     which: str,
     at_least_one: bool,
-) -> list[Any]:
+) -> list[_ClaimedRow]:
     cur.execute(
         # MATERIALIZED runs the locking query exactly once. As a join, the planner may run it again for each
         # row of the outer side, and each run claims `room` more.
@@ -122,33 +177,39 @@ def _claim_lane(
             FROM (VALUES (%s::uuid, %s::timestamptz)) AS v (replica, at)
               {served.REPLICA}
             WHERE r.id = ANY(ARRAY(SELECT id FROM fits)) AND r.state = 'queued'
-            RETURNING r.id, r.attempt, r.api, r.crashes, r.order_key, r.batch_id, r.batch_offset, r.batch_length,
-              (SELECT size FROM fits WHERE fits.id = r.id)""",
+            RETURNING r.id, r.attempt, r.api, r.crashes, r.order_key, r.batch_id AS batch, r.batch_offset AS offset,
+              r.batch_length AS length, (SELECT size FROM fits WHERE fits.id = r.id) AS size""",
         (pool, lane, room, most_bytes, at_least_one, holder, str(replica), now),
     )
-    return cur.fetchall()
+    return named(cur, _ClaimedRow)
 
 
-def _bodies(cur: Cursor, ids: Sequence[Any]) -> dict[UUID, bytes]:
+def _payloads(cur: Cursor, ids: Sequence[UUID]) -> dict[UUID, _Payload]:
     if not ids:
         return {}
-    cur.execute("SELECT request, body FROM ledger_payload WHERE request = ANY(%s::uuid[])", (list(ids),))
-    return {UUID(str(id_)): bytes(body) for id_, body in cur.fetchall()}
+    cur.execute(
+        "SELECT request, body, content_type, engine_path FROM ledger_payload WHERE request = ANY(%s::uuid[])",
+        (list(ids),),
+    )
+    return {
+        id_: _Payload(body=bytes(body), content_type=content_type, engine_path=engine_path)
+        for id_, body, content_type, engine_path in cur.fetchall()
+    }
 
 
-def _input_files(cur: Cursor, batches: Iterable[Any]) -> dict[UUID, UUID]:
+def _input_files(cur: Cursor, batches: Iterable[UUID]) -> dict[UUID, UUID]:
     wanted = list(batches)
     if not wanted:
         return {}
     cur.execute("SELECT id, input_file_id FROM ledger_batch WHERE id = ANY(%s::uuid[])", (wanted,))
-    return {UUID(str(id_)): UUID(str(file)) for id_, file in cur.fetchall()}
+    return dict(cur.fetchall())
 
 
 def interrupt(
     cur: Cursor, rows: Sequence[Interrupted], now: datetime, poison_after: int
 ) -> tuple[list[UUID], list[UUID]]:
-    """running → queued with its old order_key, so that it keeps its place; or → failed once an engine has died
-    under it `poison_after` times. Answers (requeued, poisoned)."""
+    """Put requests back (running → queued) with their old order_key, so that they keep their places; or fail those
+    under which an engine has died `poison_after` times. Answer (requeued, poisoned)."""
     if not rows:
         return [], []
     moved = execute_values(
@@ -164,16 +225,22 @@ def interrupt(
              {served.NOBODY}
            FROM (VALUES %s) AS v (id, attempt, holder, crashed, poison, at, reason)
            WHERE r.id = v.id AND r.state = 'running' AND r.attempt = v.attempt AND r.holder = v.holder
-           RETURNING r.id, r.state, r.attempt, v.reason, r.batch_id""",
+           RETURNING r.id, r.state, r.attempt, v.reason, r.batch_id AS batch""",
         [(r.id, r.attempt, r.holder, int(r.crashed), poison_after, now, r.reason) for r in rows],
         template="(%s::uuid, %s, %s, %s, %s, %s::timestamptz, %s)",
         page_size=len(rows),
         fetch=True,
     )
-    poisoned = [UUID(str(m[0])) for m in moved if m[1] == RequestState.FAILED]
+    rows_moved = named(cur, _InterruptedRow, moved)
+    poisoned = [row for row in rows_moved if row.state == RequestState.FAILED]
+    queued = [row for row in rows_moved if row.state == RequestState.QUEUED]
     event(
-        cur, [(m[0], now, "poison" if m[1] == RequestState.FAILED else "requeue", m[2], m[3]) for m in moved]
+        cur,
+        [
+            *((row.id, now, "poison", row.attempt, row.reason) for row in poisoned),
+            *((row.id, now, "requeue", row.attempt, row.reason) for row in queued),
+        ],
     )
-    erase(cur, poisoned)
-    tell_batches(cur, [(m[4], m[0], None) for m in moved if m[1] == RequestState.FAILED])
-    return [UUID(str(m[0])) for m in moved if m[1] == RequestState.QUEUED], poisoned
+    erase(cur, [row.id for row in poisoned])
+    tell_batches(cur, [(row.batch, row.id, None) for row in poisoned])
+    return [row.id for row in queued], [row.id for row in poisoned]

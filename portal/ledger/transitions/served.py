@@ -19,13 +19,14 @@ NOBODY = """replica = NULL, first_token_at = NULL, revision = NULL, engine_versi
 
 
 def revision(row: str) -> str:
-    """Of the model that `row` asks for: an adapter's own, else what the engine was started with."""
+    """Return the SQL of the revision that `row` is served with: an adapter's own, else what the engine was started
+    with."""
     return f"""nullif(CASE WHEN s.model = {row}.model THEN s.revision
                ELSE (SELECT m.revision FROM catalog_model m WHERE m.name = {row}.model) END, '')"""
 
 
 def facts(row: str, at: str) -> str:
-    """The SET of a row that is handed to the replica `s` at the time `at`. The seconds of its wait that were
+    """Return the SET of a row that is handed to the replica `s` at the time `at`. The seconds of its wait that were
     Slurm's and the load's: the same rule as in portal.ledger.timeline."""
     return f"""revision = {revision(row)}, engine_version = nullif(s.engine_version, ''), gpu_type = s.gpu_type,
              slurm_s = {_within_s(row, at, "s.submitted_at", "s.job_started_at")},
@@ -33,6 +34,6 @@ def facts(row: str, at: str) -> str:
 
 
 def _within_s(row: str, at: str, start: str, end: str) -> str:
-    """Seconds of [start, end] between acceptance and `at`; 0 where one of them is not known."""
+    """Return the SQL of the seconds of [start, end] between acceptance and `at`; 0 where one is not known."""
     return f"""CASE WHEN {start} IS NULL OR {end} IS NULL THEN 0 ELSE greatest(0, extract(epoch FROM
                  least({end}, {at}) - greatest({start}, {row}.accepted_at))) END"""

@@ -18,7 +18,7 @@ from portal.ledger.transitions.traces import event, ids_of
 
 
 def unpark(cur: Cursor, ids: Iterable[UUID]) -> list[UUID]:
-    """parked → queued, with the old order_key: the limit has refilled."""
+    """Queue requests whose limit has refilled (parked → queued), with the old order_key; return those that moved."""
     cur.execute(
         """UPDATE ledger_request SET state = 'queued' WHERE id = ANY(%s::uuid[]) AND state = 'parked' RETURNING id""",
         ([str(i) for i in ids],),
@@ -27,7 +27,7 @@ def unpark(cur: Cursor, ids: Iterable[UUID]) -> list[UUID]:
 
 
 def detach(cur: Cursor, stale_before: datetime, now: datetime) -> list[UUID]:
-    """held → async, queued, for every live request of a gateway not seen since `stale_before`.
+    """Queue every live request of a gateway not seen since `stale_before` for pilots (held → async); return them.
 
     The client is gone with its gateway; the work is not: pilots pull it, and the client finds the result
     by its request id."""
@@ -44,11 +44,12 @@ def detach(cur: Cursor, stale_before: datetime, now: datetime) -> list[UUID]:
     moved = cur.fetchall()
     event(cur, [(id_, now, "detach", attempt, "its gateway went away") for id_, attempt in moved])
     cur.execute("DELETE FROM ledger_holder WHERE kind = 'gateway' AND seen_at < %s", (stale_before,))
-    return ids_of(moved)
+    return [id_ for id_, _ in moved]
 
 
 def release(cur: Cursor, pilot: UUID, now: datetime, reason: str) -> list[UUID]:
-    """running → queued for the rows that an ended pilot had pulled. Its end counts nothing against them."""
+    """Queue the rows that an ended pilot had pulled (running → queued); return them. Its end counts nothing against
+    them."""
     cur.execute(
         f"""UPDATE ledger_request r
            SET state = 'queued', holder = NULL, {served.NOBODY}
@@ -59,11 +60,11 @@ def release(cur: Cursor, pilot: UUID, now: datetime, reason: str) -> list[UUID]:
     )
     moved = cur.fetchall()
     event(cur, [(id_, now, "requeue", attempt, reason) for id_, attempt in moved])
-    return ids_of(moved)
+    return [id_ for id_, _ in moved]
 
 
 def heartbeat(cur: Cursor, holder: str, kind: str, now: datetime) -> None:
-    """Says that a process is alive, and with it everything it holds."""
+    """Write that a process is alive, and with it everything that it holds."""
     cur.execute(
         """INSERT INTO ledger_holder (id, kind, seen_at) VALUES (%s, %s, %s)
            ON CONFLICT (id) DO UPDATE SET seen_at = greatest(ledger_holder.seen_at, excluded.seen_at)""",
@@ -72,7 +73,7 @@ def heartbeat(cur: Cursor, holder: str, kind: str, now: datetime) -> None:
 
 
 def fold_depth(cur: Cursor) -> dict[tuple[str, str, str], int]:
-    """Sums the counters' deltas into one row each and answers {(pool, lane, state): n}. One caller at a time."""
+    """Sum the counters' deltas into one row each; return {(pool, lane, state): n}. One caller at a time."""
     cur.execute(
         """WITH gone AS (DELETE FROM ledger_depth RETURNING pool, lane, state, n)
            INSERT INTO ledger_depth (pool, lane, state, n)

@@ -14,7 +14,7 @@ from psycopg2.extras import execute_values
 
 
 def tell_batches(cur: Cursor, ends: Sequence[tuple[Any, Any, bytes | None]]) -> None:
-    """Puts ended lines of batches, with their results, where the batch's files are written from. Rows without a
+    """Put ended lines of batches, with their results, where the batch's files are written from. Rows without a
     batch are passed over."""
     lines = [end for end in ends if end[0] is not None]
     if lines:
@@ -28,6 +28,7 @@ def tell_batches(cur: Cursor, ends: Sequence[tuple[Any, Any, bytes | None]]) -> 
 
 
 def event(cur: Cursor, events: Sequence[tuple[Any, ...]]) -> None:
+    """Write (request, at, kind, attempt, detail) of abnormal moves."""
     if events:
         execute_values(
             cur,
@@ -38,9 +39,11 @@ def event(cur: Cursor, events: Sequence[tuple[Any, ...]]) -> None:
 
 
 def erase(cur: Cursor, ids: Sequence[UUID]) -> None:
+    """Delete the requests' payloads."""
     if ids:
         cur.execute("DELETE FROM ledger_payload WHERE request = ANY(%s::uuid[])", ([str(i) for i in ids],))
 
 
-def ids_of(rows: Iterable[Any]) -> list[UUID]:
-    return [UUID(str(row[0])) for row in rows]
+def ids_of(rows: Iterable[tuple[UUID]]) -> list[UUID]:
+    """Return the ids of rows that have no other column."""
+    return [id_ for (id_,) in rows]

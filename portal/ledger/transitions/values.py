@@ -33,6 +33,8 @@ class NewRequest:
     priority: int = 0
     crashes: int = 0  # an engine died under it before it was accepted, on the hot path
     state: str = RequestState.QUEUED  # | parked: over a limit that refills, where nobody waits
+    content_type: str = "application/json"  # of the body
+    engine_path: str = ""  # "": where the endpoint of `api` says
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class Finish:
     completion_tokens: int | None = None
     result: bytes | None = None
     keep: bool = False  # also of a held request: it has an Idempotency-Key
+    result_type: str = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,8 @@ class Claimed:
     alone: bool  # an engine died under it before: it runs alone
     body: bytes  # b"" where there is a span
     span: Span | None = None
+    content_type: str = "application/json"
+    engine_path: str = ""  # "": where the endpoint of `api` says
 
 
 @dataclass(frozen=True, slots=True)
