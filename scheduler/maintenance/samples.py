@@ -21,7 +21,7 @@ _LOOKED_AT = 10_000
 
 
 def take(cluster: str, snapshot: Snapshot, now: float) -> None:
-    """Once a minute; the tick that comes first in it writes. Of the whole fleet; `cluster`: under whose name."""
+    """Write a row once a minute, by the tick that comes first in it. Of the whole fleet; `cluster`: under whose name."""
     at = datetime.fromtimestamp(now // EVERY_S * EVERY_S, UTC)
     if Sample.objects.filter(cluster=cluster, at=at).exists():
         return
@@ -46,7 +46,7 @@ def take(cluster: str, snapshot: Snapshot, now: float) -> None:
 
 
 def gpus(snapshot: Snapshot) -> dict[str, int]:
-    """How many GPUs do what. Pure. What its agent does not tell of counts as ready."""
+    """Return how many GPUs do what. Pure. What its agent does not tell of counts as ready."""
     doing = {"busy": 0, "ready": 0, "loading": 0, "empty": 0, "asked": 0}
     for pilot in snapshot.pilots:
         if pilot.state in ON_ITS_WAY:
@@ -69,7 +69,7 @@ def _parked() -> int:
 
 
 def _waits(now: datetime) -> tuple[float | None, float | None]:
-    """Median and 95th percentile of what those waited that were handed out a short while ago, batches left out."""
+    """Return the median and 95th percentile of the waits that ended a short while ago, batches left out."""
     with moving() as cur:
         cur.execute(
             """SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY wait_s),

@@ -41,7 +41,7 @@ class Past:
 
 
 def failures_in_a_row(past: Past) -> tuple[Failure, ...]:
-    """Failed launches since the last one that went well or the last time a person cleared them. Pure."""
+    """Return failed launches since the last one that went well or the last time a person cleared them. Pure."""
     since = past.cleared_at
     failed = []
     for launch in past.launches:
@@ -76,6 +76,6 @@ def pasts(now: float) -> dict[str, Past]:
 
 
 def _brief(reason: str) -> str:
-    """The first line: what follows is the engine's log, for operators."""
+    """Return the first line: what follows is the engine's log, for operators."""
     line = reason.strip().splitlines()[0] if reason.strip() else ""
     return line[:300]

@@ -52,7 +52,9 @@ def median_ms(decide_it: Callable[[], object], rounds: int = ROUNDS) -> float:
 
 
 def measure() -> float:
-    """Each call on a snapshot of its own, as in a tick: nothing that a snapshot remembers is used twice."""
+    """Return the median milliseconds of a decision.
+
+    Each call has a snapshot of its own, as in a tick: nothing that a snapshot remembers is used twice."""
     fresh = iter([fleet() for _ in range(ROUNDS)])
     return median_ms(lambda: decide(next(fresh)))
 

@@ -50,7 +50,6 @@ UNWRITTEN = frozenset(
         "scheduler/commands",
         "scheduler/maintenance",
         "scheduler/observe",
-        "scheduler/policy",
     ]
 )
 # Modules whose names look like participles and are nouns.
