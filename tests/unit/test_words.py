@@ -39,7 +39,6 @@ UNWRITTEN = frozenset(
         "portal/http",
         "portal/workerapi",
         "scheduler/observe",
-        "scheduler/policy",
     ]
 )
 # Modules whose names look like participles and are nouns.
