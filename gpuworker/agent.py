@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from gpuworker import door, exits, holding, lastword, lifetime, logtail, registration, settings, wire
+from gpuworker import door, exits, lastword, lifetime, logtail, registration, resources, settings, wire
 from gpuworker.exits import CannotServe, JobOver
 from gpuworker.ingress import Ingress
 from gpuworker.inspector import Inspector
@@ -47,7 +47,7 @@ CLEAN_UP_LIMIT_S = 5.0
 
 
 class Agent:
-    def __init__(self, given: settings.Settings, secret: wire.Secret, holds: holding.Holding) -> None:
+    def __init__(self, given: settings.Settings, secret: wire.Secret, holds: resources.Resources) -> None:
         self._settings = given
         self._nodes = Nodes(given, holds, os.environ, given.pilot_dir)
         self._secret = secret
@@ -345,7 +345,7 @@ def main() -> int:
 
 async def _run(given: settings.Settings, secret: wire.Secret) -> NoReturn:
     try:
-        holds = await asyncio.to_thread(holding.look, os.environ, given)
+        holds = await asyncio.to_thread(resources.look, os.environ, given)
         code = await Agent(given, secret, holds).run()
     except (settings.SettingsError, CannotServe) as error:
         log.error("this job ends, because it cannot serve: %s", error)

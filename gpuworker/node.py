@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gpuworker import gpus, holding, leftovers, proctree, roots, settings
+from gpuworker import gpus, leftovers, proctree, resources, roots, settings
 from gpuworker.engines import wrapping
 from gpuworker.engines.process import EngineProcess, engine_environment
 from gpuworker.engines.protocol import BadArgument, Wrapping
@@ -132,7 +132,7 @@ async def run(told: Message) -> int:
     given = settings.read(os.environ)
     about: Message = {}
     try:
-        holds = await asyncio.to_thread(holding.look, os.environ, given)
+        holds = await asyncio.to_thread(resources.look, os.environ, given)
         about = {
             "ids": holds.gpus.ids,
             "names": holds.gpus.names,

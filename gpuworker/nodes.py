@@ -18,9 +18,9 @@ from pathlib import Path
 
 from gpuworker import hostlist, interfaces, logtail, nodelink, step
 from gpuworker.engines.protocol import EngineFailed
-from gpuworker.holding import Holding
 from gpuworker.nodelink import Link, LinkLost, Message
 from gpuworker.remote import Remote, Span
+from gpuworker.resources import Resources
 from gpuworker.settings import Settings, SettingsError
 
 log = logging.getLogger("berth.nodes")
@@ -39,7 +39,7 @@ class Nodes:
     Call `start`, then wait for `gathered`; `stop` ends the helpers and with them what they started.
     """
 
-    def __init__(self, given: Settings, holds: Holding, env: Mapping[str, str], folder: Path) -> None:
+    def __init__(self, given: Settings, holds: Resources, env: Mapping[str, str], folder: Path) -> None:
         """Raise SettingsError where Slurm's list of nodes makes no sense."""
         self._given = given
         self._holds = holds

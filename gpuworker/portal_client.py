@@ -1,11 +1,11 @@
 """Turns wire values into calls to the portal's `/worker/v1`, and its answers into values or typed errors.
 
-Errors:  PortalError ── Unavailable  no answer, or 5xx: says nothing about us, try again
-                     ├─ Refused      401: our token is not accepted
-                     ├─ Lost         409: another job is this pilot
-                     ├─ Unreached    424: the portal does not reach our ingress
-                     ├─ Unregistered 428: the portal does not know our address any more
-                     └─ Ended        404, 410: the portal holds this pilot for ended
+Errors:  PortalError ── Unavailable      no answer, or 5xx: says nothing about us, try again
+                     ├─ Refused          401: our token is not accepted
+                     ├─ Lost             409: another job is this pilot
+                     ├─ IngressUnreached 424: the portal does not reach our ingress
+                     ├─ Unregistered     428: the portal does not know our address any more
+                     └─ Ended            404, 410: the portal holds this pilot for ended
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Ended(PortalError):
     pass
 
 
-class Unreached(PortalError):
+class IngressUnreached(PortalError):
     def __init__(self, said: wire.Unreached) -> None:
         super().__init__("; ".join(f"{one.address}: {one.why}" for one in said.tried))
         self.said = said
@@ -95,7 +95,7 @@ class PortalClient:
                 if response.status == 200:
                     return wire.loads(answer, await response.read())
                 if response.status == UNREACHED:
-                    raise Unreached(wire.loads(wire.Unreached, await response.read()))
+                    raise IngressUnreached(wire.loads(wire.Unreached, await response.read()))
                 raise _BY_STATUS.get(response.status, Unavailable)(f"{verb}: HTTP {response.status}")
         except (aiohttp.ClientError, TimeoutError, wire.WireError) as error:
             raise Unavailable(f"{verb}: {type(error).__name__}: {error}") from None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from gpuworker import exits, settings, wire
 from gpuworker.exits import CannotServe, JobOver
 from gpuworker.nodes import Nodes
-from gpuworker.portal_client import Ended, Lost, PortalClient, Refused, Unavailable, Unreached
+from gpuworker.portal_client import Ended, IngressUnreached, Lost, PortalClient, Refused, Unavailable
 from gpuworker.wakeup import woken
 
 log = logging.getLogger("berth.registration")
@@ -66,7 +66,7 @@ async def register(
             raise JobOver(exits.LOST, f"this job is not the pilot's: {error}") from None
         except Refused as error:
             raise JobOver(exits.REFUSED, f"the portal does not accept our token: {error}") from None
-        except Unreached as error:
+        except IngressUnreached as error:
             log.warning("the portal does not reach this ingress: %s", error)
             pauses = KNOWN_RETRY_S if served or error.said.known else REACH_RETRY_S
             if unreached >= len(pauses):

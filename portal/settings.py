@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 import django_stubs_ext
 
 from portal.config import config
+from portal.redis import keys
 
 # Lets `ModelAdmin[Pilot]` and the like, which mypy wants, run.
 django_stubs_ext.monkeypatch()
@@ -57,7 +58,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "portal.audit.acting.Acting",
+    "portal.audit.actor.Acting",
     "portal.accounts.sessions.Ages",
     "allauth.account.middleware.AccountMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
@@ -98,7 +99,7 @@ CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": _config.redis_url,
-        "KEY_PREFIX": "berth:cache",
+        "KEY_PREFIX": keys.CACHE.of(),
         "OPTIONS": {"socket_timeout": 1.0, "socket_connect_timeout": 1.0},
     }
 }
@@ -115,7 +116,7 @@ LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "login"
 
 # Single sign-on. Providers are no settings of Django's: portal.accounts.sso takes them from the configuration.
-ACCOUNT_ADAPTER = "portal.accounts.sso.Accounts"
+ACCOUNT_ADAPTER = "portal.accounts.sso.AccountAdapter"
 SOCIALACCOUNT_ADAPTER = "portal.accounts.sso.Identities"
 ACCOUNT_EMAIL_VERIFICATION = SOCIALACCOUNT_EMAIL_VERIFICATION = "none"
 ACCOUNT_LOGIN_METHODS = {"username"}
@@ -161,7 +162,7 @@ REST_FRAMEWORK = {
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["portal.api.parsing.ObjectParser"],
+    "DEFAULT_PARSER_CLASSES": ["portal.api.parsers.ObjectParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "portal.api.errors.handler",
     "UNAUTHENTICATED_USER": None,

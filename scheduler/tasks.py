@@ -8,8 +8,6 @@ import time
 from functools import cache
 
 import redis as redis_library
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from portal.batches.expiry import retain
 from portal.batches.passes import look
@@ -17,22 +15,21 @@ from portal.celery import BATCHES, FILES, NOTICES, TICK, USAGE, app
 from portal.config import config
 from portal.db.transaction import NOTICES_LOCK, loop_lock
 from portal.notices.look import look as tell
+from portal.redis import clients, keys
 from scheduler.maintenance.usage import fold
 from scheduler.reconcile import run_once
-
-# Set by a tick that found another one running: that one may have looked before whatever this one was woken for.
-AGAIN = "berth:tick:again"
 
 
 @app.task(name=TICK, ignore_result=True)
 def tick() -> None:
     redis = _redis()
     if not run_once(config(), redis):
-        redis.set(AGAIN, 1, ex=60)
+        # That one may have looked before whatever this one was woken for.
+        redis.set(keys.TICK_AGAIN.of(), 1, ex=keys.TICK_AGAIN.expires_s)
         # The other one may have ended before it could see the mark.
         if not run_once(config(), redis):
             return
-    while redis.getdel(AGAIN):
+    while redis.getdel(keys.TICK_AGAIN.of()):
         run_once(config(), redis)
 
 
@@ -65,7 +62,4 @@ def wake() -> None:
 
 @cache
 def _redis() -> redis_library.Redis:
-    # One more try on a connection that went stale; a tick does not wait for a Redis that is away.
-    return redis_library.Redis.from_url(
-        config().redis_url, socket_timeout=5, socket_connect_timeout=2, retry=Retry(NoBackoff(), 1)
-    )
+    return clients.blocking(config().redis_url, clients.TICK)

@@ -125,7 +125,7 @@ ADMIN_OPEN = {(address, caller) for address in ("admin/login/", "admin/logout/")
 
 
 def rows(table: str) -> dict[tuple[str, str], dict[str, str]]:
-    """(method, address) → caller → what it gets."""
+    """Read a table into what each caller gets, by (method, address) and caller."""
     heading, *lines = table.strip().splitlines()
     assert tuple(heading.split()) == CALLERS
     found = {}

@@ -100,8 +100,12 @@ _OURS = (
 
 
 def _empty_our_tables(case: TransactionTestCase) -> None:
-    """In place of Django's flush, which truncates every table and makes all permissions anew: for the few rows
-    of a test, deleting takes a hundredth of the time. What migrations put into Django's own tables stays."""
+    """Empty our tables, in place of Django's flush, which truncates every table and makes all permissions
+    anew.
+
+    For the few rows of a test, deleting takes a hundredth of the time. What migrations put into Django's own
+    tables stays.
+    """
     link = connections["default"]
     with link.cursor() as cur:
         tables = [name for name in link.introspection.table_names(cur) if name.startswith(_OURS)]
@@ -118,7 +122,8 @@ _find_static = WhiteNoiseMiddleware.add_files_from_finders
 
 
 def _static_once(self: Any) -> None:
-    """Each of Django's test clients has middleware of its own, which would look at every static file anew."""
+    """Look at static files once: each of Django's test clients has middleware of its own, which would look
+    at each anew."""
     if not _static:
         _find_static(self)
         _static.update(self.files)
@@ -130,7 +135,7 @@ WhiteNoiseMiddleware.add_files_from_finders = _static_once
 
 @pytest.fixture
 def redis() -> Iterator[redis_library.Redis]:
-    """The run's Redis, empty."""
+    """Give the run's Redis, empty."""
     client = redis_library.Redis.from_url(os.environ["BERTH_REDIS_URL"])
     client.flushall()
     yield client
@@ -139,7 +144,7 @@ def redis() -> Iterator[redis_library.Redis]:
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None) -> Iterator[None]:
-    """Whoever still has a connection at the end is named: the database cannot be dropped under it."""
+    """Name whoever still has a connection at the end: the database cannot be dropped under it."""
     yield
     connections.close_all()
     gc.collect()  # e.g. of threads that have ended
@@ -177,7 +182,7 @@ def _dsn(settings: dict[str, Any]) -> str:
 
 @pytest.fixture
 def pg(test_dsn: str) -> Iterator[Connection]:
-    """A plain psycopg2 connection to the test database. Its rows are truncated after the test."""
+    """Give a plain psycopg2 connection to the test database. Its rows are truncated after the test."""
     link = psycopg2.connect(test_dsn)
     yield link
     link.close()
@@ -189,14 +194,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def letters() -> Iterator[Mailbox]:
-    """All that the whole Berth sends by mail."""
+    """Give the mailbox of all that the whole Berth sends."""
     with sinks.mailbox() as box:
         yield box
 
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory, letters: Mailbox) -> Iterator[Whole]:
-    """One whole Berth for the tests that need every part of it. Its webhooks may go to loopback."""
+    """Start one whole Berth for the tests that need every part of it. Its webhooks may go to loopback."""
     folder = tmp_path_factory.mktemp("whole")
     progress = Progress()
     model = demomodel.ensure(progress)

@@ -37,14 +37,14 @@ class Idp:
         requests.put(f"{self.issuer}/users/{quote(subject)}", json=claims, timeout=10).raise_for_status()
 
     def begin(self, browser: Client, next: str = "") -> str:
-        """Where the browser is sent."""
+        """Begin, and return where the browser is sent."""
         page = browser.post(f"/login/with/{self.id}/", {"next": next})
         found = re.search(r'content="0; url=([^"]+)"', page.content.decode())
         assert page.status_code == 200 and found, page.status_code
         return unescape(found[1])
 
     def decide(self, to: str, subject: str = "", **form: str) -> str:
-        """The way back, as address of the site, after logging in there."""
+        """Log in there, and return the way back, as address of the site."""
         answer = requests.post(to, {"sub": subject} | form, allow_redirects=False, timeout=10)
         back = urlsplit(answer.headers["Location"])
         assert (back.scheme, back.netloc) == ("http", "testserver")
@@ -69,7 +69,7 @@ def running() -> Iterator[Idp]:
 
 
 def configure(monkeypatch: pytest.MonkeyPatch, idp: Idp, number: str = "", **more: str) -> None:
-    """Sets the environment as an administrator would; undone with the monkeypatch, but see `forget`."""
+    """Set the environment as an administrator would; undone with the monkeypatch, but see `forget`."""
     said = {"ISSUER": idp.issuer, "CLIENT_ID": "berth", "CLIENT_SECRET": SECRET, "NAME": "Campus"} | more
     for name, value in said.items():
         monkeypatch.setenv(f"BERTH_OIDC{number}_{name}", value)

@@ -29,7 +29,7 @@ class Mailbox:
         return "250 OK"
 
     def subjects(self, to: str) -> list[str]:
-        """Of all that this address got, oldest first."""
+        """Return the subjects of all that this address got, oldest first."""
         found = [mail["Subject"] for mail in self.mails if mail["To"] == to]
         return [str(make_header(decode_header(subject))) for subject in found]
 
@@ -53,7 +53,10 @@ class Got:
 
 
 class Receiver:
-    """`next`: what it does with the coming calls, in order; after that it says 200."""
+    """A receiver of webhooks.
+
+    `next`: what it does with the coming calls, in order; after that it answers 200.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -81,7 +84,7 @@ def receiver() -> Iterator[Receiver]:
             (sink.next.pop(0) if sink.next else says(200))(self)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     sink = Receiver(f"http://127.0.0.1:{server.server_port}/hook?a=b")
@@ -97,7 +100,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def is_ours(got: Got, secret: str) -> bool:
-    """As somebody would check it who knows docs/notices.md only."""
+    """Check a call as somebody would who knows docs/notices.md only."""
     parts = dict(part.split("=", 1) for part in got.headers["X-Berth-Signature"].split(","))
     expected = hmac.new(secret.encode(), parts["t"].encode() + b"." + got.body, hashlib.sha256).hexdigest()
     return hmac.compare_digest(expected, parts["v1"]) and abs(time.time() - int(parts["t"])) < 300

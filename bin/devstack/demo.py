@@ -89,11 +89,9 @@ def while_waiting(heartbeat: str) -> str:
         said = json.loads(heartbeat.removeprefix("berth "))
         if "load_ms" in said:
             line, slurm, load = (said[f"{part}_ms"] / 1000 for part in ("queue", "slurm", "load"))
-            return (
-                f"its turn: {line:.1f} s in line, {slurm:.1f} s for Slurm, {load:.1f} s for the model to load"
-            )
+            return f"started after {line:.1f} s in the queue, {slurm:.1f} s for Slurm, {load:.1f} s for the model to load"
         eta = "" if said["eta_s"] is None else f", about {said['eta_s']:.0f} s more"
-        return f"place {said['position']}{eta}: {said['reason']}"
+        return f"queue position {said['position']}{eta}: {said['reason']}"
     except (ValueError, KeyError, TypeError):
         return heartbeat
 

@@ -47,7 +47,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Site:
+class ClusterSite:
     """The site of a cluster: folder, user, and the place of each daemon.
 
     `bind`: daemons listen on the address of their host's name only. That is for daemons that share a machine
@@ -76,7 +76,7 @@ def partitions(spec: SlurmSpec) -> list[str]:
     ]
 
 
-def accounting(spec: SlurmSpec, site: Site) -> list[str]:
+def accounting(spec: SlurmSpec, site: ClusterSite) -> list[str]:
     if not spec.accounting:
         return ["AccountingStorageType=accounting_storage/none"]
     return [
@@ -94,7 +94,7 @@ def rest_lines(home: Path) -> list[str]:
     return ["AuthAltTypes=auth/jwt", f"AuthAltParameters=jwt_key={home}/jwt.key"]
 
 
-def slurm_conf(spec: SlurmSpec, site: Site) -> str:
+def slurm_conf(spec: SlurmSpec, site: ClusterSite) -> str:
     home = site.home
     # Slurm can bind to one address only, that of the machine's own name. Where this will not do, its daemons listen
     # everywhere, as they do on any cluster; messages without our munge key are refused.

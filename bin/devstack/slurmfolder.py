@@ -16,7 +16,7 @@ from pathlib import Path
 
 from devstack.hosts import Hosts
 from devstack.ports import free_port
-from devstack.slurmconf import Place, Site, SlurmSpec, cgroup_conf, gres_conf, slurm_conf
+from devstack.slurmconf import ClusterSite, Place, SlurmSpec, cgroup_conf, gres_conf, slurm_conf
 
 JOB_IDS_PER_START = (
     1000  # each start begins a new thousand, so that no job id is used twice in one run folder
@@ -81,7 +81,7 @@ def lay_out(
         (home / name).mkdir(exist_ok=True)
     for number in range(spec.gpus):
         make_gpu(home / f"nvidia{number}", number)
-    site = Site(
+    site = ClusterSite(
         home=home,
         user=pwd.getpwuid(os.getuid()).pw_name,
         munge_socket=home / "munge" / "socket",

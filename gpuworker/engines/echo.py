@@ -9,8 +9,8 @@ import json
 from collections.abc import Mapping
 
 from gpuworker.engines import arguments
+from gpuworker.engines.http_engine import HttpEngine, package_root
 from gpuworker.engines.protocol import EngineSpec
-from gpuworker.engines.served import ServedEngine, package_root
 
 ARGS: dict[str, arguments.Kind] = {
     "load_s": "float",
@@ -32,7 +32,7 @@ ARGS: dict[str, arguments.Kind] = {
 }
 
 
-class EchoEngine(ServedEngine):
+class EchoEngine(HttpEngine):
     name = "echo"
     phases = (("loading weights", "loading weights"),)
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gpuworker.engines import arguments
+from gpuworker.engines.http_engine import HttpEngine
 from gpuworker.engines.protocol import BadArgument, EngineFailed, EngineSpec, NotOffered
-from gpuworker.engines.served import ServedEngine
 
 # Catalog name → kind. As a flag it is the same name with dashes; a false switch is --no-<name>.
 FLAGS: dict[str, arguments.Kind] = {
@@ -50,7 +50,7 @@ KEEP_ALIVE_S = 3600
 SHUTDOWN_S = 20
 
 
-class VllmEngine(ServedEngine):
+class VllmEngine(HttpEngine):
     name = "vLLM"
     phases = (
         ("Initializing a V1 LLM engine", "initialising"),

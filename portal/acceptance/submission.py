@@ -19,7 +19,7 @@ from psycopg2.extensions import cursor as Cursor
 from portal.acceptance.asked import Asked
 from portal.acceptance.rule import Crowd, Facts, Rates, priority, share, verdict
 from portal.accounts.callers import Principal
-from portal.admission import places, quotas
+from portal.admission import quotas, reservations
 from portal.admission.subjects import Subjects
 from portal.catalog.entries import read_models
 from portal.ledger import queue_limit, transitions
@@ -55,7 +55,7 @@ def submit(cur: Cursor, handed: Submission) -> NewRequest:
     assert model is not None
     cost, level = asked.estimated_tokens(), priority(handed.priority, principal.priority)
     state = verdict(facts._replace(rates=rates(limits, handed.id, cost))).accepted()
-    (key,) = places.reserve(
+    (key,) = reservations.reserve(
         cur, model.pool, Lane.ASYNC, principal.project, [share(cost, principal.weight)], level
     )
     row = NewRequest(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.apps import AppConfig
 
 
-class Accounts(AppConfig):
+class AccountsConfig(AppConfig):
     name = "portal.accounts"
 
     def ready(self) -> None:

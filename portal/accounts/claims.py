@@ -21,8 +21,8 @@ Claims = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """`refused`: the identity provider that may not, "" where none is to be refused. `roles`: by project's key.
-    `operator`: None where the provider does not decide it."""
+    """The rights that claims give. `refused`: the identity provider whose people may not log in, "" where none is
+    refused. `roles`: by project's key. `operator`: None where the provider does not decide it."""
 
     refused: str = ""
     roles: Mapping[int, str] = field(default_factory=dict)
@@ -47,7 +47,7 @@ def judge(provider: Provider, claims: Claims, rules: Iterable[ClaimRule]) -> Sta
 
 
 def values(claims: Claims, name: str) -> set[str]:
-    """A claim's value or values. `a.b` is the claim of that name, or b inside of a."""
+    """Return a claim's value or values. `a.b` is the claim of that name, or b inside of a."""
     if not name:
         return set()
     found: Any = claims.get(name)
@@ -61,7 +61,8 @@ def values(claims: Claims, name: str) -> set[str]:
 
 
 def apply(user: User, standing: Standing) -> None:
-    """For a person who has a row. Who was pending and is given a project is let in; who was disabled is not."""
+    """Bring the rights of a person who has a row in line. Who was pending and is given a project is let in; who was
+    disabled is not."""
     with transaction.atomic():
         User.objects.select_for_update().get(pk=user.pk)
         if _memberships(user, standing.roles):
@@ -74,7 +75,7 @@ def apply(user: User, standing: Standing) -> None:
 
 
 def _memberships(user: User, roles: Mapping[int, str]) -> bool:
-    """Whether any changed."""
+    """Bring the person's memberships in line, and return whether any changed."""
     held = {row.project_id: row for row in Membership.objects.filter(user=user)}
     changed = False
     for project, role in roles.items():

@@ -25,14 +25,14 @@ MOST_BRIEF = 4  # live ones of a person: as many windows ask at once
 def issue_token(
     user: User, project: Project, name: str, scopes: Iterable[str], days: int = DEFAULT_DAYS
 ) -> tuple[ApiToken, Minted]:
-    """A new token for `user` in `project`; its text is in the answer and nowhere else. Raises ValidationError."""
+    """Create a token for `user` in `project`; its text is in the answer and nowhere else. Raise ValidationError."""
     wanted = sorted(set(scopes))
     _check(user, project, name, wanted, days)
     return _issue(user, project, name, wanted, timedelta(days=days))
 
 
 def issue_brief_token(user: User, project: Project, name: str) -> tuple[ApiToken, Minted]:
-    """For a page in the browser: it asks models, nothing else, for an hour. Raises ValidationError."""
+    """Create a token for a page in the browser: it asks models, nothing else, for an hour. Raise ValidationError."""
     scopes = [ApiToken.Scope.INFERENCE.value]
     _check(user, project, name, scopes, 1)
     with transaction.atomic():
@@ -42,13 +42,13 @@ def issue_brief_token(user: User, project: Project, name: str) -> tuple[ApiToken
 
 
 def revoke_brief(user: User) -> None:
-    """Ends the tokens of this person's pages, e.g. at log-out."""
+    """Revoke the tokens of this person's pages, e.g. at log-out."""
     for row in _brief(user):
         revoke(row)
 
 
 def _brief(user: User) -> QuerySet[ApiToken]:
-    """Those that live; they are told from a person's own by their life, which is never a day."""
+    """Return the live ones; they are told from a person's own by their life, which is never a day."""
     live = ApiToken.objects.filter(user=user, revoked_at=None, expires_at__gt=timezone.now())
     return live.filter(expires_at__lte=F("created_at") + BRIEF)
 
@@ -87,7 +87,7 @@ def _check(user: User, project: Project, name: str, scopes: list[str], days: int
 
 
 def revoke(token: ApiToken) -> bool:
-    """Ends a token. True if this call ended it; a second one keeps the first one's time."""
+    """Revoke a token. Return True if this call ended it; a second one keeps the first one's time."""
     with transaction.atomic():
         live = ApiToken.objects.select_for_update(of=("self",)).filter(pk=token.pk, revoked_at=None).first()
         if live is not None:

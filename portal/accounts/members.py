@@ -27,7 +27,7 @@ def may_manage(user: User, project: Project) -> bool:
 
 
 def add(project: Project, username: str, role: str) -> Membership:
-    """Raises ValidationError."""
+    """Add a member to the project. Raise ValidationError."""
     user = User.objects.filter(username=username).first()
     if user is None:
         raise ValidationError({"username": f"There is nobody called “{username}” here."})
@@ -39,7 +39,7 @@ def add(project: Project, username: str, role: str) -> Membership:
 
 
 def set_role(row: Membership, role: str) -> None:
-    """By hand, so no claim rule decides it any more. Raises ValidationError."""
+    """Set a member's role by hand, so that no claim rule decides it any more. Raise ValidationError."""
     with transaction.atomic():
         _lock(row.project)
         if _role(role) != Membership.Role.MANAGER:
@@ -50,7 +50,7 @@ def set_role(row: Membership, role: str) -> None:
 
 
 def remove(row: Membership) -> None:
-    """Raises ValidationError."""
+    """Remove a member from the project. Raise ValidationError."""
     with transaction.atomic():
         _lock(row.project)
         _keep_a_manager(row)
@@ -60,21 +60,22 @@ def remove(row: Membership) -> None:
 
 @receiver(pre_delete, sender=Membership)
 def _end_tokens(instance: Membership, **_: Any) -> None:
-    """A signal, because there are many ways out. Without it old tokens would live again when the person comes back."""
+    """Revoke the person's tokens in the project. It is a signal, because there are many ways out. Without it old
+    tokens would live again when the person comes back."""
     for token in ApiToken.objects.filter(user=instance.user_id, project=instance.project_id, revoked_at=None):
         revoke(token)
 
 
 @receiver(pre_save, sender=Membership)
 def _end_tokens_before(instance: Membership, **_: Any) -> None:
-    """The admin may make a row another person's or project's."""
+    """Revoke the tokens of a row that the admin makes another person's or project's."""
     row = Membership.objects.filter(pk=instance.pk).first()
     if row is not None and (row.user_id, row.project_id) != (instance.user_id, instance.project_id):
         _end_tokens(row)
 
 
 def _lock(project: Project) -> None:
-    """While managers are counted: of two who leave at once one is told to stay."""
+    """Lock the project while managers are counted: of two who leave at once one is told to stay."""
     Project.objects.select_for_update().get(pk=project.pk)
 
 

@@ -16,7 +16,7 @@ from django.db.models import F, Q
 
 
 def is_root(path: str) -> bool:
-    """Absolute, and not the whole file system."""
+    """Say whether a path is absolute, and not the whole file system."""
     pure = PurePosixPath(path)
     plain = pure.is_absolute() and ".." not in pure.parts and len(pure.parts) > 1
     return plain and not any(ord(c) < 32 for c in path)
@@ -95,7 +95,7 @@ class Membership(models.Model):
         MANAGER = "manager"
 
     class Priority(models.IntegerChoices):
-        """Among what one project has waiting; between projects the weights decide."""
+        """A rank among the requests that one project has waiting; between projects the weights decide."""
 
         LATER = -1, "after the others'"
         USUAL = 0, "usual"
@@ -125,7 +125,8 @@ class Membership(models.Model):
 
 
 class ClaimRule(models.Model):
-    """Whoever logs in by single sign-on with this value in the provider's project claim belongs to the project."""
+    """A rule: whoever logs in by single sign-on with this value in the provider's project claim belongs to the
+    project."""
 
     value = models.CharField(max_length=255, help_text="E.g. the name of a group at the identity provider.")
     project = models.ForeignKey(Project, on_delete=models.CASCADE)
@@ -145,7 +146,7 @@ class ApiToken(models.Model):
     """A bearer token, kept as a hash. The text is shown once; `prefix` is what people recognise it by."""
 
     class Scope(models.TextChoices):
-        INFERENCE = "inference", "ask models"
+        INFERENCE = "inference", "use models"
         READ = "read", "read requests, models and usage"
         FLEET = "fleet", "see the fleet and give it commands (operators)"
 
@@ -172,7 +173,7 @@ class ApiToken(models.Model):
 
 
 class Quota(models.Model):
-    """Limits of one token, user, project or model. An empty limit is none; a subject without a quota has the
+    """The limits of one token, user, project or model. An empty limit is none; a subject without a quota has the
     site's (BERTH_LIMITS)."""
 
     class Level(models.TextChoices):

@@ -27,7 +27,7 @@ def begin(sender: Any, request: HttpRequest, **kwargs: Any) -> None:
 
 
 class Ages:
-    """Middleware, behind that of sessions and users."""
+    """A middleware that ends sessions by their age; it stands behind those of sessions and users."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response

@@ -91,20 +91,20 @@ class Oidc(OpenIDConnectProvider):  # type: ignore[misc]
         return subject if len(subject) <= COLUMN else "sha256:" + hashlib.sha256(subject.encode()).hexdigest()
 
     def extract_common_fields(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Without the e-mail address, which allauth would compare with those of others."""
+        """Return the fields without the e-mail address, which allauth would compare with those of others."""
         return {**super().extract_common_fields(data), "email": None}
 
     def extract_email_addresses(self, data: dict[str, Any]) -> list[Any]:
         return []
 
     def extract_extra_data(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Little is kept: claims may hold anything."""
+        """Return the few claims that are kept: claims may hold anything."""
         return {name: data["id_token"][name] for name in KEPT_CLAIMS if name in data["id_token"]}
 
 
 def _id_token(text: Any, provider: Provider) -> dict[str, Any]:
-    """Its claims. It came from the token endpoint over TLS, so its signature need not be checked (OpenID Connect
-    Core, 3.1.3.7). Raises OAuth2Error."""
+    """Return the token's claims. It came from the token endpoint over TLS, so its signature need not be checked
+    (OpenID Connect Core, 3.1.3.7). Raise OAuth2Error."""
     try:
         said: dict[str, Any] = jwt.decode(
             text,
@@ -129,7 +129,7 @@ def _id_token(text: Any, provider: Provider) -> dict[str, Any]:
 
 
 class Identities(DefaultSocialAccountAdapter):  # type: ignore[misc]
-    """allauth asks it at each turn of a log-in."""
+    """Answer what allauth asks at each turn of a log-in."""
 
     def list_apps(self, request: Any, provider: Any = None, client_id: Any = None) -> list[SocialApp]:
         return [
@@ -172,7 +172,7 @@ class Identities(DefaultSocialAccountAdapter):  # type: ignore[misc]
         return True
 
     def save_user(self, request: HttpRequest, sociallogin: Any, form: Any = None) -> User:
-        """Somebody new: an account that waits, unless a claim gives a project."""
+        """Create an account for somebody new: it waits, unless a claim gives a project."""
         user: User = sociallogin.user
         user.set_unusable_password()
         user.username = free_name(sociallogin.claims)
@@ -204,13 +204,13 @@ class Identities(DefaultSocialAccountAdapter):  # type: ignore[misc]
         raise ImmediateHttpResponse(refusal(request, "failed", provider.ours.name, status=401))
 
 
-class Accounts(DefaultAccountAdapter):  # type: ignore[misc]
+class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     def respond_user_inactive(self, request: HttpRequest, user: Any) -> HttpResponse:
         request.session[WAITING] = {"name": user.username, "is_pending": user.is_pending}
         return redirect("sso-waiting")
 
     def add_message(self, *args: Any, **kwargs: Any) -> None:
-        """Berth's pages say what there is to say."""
+        """Drop allauth's messages: Berth's pages say what there is to say."""
 
 
 def refusal(request: HttpRequest, why: str, name: str = "", idp: str = "", status: int = 403) -> HttpResponse:
@@ -220,7 +220,7 @@ def refusal(request: HttpRequest, why: str, name: str = "", idp: str = "", statu
 
 
 def free_name(said: claims.Claims) -> str:
-    """A user name that nobody has: people recognise each other by it. It identifies nobody at log-in."""
+    """Return a user name that nobody has: people recognise each other by it. It identifies nobody at log-in."""
     wish = str(said.get("preferred_username") or _address(said).partition("@")[0] or said.get("name") or "")
     plain = unicodedata.normalize("NFKC", wish).partition("@")[0]
     plain = re.sub(r"[^\w.+-]", "", plain)[:140] or "person"
@@ -237,7 +237,7 @@ def free_name(said: claims.Claims) -> str:
 
 
 def _address(said: claims.Claims) -> str:
-    """Where mail goes. It is worth nothing else, so it need not be verified."""
+    """Return where mail goes. It is worth nothing else, so it need not be verified."""
     text = str(said.get("email") or "")
     return text if re.fullmatch(r"[^\s@<>,;]+@[^\s@<>,;]+", text) and len(text) <= 254 else ""
 
@@ -249,7 +249,7 @@ def _refresh_address(user: User, said: claims.Claims) -> None:
 
 
 def identities_of(user: User) -> list[tuple[str, str]]:
-    """(issuer, subject) of everything that this person logs in with."""
+    """Return (issuer, subject) of everything that this person logs in with."""
     rows = SocialAccount.objects.filter(user=user).order_by("pk")
     return [(issuer_of(row.provider), row.uid) for row in rows]
 

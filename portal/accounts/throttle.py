@@ -21,8 +21,8 @@ WINDOW_S = 900
 
 
 def begin(name: str, address: str, now: float, most: int = MOST_ATTEMPTS) -> int:
-    """Seconds to wait; 0 = go on, and this attempt is counted. Counted before the password is looked at, so that
-    attempts side by side gain nothing."""
+    """Return the seconds to wait; 0: go on, and this attempt is counted. It is counted before the password is looked
+    at, so that attempts side by side gain nothing."""
     key = _key(name, address)
     try:
         cache.add(f"{key}:ends", now + WINDOW_S, WINDOW_S)
@@ -39,7 +39,7 @@ def begin(name: str, address: str, now: float, most: int = MOST_ATTEMPTS) -> int
 
 
 def forget(name: str, address: str) -> None:
-    """The password was right."""
+    """Forget the attempts: the password was right."""
     key = _key(name, address)
     try:
         cache.delete_many([key, f"{key}:ends"])

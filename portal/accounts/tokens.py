@@ -38,18 +38,18 @@ def mint() -> Minted:
 
 
 def well_formed(text: str) -> bool:
-    """Whether this was ever minted by a Berth, as far as shape and checksum tell."""
+    """Say whether this was ever minted by a Berth, as far as shape and checksum tell."""
     return _SHAPE.fullmatch(text) is not None and _checksum(text[:-_CHECK_CHARS]) == text[-_CHECK_CHARS:]
 
 
 def prefix_of(text: str) -> str | None:
-    """The part that may be logged and shown, or None where the shape is not a token's."""
+    """Return the part that may be logged and shown, or None where the shape is not a token's."""
     found = _SHAPE.fullmatch(text)
     return found.group(1) if found else None
 
 
 def digest(text: str) -> str:
-    """SHA-256, hex: what the database keeps."""
+    """Return the SHA-256 in hex, which the database keeps."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

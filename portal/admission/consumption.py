@@ -13,8 +13,8 @@ import redis
 from django.db import connection
 
 from portal.accounts.callers import read_quotas
-from portal.admission.places import members, numbers
-from portal.admission.subjects import PREFIX
+from portal.admission.redis_calls import members, numbers
+from portal.admission.subjects import key_of
 from portal.config import config
 from portal.db.connections import plain
 from portal.policy.limits import KINDS, RATES, Level, Want, rate, wants
@@ -23,17 +23,15 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Consumption:
     """A limit and how much of it is taken at this moment; None: Redis does not say."""
 
     want: Want
     used: int | None
 
 
-def standings(
-    tokens: Sequence[int], users: Sequence[int], projects: Sequence[int], now: float
-) -> list[Standing]:
-    """Return every limit of these subjects, in this order."""
+def of(tokens: Sequence[int], users: Sequence[int], projects: Sequence[int], now: float) -> list[Consumption]:
+    """Return every limit of these subjects, in this order, with what is taken of it."""
     levels: tuple[tuple[Level, Sequence[int]], ...] = (
         ("token", tokens), ("user", users), ("project", projects),
     )  # fmt: skip
@@ -51,7 +49,7 @@ def standings(
     except (redis.RedisError, OSError) as error:
         logger.warning("limits: %s; what is used of them is not known", error)
         used = {}
-    return [Standing(want, used.get(want)) for want in asked]
+    return [Consumption(want, used.get(want)) for want in asked]
 
 
 def _used(asked: Sequence[Want], now: float) -> dict[Want, int]:
@@ -60,9 +58,9 @@ def _used(asked: Sequence[Want], now: float) -> dict[Want, int]:
     counts = [want for want in asked if want.kind not in RATES]
     found: dict[Want, int] = {}
     if rates:
-        for want, full_at in zip(rates, numbers([f"{PREFIX}:{want.key}" for want in rates]), strict=True):
+        for want, full_at in zip(rates, numbers([key_of(want) for want in rates]), strict=True):
             found[want] = want.limit - rate(full_at, want.limit, 0, now).remaining
     if counts:
-        held = members([f"{PREFIX}:{want.key}" for want in counts], now)
+        held = members([key_of(want) for want in counts], now)
         found |= dict(zip(counts, held, strict=True))
     return found

@@ -18,13 +18,12 @@ from typing import Any, NamedTuple
 import hiredis
 from redis.asyncio.connection import SSLConnection, parse_url
 
-from portal.admission.scripts import SCRIPTS
+from portal.admission.scripts import SCRIPTS, Command
 
 log = logging.getLogger(__name__)
 
 ANSWER_S = 3.0  # of silence while an answer is due; then the connection is given up
 CONNECT_S = 2.0
-Command = tuple[str | int | float | bytes, ...]
 _MORE = object()  # the parser's word for "not yet"
 
 

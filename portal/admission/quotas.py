@@ -13,9 +13,9 @@ from uuid import UUID
 from psycopg2.extensions import cursor as Cursor
 
 from portal.accounts.callers import read_quotas
-from portal.admission.places import numbers, run
-from portal.admission.scripts import limit_arguments
-from portal.admission.subjects import LEASE_S, PREFIX, Subjects
+from portal.admission.redis_calls import numbers, run
+from portal.admission.scripts import limit_arguments, of_limits
+from portal.admission.subjects import Subjects, key_of
 from portal.config import config
 from portal.policy.limits import RATES, Level, Quota, Want, rate, wants
 
@@ -40,7 +40,7 @@ def concerning_each(cur: Cursor, of: Iterable[Subjects]) -> dict[Subjects, Conce
 def take(limits: Concerning, request: UUID, tokens: int) -> bool:
     """Take what the row needs of every rate, or nothing. Raises redis.RedisError."""
     asked = wants(limits, RATES, tokens)
-    return not asked or not run("limit", PREFIX, *limit_arguments(str(request), LEASE_S, "", asked))[0]
+    return not asked or not run(of_limits("limit", *limit_arguments(str(request), asked)))[0]
 
 
 def refill(cur: Cursor, subjects: Subjects, tokens: int, now: float) -> Refill:
@@ -53,10 +53,10 @@ def refills_of(cur: Cursor, rows: Mapping[Subjects, int], now: float) -> dict[Su
     """Return the same of many, with one question to PostgreSQL and one to Redis. Raises redis.RedisError."""
     limits = concerning_each(cur, rows)
     asked = {subjects: wants(limits[subjects], RATES, tokens) for subjects, tokens in rows.items()}
-    keys = sorted({want.key for found in asked.values() for want in found})
-    full_at = dict(zip(keys, numbers([f"{PREFIX}:{key}" for key in keys]), strict=True)) if keys else {}
+    buckets = sorted({key_of(want) for found in asked.values() for want in found})
+    full_at = dict(zip(buckets, numbers(buckets), strict=True)) if buckets else {}
     waits = {
-        subjects: [(want, rate(full_at[want.key], want.limit, want.cost, now).retry_s) for want in found]
+        subjects: [(want, rate(full_at[key_of(want)], want.limit, want.cost, now).retry_s) for want in found]
         for subjects, found in asked.items()
     }
     return {subjects: max(found, key=lambda wait: wait[1], default=None) for subjects, found in waits.items()}

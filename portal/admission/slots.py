@@ -18,26 +18,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from portal.admission.pipe import Pipe
+from portal.admission.place import Place
 from portal.admission.scripts import (
     enter_arguments,
+    keep_arguments,
     leave_arguments,
     limit_arguments,
-    prefix,
+    of_limits,
+    of_pool,
     read_limits,
     settle_arguments,
-    spelt,
     tag_arguments,
 )
+from portal.ledger.states import Lane
 from portal.policy.fairshare import Line
 from portal.policy.limits import Want
+from portal.redis import keys
 
 LEASE_S = 15.0
 ACCEPT_S = 3.0  # a granted slot that its gateway does not take up by then is free again
-DIRECTORY_CHANNEL = "berth:directory"
-RELAY_KEEP_S = 12  # said every 5 s
-LINKS_KEEP_S = 60
-_RELAYS = "berth:relay:"
-_LINKS = "berth:links:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +60,7 @@ class Lease:
     """A slot in use."""
 
     replica: str
-    request: str
-    alone: bool
+    place: Place
 
 
 class Slots:
@@ -81,96 +79,96 @@ class Slots:
 
     # What the gateway asks
 
-    async def admit(self, pool: str, request: str) -> Route | None:
-        """A slot for LEASE_S, if nobody waits and a replica has room; else None = wait."""
-        answer = await self._script("admit", prefix(pool), request, LEASE_S)
+    async def admit(self, place: Place) -> Route | None:
+        """Return a slot for LEASE_S, if nobody waits and a replica has room; else None = wait."""
+        answer = await self._script("admit", place.pool, LEASE_S, *place.arguments())
         return read_route(answer[0].decode(), answer[1]) if answer else None
 
-    async def enqueue(self, pool: str, request: str, order_key: float, owner: str, alone: bool) -> None:
-        """Enters the line; only after the row is committed. Grants come to the owner's channel."""
-        await self._script("enqueue", prefix(pool), ACCEPT_S, request, repr(order_key), owner, int(alone))
+    async def enqueue(self, place: Place, order_key: float, owner: str) -> None:
+        """Put it in line; only after the row is committed. Grants come to the owner's channel."""
+        await self._script("enqueue", place.pool, ACCEPT_S, repr(order_key), owner, *place.arguments())
 
-    def release(self, pool: str, request: str, replica: str = "", *, over: bool) -> None:
-        """Gives the slot back (`over`: and forgets the request), then fills."""
-        self._tell("release", prefix(pool), ACCEPT_S, request, replica, "1" if over else "0")
+    def release(self, place: Place, replica: str = "", *, over: bool) -> None:
+        """Give the slot back (`over`: and forget the request), then fill."""
+        self._tell("release", place.pool, ACCEPT_S, replica, int(over), *place.arguments())
 
     async def enter(
-        self, pool: str, limits: str, request: str, lease_s: float, wants: Sequence[Want]
+        self, place: Place, wants: Sequence[Want]
     ) -> tuple[Want | None, float, list[tuple[int, float]], Route | None]:
-        """`limit`, and `admit` if it refuses nothing, in one step."""
-        args = enter_arguments(request, LEASE_S, limits, lease_s, wants)
-        said, slot = await self._script("enter", prefix(pool), *args)
+        """Do what `limit` does, and `admit` if no limit refuses, in one step."""
+        said, slot = await self._script("enter", place.pool, *enter_arguments(place, LEASE_S, wants))
         return *read_limits(said, wants), read_route(slot[0].decode(), slot[1]) if slot else None
 
-    def leave(
-        self, pool: str, request: str, replica: str, limits: str, wants: Sequence[Want], used: int | None
-    ) -> None:
-        """`release` and `settle` in one, for a request that never stood in line."""
-        args = leave_arguments(ACCEPT_S, request, replica, limits, wants, used)
-        self._tell("leave", prefix(pool), *args)
+    def leave(self, place: Place, replica: str, wants: Sequence[Want], used: int | None) -> None:
+        """Do what `release` and `settle` do, in one step, for a request that never stood in line."""
+        self._tell("leave", place.pool, *leave_arguments(ACCEPT_S, place, replica, wants, used))
 
     async def fill(self, pool: str) -> None:
-        await self._script("fill", prefix(pool), ACCEPT_S)
+        await self._script("fill", pool, ACCEPT_S)
 
     async def renew(self, pool: str, leases: Sequence[Lease]) -> None:
-        flat = [part for lease in leases for part in (lease.replica, lease.request, int(lease.alone))]
-        await self._script("renew", prefix(pool), LEASE_S, *flat)
+        """Renew slots in use; after a flush they are there again."""
+        flat = [part for lease in leases for part in (lease.replica, *lease.place.arguments())]
+        await self._script("renew", pool, LEASE_S, *flat)
 
     async def tag(
         self,
-        pool: str,
+        place: Place,
         lane: str,
         project: int,
         share: float,
         priority: int,
-        request: str,
         seed: Line | None = None,
     ) -> float | None:
-        """Reserves a place in line → its order key; None = Redis was flushed: come again with the line as
-        PostgreSQL knows it. `request`: '' for rows that pilots pull."""
+        """Reserve a place in line and return its order key; None: Redis was flushed, come again with the line as
+        PostgreSQL knows it.
+
+        The request stands in the line of its project until its grant where somebody waits for it (lane held); of rows
+        that pilots pull only PostgreSQL knows."""
+        request = place.request if lane == Lane.HELD else ""
         args = tag_arguments(lane, project, share, priority, request, seed)
-        answer = await self._script("tag", prefix(pool), *args)
+        answer = await self._script("tag", place.pool, *args)
         return float(answer) if answer else None
 
     def started(self, pool: str, lane: str, order_key: float) -> None:
         """Rows that pilots pull have started, with at most this key."""
-        self._tell("started", prefix(pool), lane, repr(order_key))
+        self._tell("started", pool, lane, repr(order_key))
 
     async def limit(
-        self, limits: str, request: str, lease_s: float, wants: Sequence[Want]
+        self, request: str, wants: Sequence[Want]
     ) -> tuple[Want | None, float, list[tuple[int, float]]]:
         """Takes what is wanted of every limit, or nothing. → (the one that refuses, seconds until it would not,
         (remaining, seconds until whole) of each)."""
-        answer = await self._script("limit", limits, *limit_arguments(request, lease_s, "", wants))
+        answer = await self._pipe.ask(of_limits("limit", *limit_arguments(request, wants)))
         return read_limits(answer, wants)
 
-    def settle(self, limits: str, request: str, now: str, wants: Sequence[Want], used: int | None) -> None:
+    def settle(self, request: str, wants: Sequence[Want], used: int | None) -> None:
         """Gives back what is counted; tokens become those really used (None: as they were reserved)."""
-        self._tell("settle", limits, *settle_arguments(request, now, wants, used))
+        self._pipe.tell(of_limits("settle", *settle_arguments(request, wants, used)))
 
-    async def keep(self, limits: str, lease_s: float, held: Sequence[tuple[str, str]]) -> None:
-        """Renews the leases on (key, request)."""
-        await self._script("keep", limits, lease_s, *(part for pair in held for part in pair))
+    async def keep(self, held: Iterable[tuple[Want, str]]) -> None:
+        """Renew the permits of (what is counted, request)."""
+        await self._pipe.ask(of_limits("keep", *keep_arguments(held)))
 
-    async def position(self, pool: str, request: str) -> int | None:
-        """Place in line, from 1; None when it is not waiting there (being granted, or Redis was flushed)."""
-        rank = await self._command("ZRANK", prefix(pool) + ":wait", request)
+    async def position(self, place: Place) -> int | None:
+        """Return how many stand in line up to it, from 1; None when it does not (being granted, or Redis was flushed)."""
+        rank = await self._command("ZRANK", keys.WAIT.of(place.pool), place.request)
         return None if rank is None else int(rank) + 1
 
     async def missing(self, pool: str, requests: Sequence[str]) -> list[str]:
         """Those that do not stand in line."""
-        scores = await self._command("ZMSCORE", prefix(pool) + ":wait", *requests)
+        scores = await self._command("ZMSCORE", keys.WAIT.of(pool), *requests)
         return [request for request, score in zip(requests, scores, strict=True) if score is None]
 
     async def epoch(self) -> str:
         """Names the life of this Redis's memory. A new one means that it was flushed."""
-        await self._command("SET", "berth:epoch", secrets.token_hex(8), "NX")
-        value = await self._command("GET", "berth:epoch")
+        await self._command("SET", keys.EPOCH.of(), secrets.token_hex(8), "NX")
+        value = await self._command("GET", keys.EPOCH.of())
         return value.decode() if value else ""
 
     def drop_route(self, pool: str, replica: str) -> None:
         """The replica did not answer at its address; its next sync brings it back."""
-        self._pipe.tell(("HDEL", prefix(pool) + ":routes", replica))
+        self._pipe.tell(("HDEL", keys.ROUTES.of(pool), replica))
 
     async def ping(self) -> None:
         await self._command("PING")
@@ -179,7 +177,7 @@ class Slots:
 
     async def set_routes(self, pool: str, hot: dict[str, dict[str, Any]], gone: Iterable[str]) -> None:
         """Writes a pilot's replicas of one pool into the routes and fills."""
-        key = prefix(pool) + ":routes"
+        key = keys.ROUTES.of(pool)
         calls = []
         if hot:
             flat = [part for id_, route in hot.items() for part in (id_, json.dumps(route, sort_keys=True))]
@@ -187,7 +185,7 @@ class Slots:
         if dead := list(gone):
             calls.append(self._command("HDEL", key, *dead))
         if hot:
-            calls.append(self._script("fill", prefix(pool), ACCEPT_S))
+            calls.append(self._script("fill", pool, ACCEPT_S))
         await asyncio.gather(*calls)
 
     async def publish(self, channel: str, message: str) -> None:
@@ -211,25 +209,24 @@ class Slots:
 
     def relays_at(self, gateway: str, address: str) -> None:
         """This process is there, and hands its links to others at this address."""
-        self._pipe.tell(("SET", f"{_RELAYS}{gateway}", address, "EX", RELAY_KEEP_S))
+        self._pipe.tell(("SET", keys.RELAY.of(gateway), address, "EX", keys.RELAY.expires_s))
 
     def holds_links(self, gateway: str, pilots: Iterable[str]) -> None:
         for pilot in pilots:
-            self._pipe.tell(("SADD", f"{_LINKS}{pilot}", gateway))
-            self._pipe.tell(("EXPIRE", f"{_LINKS}{pilot}", LINKS_KEEP_S))
+            self._pipe.tell(("SADD", keys.LINKS.of(pilot), gateway))
+            self._pipe.tell(("EXPIRE", keys.LINKS.of(pilot), keys.LINKS.expires_s))
 
     def holds_no_links(self, pilot: str, gateway: str) -> None:
-        self._pipe.tell(("SREM", f"{_LINKS}{pilot}", gateway))
+        self._pipe.tell(("SREM", keys.LINKS.of(pilot), gateway))
 
     async def links_of(self, pilot: str) -> list[tuple[str, str]]:
         """(process, address of its relay) of those that hold links of this pilot and are alive, in no order.
         No clock is compared: a process that has died is forgotten by Redis."""
-        gateways = [
-            name.decode(errors="replace") for name in await self._command("SMEMBERS", f"{_LINKS}{pilot}")
-        ]
+        members = await self._command("SMEMBERS", keys.LINKS.of(pilot))
+        gateways = [name.decode(errors="replace") for name in members]
         if not gateways:
             return []
-        found = await self._command("MGET", *(f"{_RELAYS}{name}" for name in gateways))
+        found = await self._command("MGET", *map(keys.RELAY.of, gateways))
         return [
             (name, at.decode(errors="replace"))
             for name, at in zip(gateways, found, strict=True)
@@ -238,12 +235,12 @@ class Slots:
 
     # How they are said
 
-    def _script(self, name: str, keys: str, *args: Any) -> asyncio.Future[Any]:
-        return self._pipe.ask(spelt(name, keys, *args))
+    def _script(self, name: str, pool: str, *args: Any) -> asyncio.Future[Any]:
+        return self._pipe.ask(of_pool(name, pool, *args))
 
-    def _tell(self, name: str, keys: str, *args: Any) -> None:
-        """Nobody need await it: what it would have given back is a lease that runs out."""
-        self._pipe.tell(spelt(name, keys, *args))
+    def _tell(self, name: str, pool: str, *args: Any) -> None:
+        """Run a script whose answer nobody awaits: what it would have given back is a lease that runs out."""
+        self._pipe.tell(of_pool(name, pool, *args))
 
     def _command(self, *command: Any) -> asyncio.Future[Any]:
         return self._pipe.ask(command)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from portal.errors import ApiError
 from portal.policy.limits import WORDS, Level, Quota, Want
+from portal.redis import keys
 
-PREFIX = "berth:limit"
-LEASE_S = 20.0
+PERMIT_S = 20.0  # a request that is counted (concurrent, queued) holds a permit, which its gateway renews
 
 Quotas = Mapping[tuple[Level, str], Quota]
 
@@ -51,6 +51,11 @@ def of_subjects(
         if quota is not None:
             found.append((level, subject, quota))
     return found
+
+
+def key_of(want: Want) -> str:
+    """Return the key under which Redis counts what this limit has given out."""
+    return keys.LIMIT.of(want.level, want.subject, want.kind)
 
 
 def over(want: Want, retry_s: float) -> ApiError:

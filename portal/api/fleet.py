@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from django.db.models import F, Prefetch, Q, QuerySet
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -17,15 +16,15 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from portal.api.pages import LastFirst
+from portal.api.permissions import HasScope, IsOperator
 from portal.api.serializers import CommandIn, CommandOut, DecisionOut, FleetOut
-from portal.fleet.models import Cluster, Command, Pilot, Replica
-from portal.fleet.states import PilotState
-from portal.services.access import FLEET, HasScope, IsOperator, caller
-from portal.services.cluster_state import standing, unknown_jobs
-from portal.services.commands import Wish, give
+from portal.fleet.models import Cluster, Command
+from portal.services.access import FLEET, caller
+from portal.services.cluster_state import cluster_health, unknown_jobs
+from portal.services.commands import NewCommand, give
 from portal.services.decision_search import FILTERS, decisions
+from portal.services.recent_pilots import recent_pilots
 
-ENDED_SHOWN_FOR = timedelta(hours=1)
 MOST_PILOTS = 500
 
 
@@ -52,7 +51,7 @@ class Commands(APIView):
         `result`."""
         said = CommandIn(data=request.data)
         said.is_valid(raise_exception=True)
-        command = give(Wish(**said.validated_data), caller(request))
+        command = give(NewCommand(**said.validated_data), caller(request))
         return Response(CommandOut(command).data, status.HTTP_202_ACCEPTED)
 
     @extend_schema(responses=CommandOut(many=True))
@@ -86,7 +85,7 @@ class Decisions(APIView):
 
 def told(cluster: Cluster, now: datetime) -> dict[str, Any]:
     """Describe a cluster; `tried_at` and `answered_at` are those of the way that has waited longest."""
-    stands = standing(cluster, now)
+    stands = cluster_health(cluster, now)
     tried = [way.tried_at for way in stands.ways]
     answered = [way.answered_at for way in stands.ways]
     return {
@@ -100,16 +99,3 @@ def told(cluster: Cluster, now: datetime) -> dict[str, Any]:
         "unknown_jobs": unknown_jobs(cluster),
         **asdict(stands),
     }
-
-
-def recent_pilots(now: datetime) -> QuerySet[Pilot]:
-    """Return live pilots, then those that ended a while ago, newest first, replicas and profile fetched
-    along."""
-    recent = ~Q(state=PilotState.ENDED) | Q(ended_at__gt=now - ENDED_SHOWN_FOR)
-    replicas = Prefetch("replicas", Replica.objects.order_by("wanted_at"))
-    return (
-        Pilot.objects.filter(recent)
-        .select_related("profile")
-        .prefetch_related(replicas)
-        .order_by(F("ended_at").desc(nulls_first=True), "-planned_at")
-    )

@@ -12,14 +12,15 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from portal.api.permissions import HasScope
 from portal.api.serializers import CommandOut, ModelList, ModelOut, WakeIn
 from portal.catalog.models import Model
 from portal.fleet.models import Command
 from portal.fleet.residency import Shown, residency
 from portal.notices import wishes
 from portal.services import access
-from portal.services.access import INFERENCE, READ, HasScope, caller
-from portal.services.commands import Wish, give
+from portal.services.access import INFERENCE, READ, caller
+from portal.services.commands import NewCommand, give
 
 
 class Models(APIView):
@@ -55,7 +56,7 @@ class Wake(APIView):
         model = access.model_for(name, access.projects(request))
         said = WakeIn(data=request.data)
         said.is_valid(raise_exception=True)
-        command = give(Wish(Command.Kind.WAKE, pool=model.pool), caller(request))
+        command = give(NewCommand(Command.Kind.WAKE, pool=model.pool), caller(request))
         if said.validated_data["notify"]:
             wishes.wish(caller(request), model.name)
         return Response(CommandOut(command).data, status.HTTP_202_ACCEPTED)

@@ -23,19 +23,19 @@ from portal.acceptance.asked import Asked
 from portal.acceptance.submission import Submission, submit
 from portal.accounts.callers import read_principal
 from portal.accounts.models import ApiToken, Project
-from portal.admission import places
 from portal.api.pages import NewestFirst
+from portal.api.permissions import HasScope
 from portal.api.serializers import RequestBrief, RequestDetail
 from portal.api.serializers import Submission as SubmissionIn
 from portal.config import config
 from portal.db.connections import plain
 from portal.errors import ApiError
-from portal.ledger import transitions
 from portal.ledger.models import Request as Row
-from portal.ledger.states import Lane, RequestState
+from portal.ledger.states import RequestState
 from portal.redis import hints
 from portal.services import access, request_story
-from portal.services.access import INFERENCE, READ, HasScope, caller
+from portal.services.access import INFERENCE, READ, caller
+from portal.services.cancellation import cancel
 
 
 class Requests(APIView):
@@ -80,7 +80,7 @@ class Requests(APIView):
         if state := request.query_params.get("state"):
             if state not in list(RequestState):
                 known = ", ".join(RequestState)
-                raise ApiError("invalid_parameter", detail=f"state is one of: {known}.", param="state")
+                raise ApiError("invalid_parameter", detail=f"state must be one of: {known}.", param="state")
             rows = rows.filter(state=state)
         if model := request.query_params.get("model"):
             rows = rows.filter(model=model)
@@ -105,7 +105,7 @@ class OneRequest(APIView):
         moved = cancel(row, f"cancelled by {who}")
         row.refresh_from_db()
         if not moved:
-            raise ApiError("conflict", detail=f"The request had ended already: it is {row.state}.")
+            raise ApiError("conflict", detail=f"The request has already ended: it is {row.state}.")
         return self._told(request, row)
 
     def _told(self, request: Request, row: Row) -> Response:
@@ -136,28 +136,17 @@ def visible(request: Request, id: uuid.UUID) -> Row:
     return row
 
 
-def cancel(row: Row, reason: str) -> bool:
-    """Cancel a request and tell whoever runs it. Return False if it had ended before."""
-    with transaction.atomic(), connection.cursor() as cur:
-        moved = transitions.cancel(plain(cur), [row.id], timezone.now(), reason)
-    for gone in moved:
-        # A gateway hears it now; a pilot with its next sync.
-        if row.lane == Lane.HELD and gone.holder:
-            hints.cancelled(gone.holder, gone.id, gone.attempt)
-    with connection.cursor() as cur:
-        places.give_back(plain(cur), [gone.id for gone in moved])
-    return bool(moved)
-
-
 def engine_body(api: str, body: dict[str, Any], model: str) -> bytes:
-    """Return what the engine will be sent: never streaming, for the request's own model. Raises ApiError."""
+    """Return what the engine will be sent: never streaming, for the request's own model. Raise ApiError."""
     if body.get("model", model) != model:
         raise ApiError(
             "invalid_parameter", detail="body.model is not the request's model.", param="body.model"
         )
     if body.get("stream"):
         raise ApiError(
-            "invalid_parameter", detail="Nobody listens: body.stream must be false.", param="body.stream"
+            "invalid_parameter",
+            detail="body.stream must be false: the result is fetched later.",
+            param="body.stream",
         )
     whole = {**body, "model": model}
     for name in ("stream", "stream_options"):

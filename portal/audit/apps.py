@@ -5,6 +5,6 @@ class AuditConfig(AppConfig):
     name = "portal.audit"
 
     def ready(self) -> None:
-        from portal.audit import recording
+        from portal.audit import signals
 
-        recording.watch()
+        signals.watch()

@@ -24,7 +24,7 @@ from psycopg2.extensions import cursor as Cursor
 from portal.acceptance.rule import Crowd, Facts, Verdict, priority, share, verdict
 from portal.acceptance.submission import crowds
 from portal.accounts.callers import Principal, read_principal
-from portal.admission import places, quotas
+from portal.admission import quotas, reservations
 from portal.admission.subjects import Subjects
 from portal.batches import transitions
 from portal.batches.contents import Contents
@@ -135,7 +135,7 @@ def _places(
     for line in lines:
         shares.setdefault(models[line.model].pool, []).append(share(line.cost, principal.weight))
     return {
-        pool: iter(places.reserve(cur, pool, Lane.BATCH, principal.project, costs, level))
+        pool: iter(reservations.reserve(cur, pool, Lane.BATCH, principal.project, costs, level))
         for pool, costs in shares.items()
     }
 

@@ -10,7 +10,7 @@ import logging
 from datetime import UTC, datetime
 from uuid import UUID
 
-from portal.admission import places
+from portal.admission import reservations
 from portal.batches import reading, transitions
 from portal.batches.ingestion import import_batch
 from portal.batches.output import write_step
@@ -67,7 +67,7 @@ def _end_waiting(batch: BatchRow, state: transitions.NobodyRan, now: datetime, *
         ended = transitions.end_waiting(cur, batch.id, state, now, running_too=running_too)
     if ended:
         with moving() as cur:
-            places.give_back(cur, _one_of_each_pool(batch.id))
+            reservations.give_back(cur, _one_of_each_pool(batch.id))
 
 
 def _one_of_each_pool(batch: UUID) -> list[UUID]:

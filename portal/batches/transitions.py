@@ -20,6 +20,7 @@ from uuid import UUID, uuid4
 from psycopg2.extensions import cursor as Cursor
 
 from portal.batches.values import End, NewBatch, NewFile, NewLine, Written
+from portal.db.rows import named
 from portal.ledger.states import BatchState, Lane, RequestState
 
 NobodyRan = Literal[RequestState.CANCELLED, RequestState.EXPIRED]
@@ -207,14 +208,15 @@ def take_ends(cur: Cursor, batch: UUID, most: int, most_bytes: int) -> list[End]
                  WINDOW w AS (ORDER BY id)) sized
                WHERE n = 1 OR size <= %s))
              RETURNING id, request_id, result)
-           SELECT r.id, r.custom_id, r.state, r.http_status, r.error_code, r.error_text, gone.result
+           SELECT r.id AS request, r.custom_id, r.state, r.http_status, r.error_code, r.error_text, gone.result
            FROM gone JOIN ledger_request r ON r.id = gone.request_id ORDER BY gone.id""",
         (batch, most, most_bytes),
     )
-    return [
-        End(UUID(str(id_)), custom_id, state, status, code, text, None if result is None else bytes(result))
-        for id_, custom_id, state, status, code, text, result in cur.fetchall()
-    ]
+    return named(cur, _end)
+
+
+def _end(*, result: Any, **known: Any) -> End:
+    return End(result=None if result is None else bytes(result), **known)
 
 
 def written(cur: Cursor, batch: UUID, step: Written) -> None:

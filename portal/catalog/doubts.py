@@ -50,8 +50,8 @@ def _shared(access: Access) -> str:
     if not named:
         return ""
     return (
-        f"Cluster {access.cluster} is also that of {' and '.join(named)}: numbers of jobs are "
-        f"taken for one Slurm's. If {access.name} leads to another Slurm, give it a cluster name of its own."
+        f"Cluster {access.cluster} is also that of {' and '.join(named)}: job ids are "
+        f"assumed to be of one Slurm. If {access.name} leads to another Slurm, give it a cluster name of its own."
     )
 
 

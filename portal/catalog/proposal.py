@@ -53,13 +53,15 @@ def propose(facts: Mapping[str, Any], most_gpus: int, most_mem_mb: int) -> Propo
     context = min(said, USUAL_CONTEXT) or None
     notes = []
     if said > USUAL_CONTEXT:
-        notes.append(f"The model knows a context of {said:,} tokens; {USUAL_CONTEXT:,} need less memory.")
+        notes.append(
+            f"The model supports a context of {said:,} tokens; {USUAL_CONTEXT:,} are proposed, which need less memory."
+        )
     weights = _number(facts, "weights_bytes", 2**50)
     need_gib = weights / GIB + _cache_gib(facts, context or 4096) + ACTIVATIONS_GIB
     gpus, why = _gpus(facts, need_gib, most_gpus)
     notes.append(why)
     if quantisation := str(facts.get("quantisation") or ""):
-        notes.append(f"Its weights are quantised ({quantisation}); the engine finds that out by itself.")
+        notes.append(f"Its weights are quantised ({quantisation}); the engine detects that by itself.")
     args: dict[str, Any] = {"max_model_len": context} if context else {}
     if gpus > 1:
         args["tensor_parallel_size"] = gpus
@@ -98,7 +100,7 @@ def _gpus(facts: Mapping[str, Any], need_gib: float, most: int) -> tuple[int, st
     if not one_gib:
         return (
             1,
-            f"It needs about {need_gib:.1f} GiB of GPU memory; the job could not tell how much its GPUs have.",
+            f"It needs about {need_gib:.1f} GiB of GPU memory; the job could not determine how much its GPUs have.",
         )
     heads = _number(facts, "heads", 2**14)
     gpus = 1
@@ -109,14 +111,14 @@ def _gpus(facts: Mapping[str, Any], need_gib: float, most: int) -> tuple[int, st
         gpus -= 1
     said = f"It needs about {need_gib:.1f} GiB of GPU memory; one GPU here offers {one_gib:.1f} GiB."
     if gpus * one_gib < need_gib:
-        return gpus, f"{said} The GPUs of one job of this profile do not hold it."
+        return gpus, f"{said} It does not fit on the GPUs of one job of this profile."
     return gpus, said
 
 
 def _admin_only(facts: Mapping[str, Any]) -> list[str]:
     found = []
     if facts.get("needs_code"):
-        found.append("it brings Python code of its own, which would run in the engine")
+        found.append("it contains Python code of its own, which would run in the engine")
     if other := facts.get("other_weights"):
         named = ", ".join(map(str, other[:3])) if isinstance(other, list) else "unknown"
         found.append(f"its weights are not safetensors files ({named}), and loading those may run code")

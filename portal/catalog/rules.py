@@ -82,7 +82,7 @@ def door(field: str, value: str) -> None:
         return
     if "/" not in value and (found.network_address.is_unspecified or found.is_multicast):
         raise ValidationError(
-            {field: f"Nobody can dial {value}. Leave it empty, or name an interface or network."}
+            {field: f"{value} cannot be dialled. Leave it empty, or name an interface or network."}
         )
     if found.is_link_local:
         raise ValidationError(
@@ -160,7 +160,7 @@ def alone(field: str, pool: str, other: str | None) -> None:
 def built(field: str, value: str, before: str | None) -> None:
     """What is planned and not there yet cannot be chosen; a row that has it already stays editable."""
     if value in NOT_BUILT and value != before:
-        raise ValidationError({field: f"{value} is not built yet: choose {NOT_BUILT[value]}."})
+        raise ValidationError({field: f"{value} is not implemented yet: choose {NOT_BUILT[value]}."})
 
 
 def interpreter(field: str, engine: str, python: str) -> None:
@@ -195,7 +195,7 @@ def image(environment: Imaged) -> None:
     if environment.image and not environment.python:
         raise ValidationError({"python": "Write the interpreter inside the image."})
     if not environment.image and (environment.image_gpu or environment.image_binds):
-        raise ValidationError({"image": "Without an image there is nothing to take into it."})
+        raise ValidationError({"image": "GPUs and folders of an image need an image."})
     binds = environment.image_binds
     if not isinstance(binds, list) or not all(isinstance(bind, str) and is_bind(bind) for bind in binds):
         raise ValidationError(
@@ -222,7 +222,7 @@ def _is_plain(path: str) -> bool:
 
 def prologue(field: str, text: str) -> None:
     if "\0" in text:
-        raise ValidationError({field: "A shell line holds no NUL character."})
+        raise ValidationError({field: "Shell lines must not contain a NUL character."})
 
 
 def like(field: str, pattern: str, value: str, hint: str) -> None:
@@ -233,7 +233,7 @@ def like(field: str, pattern: str, value: str, hint: str) -> None:
 
 def memory(asked: str, mem_mb: int | None, gpus: int | None) -> None:
     if asked == "mem-per-gpu" and gpus and mem_mb is not None and mem_mb < gpus:
-        raise ValidationError({"mem_mb": "Each GPU has to get at least 1 MiB."})
+        raise ValidationError({"mem_mb": "There must be at least 1 MiB for each GPU."})
 
 
 def extra(field: str, value: Any) -> None:

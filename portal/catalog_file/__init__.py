@@ -1,1 +1,1 @@
-"""The catalog as one YAML file: `reading` knows YAML, `sections` the tables, `applying` and `exporting` join them."""
+"""The catalog as one YAML file: `tree` knows YAML, `sections` the tables, `changes` and `export` join them."""

@@ -26,7 +26,8 @@ Row = Any
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """`key`: the lookup that names a row. `fields`: in the order in which they are written."""
+    """A section of the file, and its table. `key`: the lookup that names a row. `fields`: in the order in which they
+    are written."""
 
     path: tuple[str, ...]
     word: str
@@ -36,7 +37,7 @@ class Section:
     level: str = ""  # of quotas
 
     def rows(self) -> dict[str, Row]:
-        """By name, in its order."""
+        """Return the rows by name, in the section's order."""
         found: QuerySet[Any] = self.table._default_manager.order_by(self.key)
         if self.level:
             found = found.filter(level=self.level).select_related(*self.key.split("__")[:-1])
@@ -47,7 +48,7 @@ class Section:
         return {str(_follow(row, self.key)): row for row in found}
 
     def new(self, name: str) -> Row:
-        """Raises ValidationError when it is of somebody who does not exist."""
+        """Return a new row. Raise ValidationError when it is of somebody who does not exist."""
         if not self.level:
             return self.table(**{self.key: name})
         subject, _, key = self.key.partition("__")
@@ -55,12 +56,12 @@ class Section:
         return self.table(level=self.level, **{subject: of if key else name})
 
     def required(self) -> list[str]:
-        """References without which there is no row. What else a row needs, `full_clean` says."""
+        """Return the references without which there is no row. What else a row needs, `full_clean` says."""
         links = [name for name in self.fields if name != FITS and self._field(name).is_relation]
         return [name for name in links if not (self._field(name).null or self._field(name).blank)]
 
     def plain(self, row: Row) -> dict[str, Any]:
-        """The row's fields as the file writes them."""
+        """Return the row's fields as the file writes them."""
         return {name: self._plain(row, name) for name in self.fields}
 
     def _plain(self, row: Row, name: str) -> Any:
@@ -75,7 +76,7 @@ class Section:
         return getattr(row, name)
 
     def read(self, name: str, value: Any) -> Any:
-        """A value of the file, checked for its kind. Raises ValidationError."""
+        """Return a value of the file, checked for its kind. Raise ValidationError."""
         if name == FITS:
             return _fits(value)
         field = self._field(name)
@@ -90,14 +91,14 @@ class Section:
         return _KINDS.get(field.get_internal_type(), _number)(value)
 
     def set(self, row: Row, name: str, value: Any) -> None:
-        """A single value of the row, not yet saved. Raises ValidationError."""
+        """Set a single value of the row, not yet saved. Raise ValidationError."""
         field = self._field(name)
         if field.is_relation and value is not None:
             value = _named(field.related_model, _key_of(field.related_model), value)
         setattr(row, name, value)
 
     def link(self, row: Row, name: str, value: Any) -> None:
-        """What stands in rows of its own, once the row is saved. Raises ValidationError."""
+        """Set what stands in rows of its own, once the row is saved. Raise ValidationError."""
         if name == FITS:
             for gpu_type, fits in value.items():
                 Fit.objects.update_or_create(
@@ -212,7 +213,7 @@ def _number(value: Any) -> float:
 
 
 def _json(value: Any) -> Any:
-    """What JSON can hold: YAML knows more, such as dates."""
+    """Check for what JSON can hold: YAML knows more, such as dates."""
     if isinstance(value, dict):
         return {_text(key): _json(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -12,7 +12,6 @@ from uuid import UUID
 from django.db import connection
 from django.utils import timezone
 
-from portal.api.fleet import recent_pilots
 from portal.catalog.models import Model, Pool
 from portal.console.table import table
 from portal.db.connections import plain
@@ -23,7 +22,8 @@ from portal.fleet.states import ON_ITS_WAY, PilotState
 from portal.fleet.times import ago, span, until
 from portal.ledger.models import Request
 from portal.services import targets
-from portal.services.cluster_state import standing, unknown_jobs
+from portal.services.cluster_state import cluster_health, unknown_jobs
+from portal.services.recent_pilots import recent_pilots
 from portal.services.request_story import position
 from portal.services.request_wait import why as waits
 
@@ -35,11 +35,12 @@ def status(width: int) -> Iterator[str]:
     now = timezone.now()
     clusters = list(Cluster.objects.order_by("name").prefetch_related("ways"))
     for cluster in clusters:
-        said = standing(cluster, now)
+        said = cluster_health(cluster, now)
         which = f" --cluster {cluster.name}" if len(clusters) > 1 else ""
         yield f"Cluster {cluster.name}: {said.slurm} {said.loop}"
         if cluster.paused:
-            yield f"{'Cluster ' + cluster.name if which else 'The whole fleet'} is paused: `fleet resume{which}` ends it."
+            paused = f"Cluster {cluster.name}" if which else "The whole fleet"
+            yield f"{paused} is paused: `fleet resume{which}` resumes it."
         for job in unknown_jobs(cluster):
             yield (
                 f"Unknown job {job.job_id} ({job.slurm}), seen {ago(job.since, now)}: "
@@ -47,28 +48,35 @@ def status(width: int) -> Iterator[str]:
             )
     for held in ProfileState.objects.filter(latched_at__isnull=False).select_related("profile"):
         name = held.profile.name
-        yield f"Profile {name} is held: {held.reason} `fleet relaunch --profile {name}` opens it again."
+        yield f"Profile {name} is held: {held.reason} `fleet relaunch --profile {name}` releases it."
     phases = _phases(now)
     pools = [_pool_row(pool, phases[pool.name], now) for pool in _pools()]
     yield ""
-    yield table(("MODEL", "STATE", "READY IN", "WHY"), pools, width) if pools else "No pool is set up yet."
+    yield (
+        table(("MODEL", "STATE", "READY IN", "DETAILS"), pools, width) if pools else "No pool is set up yet."
+    )
     pilots = [_pilot_row(pilot, now) for pilot in recent_pilots(now)]
     yield ""
-    yield table(("JOB", "STATE", "NODE", "TIME LEFT", "WHAT"), pilots, width) if pilots else "No pilots now."
+    yield (
+        table(("JOB", "STATE", "NODE", "TIME LEFT", "DETAILS"), pilots, width)
+        if pilots
+        else "There are no pilots."
+    )
 
 
 def why(word: str) -> Iterator[str]:
-    """Of a request, by its id, or of a model. Raises ValidationError."""
+    """Yield the reasons why a request, named by its id, or a model does not run yet. Raise ValidationError for an
+    unknown name."""
     now = timezone.now()
     row = _request(word)
     if row is not None:
         place = position(row)
         told = waits(row, place)
         yield f"Request {row.id} for {row.model}: {row.state}" + (
-            f", number {place} in line." if place else "."
+            f", queue position {place}." if place else "."
         )
         if told is None:
-            yield f"It does not wait. {row.error_text or ''}".strip()
+            yield f"It is not waiting. {row.error_text or ''}".strip()
         else:
             yield from _told(told)
         return
@@ -83,7 +91,7 @@ def why(word: str) -> Iterator[str]:
 
 
 def decided(rows: list[Decision], width: int) -> str:
-    """Newest last, as a log reads."""
+    """Return the decisions as a table, newest last, as a log reads."""
     if not rows:
         return "No decision matches."
     cells = [
@@ -95,7 +103,7 @@ def decided(rows: list[Decision], width: int) -> str:
         )
         for row in reversed(rows)
     ]
-    return table(("WHEN (UTC)", "DID", "FOR", "BECAUSE"), cells, width)
+    return table(("TIME (UTC)", "ACTION", "TARGET", "REASON"), cells, width)
 
 
 def _because(row: Decision) -> str:
@@ -109,16 +117,16 @@ def _told(phase: Phase) -> Iterator[str]:
     for part in phase.parts:
         yield f"  {part.name:<6} {span(part.seconds) if part.seconds is not None else 'unknown':>10}  {part.text}"
     if phase.residency == "ready" and not phase.parts:
-        yield "It answers at once."
+        yield "Loaded and ready."
     elif phase.parts:
-        yield f"  {'in all':<6} {span(phase.eta_s) if phase.eta_s is not None else 'unknown':>10}"
+        yield f"  {'total':<6} {span(phase.eta_s) if phase.eta_s is not None else 'unknown':>10}"
 
 
 def _pool_row(pool: Pool, phase: Phase, now: datetime) -> tuple[str, str, str, str]:
     eta = "now" if phase.residency == "ready" else "unknown" if phase.eta_s is None else span(phase.eta_s)
     pin = _pinned(pool, now)
     says = " ".join(filter(None, (phase.says, f"Pinned {pin}." if pin else "")))
-    return pool.name, _WORDS[phase.residency], eta, says or "It answers at once."
+    return pool.name, _WORDS[phase.residency], eta, says or "Loaded and ready."
 
 
 def _pilot_row(pilot: Pilot, now: datetime) -> tuple[str, str, str, str, str]:
@@ -130,7 +138,7 @@ def _pilot_row(pilot: Pilot, now: datetime) -> tuple[str, str, str, str, str]:
     ]
     what = pilot.end_reason or ", ".join(live) or pilot.said_ending or pilot.slurm_words
     if pilot.state in ON_ITS_WAY and pilot.slurm_words:
-        what = f"{pilot.slurm_words}; for {', '.join(live) or 'nobody'}"
+        what = f"{pilot.slurm_words}; for {', '.join(live) or 'no model'}"
     return str(pilot.job_id or str(pilot.id)[:8]), pilot.state, pilot.node or "–", left, what
 
 

@@ -10,7 +10,7 @@ _LEAST = 30
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
-    """`width`: characters of a line."""
+    """Return the table as text. `width`: characters of a line."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head) - 1)]
     indent = sum(widths) + len(GAP) * len(widths)
     lines = []

@@ -25,7 +25,7 @@ _MONDAY = datetime(1970, 1, 5, tzinfo=UTC)  # weeks are counted from one
 
 
 def compact(value: float) -> str:
-    """Three digits: 1234 → 1.23k."""
+    """Return the number with three digits and its size as a letter: 1234 → 1.23k."""
     value = float(f"{value:.3g}")
     size, letter = next(((s, x) for s, x in _SIZES if abs(value) >= s), (1.0, ""))
     return f"{value / size:g}{letter}"
@@ -48,7 +48,7 @@ def scale(highest: float, of: Of) -> list[float]:
 
 
 def in_one_unit(step: float) -> Words:
-    """Seconds at an axis of such steps: all of them in one unit."""
+    """Return how an axis with such steps writes its seconds: all of them in one unit."""
     size, unit = next(
         ((s, u) for s, u in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min")) if step % s == 0), (1, "s")
     )
@@ -56,8 +56,8 @@ def in_one_unit(step: float) -> Words:
 
 
 def times(moments: Sequence[datetime]) -> list[tuple[int, str]]:
-    """Few of the moments, those that a clock or a calendar would choose: whole hours, days, Mondays. Each by its index,
-    with how it is written."""
+    """Return a few of the moments, those that a clock or a calendar would choose: whole hours, days, Mondays. Each
+    comes by its index, with how it is written."""
     apart_s = min((b - a for a, b in pairwise(moments)), default=timedelta(seconds=1)).total_seconds()
     marks: list[tuple[int, str]] = []
     for step in _CLOCK:

@@ -27,7 +27,7 @@ _TEXTS = {"queue": "Queue", "slurm": "Slurm", "load": "Loading the model", "engi
 
 
 def bar(told: Timeline, now: datetime) -> list[Stretch]:
-    """Stretches that took no time are left out; the others fill the bar."""
+    """Return the stretches that fill the bar; those that took no time are left out."""
     seconds = _seconds(told, now)
     taken = {name: s for name, s in seconds.items() if s > 0}
     whole = sum(taken.values())
@@ -62,7 +62,7 @@ def _seconds(told: Timeline, now: datetime) -> dict[str, float]:
 
 
 def _within(window: tuple[datetime, datetime], start: datetime | None, end: datetime | None) -> float:
-    """Seconds of what began at `start`, and has not ended where `end` is None, within the window."""
+    """Return the seconds, within the window, of what began at `start` and, where `end` is None, has not ended."""
     if start is None:
         return 0.0
     return max(0.0, (min(end or window[1], window[1]) - max(start, window[0])).total_seconds())

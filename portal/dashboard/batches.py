@@ -37,7 +37,7 @@ from portal.catalog.models import Model
 from portal.config import config
 from portal.dashboard.fragments import unchanged_is_304
 from portal.dashboard.progress import Part, progress
-from portal.dashboard.uploading import FIELD, Arrived, IntoDraft, into_draft
+from portal.dashboard.upload import FIELD, Arrived, IntoDraft, into_draft
 from portal.db.connections import plain
 from portal.errors import ApiError
 from portal.fleet.phase import Phase
@@ -64,7 +64,7 @@ EXAMPLE_LINE = json.dumps(
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ShownBatch:
     """A batch as the pages show it."""
 
     batch: Batch
@@ -78,16 +78,18 @@ class Shown:
 
 
 class NewBatch(forms.Form):
-    """What one may wish for; the rules themselves are those of `portal.batches.intake`."""
+    """The form of a new batch; the rules themselves are those of `portal.batches.intake`."""
 
     project = forms.ModelChoiceField(Project.objects.none(), to_field_name="slug", empty_label=None)
     endpoint = forms.ChoiceField(
         choices=[(path, path) for path in sorted(intake.ENDPOINTS)],
         initial=CHAT.path,
-        help_text="Where every line of the file is to go.",
+        help_text="API endpoint of every line of the file.",
     )
     completion_window = forms.ChoiceField(
-        choices=list(WINDOWS.items()), label="Window", help_text="What has not run by then expires."
+        choices=list(WINDOWS.items()),
+        label="Completion window",
+        help_text="Requests that have not run by then expire.",
     )
     # The last one: what comes before it in the form is read also when the file is too large.
     file = forms.FileField(
@@ -104,7 +106,7 @@ class NewBatch(forms.Form):
         self.user = user
 
     def create(self, arrived: IntoDraft) -> UUID | None:
-        """The new batch with its file, or None and what is wrong stands at its field."""
+        """Return the id of the new batch, stored with its file; or None, and the form's fields say what is wrong."""
         if arrived.refused is not None:
             self.add_error(FIELD, arrived.refused.message)
         if not self.is_valid():
@@ -173,20 +175,18 @@ def cancel(request: HttpRequest, id: UUID) -> HttpResponse:
         moved = transitions.ask_cancel(plain(cur), batch.pk, timezone.now())
     if moved:
         hints.batches_soon()
-        messages.success(
-            request, "The batch is being cancelled. What has been answered by now stays in its output."
-        )
+        messages.success(request, "The batch is being cancelled. Completed results stay in its output.")
     else:
         batch.refresh_from_db()
         if batch.state not in (BatchState.CANCELLING, BatchState.CANCELLED):
-            messages.error(request, f"The batch is {batch.state} and cannot be cancelled any more.")
+            messages.error(request, f"The batch is {batch.state} and can no longer be cancelled.")
     return redirect("batch", id)
 
 
 @never_cache
 @login_required
 def download(request: HttpRequest, id: UUID, which: str) -> HttpResponseBase:
-    """A file of the batch, as far as it is written; what is committed is complete lines."""
+    """Send a file of the batch, as far as it is written; what is committed is complete lines."""
     file: File | None = getattr(_mine(caller(request), id), FILES[which])
     if file is None or file.erased_at is not None:
         raise Http404
@@ -206,7 +206,7 @@ async def _sent(path: Path, length: int) -> AsyncIterator[bytes]:
 
 
 def shown(request: HttpRequest, form: NewBatch | None = None) -> dict[str, Any]:
-    """One page of them, newest first."""
+    """Return one page of the person's batches, newest first."""
     user = caller(request)
     rows = _batches(user)
     before = request.GET.get("before", "")
@@ -242,18 +242,18 @@ def shown_one(batch: Batch) -> dict[str, Any]:
     }
 
 
-def _shown(batch: Batch) -> Shown:
-    return Shown(batch, progress(batch), batch.state in transitions.LIVE)
+def _shown(batch: Batch) -> ShownBatch:
+    return ShownBatch(batch, progress(batch), batch.state in transitions.LIVE)
 
 
 def _last(batch: Batch) -> Request | None:
-    """The request that runs last. Where it is parked, others may be; where it is not, none is. One row of an index,
-    however many there are."""
+    """Return the request that runs last. Where it is parked, others may be; where it is not, none is. It is one row
+    of an index, however many there are."""
     return Request.objects.filter(batch_id=batch.pk).order_by("-batch_line").first()
 
 
 def _phase(last: Request) -> Phase | None:
-    """How ready the model is that it waits for."""
+    """Return how ready the model is that the batch waits for; None where it has left the catalog."""
     shown = residency(Model.objects.filter(name=last.model).select_related("pool"))
     return shown[0].phase if shown else None
 
@@ -263,7 +263,7 @@ def _mine(user: User, id: UUID) -> Batch:
 
 
 def _batches(user: User) -> QuerySet[Batch]:
-    """As a token would show them: in projects that the person is in now."""
+    """Return the batches that a token of this person would show: in projects that the person is in now."""
     mine = _projects(user).values_list("pk", flat=True)
     rows = Batch.objects.filter(user_id=user.pk, project_id__in=list(mine))
     return rows.select_related("input_file", "output_file", "error_file").order_by("-created_at", "-pk")

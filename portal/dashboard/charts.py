@@ -98,7 +98,7 @@ class Chart:
         return mark_safe("".join(shape.svg(self.kind) for shape in self.shapes))
 
     def cells(self) -> SafeString:
-        """The rows of the table."""
+        """Return the rows of the table as HTML."""
         return mark_safe("".join(map(_row, self.rows)))
 
 
@@ -112,9 +112,9 @@ def draw(
     words: Words | None = None,
     clock: str = "%H:%M",
 ) -> Chart:
-    """Bars stand in slots of one width, one per moment; areas and lines go by the time, with a gap where nothing is
-    known. Whoever calls keeps the series few: beyond `COLOURS` they share grey. `of`: what the left axis counts;
-    `words`: how a value is written; `clock`: how a moment is."""
+    """Return the chart of the series. Bars stand in slots of one width, one per moment; areas and lines go by the
+    time, with a gap where nothing is known. Whoever calls keeps the series few: beyond `COLOURS` they share grey.
+    `of`: what the left axis counts; `words`: how a value is written; `clock`: how a moment is."""
     words = words or compact
     series = [_coloured(one, n) for n, one in enumerate(series)]
     scale = axes.scale(_highest(kind, series, len(moments)), of)
@@ -156,7 +156,7 @@ def _y(value: float, top: float) -> float:
 
 
 def _slots(n: int) -> list[float]:
-    """The middle of each moment's bar."""
+    """Return the middle of each moment's bar, in the picture's units."""
     return [WIDTH * (i + 0.5) / n for i in range(n)]
 
 
@@ -187,7 +187,7 @@ def _bars(series: Sequence[Series], texts: Sequence[str], top: float, words: Wor
 
 
 def _areas(series: Sequence[Series], xs: Sequence[float], top: float) -> Iterator[Shape]:
-    """A moment of which no series knows anything is a gap in all of them."""
+    """Yield the stacked areas. A moment of which no series knows anything is a gap in all of them."""
     known = [any(one.values[i] is not None for one in series) for i in range(len(xs))]
     below = [0.0] * len(xs)
     for one in series:
@@ -208,7 +208,7 @@ def _lines(series: Sequence[Series], xs: Sequence[float], top: float) -> Iterato
 
 
 def _runs(known: Sequence[bool]) -> Iterator[tuple[int, int]]:
-    """First and last index of each stretch of True."""
+    """Yield the first and the last index of each stretch of True."""
     first = None
     for i, is_known in enumerate([*known, False]):
         if is_known and first is None:
@@ -228,7 +228,8 @@ def _below(x: float, text: str) -> Mark:
 
 
 def _apart(marks: Sequence[Mark]) -> list[Mark]:
-    """Without those that would stand in another on a phone: the ones at an edge, which are pushed inwards, give way."""
+    """Return the marks that do not stand in each other on a phone: the ones at an edge, which are pushed inwards,
+    give way."""
     found = list(marks)
     if len(found) > 1 and _left(found[1]) < _left(found[0]) + _wide(found[0]):
         del found[0]
@@ -238,7 +239,7 @@ def _apart(marks: Sequence[Mark]) -> list[Mark]:
 
 
 def _wide(mark: Mark) -> float:
-    """Per cent of a plot on a phone."""
+    """Return the width of a mark's text, in per cent of a plot on a phone."""
     return LETTER * (len(mark.text) + 0.5)
 
 

@@ -19,7 +19,7 @@ POLICY = "; ".join(
 
 
 class ContentSecurityPolicy:
-    """Middleware. The page's own scripts are files under /static/, so no exception is needed."""
+    """A middleware that sets the header. The pages' own scripts are files under /static/, so no exception is needed."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response

@@ -34,37 +34,37 @@ STEPS = (
     (
         "project",
         "Add a project",
-        "Requests are counted by project; models are registered from the folders that it names (model roots).",
+        "Requests are counted by project, and models are registered from its folders (model roots).",
         "admin:accounts_project_add",
     ),
     (
         "member",
-        "Add somebody to a project",
-        "Who belongs to none can ask no model: yourself, for a first try.",
+        "Add a member to a project",
+        "Only members of a project can use models. Add yourself for a first test.",
         "admin:accounts_membership_add",
     ),
     (
         "ticked_at",
         "Start the control loop",
-        "It has not run yet: it is the Celery worker and beat (celery -A portal worker, celery -A portal beat).",
+        "It has not run yet. It needs a Celery worker and beat (celery -A portal worker, celery -A portal beat).",
         FLEET,
     ),
     (
         "answered_at",
-        "Let Berth reach Slurm",
-        "Slurm has not answered yet; the fleet's page shows what it said.",
+        "Connect to Slurm",
+        "Slurm has not answered yet; the page Fleet shows the error.",
         FLEET,
     ),
     (
         "model",
         "Register a model",
-        "From its folder on the cluster, which a job looks at; or by hand in the admin, with a pool.",
+        "From its folder on the cluster, which a job inspects, or in the admin, together with a pool.",
         "register",
     ),
     (
         "pool",
         "Give a pool a profile",
-        "No model has a profile that is enabled, under which its jobs could be submitted.",
+        "No pool has an enabled profile under which its jobs could be submitted.",
         "admin:catalog_pool_changelist",
     ),
 )
@@ -72,7 +72,7 @@ STEPS = (
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What there is."""
+    """The parts of an installation that are there."""
 
     environment: bool
     profile: bool
@@ -87,7 +87,8 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`where`: name of the page on which it is taken; empty: elsewhere. `number`: of `of`; 0 once it was all done."""
+    """One step that is missing. `where`: name of the page on which it is taken; empty: elsewhere. `number`: of `of`;
+    0 once all were done."""
 
     title: str
     text: str
@@ -120,13 +121,13 @@ def look(cluster: str) -> Found:
 
 
 def next_step(found: Found, now: datetime) -> Step | None:
-    """The first that is not done; once all are, what has stopped since. None when all is well. Pure."""
+    """Return the first step that is not done; once all are, what has stopped since; None when all is well. Pure."""
     for number, (name, title, text, where) in enumerate(STEPS, 1):
         if not getattr(found, name):
             return Step(title, text, where, number, len(STEPS))
     assert found.ticked_at is not None
     if now - found.ticked_at > LOOP_LATE:
-        text = "Nothing is started or let go: look at the Celery worker and beat."
+        text = "No job is started or ended: check the Celery worker and beat."
         return Step("The control loop has stopped", text, FLEET)
     if found.error:
         return Step(
@@ -136,7 +137,7 @@ def next_step(found: Found, now: datetime) -> Step | None:
 
 
 def hint(user: User, now: datetime) -> Step | None:
-    """As this person is to read it."""
+    """Return the next step as this person is to read it; None when there is nothing to say."""
     step = next_step(look(config().cluster), now)
     if step is None or user.is_superuser:
         return step
@@ -145,8 +146,9 @@ def hint(user: User, now: datetime) -> Step | None:
     if step.number:
         return Step(
             "Berth is not set up yet",
-            "No model can be used: ask an administrator, who is told here what is missing.",
+            "No model can be used yet. Administrators see on this page what is missing.",
         )
     return Step(
-        "Models cannot be started now", "Those that are ready answer. Ask an administrator if this lasts."
+        "Models cannot be started now",
+        "Models that are loaded still answer. Ask an administrator if this persists.",
     )

@@ -20,7 +20,6 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
 
 from portal.accounts.models import User
-from portal.api.fleet import recent_pilots
 from portal.catalog.models import Pool
 from portal.dashboard.fragments import unchanged_is_304
 from portal.db.connections import plain
@@ -39,8 +38,9 @@ from portal.fleet.phases import read_phases
 from portal.fleet.states import REPLICA_ENDED
 from portal.fleet.times import until
 from portal.services import decision_search, targets
-from portal.services.cluster_state import standing, unknown_jobs
-from portal.services.commands import Wish, give
+from portal.services.cluster_state import cluster_health, unknown_jobs
+from portal.services.commands import NewCommand, give
+from portal.services.recent_pilots import recent_pilots
 
 LAST_DECISIONS = 30
 LAST_COMMANDS = 10
@@ -56,7 +56,7 @@ def operators_only(view: View) -> View:
     @login_required
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if not operator(request).operates:
-            raise PermissionDenied("Only operators see the fleet.")
+            raise PermissionDenied("Only operators may see the fleet.")
         return view(request, *args, **kwargs)
 
     return guarded
@@ -91,7 +91,7 @@ def pilot_fragment(request: HttpRequest, id: UUID) -> HttpResponse:
 
 @operators_only
 def decided(request: HttpRequest) -> HttpResponse:
-    """The story of the fleet, by model, pilot, kind and time."""
+    """Show the decisions about the fleet, by model, pilot, kind and time."""
     return render(request, "dashboard/decisions.html", shown_decided(request))
 
 
@@ -128,10 +128,10 @@ def shown_decided(request: HttpRequest) -> dict[str, Any]:
 @operators_only
 @require_POST
 def command(request: HttpRequest) -> HttpResponse:
-    """One button: writes the command and goes back to where it stood."""
+    """Write the command of one button, and go back to where the button stood."""
     post = request.POST
     try:
-        wish = Wish(
+        wish = NewCommand(
             post.get("kind", ""),
             pilot=targets.pilot(post["pilot"]) if post.get("pilot") else None,
             replica=targets.replica(post["replica"]) if post.get("replica") else None,
@@ -144,7 +144,7 @@ def command(request: HttpRequest) -> HttpResponse:
     else:
         messages.success(
             request,
-            f"Command {given.pk} ({given.kind}) is written; the control loop carries it out at its next tick.",
+            f"Command {given.pk} ({given.kind}) is queued; the control loop carries it out at its next tick.",
         )
     back = post.get("next", "")
     if not url_has_allowed_host_and_scheme(back, {request.get_host()}, require_https=request.is_secure()):
@@ -163,7 +163,7 @@ def shown(request: HttpRequest) -> dict[str, Any]:
     clusters = list(Cluster.objects.order_by("name").prefetch_related("ways"))
     return {
         "clusters": [
-            (row, standing(row, now), unknown_jobs(row), row.name if len(clusters) > 1 else "")
+            (row, cluster_health(row, now), unknown_jobs(row), row.name if len(clusters) > 1 else "")
             for row in clusters
         ],
         "pilots": pilots[:MOST_PILOTS],
@@ -185,7 +185,7 @@ def _last_decisions(rows: QuerySet[Decision]) -> QuerySet[Decision]:
 
 
 def _pools(find: str, now: datetime) -> list[Pool]:
-    """Those of which there is something to tell come first: latched, failing, paused, pinned or resident ones."""
+    """Return the pools whose names hold `find`; those that failed, are paused or pinned, or have replicas come first."""
     live = Exists(Replica.objects.filter(pool=OuterRef("pk")).exclude(state__in=REPLICA_ENDED))
     failing = Q(state__latched_at__isnull=False) | Q(state__failures__gt=0)
     kept = Q(state__pinned_until__gt=now) | Q(paused=True)
@@ -198,7 +198,7 @@ def _pools(find: str, now: datetime) -> list[Pool]:
 
 
 def _pin(pool: Pool, now: datetime) -> str:
-    """How long it is pinned, in words; empty when it is not."""
+    """Return how long the pool is pinned, in words; "" when it is not."""
     state = getattr(pool, "state", None)
     pinned_until = state.pinned_until if state is not None else None
     return until(pinned_until) if pinned_until is not None and pinned_until > now else ""

@@ -18,7 +18,8 @@ _CSRF = re.compile(rb'(name="csrfmiddlewaretoken" value=")[^"]*')
 
 
 def unchanged_is_304(view: View) -> Callable[..., HttpResponseBase]:
-    """Decorator. What is saved is the transfer and the swap; the rendering is what tells whether it changed."""
+    """Decorate a view, so that a reader who has its bytes already gets 304. That saves the transfer and the swap; the
+    rendering is what tells whether it changed."""
 
     @wraps(view)
     def answered(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:

@@ -22,7 +22,7 @@ from portal.fleet.residency import residency, soonest
 from portal.notices import wishes
 from portal.services import access, registration
 from portal.services.access import caller
-from portal.services.commands import Wish, give
+from portal.services.commands import NewCommand, give
 
 MOST_MODELS = 50
 
@@ -55,24 +55,24 @@ def page(request: HttpRequest) -> HttpResponse:
 @unchanged_is_304
 @login_required
 def fragment(request: HttpRequest) -> HttpResponse:
-    """The part of the page that changes, for its refresh."""
+    """Show the part of the page that changes, for its refresh."""
     return render(request, "dashboard/_home.html", shown(request))
 
 
 @login_required
 @require_POST
 def wake(request: HttpRequest, name: str) -> HttpResponse:
-    """Asks for the model to be made ready, as the API does."""
+    """Ask for the model to be made ready, as the API does."""
     user = caller(request)
     try:
         model = access.model_for(name, _projects(user))
     except ApiError:
         raise Http404 from None
-    give(Wish(Command.Kind.WAKE, pool=model.pool), user)
-    messages.success(request, f"{model.name} will be started; this page shows how far it is.")
+    give(NewCommand(Command.Kind.WAKE, pool=model.pool), user)
+    messages.success(request, f"{model.name} will be started; this page shows its progress.")
     if request.POST.get("notify"):
         if wishes.wish(user, model.name):
-            messages.success(request, "You are told when it is ready.")
+            messages.success(request, "You will be notified when it is ready.")
         else:
             messages.info(request, wishes.NO_WAY)
     return redirect("home")

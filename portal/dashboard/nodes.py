@@ -27,7 +27,7 @@ SIDE_BY_SIDE = 4  # so many GPUs fit on a phone
 LIFE_HEIGHT = 6
 LONGEST = 11  # characters of a model's name that fit
 ENDS_SOON_S = 600.0
-UNKNOWN_NODE = "node not known yet"
+UNKNOWN_NODE = "node not yet known"
 ANY = UUID(int=0)
 
 # State of a replica → how its GPU looks. The word stands on it.
@@ -42,7 +42,8 @@ LOOKS = {
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """`state`: of the replica on it; empty where it has none. `on_cpus`: no GPU, but what a replica without one has."""
+    """One GPU of a job. `state`: of the replica on it; empty where it has none. `on_cpus`: no GPU, but the place of a
+    replica that runs without one."""
 
     index: int
     model: str = ""
@@ -56,19 +57,19 @@ class Gpu:
 
     @property
     def what(self) -> str:
-        return f"{self.model}, {self.state}" if self.model else "empty"
+        return f"{self.model}, {self.state}" if self.model else "no model"
 
     @property
     def short(self) -> str:
-        """Without the maker, as far as it fits."""
+        """Return the model's name without its maker, as far as it fits."""
         name = self.model.rsplit("/", 1)[-1]
         return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`life`: pixels of its bar that are left; 0 when its end is not known. `asleep`: models in its host memory.
-    `whats`: GPUs with the same on them together: 0–3: surf, hot."""
+    """A job on a node. `life`: pixels of its bar that are left; 0 when its end is not known. `asleep`: models in its
+    host memory. `whats`: what is on its GPUs, those with the same together: 0–3: surf, hot."""
 
     pilot: Pilot
     url: str
@@ -85,7 +86,7 @@ class Job:
 
     @property
     def left(self) -> str:
-        return "end not known" if self.left_s is None else f"{span(self.left_s)} left"
+        return "end unknown" if self.left_s is None else f"{span(self.left_s)} left"
 
     def figure(self) -> str:
         leaves = f" {state(self.pilot.state)}" if self.pilot.state == PilotState.DRAINING else ""
@@ -96,14 +97,14 @@ class Job:
         )
 
     def row(self, node: str) -> str:
-        """The same in a table."""
+        """Return the job as a row of a table."""
         return (
             f'<tr><td>{escape(node)}</td><td class="num">{self.pilot.job_id}</td>'
             f'<td>{escape("; ".join(self.whats))}</td><td class="num">{self.left}</td></tr>'
         )
 
     def _svg(self) -> str:
-        """Its GPUs, and below them how much of its time is left."""
+        """Return the picture of the job's GPUs, and below them how much of its time is left."""
         rows = -(-len(self.gpus) // SIDE_BY_SIDE)
         life_y = rows * (HEIGHT + GAP)
         height = life_y + LIFE_HEIGHT
@@ -124,7 +125,8 @@ class Job:
             title, name = escape(f"{gpu.name}{known_as}: {gpu.what}"), escape(gpu.short or "–")
             yield (
                 f'<g class="gpu {LOOKS[gpu.state]}"><title>{title}</title><rect {at} rx="4"/><svg {at}>'
-                f'<text x="6" y="18" class="name">{name}</text><text x="6" y="35">{gpu.state or "empty"}</text></svg></g>'
+                f'<text x="6" y="18" class="name">{name}</text>'
+                f'<text x="6" y="35">{gpu.state or "no model"}</text></svg></g>'
             )
 
 
@@ -141,7 +143,7 @@ class Node:
 
 
 def nodes(pilots: Iterable[Pilot], live: Mapping[UUID, Sequence[Replica]], now: datetime) -> list[Node]:
-    """Of pilots that Slurm has started, by node. `live`: the replicas of each that have not ended."""
+    """Return the nodes of the pilots that Slurm has started. `live`: the replicas of each pilot that have not ended."""
     url = reverse("fleet-pilot", args=[ANY])
     by_node: dict[tuple[str, str], list[Job]] = defaultdict(list)
     for pilot in pilots:
@@ -166,7 +168,7 @@ def _job(pilot: Pilot, url: str, live: Sequence[Replica], now: datetime) -> Job:
 
 
 def _gpus(count: int, ids: Sequence[str], replicas: Sequence[Replica]) -> list[Gpu]:
-    """The GPUs, and behind them a place for each replica that runs without; a job has one place at least."""
+    """Return the GPUs, and behind them a place for each replica that runs without; a job has one place at least."""
     on = {index: replica for replica in replicas for index in replica.gpu_indices}
     found = [Gpu(i, on[i].model, on[i].state) if i in on else Gpu(i) for i in range(count)]
     found = [replace(gpu, id=ids[gpu.index]) if gpu.index < len(ids) else gpu for gpu in found]

@@ -50,13 +50,13 @@ def shown(user: User) -> dict[str, Any]:
 @login_required
 @require_POST
 def mail(request: HttpRequest) -> HttpResponse:
-    """Which kinds come by mail: those that are ticked. Of what was not offered nothing was said."""
+    """Store which kinds come by mail: those that are ticked. A kind that was not offered stays as it is."""
     user = caller(request)
     offered, wanted = _offered(user), set(request.POST.getlist("kind"))
     with transaction.atomic():
         OptOut.objects.filter(user=user, kind__in=offered).delete()
         OptOut.objects.bulk_create(OptOut(user=user, kind=kind) for kind in offered if kind not in wanted)
-    messages.success(request, "Noted: you get mail of what is ticked.")
+    messages.success(request, "Saved: you get mail for the events that are ticked.")
     return redirect("notices")
 
 
@@ -64,16 +64,16 @@ def mail(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_POST
 def webhook(request: HttpRequest) -> HttpResponse:
-    """Sets, changes, removes or tries a webhook: one's own, or that of a project one manages."""
+    """Set, change, remove or try a webhook: one's own, or that of a project that one manages."""
     whose = _whose(request)
     hook = Webhook.objects.filter(**whose).first()
     wish, url = request.POST.get("do", "set"), request.POST.get("url", "").strip()
     if wish == "try" and hook is not None:
         _try(hook)
-        messages.success(request, "A test is on its way; what became of it stands below in a moment.")
+        messages.success(request, "A test is being sent; its result appears below in a moment.")
     elif wish == "remove" or not url:
         Webhook.objects.filter(**whose).delete()
-        messages.success(request, "Nothing is sent there any more.")
+        messages.success(request, "The webhook is removed.")
     else:
         try:
             checked(url, config().webhook_private)
@@ -86,7 +86,7 @@ def webhook(request: HttpRequest) -> HttpResponse:
         with transaction.atomic():
             Webhook.objects.filter(**whose).delete()
             Webhook.objects.create(url=url[:500], **whose)
-        messages.success(request, "Set. Everything that is yours to know is sent there from now on.")
+        messages.success(request, "The webhook is saved. Your notices are sent there from now on.")
     return redirect("notices")
 
 
@@ -95,7 +95,7 @@ def _offered(user: User) -> list[Kind]:
 
 
 def _given_up(hooks: list[Webhook]) -> dict[int, dict[str, Any]]:
-    """By webhook: how many notices were given up since it last took one, and when the last of them."""
+    """Return, by webhook, how many notices were given up since it last took one, and when the last of them was."""
     told = Delivery.objects.filter(webhook=OuterRef("webhook"), state=Delivery.State.SENT)
     heard = Subquery(told.order_by("-ended_at").values("ended_at")[:1])
     failed = Delivery.objects.filter(webhook__in=hooks, state=Delivery.State.FAILED).annotate(heard=heard)

@@ -26,7 +26,7 @@ from portal.dashboard.templatetags.berth import exactly
 from portal.fleet.models import Cluster, Pilot, Replica, Sample
 from portal.fleet.states import ON_NODES, REPLICA_ENDED, PilotState
 from portal.ledger.models import Depth
-from portal.services.cluster_state import standing
+from portal.services.cluster_state import cluster_health
 
 COLUMNS = (
     "busy", "ready", "loading", "empty", "asked", "queued_held", "queued_async", "queued_batch", "parked",
@@ -37,7 +37,8 @@ MOST_PILOTS = 150
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How far back the charts go, how far apart their points are, and how a point's time is written."""
+    """A window of time: how far back the charts go, how far apart their points are, and how a point's time is
+    written."""
 
     text: str
     length: timedelta
@@ -72,7 +73,8 @@ def charts_fragment(request: HttpRequest) -> HttpResponse:
 def shown() -> dict[str, Any]:
     now = timezone.now()
     stands = {
-        row.name: standing(row, now) for row in Cluster.objects.order_by("name").prefetch_related("ways")
+        row.name: cluster_health(row, now)
+        for row in Cluster.objects.order_by("name").prefetch_related("ways")
     }
     rows = Pilot.objects.exclude(state=PilotState.ENDED).select_related("profile").order_by("-planned_at")
     pilots = list(rows[: MOST_PILOTS + 1])
@@ -118,28 +120,28 @@ def draw_all(window: Window, now: datetime) -> list[Chart]:
         return Series(name, [found[at][column] if at in found else None for at in moments], colour)
 
     gpus = [
-        series("Answering", "busy", "busy"),
-        series("Ready", "ready", "ready"),
+        series("Busy", "busy", "busy"),
+        series("Idle", "ready", "ready"),
         series("Loading", "loading", "loading"),
-        series("Held, empty", "empty", "empty"),
-        series("Asked of Slurm", "asked", "asked"),
+        series("No model", "empty", "empty"),
+        series("Waiting in Slurm", "asked", "asked"),
     ]
     queue = [
-        series("A client waits", "queued_held", "c0"),
-        series("In the background", "queued_async", "c1"),
-        series("Of batches", "queued_batch", "c2"),
+        series("Interactive", "queued_held", "c0"),
+        series("Background", "queued_async", "c1"),
+        series("Batch", "queued_batch", "c2"),
         series("Parked", "parked", "rest"),
     ]
     waits = [
-        series("Half waited less than", "wait_p50_s", "c0"),
-        series("19 of 20 waited less than", "wait_p95_s", "c1"),
-        series("Next in line has waited", "oldest_s", "c2"),
+        series("Median wait", "wait_p50_s", "c0"),
+        series("95th percentile wait", "wait_p95_s", "c1"),
+        series("Wait at the head of the queue", "oldest_s", "c2"),
     ]
     return [
-        draw("GPUs by what they do", "areas", moments, gpus, of="counts", clock=window.clock),
-        draw("Requests that wait", "areas", moments, queue, of="counts", clock=window.clock),
+        draw("GPUs by state", "areas", moments, gpus, of="counts", clock=window.clock),
+        draw("Waiting requests", "areas", moments, queue, of="counts", clock=window.clock),
         draw(
-            "How long requests waited",
+            "Wait times",
             "lines",
             moments,
             waits,
@@ -151,8 +153,8 @@ def draw_all(window: Window, now: datetime) -> list[Chart]:
 
 
 def read(window: Window, now: datetime) -> tuple[list[datetime], dict[datetime, dict[str, float | None]]]:
-    """Every moment of the window, and what was seen at those at which the control loop ran: mean GPUs, and of
-    queues and waits the most."""
+    """Return every moment of the window, and what was sampled at those at which the control loop ran: the mean of
+    GPUs and of median waits, and the highest of everything else."""
     step_s = window.step.total_seconds()
     last = datetime.fromtimestamp(now.timestamp() // step_s * step_s, UTC)
     first = last - window.length

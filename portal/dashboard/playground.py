@@ -54,7 +54,7 @@ def page(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_POST
 def token(request: HttpRequest) -> HttpResponse:
-    """A token for this window. The answer is the only place where its text is."""
+    """Issue a token for this window. The answer is the only place where its text is."""
     user = caller(request)
     project = get_object_or_404(
         Project, slug=request.POST.get("project", ""), membership__user=user, is_active=True
@@ -67,6 +67,6 @@ def token(request: HttpRequest) -> HttpResponse:
 
 
 def forget(sender: Any, user: Any, **_: Any) -> None:
-    """Somebody logged out: what the pages held ends with the session."""
+    """End what the pages of a person held, when that person logs out."""
     if isinstance(user, User):
         revoke_brief(user)

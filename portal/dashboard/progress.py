@@ -9,7 +9,7 @@ from portal.ledger.models import Batch
 WIDTH = 1000.0  # of the whole bar, in the picture's own units
 _LEAST = 4.0  # one bad line among thousands is seen
 _TEXTS = {
-    "completed": "answered",
+    "completed": "completed",
     "failed": "failed",
     "cancelled": "cancelled",
     "expired": "expired",
@@ -26,7 +26,7 @@ class Part:
 
 
 def progress(batch: Batch) -> list[Part]:
-    """Parts of no line are left out."""
+    """Return the parts of the bar; those without a line are left out."""
     lines = {name: int(getattr(batch, name)) for name in _TEXTS}
     widths = {name: max(_LEAST, WIDTH * n / batch.total) for name, n in lines.items() if n and batch.total}
     scale = min(1.0, WIDTH / sum(widths.values())) if widths else 1.0

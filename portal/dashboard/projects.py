@@ -30,14 +30,14 @@ _COLUMNS = {"requests": "requests_per_min", "tokens": "tokens_per_min"}
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class ProjectLimit:
     words: str
     most: int | None
 
 
 class NewMember(forms.Form):
     username = forms.CharField(
-        max_length=150, label="User name", help_text="As it stands on the top right of their pages."
+        max_length=150, label="User name", help_text="It is shown at the top right of that user's pages."
     )
     role = forms.ChoiceField(choices=Membership.Role.choices)
 
@@ -45,7 +45,7 @@ class NewMember(forms.Form):
         super().__init__(sent, label_suffix="")
 
     def add_to(self, project: Project) -> Membership | None:
-        """The new member, or None and what is wrong stands at its field."""
+        """Return the new member; or None, and the form's fields say what is wrong."""
         if not self.is_valid():
             return None
         try:
@@ -65,13 +65,13 @@ def mine(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_http_methods(["GET", "POST"])
 def one(request: HttpRequest, slug: str) -> HttpResponse:
-    """The page, and the form that adds a member."""
+    """Show the page of a project, and take its form that adds a member."""
     project = _managed(request, slug)
     form = NewMember(request.POST if request.method == "POST" else None)
     if request.method == "POST":
         added = form.add_to(project)
         if added is not None:
-            messages.success(request, f"{added.user} belongs to the project now.")
+            messages.success(request, f"{added.user} was added to the project.")
             return redirect("project", slug)
     now = timezone.now()
     live = Q(revoked_at=None, expires_at__gt=now)
@@ -94,17 +94,19 @@ def one(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_POST
 def change(request: HttpRequest, slug: str, id: int) -> HttpResponse:
-    """Another role for a member, or none."""
+    """Give a member another role, or none."""
     project = _managed(request, slug)
     row = get_object_or_404(Membership.objects.select_related("user", "project"), pk=id, project=project)
     wish = request.POST.get("role", "")
     try:
         if wish == "none":
             members.remove(row)
-            messages.success(request, f"{row.user} left the project; their tokens in it are revoked.")
+            messages.success(
+                request, f"{row.user} was removed from the project. Their tokens in it are revoked."
+            )
         else:
             members.set_role(row, wish)
-            messages.success(request, f"{row.user} is {wish} now.")
+            messages.success(request, f"{row.user} is now a {wish}.")
     except ValidationError as refusal:
         messages.error(request, " ".join(refusal.messages))
     still = members.may_manage(caller(request), project)
@@ -121,14 +123,14 @@ def end_token(request: HttpRequest, slug: str, id: int) -> HttpResponse:
     return redirect("project", slug)
 
 
-def limits(project: Project) -> list[Limit]:
-    """The project's own, else the site's."""
+def limits(project: Project) -> list[ProjectLimit]:
+    """Return the project's own limits, else the site's."""
     own: Quota | None = getattr(project, "quota", None)
     site = config().limits.get("project")
     found = []
     for kind in KINDS:
         most = getattr(own, _COLUMNS.get(kind, kind)) if own is not None else getattr(site, kind, None)
-        found.append(Limit(WORDS[kind].capitalize(), most))
+        found.append(ProjectLimit(WORDS[kind].capitalize(), most))
     return found
 
 

@@ -57,7 +57,7 @@ def fragment(request: HttpRequest) -> HttpResponse:
 
 
 def shown(request: HttpRequest) -> dict[str, Any]:
-    """The lines that have waited longest, of those that are looked for."""
+    """Return the rows that have waited longest, of those that are looked for."""
     now, find = time.time(), request.GET.get("find", "").strip()
     with connection.cursor() as cur:
         found, depth = lines.lines(plain(cur)), lines.depths(plain(cur))
@@ -76,7 +76,7 @@ def shown(request: HttpRequest) -> dict[str, Any]:
         )
         key = line.project_id, line.model
         group.rows.append(
-            Row(line, names.get(line.project_id, "gone"), why.get(key, "") if line.parked else "")
+            Row(line, names.get(line.project_id, "(deleted)"), why.get(key, "") if line.parked else "")
         )
     return {
         "depth": depth,
@@ -90,13 +90,13 @@ def shown(request: HttpRequest) -> dict[str, Any]:
 
 
 def _named(found: list[Line], find: str) -> list[Line]:
-    """Those whose model or project has that in its name."""
+    """Return the rows whose model or project has `find` in its name."""
     projects = set(Project.objects.filter(slug__icontains=find).values_list("pk", flat=True))
     return [line for line in found if find.lower() in line.model.lower() or line.project_id in projects]
 
 
 def _why_parked(parked: list[Parked], now: float) -> dict[tuple[int, str], str]:
-    """By project and model, of the one that goes on first: which quota it is over, and when that has room."""
+    """Return, by project and model, which quota holds the request that resumes first, and when it has room."""
     subjects = {
         (row.project_id, row.model): Subjects(row.token_id, row.user_id, row.project_id, row.model)
         for row in parked
@@ -109,13 +109,13 @@ def _why_parked(parked: list[Parked], now: float) -> dict[tuple[int, str], str]:
         with connection.cursor() as cur:
             refills = quotas.refills_of(plain(cur), tokens, now)
     except (redis.RedisError, OSError):
-        return dict.fromkeys(subjects, "what its quota has left is not known: Redis does not answer")
+        return dict.fromkeys(subjects, "the state of its quotas is unknown: Redis does not answer")
     return {key: _words(refills[one]) for key, one in subjects.items()}
 
 
 def _words(refill: quotas.Refill) -> str:
     if refill is None:
-        return "no quota limits it any more; it goes on at once"
+        return "no quota applies any more; it resumes now"
     want, wait_s = refill
-    room = f"has room in {span(wait_s)}" if wait_s > 0 else "has room; it goes on at once"
-    return f"{want.limit} {WORDS[want.kind]} of its {want.level} {room}"
+    when = f"it resumes in {span(wait_s)}" if wait_s > 0 else "it resumes now"
+    return f"over the limit of {want.limit} {WORDS[want.kind]} of its {want.level}; {when}"

@@ -23,7 +23,7 @@ from portal.fleet.models import Candidate, Command
 from portal.fleet.states import PilotState
 from portal.services import registration
 from portal.services.access import caller
-from portal.services.commands import Wish, give
+from portal.services.commands import NewCommand, give
 
 MOST = 50
 View = Callable[..., HttpResponse]
@@ -31,17 +31,17 @@ View = Callable[..., HttpResponse]
 
 class NewCandidate(forms.Form):
     name = forms.CharField(
-        max_length=128, validators=[model_name], help_text="What programs will ask for, such as llama-3.1-8b."
+        max_length=128, validators=[model_name], help_text="Its name in API requests, such as llama-3.1-8b."
     )
     path = forms.CharField(
-        label="Folder", max_length=500, help_text="As the compute nodes see it: the one with config.json."
+        label="Folder", max_length=500, help_text="The folder with config.json, as compute nodes see it."
     )
     project = forms.ModelChoiceField(Project.objects.none(), to_field_name="slug", empty_label=None)
     profile = forms.ModelChoiceField(
         Profile.objects.none(),
         to_field_name="name",
         empty_label=None,
-        help_text="The jobs in which it will run.",
+        help_text="Where and how its jobs are submitted.",
     )
 
     def __init__(self, user: User, sent: QueryDict | None = None) -> None:
@@ -55,30 +55,30 @@ class Settings(forms.Form):
 
     environment = forms.ModelChoiceField(Environment.objects.none(), to_field_name="name", empty_label=None)
     context_tokens = forms.IntegerField(
-        label="Context, tokens", required=False, min_value=1, max_value=10_000_000
+        label="Context length, tokens", required=False, min_value=1, max_value=10_000_000
     )
     gpus = forms.IntegerField(
-        label="GPUs of one replica", min_value=0, max_value=64, help_text="0: it runs on CPUs."
+        label="GPUs per replica", min_value=0, max_value=64, help_text="0: runs on CPUs only."
     )
     mem_mb = forms.IntegerField(label="Host memory, MiB", min_value=1, max_value=10_000_000)
-    cap = forms.IntegerField(label="Requests at once", min_value=1, max_value=4096, initial=32)
+    cap = forms.IntegerField(label="Max concurrent requests", min_value=1, max_value=4096, initial=32)
     keep_alive_s = forms.IntegerField(
-        label="Let go after",
+        label="Keep-alive, seconds",
         min_value=0,
         max_value=10_000_000,
         initial=600,
-        help_text="Seconds without a request.",
+        help_text="Idle time after which it is unloaded.",
     )
     load_estimate_s = forms.IntegerField(
-        label="Loading takes, seconds",
+        label="Load time, seconds",
         min_value=1,
         max_value=86_400,
-        help_text="A guess; it is measured later.",
+        help_text="An estimate; replaced once it has been measured.",
     )
     description = forms.CharField(required=False, max_length=500)
-    is_public = forms.BooleanField(label="Every project may use it", required=False)
+    is_public = forms.BooleanField(label="Available to all projects", required=False)
     trust_remote_code = forms.BooleanField(
-        label="Let it run its own code (trust_remote_code)", required=False
+        label="Trust remote code: its own Python code runs in the engine (trust_remote_code)", required=False
     )
 
     def __init__(self, user: User, proposal: Proposal, sent: QueryDict | None = None) -> None:
@@ -100,7 +100,7 @@ def registrars_only(view: View) -> View:
     @login_required
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if not registration.may_register(caller(request)):
-            raise PermissionDenied("Administrators and managers of projects register models.")
+            raise PermissionDenied("Only administrators and managers of projects may register models.")
         return view(request, *args, **kwargs)
 
     return guarded
@@ -130,7 +130,7 @@ def page(request: HttpRequest) -> HttpResponse:
 @registrars_only
 @require_http_methods(["GET", "POST"])
 def one(request: HttpRequest, id: int) -> HttpResponse:
-    """Where it stands, and the form with the proposal."""
+    """Show how far a candidate is, and take the form with the proposal."""
     user = caller(request)
     candidate = get_object_or_404(registration.candidates_of(user), pk=id)
     proposal = registration.proposal_for(candidate)
@@ -139,7 +139,7 @@ def one(request: HttpRequest, id: int) -> HttpResponse:
         form = Settings(user, proposal, request.POST if request.method == "POST" else None)
         if request.method == "POST" and form.is_valid():
             try:
-                registration.save(user, candidate, registration.Chosen(**form.cleaned_data))
+                registration.save(user, candidate, registration.ModelChoices(**form.cleaned_data))
             except ValidationError as refusal:
                 form.add_error(None, ValidationError(refusal.messages))
             else:
@@ -170,13 +170,16 @@ def again(request: HttpRequest, id: int) -> HttpResponse:
 @registrars_only
 @require_POST
 def test(request: HttpRequest, id: int) -> HttpResponse:
-    """Starts it once, by the same command that operators have."""
+    """Launch the model once, by the same command that operators have."""
     candidate = _own(request, id)
     if candidate.model is None or not candidate.model.enabled:
-        messages.error(request, "It cannot be tried before it is saved and approved.")
+        messages.error(request, "It can be tested once it is saved and approved.")
     else:
-        give(Wish(Command.Kind.TEST_LAUNCH, pool=Pool.objects.get(served=candidate.model)), caller(request))
-        messages.success(request, "It is started once; this page shows what comes of it.")
+        give(
+            NewCommand(Command.Kind.TEST_LAUNCH, pool=Pool.objects.get(served=candidate.model)),
+            caller(request),
+        )
+        messages.success(request, "A test launch is requested; this page shows its result.")
     return redirect("register-one", id)
 
 
@@ -185,15 +188,15 @@ def test(request: HttpRequest, id: int) -> HttpResponse:
 def approve(request: HttpRequest, id: int) -> HttpResponse:
     user = caller(request)
     if not user.operates:
-        raise PermissionDenied("Operators approve models.")
+        raise PermissionDenied("Only operators may approve models.")
     candidate = get_object_or_404(registration.candidates_of(user), pk=id)
     if registration.approve(candidate):
-        messages.success(request, f"{candidate.name} may be used from now on.")
+        messages.success(request, f"{candidate.name} can be used now.")
     return redirect("register-one", id)
 
 
 def phase(row: Candidate) -> str:
-    """Where it stands, as one word of `berth.STATES`."""
+    """Return how far the candidate is, as one word of `berth.STATES`."""
     if row.model is not None:
         return "approval" if row.approval else "saved"
     if row.error:
@@ -223,7 +226,7 @@ def _shown(request: HttpRequest, row: Candidate) -> dict[str, Any]:
 
 
 def _own(request: HttpRequest, id: int) -> Candidate:
-    """Of those that this person may change."""
+    """Return one of the candidates that this person may change; raise Http404 for any other."""
     user = caller(request)
     return get_object_or_404(
         registration.candidates_of(user).filter(project__in=registration.projects_of(user)), pk=id

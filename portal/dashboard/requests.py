@@ -18,7 +18,6 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST
 
 from portal.accounts.models import Project, User
-from portal.api.requests import cancel as cancel_row
 from portal.catalog.models import Model
 from portal.config import config
 from portal.dashboard.bar import bar
@@ -27,6 +26,7 @@ from portal.ledger.models import Request, RequestEvent
 from portal.ledger.states import REQUEST_ENDED, Lane, RequestState
 from portal.services import access, request_search, request_story
 from portal.services.access import caller
+from portal.services.cancellation import cancel as cancel_row
 from portal.services.request_wait import why
 
 MOST_RESULT_CHARS = 20_000
@@ -35,23 +35,23 @@ MOST_EVENTS = 50
 STOP_POLLING = 286
 WHOSE = {
     request_search.MINE: "mine",
-    request_search.MANAGED: "of projects that I manage",
-    request_search.EVERYBODY: "everybody's",
+    request_search.MANAGED: "projects that I manage",
+    request_search.EVERYBODY: "all users",
 }
-LANES = {Lane.HELD: "a client waits", Lane.ASYNC: "in the background", Lane.BATCH: "of a batch"}
+LANES = {Lane.HELD: "interactive", Lane.ASYNC: "background", Lane.BATCH: "batch"}
 STEPS = {
     "accepted": "Accepted",
-    "job_submitted": "GPU job submitted to Slurm",
-    "job_running": "GPU job started",
-    "registered": "Its worker called home",
-    "engine_started": "Engine started to load the model",
+    "job_submitted": "Slurm job submitted",
+    "job_running": "Slurm job started",
+    "registered": "Worker registered",
+    "engine_started": "Engine started loading the model",
     "engine_ready": "Model ready",
-    "granted": "Handed to the engine",
+    "granted": "Sent to the engine",
     "first_token": "First token",
     "done": "Ended",
 }
 # What the code says of an event → what people read.
-SAYS = {"client_left": "whoever asked for it went away"}
+SAYS = {"client_left": "the client disconnected"}
 
 
 @login_required
@@ -86,14 +86,14 @@ def cancel(request: HttpRequest, id: UUID) -> HttpResponse:
         messages.success(request, "The request is cancelled.")
     else:
         row.refresh_from_db()
-        messages.error(request, f"The request had ended already: it is {row.state}.")
+        messages.error(request, f"The request has already ended: it is {row.state}.")
     return redirect("request", id)
 
 
 def shown(request: HttpRequest) -> dict[str, Any]:
     user = caller(request)
     asked = {name: request.GET.get(name, "").strip() for name in request_search.FILTERS}
-    error, found = "", request_search.Found([], "")
+    error, found = "", request_search.RequestPage([], "")
     try:
         found = request_search.page(
             request_search.requests(asked, user, timezone.now()), request.GET.get("before", "")
@@ -113,7 +113,8 @@ def shown(request: HttpRequest) -> dict[str, Any]:
         "error": error,
         "others": others,
         "rows": [
-            (row, projects.get(row.project_id, "gone"), names.get(row.user_id, "gone")) for row in found.rows
+            (row, projects.get(row.project_id, "(deleted)"), names.get(row.user_id, "(deleted)"))
+            for row in found.rows
         ],
         "older": older.urlencode() if found.older else "",
         "looked_to": found.looked_to,
@@ -139,8 +140,8 @@ def shown_one(user: User, id: UUID) -> dict[str, Any]:
         "row": row,
         "mine": mine,
         "ended": row.state in REQUEST_ENDED,
-        "project": project.slug if project else "gone",
-        "owner": owner.username if owner else "gone",
+        "project": project.slug if project else "(deleted)",
+        "owner": owner.username if owner else "(deleted)",
         "lane": LANES[Lane(row.lane)],
         "place": place,
         "why": why(row, place),
@@ -157,7 +158,7 @@ def shown_one(user: User, id: UUID) -> dict[str, Any]:
 
 
 def _result(row: Request) -> dict[str, Any] | None:
-    """The answer's own words, where it has some, and the whole of it."""
+    """Return the text of the response, where it has some, and the whole of it; None where none is kept."""
     kept = request_story.result(row)
     if kept is None:
         return None
@@ -170,7 +171,7 @@ def _result(row: Request) -> dict[str, Any] | None:
 
 
 def _words(kept: Any) -> str:
-    """Of a chat or a completion; empty for everything else."""
+    """Return the text of a chat or a completion; "" for everything else."""
     try:
         choice = kept["choices"][0]
         words = choice["message"]["content"] if "message" in choice else choice["text"]
@@ -180,7 +181,7 @@ def _words(kept: Any) -> str:
 
 
 def _visible(user: User, id: UUID) -> Request:
-    """One that does not exist and one that is none of the person's business look the same."""
+    """Return the request. Raise Http404 for one that does not exist and for one that the person may not see, alike."""
     row = Request.objects.filter(pk=id).first()
     if row is None or not access.sees(user, row):
         raise Http404

@@ -68,7 +68,7 @@ def callback(request: HttpRequest, provider_id: str) -> HttpResponse:
 @never_cache
 @require_GET
 def waiting(request: HttpRequest) -> HttpResponse:
-    """Who was known and not let in sees why."""
+    """Show somebody who was recognised and not let in the reason."""
     who = request.session.get(WAITING)
     if not who or request.user.is_authenticated:
         return redirect("home" if request.user.is_authenticated else "login")
@@ -83,7 +83,7 @@ def _known(id: str) -> Provider:
 
 
 def _inside(request: HttpRequest) -> str | None:
-    """Where to go afterwards, if that is here."""
+    """Return where to go afterwards, if that is an address of this site."""
     wish = request.POST.get("next", "")
     safe = url_has_allowed_host_and_scheme(wish, {request.get_host()}, require_https=request.is_secure())
     return wish if safe else None

@@ -27,7 +27,7 @@ _SCOPES = {scope.value: scope.label for scope in ApiToken.Scope}
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ShownToken:
     """A token and how it stands: live, ends_soon, disabled, expired or revoked."""
 
     token: ApiToken
@@ -40,11 +40,11 @@ class Shown:
 
 
 class NewToken(forms.Form):
-    """What one may wish for; the rules themselves are those of `issue_token`."""
+    """The form of a new token; the rules themselves are those of `issue_token`."""
 
-    name = forms.CharField(max_length=100, help_text="What will use it, such as a machine or a script.")
+    name = forms.CharField(max_length=100, help_text="What the token is for, such as a machine or a script.")
     project = forms.ModelChoiceField(Project.objects.none(), to_field_name="slug", empty_label=None)
-    scopes = forms.MultipleChoiceField(label="It may", widget=forms.CheckboxSelectMultiple)
+    scopes = forms.MultipleChoiceField(label="Scopes", widget=forms.CheckboxSelectMultiple)
     days = forms.IntegerField(
         label="Days until it expires",
         initial=DEFAULT_DAYS,
@@ -64,17 +64,17 @@ class NewToken(forms.Form):
         scopes.initial = [ApiToken.Scope.INFERENCE.value, ApiToken.Scope.READ.value]
 
     def clean_name(self) -> str:
-        """One live token per name: whoever sends the form again, e.g. by reloading, gets no second one."""
+        """Allow one live token per name: whoever sends the form again, e.g. by reloading, gets no second one."""
         name = str(self.cleaned_data["name"])
         live = ApiToken.objects.filter(user=self.user, revoked_at=None, expires_at__gt=timezone.now())
         if live.filter(name=name).exists():
             raise ValidationError(
-                f"You have a token called “{name}” already. Revoke it or choose another name."
+                f"You already have a token called “{name}”. Revoke it or choose another name."
             )
         return name
 
     def issue(self) -> Minted | None:
-        """The new token, or None and what is wrong stands at its field."""
+        """Return the new token; or None, and the form's fields say what is wrong."""
         if not self.is_valid():
             return None
         wish = self.cleaned_data
@@ -89,7 +89,7 @@ class NewToken(forms.Form):
 @login_required
 @require_http_methods(["GET", "POST"])
 def page(request: HttpRequest) -> HttpResponse:
-    """The list and the form. The answer to the form is the only place where a token's text is ever shown: a
+    """Show the list and take the form. The answer to the form is the only place where a token's text is ever shown: a
     redirect would have to keep it somewhere."""
     user = caller(request)
     form = NewToken(user, request.POST if request.method == "POST" else None)
@@ -110,18 +110,18 @@ def page(request: HttpRequest) -> HttpResponse:
 def end(request: HttpRequest, id: int) -> HttpResponse:
     token = get_object_or_404(ApiToken, pk=id, user=caller(request))
     if revoke(token):
-        messages.success(request, f"“{token.name}” is revoked. Whatever used it is turned away from now on.")
+        messages.success(request, f"“{token.name}” is revoked. Programs that use it have lost access.")
     else:
-        messages.info(request, f"“{token.name}” was revoked before.")
+        messages.info(request, f"“{token.name}” was already revoked.")
     return redirect("tokens")
 
 
-def _shown(user: User, now: datetime) -> list[Shown]:
-    """Newest first."""
+def _shown(user: User, now: datetime) -> list[ShownToken]:
+    """Return the person's tokens, newest first."""
     open_to = set(_projects(user).values_list("pk", flat=True))
     rows = ApiToken.objects.filter(user=user).select_related("project").order_by("-created_at", "-pk")
     return [
-        Shown(
+        ShownToken(
             token,
             _standing(token, now, token.project_id in open_to),
             tuple(_SCOPES.get(scope, scope) for scope in token.scopes),
@@ -141,5 +141,5 @@ def _standing(token: ApiToken, now: datetime, project_open: bool) -> str:
 
 
 def _projects(user: User) -> QuerySet[Project]:
-    """Those in which a token of this person works."""
+    """Return the projects in which a token of this person works."""
     return Project.objects.filter(membership__user=user, is_active=True).order_by("slug")

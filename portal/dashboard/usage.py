@@ -53,19 +53,21 @@ SPANS = {
     "30d": Span("last 30 days, by day", "day", 30, "%d %b"),
 }
 SPLITS: dict[Kind, str] = {"model": "model", "project": "project"}
-SPLITS_OF_ALL: dict[Kind, str] = {**SPLITS, "user": "person"}
+SPLITS_OF_ALL: dict[Kind, str] = {**SPLITS, "user": "user"}
+# Columns of the CSV, which programs read: they keep their names.
+CSV_NAMES: dict[Kind, str] = {"model": "model", "project": "project", "user": "person"}
 NUMBERS = ("requests", "failed", "prompt_tokens", "completion_tokens", "gpu_s")
 HEADS = ("requests", "failed", "prompt_tokens", "completion_tokens", "gpu_seconds")
 MEASURES: dict[str, tuple[Of, Callable[[Used | Total], float]]] = {
     "Requests": ("counts", lambda used: used.requests),
-    "Tokens, in and out": ("counts", lambda used: used.prompt_tokens + used.completion_tokens),
+    "Tokens (input and output)": ("counts", lambda used: used.prompt_tokens + used.completion_tokens),
     "GPU-seconds": ("numbers", lambda used: used.gpu_s),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the page is about. Words that it does not know are its usual ones."""
+    """The choices that a person made on the page. Unknown words are the first choice."""
 
     whose: str
     span: str
@@ -73,7 +75,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class LimitInUse:
     of: str
     what: str
     allowed: int
@@ -94,7 +96,7 @@ def fragment(request: HttpRequest) -> HttpResponse:
 @never_cache
 @login_required
 def csv_rows(request: HttpRequest) -> HttpResponse:
-    """The rows behind the charts, by model and project both; everybody's by what was chosen, nobody left out."""
+    """Send the rows behind the charts, by model and project both; everybody's by what was chosen, nobody left out."""
     user, asked = caller(request), _asked(request)
     answer = HttpResponse(content_type="text/csv; charset=utf-8")
     answer["Content-Disposition"] = f'attachment; filename="berth-usage-{asked.span}.csv"'
@@ -104,7 +106,7 @@ def csv_rows(request: HttpRequest) -> HttpResponse:
         with connection.cursor() as cur:
             totals = usage.every_name(plain(cur), asked.by, begin, span.step)
         known = _known(asked.by, {row.name for row in totals if row.name is not None})
-        out.writerow(["utc", SPLITS_OF_ALL[asked.by], *HEADS])
+        out.writerow(["utc", CSV_NAMES[asked.by], *HEADS])
         out.writerows([_utc(row), known[row.name or ""], *_numbers(row)] for row in totals)
     else:
         rows = _rows(user, asked, begin)
@@ -158,7 +160,7 @@ def _asked(request: HttpRequest) -> Asked:
 
 
 def _moments(asked: Asked, now: datetime) -> list[datetime]:
-    """The beginnings of the hours or days that are shown."""
+    """Return the beginnings of the hours or days that are shown."""
     span = SPANS[asked.span]
     last = now.replace(minute=0, second=0, microsecond=0)
     last = last if span.step == "hour" else last.replace(hour=0)
@@ -182,7 +184,7 @@ def _totals(asked: Asked, begin: datetime) -> list[tuple[str, Total]]:
 
 
 def _known(kind: Kind, names: set[str]) -> dict[str, str]:
-    """What people read for a name in the totals."""
+    """Return what people read for a name in the totals."""
     if kind == "model":
         return {name: name for name in names}
     ids = [int(name) for name in names]
@@ -190,17 +192,17 @@ def _known(kind: Kind, names: set[str]) -> dict[str, str]:
         found = dict(Project.objects.filter(pk__in=ids).values_list("pk", "slug"))
     else:
         found = dict(User.objects.filter(pk__in=ids).values_list("pk", "username"))
-    return {name: found.get(int(name), "gone") for name in names}
+    return {name: found.get(int(name), "(deleted)") for name in names}
 
 
 def _names(rows: Iterable[Used]) -> dict[int, str]:
     ids = {row.project_id for row in rows}
     known = dict(Project.objects.filter(pk__in=ids).values_list("pk", "slug"))
-    return {id_: known.get(id_, "gone") for id_ in ids}
+    return {id_: known.get(id_, "(deleted)") for id_ in ids}
 
 
 def _charts(rows: Sequence[tuple[str, Used | Total]], moments: list[datetime], clock: str) -> list[Chart]:
-    """One per measure; the same names have the same colour in each."""
+    """Return one chart per measure; the same names have the same colour in each."""
     counted: Counter[str] = Counter()
     for name, row in rows:
         counted[name] += row.requests
@@ -225,8 +227,8 @@ def _charts(rows: Sequence[tuple[str, Used | Total]], moments: list[datetime], c
     return charts
 
 
-def _limits(user: User) -> list[Limit]:
-    """Of the person's live tokens, of the person, and of their projects, which others use up, too."""
+def _limits(user: User) -> list[LimitInUse]:
+    """Return the limits of the person's live tokens, of the person, and of their projects, which others use up, too."""
     tokens = dict(
         ApiToken.objects.filter(user=user, revoked_at=None, expires_at__gt=timezone.now())
         .order_by("-created_at")
@@ -239,10 +241,10 @@ def _limits(user: User) -> list[Limit]:
     )
     told = {f"token:{pk}": f"token “{name}”" for pk, name in tokens.items()}
     told |= {f"project:{pk}": f"project {slug}, all members" for pk, slug in projects.items()}
-    found = consumption.standings(list(tokens), [user.pk], list(projects), time.time())
+    found = consumption.of(list(tokens), [user.pk], list(projects), time.time())
     return [
-        Limit(
-            told.get(f"{one.want.level}:{one.want.subject}", "you"),
+        LimitInUse(
+            told.get(f"{one.want.level}:{one.want.subject}", "your account"),
             WORDS[one.want.kind],
             one.want.limit,
             one.used,

@@ -14,8 +14,8 @@ from portal.fleet.slurm_words import meaning
 from portal.fleet.states import ON_ITS_WAY, ReplicaState
 from portal.fleet.times import between, clock, span
 
-_RELAUNCH = "An operator has to look at it and let it try again."
-_RESUME = "Requests keep their places; it starts when an operator resumes it."
+_RELAUNCH = "An operator has to resolve this and relaunch it."
+_RESUME = "Requests keep their place in the queue; it starts when an operator resumes it."
 
 
 def explain(facts: PoolFacts, now: float) -> Phase:
@@ -42,7 +42,7 @@ def _explained(facts: PoolFacts, now: float) -> Phase:
     wanted = [replica for replica in facts.replicas if replica.state == ReplicaState.WANTED]
     if any(replica.job.state not in ON_ITS_WAY for replica in wanted):
         load = _load(_profile(wanted[0].job, facts), facts)
-        ready = _starting("The model is not loaded yet. A GPU is ready for it", (load,))
+        ready = _starting("The model is not loaded yet. A running job has room for it", (load,))
         return _after_failures(ready, facts)
     if wanted:
         return _after_failures(_submitted(wanted[0], facts, now), facts)
@@ -53,7 +53,7 @@ def _after_failures(phase: Phase, facts: PoolFacts) -> Phase:
     """Return the phase with why the try before this one failed: whoever looks during a retry has to see it, too."""
     if not facts.failures or not facts.hold_reason:
         return phase
-    tried = "The try before" if facts.failures == 1 else f"The last of {facts.failures} tries"
+    tried = "The previous attempt" if facts.failures == 1 else f"The last of {facts.failures} attempts"
     why = _sentence(facts.hold_reason.removeprefix("Starting it failed: "))
     return replace(phase, reason=f"{phase.reason} {tried} failed: {why}")
 
@@ -81,7 +81,7 @@ def _submitted(replica: ReplicaFacts, facts: PoolFacts, now: float) -> Phase:
     job = replica.job
     profile = _profile(job, facts)
     load = _load(profile, facts)
-    name = f"GPU job {job.job_id}" if job.job_id is not None else "GPU job"
+    name = f"Slurm job {job.job_id}" if job.job_id is not None else "Slurm job"
     if job.submitted_at is None:
         what = f"Its {name} is being submitted"
     else:
@@ -102,7 +102,7 @@ def _wait(job: JobFacts, profile: ProfileFacts, now: float) -> Part:
         return Part("slurm", f"Slurm expects to start it at {clock(job.starts_at, now)}", job.starts_at - now)
     p50_s, p90_s = profile.wait_p50_s, profile.wait_p90_s
     if p50_s is None:
-        return Part("slurm", "no job like it started today, so nobody can say how long it waits", None)
+        return Part("slurm", "no job like it started today, so its wait cannot be estimated", None)
     usual = f"jobs like it waited {between(p50_s, p90_s if p90_s is not None else p50_s)} today"
     waited_s = now - job.submitted_at if job.submitted_at is not None else 0.0
     for mark_s in (p50_s, p90_s or 0.0):
@@ -126,10 +126,10 @@ def _absent(facts: PoolFacts, asleep: bool, now: float) -> Phase:
     if facts.profiles and all(profile.silent for profile in facts.profiles):
         silences = " and ".join(dict.fromkeys(_silence(profile, now) for profile in facts.profiles))
         reason = f"The model is not loaded: {silences}, and nothing is started until it does."
-        return Phase("not_loaded", None, reason, next_step="Requests keep their places meanwhile.")
+        return Phase("not_loaded", None, reason, next_step="Requests keep their place in the queue.")
     if facts.retry_at is not None and facts.retry_at > now:
         why = _sentence(facts.hold_reason or "Starting it failed")
-        again = f"The next try is at {clock(facts.retry_at, now)}."
+        again = f"The next attempt is at {clock(facts.retry_at, now)}."
         return Phase("not_loaded", None, f"The model is not loaded. {why} {again}")
     if facts.profiles and all(profile.latched for profile in facts.profiles):
         held = "; ".join(f"{p.name}: {p.latched.rstrip('.')}" for p in facts.profiles)
@@ -158,7 +158,7 @@ def _first_request(facts: PoolFacts, now: float) -> Phase:
 def _new_job(profile: ProfileFacts, now: float) -> Part:
     """The wait of a job that would be submitted now, if it takes one."""
     if profile.has_room:
-        return Part("slurm", "there are free GPUs for it now", 0.0)
+        return Part("slurm", "a running job has room for it now", 0.0)
     p50_s, p90_s = profile.wait_p50_s, profile.wait_p90_s
     if profile.starts_at is not None:
         left_s = profile.starts_at - now
@@ -167,9 +167,11 @@ def _new_job(profile: ProfileFacts, now: float) -> Part:
             when += " or before"  # smaller jobs find their place sooner
         return Part("slurm", f"Slurm would start a job for it {when}", max(0.0, left_s))
     if p50_s is None:
-        return Part("slurm", "how long Slurm lets it wait is unknown, none of its jobs started today", None)
+        return Part(
+            "slurm", "its wait in Slurm cannot be estimated, because no job like it started today", None
+        )
     usual = between(p50_s, p90_s if p90_s is not None else p50_s)
-    return Part("slurm", f"jobs like its waited {usual} today", p50_s)
+    return Part("slurm", f"jobs like it waited {usual} today", p50_s)
 
 
 def _profile(job: JobFacts, facts: PoolFacts) -> ProfileFacts:
@@ -202,7 +204,7 @@ def in_line(phase: Phase, position: int | None) -> Phase:
         left_s = phase.service_s * position / phase.seats if phase.service_s is not None else None
         queue = Part("queue", place, left_s)
         hold = f" {phase.reason}" if phase.reason else ""
-        reason = f"The model is loaded, and its places are taken; {place}.{hold}"
+        reason = f"The model is loaded, and all its slots are in use; {place}.{hold}"
         return replace(phase, reason=reason, eta_s=_sum((queue,)), parts=(queue,))
     # Once it is loaded, so many run at once.
     turns = max(0, position - phase.seats)

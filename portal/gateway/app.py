@@ -21,8 +21,8 @@ from portal.acceptance import rule
 from portal.acceptance.rule import Facts, verdict
 from portal.accounts import tokens
 from portal.accounts.callers import Caller
+from portal.admission.keeper import Keeper
 from portal.admission.slots import Slots
-from portal.admission.wake import Wake
 from portal.config import Config
 from portal.db.threads import Database
 from portal.errors import ApiError
@@ -31,7 +31,6 @@ from portal.gateway.call import Call, Progress
 from portal.gateway.directory import Directory
 from portal.gateway.forward import Forward
 from portal.gateway.hold import Hold
-from portal.gateway.keeper import Keeper
 from portal.gateway.limits import Limits
 from portal.gateway.live_calls import LiveCalls
 from portal.gateway.openai.batches import Batches
@@ -47,6 +46,7 @@ from portal.gateway.serve import Serve
 from portal.gateway.settlement import Settlement
 from portal.gateway.writer import HEARTBEAT_S, Writer
 from portal.http.exchange import Exchange, Gone, Scope
+from portal.redis.hint_thread import HintThread
 from portal.transport.relay import Relay
 from portal.transport.reverse import Reverse
 from portal.transport.transport import Transports
@@ -67,7 +67,7 @@ class Gateway:
         # Four missed heartbeats make a gateway stale: one late COMMIT must not.
         heartbeat_s = min(HEARTBEAT_S, config.holder_stale_s / 4)
         self.writer = Writer(config.database_url, self.id, config.poison_after, heartbeat_s)
-        self._wake = Wake()
+        self._tick_hints = HintThread()
         self.reverse = Reverse(self.id, self.slots, Relay(config.site_key, config.relay_address))
         self._forward = Forward(config.site_key, Transports(self.reverse))
         live = LiveCalls()
@@ -132,7 +132,7 @@ class Gateway:
     async def start(self) -> None:
         self.directory.start()
         self.writer.start()
-        self._wake.start()
+        self._tick_hints.start()
         await self.reverse.start()
         await self.keeper.start()
         self._limits.start()
@@ -145,14 +145,14 @@ class Gateway:
     def _waits(self, pool: str) -> None:
         """Somebody waits in this pool. One that is hot or on its way is looked after by the usual ticks."""
         if self.directory.phase(pool).residency == "not_loaded":
-            self._wake.soon()
+            self._tick_hints.soon()
 
     async def stop(self) -> None:
         await self._limits.stop()
         await self.keeper.stop()
         await self._forward.stop()
         await self.reverse.stop()
-        self._wake.stop()
+        self._tick_hints.stop()
         await self.writer.stop()
         for database in (self._database, self._entry):
             await asyncio.get_running_loop().run_in_executor(None, database.close)

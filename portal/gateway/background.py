@@ -28,6 +28,7 @@ from portal.http.exchange import Headers
 from portal.ledger.states import Lane, RequestState
 from portal.ledger.transitions import NewRequest
 from portal.policy.limits import Want, wants
+from portal.redis import keys
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class Background:
             self._told[pool] = True
             return
         self._told[pool] = False
-        self._slots.hint(f"berth:lease:{pool}", "look")
+        self._slots.hint(keys.ROWS.of(pool), "look")
         asyncio.get_running_loop().call_later(TELL_S, self._tell_of_more, pool)
 
     def _tell_of_more(self, pool: str) -> None:

@@ -13,6 +13,7 @@ from uuid import UUID
 from gpuworker.wire import JSON
 from portal.acceptance.asked import Asked
 from portal.accounts.callers import Caller
+from portal.admission.place import Place
 from portal.admission.slots import Route
 from portal.gateway.forward import End
 from portal.http.exchange import Exchange
@@ -60,6 +61,11 @@ class Call(NamedTuple):
     def request(self) -> str:
         """Return the request's id as text, as Redis and ingresses know it."""
         return self.ex.request_id
+
+    @property
+    def place(self) -> Place:
+        """Return what it asks of its pool's replicas."""
+        return Place(self.pool, self.request, alone=self.progress.crashes > 0)
 
     @property
     def first_token_at(self) -> datetime | None:

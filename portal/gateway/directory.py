@@ -2,7 +2,7 @@
 
 One thread with one connection of its own reads; requests look things up without waiting. A token or model that
 the snapshot does not know is asked of PostgreSQL before anyone is turned away, and a revocation is pushed
-(`refresh_soon`, from the Redis channel berth:directory). Only tokens that were used here are kept in memory.
+(`refresh_soon`, from the Redis channel keys.DIRECTORY). Only tokens that were used here are kept in memory.
 """
 
 from __future__ import annotations

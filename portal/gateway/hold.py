@@ -11,6 +11,8 @@ import math
 import time
 
 from portal.acceptance.asked import Asked
+from portal.admission import patience
+from portal.admission.keeper import Waiter
 from portal.admission.pipe import QueueDown
 from portal.admission.slots import Route, Slots
 from portal.config import Config
@@ -18,13 +20,11 @@ from portal.errors import ApiError
 from portal.fleet.explain import in_line
 from portal.fleet.phase import Phase
 from portal.gateway.directory import Directory
-from portal.gateway.keeper import Waiter
 from portal.http.exchange import Exchange
 
 # A grant that comes at once needs no heartbeat, and an error that comes at once keeps its proper status.
 FIRST_BEAT_S = 0.25
 LOOK_S = 1.0
-QUEUE_PATIENCE_S = 10.0
 _RETRY_MOST_S = 60
 _RETRY_UNKNOWN_S = 30
 
@@ -46,7 +46,7 @@ class Hold:
             if waiter.granted.done():
                 return waiter.granted.result()
             now = time.monotonic()
-            phase = self._directory.phase(waiter.pool).named(asked.model)
+            phase = self._directory.phase(waiter.place.pool).named(asked.model)
             self._check(phase, now, until)
             if asked.stream and now >= beat_at:
                 await ex.comment(await self._standing(waiter, phase))
@@ -56,7 +56,7 @@ class Hold:
         if phase.residency == "unavailable":
             raise ApiError("model_unavailable", detail=phase.reason)
         down_since = self._slots.down_since
-        if down_since is not None and now - down_since > QUEUE_PATIENCE_S:
+        if down_since is not None and now - down_since > patience.PATIENCE_S:
             raise ApiError("queue_unavailable", retry_after_s=_RETRY_UNKNOWN_S)
         if now >= until:
             raise starting(phase)
@@ -64,7 +64,7 @@ class Hold:
     async def _standing(self, waiter: Waiter, phase: Phase) -> dict[str, object]:
         """Position, ETA and reason, as a heartbeat carries them."""
         try:
-            position = await self._slots.position(waiter.pool, waiter.request)
+            position = await self._slots.position(waiter.place)
         except QueueDown:
             position = None
         told = in_line(phase, position)
@@ -86,6 +86,6 @@ def starting(phase: Phase) -> ApiError:
     eta_s = phase.eta_s or _RETRY_UNKNOWN_S
     return ApiError(
         "model_starting",
-        detail=phase.says or "All its places are taken.",
+        detail=phase.says or "All its slots are in use.",
         retry_after_s=int(min(max(eta_s, 1), _RETRY_MOST_S)),
     )

@@ -10,29 +10,25 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from portal.acceptance.rule import Rates
 from portal.accounts.callers import Caller
+from portal.admission.patience import patiently
 from portal.admission.pipe import QueueDown
 from portal.admission.slots import Route, Slots
-from portal.admission.subjects import LEASE_S, PREFIX, Quotas, of_subjects, over
-from portal.errors import ApiError
+from portal.admission.subjects import Quotas, of_subjects, over
 from portal.gateway.call import Call
 from portal.gateway.directory import Directory
-from portal.gateway.hold import QUEUE_PATIENCE_S
 from portal.http.exchange import Headers
 from portal.policy.limits import COUNTS, RATES, Level, Quota, Want, duration, wants
 
 log = logging.getLogger(__name__)
 
 _EVERY_S = 5.0
-_TRY_AGAIN_S = 0.25
 
-T = TypeVar("T")
 Left = Sequence[tuple[int, float]]  # (remaining, seconds until whole) of each
 
 
@@ -88,7 +84,7 @@ class Limits:
         if not asked:
             return "allow"
         try:
-            refused, _, left = await self._slots.limit(PREFIX, call.request, LEASE_S, asked)
+            refused, _, left = await self._slots.limit(call.request, asked)
         except QueueDown:
             return "unknown"
         call.ex.extra += headers(asked, left)
@@ -97,7 +93,7 @@ class Limits:
     def give_rates_back(self, call: Call) -> None:
         """Undo `take_rates`: the request was refused after all."""
         if asked := self._rates(call):
-            self._slots.settle(PREFIX, call.request, "", asked, 0)
+            self._slots.settle(call.request, asked, 0)
 
     def concerning(self, call: Call) -> list[tuple[Level, str, Quota]]:
         """Return the quotas that the request is counted against."""
@@ -114,7 +110,7 @@ class Limits:
         taken = self._taken.get(call.request, [])
         if lines := [want for want in taken if want.kind == "queued"]:
             self._taken[call.request] = [want for want in taken if want.kind != "queued"]
-            self._slots.settle(PREFIX, call.request, "", lines, 0)
+            self._slots.settle(call.request, lines, 0)
 
     def leave(self, call: Call, used: int | None = None, slot: str = "") -> None:
         """Settle what it took; nothing where that has been done. `used`: tokens, None where no engine has said:
@@ -126,9 +122,9 @@ class Limits:
         used = 0 if used is None and call.progress.granted_at is None else used
         back = [want for want in taken if want.kind != "requests"]
         if slot:
-            self._slots.leave(call.pool, call.request, slot, PREFIX, back, used)
+            self._slots.leave(call.place, slot, back, used)
         elif back:
-            self._slots.settle(PREFIX, call.request, "", back, used)
+            self._slots.settle(call.request, back, used)
 
     async def _back_in_line(self, call: Call, lines: Sequence[Want]) -> None:
         """Counted, never refused: it has its place."""
@@ -136,18 +132,18 @@ class Limits:
             return
         self._taken.setdefault(call.request, []).extend(lines)
         try:
-            await self._slots.keep(PREFIX, LEASE_S, [(want.key, call.request) for want in lines])
+            await self._slots.keep([(want, call.request) for want in lines])
         except QueueDown as error:
             log.warning("limits: %s; the next round counts request %s", error, call.request)
 
     async def _take(self, call: Call, asked: Sequence[Want]) -> None:
-        ask = functools.partial(self._slots.limit, PREFIX, call.request, LEASE_S, asked)
-        self._took(call, asked, *await _patiently(ask))
+        ask = functools.partial(self._slots.limit, call.request, asked)
+        self._took(call, asked, *await patiently(ask))
 
     async def _take_with_slot(self, call: Call, asked: Sequence[Want]) -> Entry:
         """Take its slot in the same step, as the usual request goes: it costs one round trip and not two."""
-        ask = functools.partial(self._slots.enter, call.pool, PREFIX, call.request, LEASE_S, asked)
-        refused, retry_s, left, route = await _patiently(ask)
+        ask = functools.partial(self._slots.enter, call.place, asked)
+        refused, retry_s, left, route = await patiently(ask)
         self._took(call, asked, refused, retry_s, left)
         return Entry(asked_for_slot=True, route=route)
 
@@ -166,28 +162,16 @@ class Limits:
         while True:
             await asyncio.sleep(_EVERY_S)
             held = [
-                (want.key, request)
+                (want, request)
                 for request, taken in self._taken.items()
                 for want in taken
                 if want.kind in COUNTS
             ]
             try:
                 if held:
-                    await self._slots.keep(PREFIX, LEASE_S, held)
+                    await self._slots.keep(held)
             except QueueDown as error:
                 log.warning("limits: %s", error)
-
-
-async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
-    """Asks Redis again while it is away, for as long as a caller may be kept. Raises ApiError."""
-    until = time.monotonic() + QUEUE_PATIENCE_S
-    while True:
-        try:
-            return await ask()
-        except QueueDown:
-            if time.monotonic() >= until:
-                raise ApiError("queue_unavailable", retry_after_s=10) from None
-            await asyncio.sleep(_TRY_AGAIN_S)
 
 
 def concerning(

@@ -5,6 +5,8 @@ Separate from `slots`, which knows only commands, and from `serve`, which asks b
 
 from __future__ import annotations
 
+import functools
+
 from portal.acceptance.rule import share
 from portal.admission.pipe import QueueDown
 from portal.admission.slots import Slots
@@ -49,10 +51,10 @@ class Order:
             return key
 
     async def _reserve(self, call: Call, lane: str, cost: float) -> float:
-        request = call.request if lane == Lane.HELD else ""
-        project = call.caller.project_id
-        key = await self._slots.tag(call.pool, lane, project, cost, call.priority, request)
+        tag = functools.partial(
+            self._slots.tag, call.place, lane, call.caller.project_id, cost, call.priority
+        )
+        key = await tag()
         while key is None:
-            line = await self._writer.line(call.progress.id, call.pool, lane)
-            key = await self._slots.tag(call.pool, lane, project, cost, call.priority, request, line)
+            key = await tag(await self._writer.line(call.progress.id, call.pool, lane))
         return key

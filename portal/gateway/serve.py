@@ -10,20 +10,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TypeVar
 from uuid import UUID
 
+from portal.admission.keeper import Keeper
+from portal.admission.patience import patiently
 from portal.admission.pipe import QueueDown
 from portal.admission.slots import Route, Slots
 from portal.errors import ApiError
 from portal.gateway import wait_headers
 from portal.gateway.call import Call
 from portal.gateway.forward import Forward
-from portal.gateway.hold import QUEUE_PATIENCE_S, Hold
-from portal.gateway.keeper import Keeper
+from portal.gateway.hold import Hold
 from portal.gateway.limits import Entry, Limits
 from portal.gateway.live_calls import LiveCalls
 from portal.gateway.order import Order
@@ -31,10 +30,6 @@ from portal.gateway.settlement import Settlement
 from portal.gateway.writer import DatabaseDown, Writer
 from portal.ledger.states import Lane
 from portal.ledger.transitions import Grant, Granted
-
-T = TypeVar("T")
-
-_TRY_AGAIN_S = 0.25
 
 
 class Serve:
@@ -92,7 +87,7 @@ class Serve:
             if not call.key and await self._at_once(call, entry):  # 1.
                 return
             await self._limits.waits(call)  # 2.
-            progress.order_key = await _patiently(lambda: self._order.key(call, Lane.HELD))
+            progress.order_key = await patiently(lambda: self._order.key(call, Lane.HELD))
             progress.has_row = True
             await self._writer.accept(call.to_accept(self._gateway))
         while not await self._try_in_line(call):  # 3.
@@ -102,20 +97,18 @@ class Serve:
         """Try once without standing in line, if nobody does and there is room. True when the call has ended."""
         route = entry.route
         if not entry.asked_for_slot:
-            route = await _patiently(lambda: self._slots.admit(call.pool, call.request))
+            route = await patiently(lambda: self._slots.admit(call.place))
         if route is None:
             return False
         self._running(call, route, None)
-        self._keeper.hold(call.pool, route, call.request, alone=False, admitted=True)
+        self._keeper.hold(call.place, route, admitted=True)
         return await self._tried(call, route, alone=False)
 
     async def _try_in_line(self, call: Call) -> bool:
         """Wait in line for a grant, then try once. True when the call has ended."""
         progress = call.progress
-        alone = progress.crashes > 0
-        waiter = await _patiently(
-            lambda: self._keeper.wait(call.pool, call.request, progress.order_key, alone=alone)
-        )
+        place = call.place
+        waiter = await patiently(lambda: self._keeper.wait(place, progress.order_key))
         if not waiter.granted.done():
             self._waits(call.pool)
         route = await self._hold.wait(call.ex, call.asked, waiter, call.since)
@@ -127,7 +120,7 @@ class Serve:
         self._running(call, route, granted)
         if call.ex.streaming:  # the headers are out
             await call.ex.comment(wait_headers.event(call.ex.extra))
-        return await self._tried(call, route, alone=alone)
+        return await self._tried(call, route, alone=place.alone)
 
     async def _tried(self, call: Call, route: Route, *, alone: bool) -> bool:
         """Run it at the replica. True when the call has ended, False when it is back in its old place."""
@@ -146,15 +139,3 @@ class Serve:
             call.ex.extra = wait_headers.in_line(call.ex.extra, waited_ms, granted)
         else:
             call.ex.extra = wait_headers.at_once(call.ex.extra, waited_ms)
-
-
-async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask Redis again while it is away, for as long as a caller may be kept. Raises QueueDown."""
-    until = time.monotonic() + QUEUE_PATIENCE_S
-    while True:
-        try:
-            return await ask()
-        except QueueDown:
-            if time.monotonic() >= until:
-                raise
-            await asyncio.sleep(_TRY_AGAIN_S)

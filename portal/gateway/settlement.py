@@ -11,11 +11,11 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 
+from portal.admission.keeper import Keeper
 from portal.admission.slots import Slots
 from portal.errors import ApiError
 from portal.gateway.call import Call, Outcome, outcome_of
 from portal.gateway.forward import End
-from portal.gateway.keeper import Keeper
 from portal.gateway.limits import Limits
 from portal.gateway.moves import Cancel, EndQueued
 from portal.gateway.repeats import Repeats
@@ -94,7 +94,7 @@ class Settlement:
         else:
             # A replica that cannot be reached leaves the routes until its next sync.
             self._slots.drop_route(call.pool, route.replica)
-        self._keeper.release(call.pool, call.request, over=False)
+        self._keeper.release(call.place, over=False)
 
     async def _interrupt(self, call: Call, end: End) -> None:
         progress = call.progress
@@ -161,7 +161,7 @@ class Settlement:
     def _close(self, call: Call) -> None:
         """The call is over here; its row, if it has one, ends or has ended elsewhere."""
         call.progress.ended = True
-        self._keeper.forget(call.pool, call.request)
+        self._keeper.forget(call.place)
 
     def _write(self, call: Call, outcome: Outcome, used: int | None) -> None:
         """Write the end. `used`: tokens, None where the engine did not say."""
@@ -169,11 +169,11 @@ class Settlement:
         now = datetime.now(UTC)
         if call.progress.has_row:
             self._writer.later(call.finished(self._gateway, outcome, now))
-            self._keeper.forget(call.pool, call.request)
+            self._keeper.forget(call.place)
             self._limits.leave(call, used)
         else:
             self._writer.record(call.recorded(self._gateway, outcome, now))
-            self._limits.leave(call, used, self._keeper.let_go(call.pool, call.request))
+            self._limits.leave(call, used, self._keeper.let_go(call.place))
 
 
 def _poisoned(call: Call) -> ApiError:

@@ -10,12 +10,12 @@ import asyncio
 from typing import Any
 
 import psycopg2
-import redis.asyncio as redis_async
 from redis.exceptions import RedisError
 
 from portal.config import Config
 from portal.db import connections
 from portal.http.answers import send_json
+from portal.redis import clients
 
 LIMIT_S = 3.0
 
@@ -63,9 +63,7 @@ class Readiness:
             link.close()
 
     async def _redis(self) -> bool:
-        client = redis_async.Redis.from_url(
-            self._config.redis_url, socket_timeout=LIMIT_S, socket_connect_timeout=LIMIT_S
-        )
+        client = clients.in_loop(self._config.redis_url, clients.READINESS)
         try:
             return bool(await client.ping())
         except (RedisError, OSError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
@@ -32,6 +33,18 @@ class Line:
     oldest: datetime | None = None
 
 
+class _Counted(NamedTuple):
+    """How many requests of one project are in one state and lane of a model, and when the oldest was accepted."""
+
+    pool: str
+    model: str
+    project_id: int
+    lane: str
+    state: str
+    n: int
+    oldest: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class Parked:
     """The first of those that one project has parked for a model, and how many bytes it asks with."""
@@ -48,7 +61,7 @@ def lines(cur: Cursor) -> list[Line]:
     """The longest wait first."""
     cur.execute(
         # State by state: each has a partial index, and `state IN (…)` would read every request that ever ended.
-        """SELECT pool, model, project_id, lane, state, count(*), min(accepted_at) FROM (
+        """SELECT pool, model, project_id, lane, state, count(*) AS n, min(accepted_at) AS oldest FROM (
              (SELECT * FROM ledger_request WHERE state = 'queued' LIMIT %(most)s)
              UNION ALL (SELECT * FROM ledger_request WHERE state = 'parked' LIMIT %(most)s)
              UNION ALL (SELECT * FROM ledger_request WHERE state = 'running' LIMIT %(most)s)) live
@@ -56,16 +69,17 @@ def lines(cur: Cursor) -> list[Line]:
         {"most": MOST_COUNTED},
     )
     found: dict[tuple[str, str, int], Line] = {}
-    for pool, model, project, lane, state, n, oldest in cur.fetchall():
-        line = found.setdefault((pool, model, project), Line(pool, model, project))
-        if state == RequestState.RUNNING:
-            line.running += n
+    for row in named(cur, _Counted):
+        key = row.pool, row.model, row.project_id
+        line = found.setdefault(key, Line(*key))
+        if row.state == RequestState.RUNNING:
+            line.running += row.n
             continue
-        if state == RequestState.QUEUED:
-            line.waiting[lane] = n
+        if row.state == RequestState.QUEUED:
+            line.waiting[row.lane] = row.n
         else:
-            line.parked += n
-        line.oldest = min(filter(None, (line.oldest, oldest)))
+            line.parked += row.n
+        line.oldest = min(filter(None, (line.oldest, row.oldest)))
     return sorted(found.values(), key=_by_wait)
 
 

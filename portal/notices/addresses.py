@@ -11,28 +11,28 @@ from urllib.parse import urlsplit
 
 
 class Refused(ValueError):
-    """This URL is not called. The text says why."""
+    """The refusal to call a URL. Its text says why."""
 
 
 def checked(url: str, private: bool) -> None:
-    """What can be said of it without looking anything up. Raises Refused."""
+    """Check what can be said of a URL without looking anything up. Raise Refused."""
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise Refused("This is no URL.") from None
+        raise Refused("This is not a URL.") from None
     if parts.scheme not in ("https", "http") or not parts.hostname or port == 0:
         raise Refused("Write a whole URL, such as https://hooks.example.org/berth.")
     if parts.username or parts.password or parts.fragment:
-        raise Refused("A URL without user, password and fragment, please.")
+        raise Refused("The URL must not have a user name, a password or a fragment.")
     if parts.scheme == "http" and not private:
         raise Refused("The address must begin with https://.")
     if any(ord(char) <= 32 or ord(char) > 126 for char in url):
-        raise Refused("A URL holds no blanks and only ASCII characters.")
+        raise Refused("A URL has only ASCII characters and no spaces.")
 
 
 def resolved(url: str, private: bool) -> tuple[str, int]:
-    """Address and port to dial. Raises Refused, OSError."""
+    """Return the address and port to dial. Raise Refused or OSError."""
     checked(url, private)
     parts = urlsplit(url)
     assert parts.hostname is not None
@@ -40,7 +40,7 @@ def resolved(url: str, private: bool) -> tuple[str, int]:
     try:
         entries = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
     except UnicodeError:  # of its codec for names of hosts, e.g. a part of more than 63 characters
-        raise Refused("This is no name of a host.") from None
+        raise Refused("This is not a valid host name.") from None
     found = [str(entry[4][0]) for entry in entries]
     for address in found:
         if not private and not _is_public(address):

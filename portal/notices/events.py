@@ -29,14 +29,15 @@ from portal.notices.models import Kind, Wish
 TOLD_WITHIN = timedelta(hours=24)  # whoever was away for longer tells old news no more
 WISH_LIVES = timedelta(hours=24)
 SILENT_FOR = timedelta(minutes=5)
-WORDS = {"completed": "is finished", "failed": "has failed", "expired": "ran out of time"}
+WORDS = {"completed": "is finished", "failed": "has failed", "expired": "has expired"}
 # A token that lives shortly needs no word a week before.
 TOKEN_DAYS = ((7, timedelta(days=14)), (1, timedelta(days=2)))
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`user`, `project`: whose it is. Neither: the operators'. `data` is for programs; `page` is where one sees more."""
+    """One thing that people are told. `user`, `project`: whose it is; neither: the operators'. `data` is for
+    programs; `page` is where one sees more."""
 
     name: str
     kind: Kind
@@ -72,7 +73,7 @@ def _ready(now: datetime) -> Iterator[Event]:
         if wish.model in ready:
             yield Event(
                 f"ready:{wish.pk}", Kind.MODEL_READY, f"/?use={quote(wish.model, safe='')}#use", f"{wish.model} is ready",
-                f"You asked to be told: {wish.model} is ready and answers at once. It stays loaded while it is used.",
+                f"You asked to be notified: {wish.model} is loaded and ready. It stays loaded while it is used.",
                 user=wish.user_id, data={"model": wish.model},
             )  # fmt: skip
 
@@ -80,12 +81,8 @@ def _ready(now: datetime) -> Iterator[Event]:
 def _batches(now: datetime) -> Iterator[Event]:
     for batch in Batch.objects.filter(ended_at__gt=now - TOLD_WITHIN, state__in=list(WORDS)):
         name = f"batch_{batch.pk}"  # as the API writes it
-        counts = f"{batch.completed} of {batch.total} requests were answered"
-        why = (
-            f"{counts}, {batch.failed} failed."
-            if batch.total
-            else "Its page says what is wrong with its file."
-        )
+        counts = f"{batch.completed} of {batch.total} requests were completed"
+        why = f"{counts}, {batch.failed} failed." if batch.total else "Its page lists the errors in its file."
         yield Event(
             f"batch:{batch.pk}", Kind.BATCH_ENDED, f"/batches/{batch.pk}/", f"Batch {name} {WORDS[batch.state]}",
             f"Your batch {name} {WORDS[batch.state]}: {why}" if batch.total else
@@ -102,30 +99,31 @@ def _latched() -> Iterator[Event]:
         yield Event(
             f"latched:{row.pk}:{row.latched_at.timestamp():.0f}", Kind.MODEL_LATCHED, _fleet(row.pk),
             f"{row.pk} does not start",
-            f"{row.pk} failed to start several times and is not tried again until somebody relaunches it. The reason "
-            f"stands on the page Fleet.",
+            f"{row.pk} failed to start several times and is not started again until an operator relaunches it. The "
+            f"page Fleet shows the reason.",
             data={"pool": row.pk},
         )  # fmt: skip
 
 
 def _silent(now: datetime) -> Iterator[Event]:
-    """Of each way: one that never answered has no time to tell it by, and is told by the page on which it is set up."""
+    """Yield an event for each way that has fallen silent. One that never answered has no time to name, and is told by
+    the page on which it is set up."""
     several = WayState.objects.count() > 1
     for row in WayState.objects.exclude(error="").filter(answered_at__lt=now - SILENT_FOR):
         assert row.answered_at is not None
         who = f"Slurm of {row.cluster_id}" + (f" (access {row.name})" if row.name else "")
         key = f"{row.cluster_id}/{row.name}" if row.name else row.cluster_id
-        held = "nothing is started by this way" if several else "nothing is started"
+        held = "nothing is launched through this access" if several else "nothing is launched"
         yield Event(
             f"silent:{key}:{row.answered_at.timestamp():.0f}", Kind.SLURM_SILENT, "/fleet/",
             f"{who} does not answer",
-            f"{who} last answered at {row.answered_at:%H:%M} UTC. What runs goes on; {held}. {row.error}"[:1000],
+            f"{who} last answered at {row.answered_at:%H:%M} UTC. Running requests continue; {held}. {row.error}"[:1000],
             data={"cluster": row.cluster_id, "access": row.name},
         )  # fmt: skip
 
 
 def _old(config: Config, now: datetime) -> Iterator[Event]:
-    """Once an hour and pool."""
+    """Yield an event for each pool whose queue is old, once an hour."""
     if not config.queue_old_min:
         return
     with connection.cursor() as cur:
@@ -135,8 +133,8 @@ def _old(config: Config, now: datetime) -> Iterator[Event]:
         if waits_s > config.queue_old_min * 60:
             yield Event(
                 f"queue:{pool}:{now:%Y%m%d%H}", Kind.QUEUE_OLD, _fleet(pool),
-                f"Requests for {pool} wait for {span(waits_s)}",
-                f"The oldest request for {pool} has waited for {span(waits_s)}. The page Fleet says why.",
+                f"Requests for {pool} have waited for {span(waits_s)}",
+                f"The oldest request for {pool} has waited for {span(waits_s)}. The page Fleet shows the reason.",
                 data={"pool": pool, "oldest_s": round(waits_s)},
             )  # fmt: skip
 
@@ -153,14 +151,14 @@ def _tokens(now: datetime) -> Iterator[Event]:
             yield Event(
                 f"token:{token.pk}:{days}", Kind.TOKEN_EXPIRING, "/tokens/", f"Your token “{token.name}” expires soon",
                 f"Your token “{token.name}” (berth_{token.prefix}_…) for {token.project} expires on "
-                f"{token.expires_at:%Y-%m-%d %H:%M} UTC. Make another one on the page Tokens.",
+                f"{token.expires_at:%Y-%m-%d %H:%M} UTC. Create a new one on the page Tokens.",
                 user=token.user_id, project=token.project_id,
                 data={"token": token.prefix, "expires_at": token.expires_at.isoformat()},
             )  # fmt: skip
 
 
 def _results(config: Config, now: datetime) -> Iterator[Event]:
-    """Of requests that nobody waited for: those that go within a day, one notice per person and day."""
+    """Yield the results of background requests that are deleted within a day, one event per person and day."""
     gone_at = now - timedelta(days=config.result_keep_days)
     rows = Request.objects.filter(
         lane=Lane.ASYNC, state=RequestState.DONE, ended_at__gt=gone_at, ended_at__lt=gone_at + timedelta(days=1),

@@ -26,7 +26,7 @@ FOR_OPERATORS = (Kind.MODEL_LATCHED, Kind.SLURM_SILENT, Kind.QUEUE_OLD)
 
 
 class OptOut(models.Model):
-    """No mail of this kind to this person."""
+    """A person's choice to get no mail of this kind."""
 
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="+")
     kind = models.CharField(max_length=20, choices=Kind)
@@ -61,7 +61,7 @@ class Webhook(models.Model):
 
     @property
     def secret(self) -> str:
-        """What its notices are signed with. Derived, so that no dump of the database holds it."""
+        """Return what the webhook's notices are signed with. It is derived, so that no dump of the database holds it."""
         said = f"webhook {self.pk} {self.created_at.isoformat()}".encode()
         return hmac.new(config().site_key, said, hashlib.sha256).hexdigest()
 

@@ -14,7 +14,7 @@ from portal.notices.models import FOR_OPERATORS, Delivery, Kind, OptOut, Webhook
 
 
 def plan(events: Iterable[Event], config: Config, now: datetime) -> int:
-    """How many deliveries are new."""
+    """Store the deliveries of the events, and return how many are new."""
     told = list(events)
     if not told:
         return 0

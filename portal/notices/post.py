@@ -33,7 +33,8 @@ _OF_ONE = (
 
 
 class NotSent(Exception):
-    """`is_final`: trying again is no use. `is_silent`: nobody was there, so others on this way would fare alike."""
+    """A delivery that failed. `is_final`: trying again is no use. `is_silent`: nobody was there, so others on this
+    way would fare alike."""
 
     def __init__(self, why: str, *, is_final: bool = False, is_silent: bool = False) -> None:
         super().__init__(why)
@@ -48,7 +49,7 @@ def post(delivery: Delivery, config: Config) -> None:
 
 
 def payload(delivery: Delivery) -> bytes:
-    """What a webhook is sent. The id is the same in every attempt."""
+    """Return what a webhook is sent. The id is the same in every attempt."""
     said = {
         "id": delivery.pk,
         "kind": delivery.kind,
@@ -61,7 +62,7 @@ def payload(delivery: Delivery) -> bytes:
 
 
 def signature(secret: str, at: int, body: bytes) -> str:
-    """Of `<seconds since 1970>.<body>`, as header X-Berth-Signature holds it."""
+    """Return the signature of `<seconds since 1970>.<body>`, as the header X-Berth-Signature holds it."""
     digest = hmac.new(secret.encode(), b"%d." % at + body, hashlib.sha256).hexdigest()
     return f"t={at},v1={digest}"
 
@@ -102,7 +103,7 @@ def call(hook: Webhook, body: bytes, config: Config) -> None:
 
 
 class _Dialled(http.client.HTTPConnection):
-    """To an address that was chosen, in the name of a host."""
+    """A connection to an address that was chosen, in the name of a host."""
 
     def __init__(self, host: str, address: str, port: int, is_tls: bool) -> None:
         super().__init__(host, port, timeout=LIMIT_S)
@@ -134,7 +135,7 @@ def _mail(delivery: Delivery, config: Config) -> None:
     more = (
         f"\n\n{delivery.data['page']}" if "page" in delivery.data else ""
     )  # not in what stood before an update
-    text = f"{delivery.text}{more}\n\n-- \nBerth. Which mails you get you say here: {config.site}/notices/\n"
+    text = f"{delivery.text}{more}\n\n-- \nBerth. Choose which mails you get: {config.site}/notices/\n"
     try:
         EmailMessage(" ".join(delivery.subject.split()), text, to=[user.email]).send()
     except OSError as error:

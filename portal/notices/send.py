@@ -60,7 +60,8 @@ def send(config: Config, clock: Callable[[], float] = time.time) -> None:
 
 
 def _lines(now: datetime) -> deque[Line]:
-    """The first of each; what failed before comes last, in its line and among the lines."""
+    """Return the deliveries that are due, one line per webhook; what failed before comes last, in its line and among
+    the lines."""
     place = Window(RowNumber(), partition_by=F("webhook"), order_by=["attempts", "next_at", "pk"])
     due = Delivery.objects.filter(state=Delivery.State.PENDING, next_at__lte=now).annotate(place=place)
     rows = due.filter(place__lte=MOST_OF_LINE).select_related("user", "webhook")
@@ -71,14 +72,14 @@ def _lines(now: datetime) -> deque[Line]:
 
 
 def _claim(delivery: Delivery, now: datetime) -> bool:
-    """Writes the attempt down."""
+    """Write the attempt down. Return False where another process was first."""
     wait_s = RETRY_S[min(delivery.attempts, len(RETRY_S) - 1)]
     mine = Delivery.objects.filter(pk=delivery.pk, state=Delivery.State.PENDING, attempts=delivery.attempts)
     return bool(mine.update(attempts=F("attempts") + 1, next_at=now + timedelta(seconds=wait_s)))
 
 
 def _settle(future: Future[None], delivery: Delivery, line: Line, now: datetime) -> bool:
-    """Writes what became of it; whether its line goes on in this look."""
+    """Write what became of the attempt; return whether its line goes on in this look."""
     error = _error(future, delivery)
     if error is None:
         Delivery.objects.filter(pk=delivery.pk).update(state=Delivery.State.SENT, ended_at=now, error="")

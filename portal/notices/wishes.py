@@ -6,11 +6,11 @@ from portal.accounts.models import User
 from portal.config import config
 from portal.notices.models import Kind, OptOut, Webhook, Wish
 
-NO_WAY = "You have no way of being told yet: set an e-mail address or a webhook on the page Notices."
+NO_WAY = "You cannot be notified yet: set up mail or a webhook on the page Notices."
 
 
 def wish(user: User, model: str) -> bool:
-    """Whether there is a way to tell this person. Asked twice, it is told once."""
+    """Store the wish, and return whether there is a way to tell this person. Asked twice, it is told once."""
     Wish.objects.get_or_create(user=user, model=model)
     if Webhook.objects.filter(user=user).exists():
         return True

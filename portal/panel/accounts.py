@@ -60,14 +60,14 @@ class PeopleAdmin(EditableAdmin[User], UserAdmin[User]):
     def has_let_in_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("accounts.change_user")
 
-    @admin.action(description="Let in the selected people who wait", permissions=["let_in"])
+    @admin.action(description="Approve the selected pending accounts", permissions=["let_in"])
     def let_in(self, request: HttpRequest, people: QuerySet[User]) -> None:
         waiting = list(people.filter(is_pending=True))
         for user in waiting:
             user.is_active = True
             user.save()
         messages.success(
-            request, f"{len(waiting)} people may log in now. What they may use depends on their projects."
+            request, f"{len(waiting)} accounts approved. What they may use depends on their projects."
         )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
@@ -87,12 +87,13 @@ class ProjectAdmin(EditableAdmin[Project]):
     readonly_fields = ["created_at", "members"]
     fieldsets = [
         (None, {"fields": ["slug", "name", "is_active", "created_at", "members"]}),
-        ("Its share", {"fields": ["weight", "max_gpus"]}),
-        ("Its models", {"fields": ["model_roots"]}),
+        ("Fair share", {"fields": ["weight", "max_gpus"]}),
+        ("Models", {"fields": ["model_roots"]}),
     ]
 
     def get_inlines(self, request: HttpRequest, obj: Project | None) -> list[Any]:
-        """Members in the form while they are few; more have their own list, which `members` leads to."""
+        """Return the members as part of the form while they are few; more have their own list, which `members` leads
+        to."""
         many = obj is not None and obj.membership_set.count() > MOST_INLINE
         return [] if many else [MembershipInline]
 
@@ -117,7 +118,8 @@ class MembershipAdmin(EditableAdmin[Membership]):
 
 @admin.register(ClaimRule)
 class ClaimRuleAdmin(EditableAdmin[ClaimRule]):
-    """Which values of an identity provider's claim give which project; effective at each person's next log-in."""
+    """The page of rules: which values of an identity provider's claim give which project, from each person's next
+    log-in on."""
 
     list_display = ["value", "project", "role", "issuer"]
     list_filter = ["role"]
@@ -127,7 +129,7 @@ class ClaimRuleAdmin(EditableAdmin[ClaimRule]):
 
 
 class IdentityAdmin(ReadOnlyAdmin[SocialAccount]):
-    """Who logs in as whom. An identity belongs to its account for good."""
+    """The page of identities: who logs in as whom. An identity belongs to its account for good."""
 
     list_display = ["user", "issuer", "uid", "last_login", "date_joined"]
     search_fields = ["user__username", "uid"]
@@ -141,7 +143,7 @@ class IdentityAdmin(ReadOnlyAdmin[SocialAccount]):
 
 @admin.register(ApiToken)
 class ApiTokenAdmin(ReadOnlyAdmin[ApiToken]):
-    """Tokens may be revoked, never edited or deleted: the ledger refers to them."""
+    """The page of tokens. They may be revoked, never edited or deleted: the ledger refers to them."""
 
     list_display = ["prefix", "name", "user", "project", "scopes", "standing", "expires_at", "last_used_at"]
     list_filter = ["expires_at", ("revoked_at", admin.EmptyFieldListFilter)]
@@ -153,11 +155,11 @@ class ApiTokenAdmin(ReadOnlyAdmin[ApiToken]):
     ]  # fmt: skip
     actions = ["revoke_tokens"]
 
-    @admin.display(description="standing")
+    @admin.display(description="status")
     def standing(self, token: ApiToken) -> str:
         if token.revoked_at is not None:
             return "revoked"
-        return "live" if token.expires_at > timezone.now() else "expired"
+        return "active" if token.expires_at > timezone.now() else "expired"
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("accounts.change_apitoken")
@@ -176,7 +178,7 @@ class QuotaForm(forms.ModelForm[Quota]):
         return name or None
 
     def clean(self) -> dict[str, Any]:
-        """In words, what the database holds by a constraint."""
+        """Say in words what the database holds by a constraint."""
         said = super().clean() or {}
         named = [name for name in Quota.Level.values if said.get(name)]
         if "level" in said and not self.errors and named != [said["level"]]:
@@ -196,18 +198,18 @@ class QuotaAdmin(EditableAdmin[Quota]):
     autocomplete_fields = ["token", "user", "project"]
     list_select_related = ["token", "user", "project"]
     fieldsets = [
-        ("Of whom", {"fields": ["level", "project", "user", "token", "model"]}),
+        ("Applies to", {"fields": ["level", "project", "user", "token", "model"]}),
         (
             "Limits",
             {
                 "fields": ["requests_per_min", "tokens_per_min", "concurrent", "queued"],
-                "description": "Empty: no limit at this level. Every level counts; a request needs room in each. A "
+                "description": "Empty: no limit at this level. All levels apply: a request needs room in each. A "
                 "subject without a quota has the site's limits (BERTH_LIMITS).",
             },
         ),
     ]
 
-    @admin.display(description="of")
+    @admin.display(description="applies to")
     def subject(self, quota: Quota) -> str:
         return str(quota.token or quota.user or quota.project or quota.model)
 

@@ -8,8 +8,8 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from portal.audit.models import Change
-from portal.audit.recording import WATCHED
-from portal.panel.listing import known
+from portal.audit.signals import WATCHED
+from portal.panel.lists import known
 from portal.panel.readonly import ReadOnlyAdmin
 
 MOST_LINES = 4  # of the list; a row's own page has all
@@ -25,7 +25,7 @@ class ChangeAdmin(ReadOnlyAdmin[Change]):
     list_display = ["at", "who", "origin", "did", "in_short"]
     list_filter = ["origin", "action", known("table", lambda: sorted(map(label, WATCHED))), "at"]
     search_fields = ["=who", "=name", "=key"]
-    search_help_text = "Who, or the name or key of what was changed, as it is written."
+    search_help_text = "The exact user name, or the exact name or key of the row that was changed."
     ordering = ["-id"]
     sortable_by = ()
     fields = ["at", "who", "origin", "action", "table", "key", "name", "what"]
@@ -44,7 +44,7 @@ class ChangeAdmin(ReadOnlyAdmin[Change]):
 
 
 def _lines(change: Change, most: int) -> SafeString:
-    """The first fields; the row's own page has all of them."""
+    """Return the first fields; the row's own page has all of them."""
     added = change.action == Change.Action.ADDED
     lines = [
         f"{name}: {_shown(new)}" if added else f"{name}: {_shown(old)} → {_shown(new)}"

@@ -6,22 +6,35 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
+from django.forms import TypedChoiceField
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from portal.catalog import cluster, doubts
+from portal.catalog import cluster, doubts, rules
 from portal.catalog.models import Access, Environment, Model, Pool, Profile
 from portal.fleet.models import Command, WayState
 from portal.panel.editable import EditableAdmin, M
 from portal.panel.readonly import command_each, link, link_list, may_command
 from portal.services.cluster_state import way_words
-from portal.services.commands import Wish
+from portal.services.commands import NewCommand
 
 
 class CatalogAdmin(EditableAdmin[M]):
-    """Says what may go wrong with a row once it and what it refers to are saved."""
+    """Offer what is built, and warn of what may go wrong with a row, once it and what it refers to are saved."""
+
+    def get_form(
+        self, request: HttpRequest, obj: M | None = None, change: bool = False, **kwargs: Any
+    ) -> Any:
+        """Return the form without choices that are not built yet; a row that has one of them keeps it."""
+        form = super().get_form(request, obj, change, **kwargs)
+        for name, field in form.base_fields.items():
+            if isinstance(field, TypedChoiceField):
+                own = getattr(obj, name, None)
+                offered: Any = field.choices
+                field.choices = [pair for pair in offered if pair[0] not in rules.NOT_BUILT or pair[0] == own]
+        return form
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
@@ -30,13 +43,13 @@ class CatalogAdmin(EditableAdmin[M]):
 
 
 @admin.register(Environment)
-class EnvironmentAdmin(EditableAdmin[Environment]):
+class EnvironmentAdmin(CatalogAdmin[Environment]):
     list_display = ["name", "engine", "engine_version", "python", "gpu_types"]
     list_filter = ["engine"]
     search_fields = ["name", "python", "image"]
     fieldsets = [
         (None, {"fields": ["name", "engine", "engine_version", "python", "gpu_types"]}),
-        ("Before its engines start", {"fields": ["prologue"]}),
+        ("Before engines start", {"fields": ["prologue"]}),
         ("Apptainer", {"fields": ["image", "image_gpu", "image_binds"]}),
     ]
 
@@ -49,17 +62,17 @@ class AccessAdmin(CatalogAdmin[Access]):
     readonly_fields = ["hears"]
     fieldsets = [
         (None, {"fields": ["name", "cluster", "kind", "hears"]}),
-        ("Slurm's commands, or the helper with pyslurm", {"fields": ["submit_prefix", "conf", "python"]}),
+        ("Slurm's commands, or the pyslurm helper", {"fields": ["submit_prefix", "conf", "python"]}),
         ("slurmrestd", {"fields": ["address", "user", "token_file", "token_command"]}),
         (
-            "Paths on its nodes, where they are not the portal's",
+            "Paths on compute nodes, where they differ from the portal's",
             {"fields": ["spool", "agent_python", "agent_home"]},
         ),
     ]
 
-    @admin.display(description="what it hears")
+    @admin.display(description="status")
     def hears(self, access: Access) -> str:
-        """From the control loop, which asks only while an enabled profile or a live job uses it."""
+        """Return what the control loop heard; it asks only while an enabled profile or a live job uses the access."""
         # One that is not saved has no name, as the portal's own commands have none.
         row = WayState.objects.filter(cluster=access.cluster, name=access.name).first() if access.pk else None
         return way_words(row, timezone.now()) if row is not None else "It has not been used yet."
@@ -76,16 +89,16 @@ class ProfileAdmin(CatalogAdmin[Profile]):
     fieldsets = [
         (None, {"fields": ["name", "enabled", "slurm"]}),
         (
-            "Where its jobs run",
+            "Where jobs run",
             {
                 "fields": [
                     "access", "cluster", "partition", "account", "qos", "constraint", "reservation", "preemptible",
                 ],
             },
         ),
-        ("What each job asks for", {"fields": ["gpu_type", "gpus", "nodes", "cpus", "mem_mb", "max_pilots"]}),
+        ("Resources of each job", {"fields": ["gpu_type", "gpus", "nodes", "cpus", "mem_mb", "max_pilots"]}),
         (
-            "How Slurm is asked",
+            "Directives",
             {
                 "fields": [
                     "gpu_request", "gpu_type_asked", "mem_request", "licenses", "exclusive", "nice", "wckey", "extra",
@@ -93,7 +106,7 @@ class ProfileAdmin(CatalogAdmin[Profile]):
                 "classes": ["collapse"],
             },
         ),
-        ("How long", {"fields": ["walltime_min", "walltime_least_min"]}),
+        ("Walltime", {"fields": ["walltime_min", "walltime_least_min"]}),
         ("Cost", {"fields": ["cost", "charge", "project"]}),
         (
             "Network, files and shell",
@@ -106,23 +119,24 @@ class ProfileAdmin(CatalogAdmin[Profile]):
         ),
     ]  # fmt: skip
 
-    @admin.display(description="where", ordering="partition")
+    @admin.display(description="placement", ordering="partition")
     def place(self, profile: Profile) -> str:
         named = {"account": profile.account, "QOS": profile.qos, "charged to": profile.project or ""}
         words = [f"{word} {name}" for word, name in named.items() if name]
         return ", ".join([profile.partition, *words, *(["preemptible"] if profile.preemptible else [])])
 
-    @admin.display(description="each job", ordering="gpus")
+    @admin.display(description="resources of each job", ordering="gpus")
     def asks_for(self, profile: Profile) -> str:
         on_one = f"{profile.gpus} × {profile.gpu_type or 'GPU'}" if profile.gpus else "CPUs only"
         return on_one if profile.nodes == 1 else f"{on_one}, on up to {profile.nodes} nodes"
 
-    @admin.display(description="what Slurm has")
+    @admin.display(description="partitions and accounts")
     def slurm(self, profile: Profile) -> SafeString | str:
-        """So that nobody has to guess names; what is written is checked against the same facts."""
+        """Return the partitions and accounts that Slurm has, so that nobody has to guess names; what is written is
+        checked against the same facts."""
         facts = cluster.known(profile.cluster)
         if facts is None:
-            return "The control loop has not asked Slurm yet: names are not checked."
+            return "The control loop has not queried Slurm yet: names are not checked."
         rows = [
             (one.name, _described(one)) for one in sorted(facts.partitions.values(), key=lambda one: one.name)
         ]
@@ -145,26 +159,26 @@ def _described(partition: cluster.Partition) -> str:
 @admin.register(Pool)
 class PoolAdmin(CatalogAdmin[Pool]):
     list_display = [
-        "name", "environment", "gpus", "cap", "min_replicas", "max_replicas", "keep_alive_s", "paused", "replicas",
-        "decisions",
+        "name", "base", "environment", "gpus", "cap", "min_replicas", "max_replicas", "keep_alive_s", "paused",
+        "replicas", "decisions",
     ]  # fmt: skip
     list_filter = ["paused", "environment", "profiles"]
     search_fields = ["name"]
-    list_select_related = ["environment"]
+    list_select_related = ["environment", "base"]
     filter_horizontal = ["profiles"]
     # The loop's commands move it, so that a pause leaves a trace of who and when.
-    readonly_fields = ["paused"]
+    readonly_fields = ["base", "paused"]
     fieldsets = [
-        (None, {"fields": ["name", "environment", "profiles", "paused"]}),
+        (None, {"fields": ["name", "base", "environment", "profiles", "paused"]}),
         ("One replica", {"fields": ["gpus", "nodes", "mem_mb", "cap", "args"]}),
-        ("How many, and for how long", {"fields": ["min_replicas", "max_replicas", "keep_alive_s"]}),
-        ("Loading and leaving", {"fields": ["load_estimate_s", "load_limit_s", "drain_limit_s"]}),
+        ("Replicas and keep-alive", {"fields": ["min_replicas", "max_replicas", "keep_alive_s"]}),
+        ("Loading and draining", {"fields": ["load_estimate_s", "load_limit_s", "drain_limit_s"]}),
         ("Sleep", {"fields": ["sleep_level", "asleep_mem_mb"]}),
     ]
     actions = ["wake", "pin", "unpin", "evict", "test_launch", "relaunch", "pause", "resume"]
 
     def has_delete_permission(self, request: HttpRequest, obj: Pool | None = None) -> bool:
-        """Replicas of the past refer to it."""
+        """Refuse to delete a pool that replicas of the past refer to."""
         return super().has_delete_permission(request, obj) and not (obj and obj.replicas.exists())
 
     def has_command_permission(self, request: HttpRequest) -> bool:
@@ -178,41 +192,41 @@ class PoolAdmin(CatalogAdmin[Pool]):
     def decisions(self, pool: Pool) -> SafeString:
         return link_list("fleet_decision", f"pool={pool.name}", "decisions")
 
-    @admin.action(description="Wake: have them ready", permissions=["command"])
+    @admin.action(description="Wake: load, so that they are ready", permissions=["command"])
     def wake(self, request: HttpRequest, pools: QuerySet[Pool]) -> None:
-        command_each(request, (Wish(Command.Kind.WAKE, pool=pool) for pool in pools))
+        command_each(request, (NewCommand(Command.Kind.WAKE, pool=pool) for pool in pools))
 
     @admin.action(description="Pin: keep them resident until unpinned", permissions=["command"])
     def pin(self, request: HttpRequest, pools: QuerySet[Pool]) -> None:
-        command_each(request, (Wish(Command.Kind.PIN, pool=pool) for pool in pools))
+        command_each(request, (NewCommand(Command.Kind.PIN, pool=pool) for pool in pools))
 
     @admin.action(description="Unpin", permissions=["command"])
     def unpin(self, request: HttpRequest, pools: QuerySet[Pool]) -> None:
-        command_each(request, (Wish(Command.Kind.UNPIN, pool=pool) for pool in pools))
+        command_each(request, (NewCommand(Command.Kind.UNPIN, pool=pool) for pool in pools))
 
     @admin.action(description="Evict: drain every replica", permissions=["command"])
     def evict(self, request: HttpRequest, pools: QuerySet[Pool]) -> None:
-        command_each(request, (Wish(Command.Kind.EVICT, pool=pool) for pool in pools))
+        command_each(request, (NewCommand(Command.Kind.EVICT, pool=pool) for pool in pools))
 
-    @admin.action(description="Test: start once, to see whether they work", permissions=["command"])
+    @admin.action(description="Test: launch once, to check that they work", permissions=["command"])
     def test_launch(self, request: HttpRequest, pools: QuerySet[Pool]) -> None:
-        command_each(request, (Wish(Command.Kind.TEST_LAUNCH, pool=pool) for pool in pools))
+        command_each(request, (NewCommand(Command.Kind.TEST_LAUNCH, pool=pool) for pool in pools))
 
     @admin.action(description="Relaunch: clear the failure latch", permissions=["command"])
     def relaunch(self, request: HttpRequest, pools: QuerySet[Pool]) -> None:
-        command_each(request, (Wish(Command.Kind.RELAUNCH, pool=pool) for pool in pools))
+        command_each(request, (NewCommand(Command.Kind.RELAUNCH, pool=pool) for pool in pools))
 
     @admin.action(description="Pause: launch nothing", permissions=["command"])
     def pause(self, request: HttpRequest, pools: QuerySet[Pool]) -> None:
-        command_each(request, (Wish(Command.Kind.PAUSE, pool=pool) for pool in pools))
+        command_each(request, (NewCommand(Command.Kind.PAUSE, pool=pool) for pool in pools))
 
     @admin.action(description="Resume", permissions=["command"])
     def resume(self, request: HttpRequest, pools: QuerySet[Pool]) -> None:
-        command_each(request, (Wish(Command.Kind.RESUME, pool=pool) for pool in pools))
+        command_each(request, (NewCommand(Command.Kind.RESUME, pool=pool) for pool in pools))
 
 
 @admin.register(Model)
-class ModelAdmin(EditableAdmin[Model]):
+class ModelAdmin(CatalogAdmin[Model]):
     list_display = ["name", "kind", "of_pool", "enabled", "is_public", "context_tokens", "path"]
     list_filter = ["enabled", "is_public", "kind", "pool__environment"]
     search_fields = ["name", "path", "description"]
@@ -221,8 +235,8 @@ class ModelAdmin(EditableAdmin[Model]):
     readonly_fields = ["created_at"]
     fieldsets = [
         (None, {"fields": ["name", "enabled", "kind", "pool", "description", "created_at"]}),
-        ("Its weights", {"fields": ["path", "revision", "context_tokens", "registered_for"]}),
-        ("Who may use it", {"fields": ["is_public", "projects"]}),
+        ("Weights", {"fields": ["path", "revision", "context_tokens", "registered_for"]}),
+        ("Visibility", {"fields": ["is_public", "projects"]}),
     ]
 
     @admin.display(description="pool", ordering="pool")

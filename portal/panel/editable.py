@@ -11,14 +11,14 @@ from django.db import transaction
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 
-from portal.panel.listing import QuickListAdmin
+from portal.panel.lists import QuickListAdmin
 from portal.redis import hints
 
 M = TypeVar("M", bound=Model)
 
 
 class EditableAdmin(QuickListAdmin[M]):
-    """Tells those who read the table, once the change is committed."""
+    """Tell those who read the table of a change, once it is committed."""
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
@@ -34,6 +34,6 @@ class EditableAdmin(QuickListAdmin[M]):
 
 
 def _tell() -> None:
-    """Once it is committed: who reads at once must find it."""
+    """Tell them once it is committed: who reads at once must find it."""
     transaction.on_commit(hints.directory_changed)
     transaction.on_commit(hints.tick_soon)

@@ -28,9 +28,9 @@ from portal.fleet.models import (
     WayState,
 )
 from portal.fleet.states import PilotState, ReplicaState
-from portal.panel.listing import known
+from portal.panel.lists import known
 from portal.panel.readonly import ReadOnlyAdmin, command_each, link, link_list, short
-from portal.services.commands import Wish
+from portal.services.commands import NewCommand
 
 
 def clusters() -> list[str]:
@@ -56,27 +56,27 @@ class PilotAdmin(ReadOnlyAdmin[Pilot]):
     def pilot(self, pilot: Pilot) -> str:
         return short(pilot.id)
 
-    @admin.display(description="about it")
+    @admin.display(description="related")
     def about(self, pilot: Pilot) -> SafeString:
         return format_html(
             '{} · {} · {} · <a href="{}">log</a>',
             link_list("fleet_replica", f"pilot__id={pilot.id}", "replicas"),
             link_list("fleet_decision", f"pilot={pilot.id}", "decisions"),
-            link_list("fleet_fleetevent", f"pilot={pilot.id}", "moves"),
+            link_list("fleet_fleetevent", f"pilot={pilot.id}", "state changes"),
             reverse("fleet-pilot", args=[pilot.id]),
         )
 
-    @admin.action(description="Drain: finish what runs, then end", permissions=["command"])
+    @admin.action(description="Drain: finish running requests, then end the job", permissions=["command"])
     def drain(self, request: HttpRequest, pilots: QuerySet[Pilot]) -> None:
-        command_each(request, (Wish(Command.Kind.DRAIN, pilot=pilot) for pilot in pilots))
+        command_each(request, (NewCommand(Command.Kind.DRAIN, pilot=pilot) for pilot in pilots))
 
     @admin.action(description="Cancel the job at once", permissions=["command"])
     def cancel(self, request: HttpRequest, pilots: QuerySet[Pilot]) -> None:
-        command_each(request, (Wish(Command.Kind.CANCEL, pilot=pilot) for pilot in pilots))
+        command_each(request, (NewCommand(Command.Kind.CANCEL, pilot=pilot) for pilot in pilots))
 
     @admin.action(description="Fetch the log", permissions=["command"])
     def fetch_log(self, request: HttpRequest, pilots: QuerySet[Pilot]) -> None:
-        command_each(request, (Wish(Command.Kind.LOG, pilot=pilot) for pilot in pilots))
+        command_each(request, (NewCommand(Command.Kind.LOG, pilot=pilot) for pilot in pilots))
 
 
 @admin.register(Replica)
@@ -103,9 +103,9 @@ class ReplicaAdmin(ReadOnlyAdmin[Replica]):
     def of_pilot(self, replica: Replica) -> SafeString | str:
         return link("fleet_pilot", replica.pilot_id, replica.pilot.job_name)
 
-    @admin.action(description="Drain: out of routing, then stop", permissions=["command"])
+    @admin.action(description="Drain: finish running requests, then stop", permissions=["command"])
     def drain(self, request: HttpRequest, replicas: QuerySet[Replica]) -> None:
-        command_each(request, (Wish(Command.Kind.DRAIN, replica=replica) for replica in replicas))
+        command_each(request, (NewCommand(Command.Kind.DRAIN, replica=replica) for replica in replicas))
 
 
 @admin.register(GpuClaim)
@@ -145,11 +145,11 @@ class ProfileStateAdmin(ReadOnlyAdmin[ProfileState]):
     list_select_related = ["profile"]
     actions = ["relaunch"]
 
-    @admin.action(description="Relaunch: submit jobs under them again", permissions=["command"])
+    @admin.action(description="Relaunch: submit jobs with them again", permissions=["command"])
     def relaunch(self, request: HttpRequest, states: QuerySet[ProfileState]) -> None:
         command_each(
             request,
-            (Wish(Command.Kind.RELAUNCH, args={"profile": state.profile.name}) for state in states),
+            (NewCommand(Command.Kind.RELAUNCH, args={"profile": state.profile.name}) for state in states),
         )
 
 
@@ -162,7 +162,8 @@ class BadNodeAdmin(ReadOnlyAdmin[BadNode]):
 
 @admin.register(Command)
 class CommandAdmin(ReadOnlyAdmin[Command]):
-    """Written by the actions of pilots, replicas, pools and clusters, which know what fits together."""
+    """The page of commands. They are written by the actions of pilots, replicas, pools and clusters, which know what
+    fits together."""
 
     list_display = [
         "id", "kind", "pilot", "replica", "pool", "args", "state", "result", "created_by", "created_at",
@@ -205,7 +206,7 @@ class FleetEventAdmin(ReadOnlyAdmin[FleetEvent]):
 
 @admin.register(Candidate)
 class CandidateAdmin(ReadOnlyAdmin[Candidate]):
-    """Models on their way into the catalog; the pages move them."""
+    """The page of models on their way into the catalog; the dashboard moves them."""
 
     list_display = [
         "name",
@@ -242,11 +243,15 @@ class ClusterAdmin(ReadOnlyAdmin[Cluster]):
 
     @admin.action(description="Pause: nothing is launched in these clusters", permissions=["command"])
     def pause(self, request: HttpRequest, clusters: QuerySet[Cluster]) -> None:
-        command_each(request, (Wish(Command.Kind.PAUSE, args={"cluster": row.name}) for row in clusters))
+        command_each(
+            request, (NewCommand(Command.Kind.PAUSE, args={"cluster": row.name}) for row in clusters)
+        )
 
     @admin.action(description="Resume", permissions=["command"])
     def resume(self, request: HttpRequest, clusters: QuerySet[Cluster]) -> None:
-        command_each(request, (Wish(Command.Kind.RESUME, args={"cluster": row.name}) for row in clusters))
+        command_each(
+            request, (NewCommand(Command.Kind.RESUME, args={"cluster": row.name}) for row in clusters)
+        )
 
 
 @admin.register(WayState)

@@ -12,24 +12,28 @@ from django.db import models
 NAMES = {
     "args": "engine arguments",
     "asleep_mem_mb": "host memory while asleep, MiB",
-    "cap": "requests at once",
+    "cap": "max concurrent requests",
     "conf": "slurm.conf",
     "extra": "further directives",
-    "gpu_request": "GPUs are asked for as",
+    "gpu_request": "GPU directive",
     "gpu_s": "GPU-seconds",
-    "gpu_type_asked": "GPU type is named to Slurm",
+    "gpu_type_asked": "GPU type in the directive",
     "image": "image (Apptainer)",
     "image_binds": "folders inside the image",
     "image_gpu": "GPUs inside the image",
     "licenses": "licences",
-    "max_gpus": "GPUs, at most",
-    "max_pilots": "jobs, at most",
-    "max_replicas": "replicas, at most",
+    "max_gpus": "max GPUs",
+    "max_pilots": "max jobs",
+    "max_replicas": "max replicas",
     "mem_mb": "host memory, MiB",
-    "mem_request": "memory is asked for as",
-    "min_replicas": "replicas, at least",
+    "mem_request": "memory directive",
+    "min_replicas": "min replicas",
+    "oldest_s": "wait of the next request, seconds",
     "slug": "short name",
-    "walltime_least_min": "shortest walltime, minutes",
+    "wait_p50_s": "median wait, seconds",
+    "wait_p90_s": "90th percentile wait, seconds",
+    "wait_p95_s": "95th percentile wait, seconds",
+    "walltime_least_min": "minimum walltime, minutes",
     "wckey": "WCKey",
 }
 UNITS = {"s": "seconds", "mb": "MiB", "min": "minutes"}
@@ -40,7 +44,8 @@ WRITTEN = {
 
 
 def label(name: str) -> str:
-    """keep_alive_s → keep alive, seconds; is_operator → operator; requests_per_min → requests per minute."""
+    """Return a field's label: keep_alive_s → keep alive, seconds; is_operator → operator; requests_per_min → requests
+    per minute."""
     if name in NAMES:
         return NAMES[name]
     *words, last = name.split("_")
@@ -56,7 +61,7 @@ def label(name: str) -> str:
 
 
 def relabel(tables: Iterable[type[models.Model]]) -> None:
-    """Those that were given a label by hand keep it."""
+    """Set the labels of tables and fields. A field that was given a label by hand keeps it."""
     for table in tables:
         meta = table._meta
         for kind in ("verbose_name", "verbose_name_plural"):

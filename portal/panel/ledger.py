@@ -26,7 +26,7 @@ from portal.ledger.models import (
     UsageDelta,
     UsageTotal,
 )
-from portal.panel.listing import known
+from portal.panel.lists import known
 from portal.panel.readonly import ReadOnlyAdmin, is_uuid, link, link_list, short
 from portal.services import request_search
 
@@ -62,13 +62,12 @@ class RequestAdmin(ReadOnlyAdmin[Request]):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        looked_at = (
-            f"Found by id or model. Words and filters look at the newest {request_search.MOST_LOOKED_AT:,}."
-        )
+        looked_at = f"Search by id or model. Search words and filters cover the newest {request_search.MOST_LOOKED_AT:,}."
         return super().changelist_view(request, {"subtitle": looked_at, **(extra_context or {})})
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Request]:
-        """No index leads to what filters and words ask for, so a list that has some ends where `finding` stops, too."""
+        """Return all requests, or where filters or words are given, the newest ones: no index leads to what those ask
+        for, so such a list ends where `request_search` stops, too."""
         rows = super().get_queryset(request)
         if not set(request.GET) - {"p", "o", "_changelist_filters"} or is_uuid(request.GET.get("q", "")):
             return rows
@@ -79,12 +78,12 @@ class RequestAdmin(ReadOnlyAdmin[Request]):
     def project(self, row: Request) -> SafeString | str:
         # Plain numbers without foreign keys: the one they name may be gone.
         found = Project.objects.filter(pk=row.project_id).first()
-        return link("accounts_project", found.pk, found.slug) if found else f"{row.project_id} (gone)"
+        return link("accounts_project", found.pk, found.slug) if found else f"{row.project_id} (deleted)"
 
     @admin.display(description="user")
     def user(self, row: Request) -> SafeString | str:
         found = User.objects.filter(pk=row.user_id).first()
-        return link("accounts_user", found.pk, found.username) if found else f"{row.user_id} (gone)"
+        return link("accounts_user", found.pk, found.username) if found else f"{row.user_id} (deleted)"
 
     @admin.display(description="replica")
     def ran_on(self, row: Request) -> SafeString | str:
@@ -92,12 +91,12 @@ class RequestAdmin(ReadOnlyAdmin[Request]):
 
     @admin.display(description="events")
     def events(self, row: Request) -> SafeString:
-        return link_list("ledger_requestevent", f"request_id={row.id}", "abnormal moves")
+        return link_list("ledger_requestevent", f"request_id={row.id}", "events")
 
 
 @admin.register(Payload)
 class PayloadAdmin(ReadOnlyAdmin[Payload]):
-    """That a payload is kept and how large it is; its bytes are not even read."""
+    """The page of payloads: that one is kept and how large it is; its bytes are not even read."""
 
     list_display = ["request", "body_bytes", "result_bytes"]
     fields = ["request", "body_bytes", "result_bytes"]
@@ -126,7 +125,7 @@ class TicketAdmin(ReadOnlyAdmin[Ticket]):
 
 @admin.register(IdempotencyKey)
 class IdempotencyKeyAdmin(ReadOnlyAdmin[IdempotencyKey]):
-    """Clients choose their keys, so a key may say more than it should: it is not shown."""
+    """The page of idempotency keys. Clients choose them, so a key may say more than it should: it is not shown."""
 
     list_display = ["id", "token_id", "request", "expires_at"]
     fields = ["token_id", "request", "expires_at"]
@@ -166,7 +165,7 @@ class UsageAdmin(ReadOnlyAdmin[Usage]):
     list_display = ["at", "step", "project_id", "user_id", "model", "requests", "failed", "gpu_s"]
     list_filter = ["step"]
     search_fields = ["=user_id"]
-    search_help_text = "The number of a user. By model or project, see the totals."
+    search_help_text = "The id of a user. For sums by model or project, see the usage totals."
     ordering = ["-id"]
     sortable_by = ()
 
@@ -182,7 +181,7 @@ class UsageTotalAdmin(ReadOnlyAdmin[UsageTotal]):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[UsageTotal], search_term: str
     ) -> tuple[QuerySet[UsageTotal], bool]:
-        """The index begins with kind and step, so a name is looked for in all of them by their words."""
+        """Search by name in all kinds and steps, because the index begins with these."""
         found, twice = super().get_search_results(request, queryset, search_term)
         if search_term:
             for column in ("kind", "step"):
@@ -194,7 +193,7 @@ class UsageTotalAdmin(ReadOnlyAdmin[UsageTotal]):
 
 @admin.register(UsageDelta)
 class UsageDeltaAdmin(ReadOnlyAdmin[UsageDelta]):
-    """What is not in the sums yet; folded into them every few seconds."""
+    """The page of usage that is not in the sums yet; it is folded into them every few seconds."""
 
     list_display = ["at", "project_id", "user_id", "model", "requests", "failed", "gpu_s"]
     ordering = ["-id"]
@@ -237,7 +236,7 @@ class BatchAdmin(ReadOnlyAdmin[Batch]):
 
 @admin.register(BatchEnd)
 class BatchEndAdmin(ReadOnlyAdmin[BatchEnd]):
-    """Lines whose end is not in a file yet. Their results are not even read."""
+    """The page of lines whose end is not in a file yet. Their results are not even read."""
 
     list_display = ["id", "batch_id", "request_id"]
     fields = ["id", "batch_id", "request_id"]

@@ -20,7 +20,8 @@ class DeliveryAdmin(ReadOnlyAdmin[Delivery]):
 
 @admin.register(Webhook)
 class WebhookAdmin(ReadOnlyAdmin[Webhook]):
-    """Without the rest of the address, which with many services is all one needs to speak there."""
+    """The page of webhooks, without the path of the address, which with many services is all one needs to speak
+    there."""
 
     list_display = ["user", "project", "host", "created_at"]
     search_fields = ["user__username", "project__slug"]

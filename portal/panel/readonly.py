@@ -17,14 +17,14 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from portal.accounts.models import User
-from portal.panel.listing import QuickListAdmin
-from portal.services.commands import Wish, give
+from portal.panel.lists import QuickListAdmin
+from portal.services.commands import NewCommand, give
 
 M = TypeVar("M", bound=Model)
 
 
 class FewPages(Paginator[M]):
-    """Counts no further than the pages that anybody turns: a whole count of a large table costs more than a page."""
+    """Count no further than the pages that anybody turns: a whole count of a large table costs more than a page."""
 
     MOST = 10_000
 
@@ -36,14 +36,14 @@ class FewPages(Paginator[M]):
 
 
 class ReadOnlyAdmin(QuickListAdmin[M]):
-    """Lists and shows; adds, changes and deletes nothing. Its tables grow for ever: no list reads a whole one."""
+    """List and show; add, change and delete nothing. Such tables grow for ever: no list reads a whole one."""
 
     paginator = FewPages
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[M], search_term: str
     ) -> tuple[QuerySet[M], bool]:
-        """`=name` is the very value, so that an index serves it: Django would compare texts in lower case."""
+        """Search `=name` by the very value, so that an index serves it: Django would compare texts in lower case."""
         fields = list(self.get_search_fields(request))
         if not search_term or not all(name.startswith("=") for name in fields):
             return super().get_search_results(request, queryset, search_term)
@@ -67,7 +67,7 @@ class ReadOnlyAdmin(QuickListAdmin[M]):
         return False
 
     def has_command_permission(self, request: HttpRequest) -> bool:
-        """For actions that write commands."""
+        """Say whether this person may use actions that write commands."""
         return may_command(request)
 
 
@@ -75,8 +75,8 @@ def may_command(request: HttpRequest) -> bool:
     return isinstance(request.user, User) and request.user.operates
 
 
-def command_each(request: HttpRequest, wishes: Iterable[Wish]) -> None:
-    """Writes the commands and tells how many were written, and why the others were not."""
+def command_each(request: HttpRequest, wishes: Iterable[NewCommand]) -> None:
+    """Write the commands and tell how many were written, and why the others were not."""
     assert isinstance(request.user, User)
     given = 0
     for wish in wishes:
@@ -87,7 +87,7 @@ def command_each(request: HttpRequest, wishes: Iterable[Wish]) -> None:
             messages.error(request, " ".join(error.messages))
     if given:
         messages.success(
-            request, f"{given} commands written; the control loop carries them out at its next tick."
+            request, f"{given} commands queued; the control loop carries them out at its next tick."
         )
 
 
@@ -99,7 +99,7 @@ def link(table: str, key: Any, text: str = "") -> SafeString | str:
 
 
 def link_list(table: str, query: str, text: str) -> SafeString:
-    """To a filtered list."""
+    """Return a link to a filtered list."""
     return format_html('<a href="{}?{}">{}</a>', reverse(f"admin:{table}_changelist"), query, text)
 
 

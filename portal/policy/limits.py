@@ -74,10 +74,6 @@ class Want:
     limit: int
     cost: int
 
-    @property
-    def key(self) -> str:
-        return f"{self.level}:{self.subject}:{self.kind}"
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

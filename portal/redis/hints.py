@@ -13,33 +13,29 @@ from uuid import UUID
 
 import redis
 from kombu.exceptions import OperationalError
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from portal.celery import BATCHES, TICK, app
 from portal.config import config
+from portal.redis import clients, keys
 
 logger = logging.getLogger(__name__)
-
-DIRECTORY_CHANNEL = "berth:directory"
-PATIENCE_S = 1.0  # somebody's page or call waits for this
 
 
 def directory_changed() -> None:
     """Gateways read tokens, projects and models anew."""
-    _try("gateways of a changed directory", lambda: _publish(DIRECTORY_CHANNEL, "changed"))
+    _try("gateways of a changed directory", lambda: _publish(keys.DIRECTORY.of(), "changed"))
 
 
 def rows_waiting(pool: str) -> None:
     """Pilots that wait for rows of this pool ask again; the control loop looks whether it needs a pilot."""
-    _try(f"pilots of {pool}", lambda: _publish(f"berth:lease:{pool}", "look"))
+    _try(f"pilots of {pool}", lambda: _publish(keys.ROWS.of(pool), "look"))
     tick_soon()
 
 
 def cancelled(gateway: str, request: UUID, attempt: int) -> None:
     """The gateway that holds this request ends it towards its client and its engine."""
     said = json.dumps({"cancel": str(request), "attempt": attempt})
-    _try(f"gateway {gateway}", lambda: _publish(f"berth:gw:{gateway}", said))
+    _try(f"gateway {gateway}", lambda: _publish(keys.GATEWAY.of(gateway), said))
 
 
 def tick_soon() -> None:
@@ -69,12 +65,7 @@ def _publish(channel: str, text: str) -> None:
 
 
 def _redis() -> redis.Redis:
-    return redis.Redis.from_url(
-        config().redis_url,
-        socket_timeout=PATIENCE_S,
-        socket_connect_timeout=PATIENCE_S,
-        retry=Retry(NoBackoff(), 0),  # the next look is sooner than redis-py's own retries
-    )
+    return clients.blocking(config().redis_url, clients.HINT)
 
 
 def _try(whom: str, act: Callable[[], object]) -> None:

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from django.db.models import Q
 from django.http import HttpRequest
-from rest_framework.permissions import BasePermission
-from rest_framework.request import Request
-from rest_framework.views import APIView
 
 from portal.accounts.models import ApiToken, Membership, Project, User
 from portal.catalog.models import Model
 from portal.errors import ApiError
 from portal.ledger.models import Request as Row
 
+if TYPE_CHECKING:
+    from rest_framework.request import Request
+
 INFERENCE, READ, FLEET = (scope.value for scope in ApiToken.Scope)
-
-
-class HasScope(BasePermission):
-    """A token needs one of the view's `scopes[method]`. The browser's session carries every scope."""
-
-    def has_permission(self, request: Request, view: APIView) -> bool:
-        token = request.auth
-        wanted: tuple[str, ...] = getattr(view, "scopes", {}).get(request.method or "", (READ,))
-        if isinstance(token, ApiToken) and not set(wanted) & set(token.scopes):
-            raise ApiError("scope_missing", detail=wanted[0])
-        return True
-
-
-class IsOperator(BasePermission):
-    message = "Only operators see the fleet and give it commands."
-
-    def has_permission(self, request: Request, view: APIView) -> bool:
-        return caller(request).operates
 
 
 def caller(request: Request | HttpRequest) -> User:
@@ -54,15 +38,13 @@ def project_to_charge(request: Request, slug: str) -> Project:
     if slug:
         mine = [project for project in mine if project.slug == slug]
         if not mine:
-            raise ApiError(
-                "invalid_parameter", detail=f"You do not act for a project '{slug}'.", param="project"
-            )
+            raise ApiError("invalid_parameter", detail=f"You cannot use a project '{slug}'.", param="project")
     if len(mine) == 1:
         return mine[0]
     if not mine:
         raise ApiError("forbidden", detail="You belong to no project.")
     names = ", ".join(project.slug for project in mine)
-    raise ApiError("invalid_parameter", detail=f"Say which project: {names}.", param="project")
+    raise ApiError("invalid_parameter", detail=f"Choose a project: {names}.", param="project")
 
 
 def usable_models(mine: list[Project]) -> Q:

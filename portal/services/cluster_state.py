@@ -16,7 +16,7 @@ JUST_NOW_S = (
 
 
 @dataclass(frozen=True, slots=True)
-class WayStanding:
+class WayHealth:
     """One way to the cluster's Slurm."""
 
     name: str  # of its access; "" = Slurm's commands on the portal's host
@@ -27,12 +27,12 @@ class WayStanding:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ClusterHealth:
     slurm_answers: bool  # by every way
     slurm: str
     loop_runs: bool
     loop: str
-    ways: tuple[WayStanding, ...]
+    ways: tuple[WayHealth, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class UnknownJob:
     since: datetime  # the first listing without an owner
 
 
-def standing(cluster: Cluster, now: datetime) -> Standing:
+def cluster_health(cluster: Cluster, now: datetime) -> ClusterHealth:
     loop_runs = cluster.ticked_at is not None and (now - cluster.ticked_at).total_seconds() < TICK_LATE_S
     if cluster.ticked_at is None:
         loop = "The control loop has not completed a tick yet. Are the Celery worker and beat running?"
@@ -55,20 +55,21 @@ def standing(cluster: Cluster, now: datetime) -> Standing:
         loop = f"The control loop's last tick was {_ago(cluster.ticked_at, now)}."
     else:
         loop = (
-            f"The control loop's last tick was {ago(cluster.ticked_at, now)}: nothing is launched or let go. "
-            "Look at the Celery worker and beat."
+            f"The control loop's last tick was {ago(cluster.ticked_at, now)}: no job is launched or ended. "
+            "Check the Celery worker and beat."
         )
     ways = _ways(cluster, now)
     text = (
-        " ".join(way.text for way in ways) or "Slurm has not been asked yet: no enabled profile leads there."
+        " ".join(way.text for way in ways)
+        or "Slurm has not been queried yet: no enabled profile uses this cluster."
     )
-    return Standing(bool(ways) and all(way.answers for way in ways), text, loop_runs, loop, ways)
+    return ClusterHealth(bool(ways) and all(way.answers for way in ways), text, loop_runs, loop, ways)
 
 
-def _ways(cluster: Cluster, now: datetime) -> tuple[WayStanding, ...]:
+def _ways(cluster: Cluster, now: datetime) -> tuple[WayHealth, ...]:
     rows = sorted(cluster.ways.all(), key=lambda row: row.name)
     return tuple(
-        WayStanding(
+        WayHealth(
             row.name,
             row.answered_at is not None and not row.error,
             way_words(row, now, alone=len(rows) == 1),
@@ -83,9 +84,9 @@ def way_words(way: WayState, now: datetime, *, alone: bool = True) -> str:
     """Return whether Slurm answers by this way, and if not, since when and what was heard. `alone`: there is no other
     way to its cluster."""
     who = "Slurm" if alone else way.said
-    held = "" if alone else " by this way"
+    held = "" if alone else " through this access"
     if way.tried_at is None:
-        return f"{who} has not been asked yet."
+        return f"{who} has not been queried yet."
     if way.answered_at is None:
         return f"{who} has never answered. Nothing is launched and nothing is ended{held} until it does. {way.error}"
     if way.error:
@@ -95,7 +96,7 @@ def way_words(way: WayState, now: datetime, *, alone: bool = True) -> str:
             f"Nothing is launched and nothing is ended{held} until it answers. {way.error}"
         )
     jobs = "1 job" if len(way.jobs) == 1 else f"{len(way.jobs)} jobs"
-    return f"{who} answered {_ago(way.answered_at, now)}; {jobs} of ours in its last listing."
+    return f"{who} answered {_ago(way.answered_at, now)}; {jobs} of Berth in its last listing."
 
 
 def _ago(then: datetime, now: datetime) -> str:

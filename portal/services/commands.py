@@ -51,7 +51,7 @@ def seconds(value: Any) -> float:
     """Read a length of time, in seconds, that a command may ask for."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not 0 < value <= MOST_S:
-        raise ValidationError("for_s is a number of seconds, more than 0 and at most a year.")
+        raise ValidationError("for_s must be a number of seconds, more than 0 and at most a year.")
     return float(value)
 
 
@@ -85,8 +85,8 @@ ARGS: dict[str, dict[str, Callable[[Any], Any]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """A wish for a command, with at most one target; none means the fleet.
+class NewCommand:
+    """A command to be written, with at most one target; none means the fleet.
 
     Profiles and jobs that no row knows are named in `args`.
     """
@@ -98,7 +98,7 @@ class Wish:
     args: Mapping[str, Any] = field(default_factory=dict)
 
 
-def give(wish: Wish, by: User | str) -> Command:
+def give(wish: NewCommand, by: User | str) -> Command:
     """Write the command, or return the same one if it still waits. Raise ValidationError.
 
     `by` is an account, or the words for somebody without one.
@@ -115,10 +115,10 @@ def give(wish: Wish, by: User | str) -> Command:
     return command
 
 
-def _checked(wish: Wish) -> dict[str, Any]:
+def _checked(wish: NewCommand) -> dict[str, Any]:
     """Return the wish's arguments as they are stored. Raise ValidationError."""
     if wish.kind not in TARGETS:
-        raise ValidationError({"kind": f"A command is one of: {', '.join(TARGETS)}."})
+        raise ValidationError({"kind": f"A command must be one of: {', '.join(TARGETS)}."})
     args = _arguments(wish)
     allowed = TARGETS[wish.kind]
     named = [name for name in ("pilot", "replica", "pool") if getattr(wish, name) is not None]
@@ -140,7 +140,7 @@ def _checked(wish: Wish) -> dict[str, Any]:
     return args
 
 
-def _arguments(wish: Wish) -> dict[str, Any]:
+def _arguments(wish: NewCommand) -> dict[str, Any]:
     known = ARGS.get(wish.kind, {})
     if strange := sorted(set(wish.args) - set(known)):
         takes = f"takes only: {', '.join(known)}" if known else "takes none"

@@ -36,7 +36,7 @@ def decisions(asked: Mapping[str, str], now: datetime) -> QuerySet[Decision]:
         rows = rows.filter(pilot=_pilot(word))
     if kind := asked.get("kind"):
         if kind not in set(DecisionKind):
-            raise ValidationError({"kind": f"kind is one of: {', '.join(DecisionKind)}."})
+            raise ValidationError({"kind": f"kind must be one of: {', '.join(DecisionKind)}."})
         rows = rows.filter(kind=kind)
     if word := asked.get("since"):
         rows = rows.filter(at__gte=moment("since", word, now))

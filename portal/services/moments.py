@@ -19,7 +19,7 @@ def moment(param: str, word: str, now: datetime) -> datetime:
     """Read a moment from a parameter. Raise ValidationError that names the parameter."""
     at = _ago(word, now) or _date(word)
     if at is None:
-        raise ValidationError({param: f"Not a time: write {FORMS}"})
+        raise ValidationError({param: f"Invalid time: write {FORMS}"})
     return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 

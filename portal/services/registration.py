@@ -20,7 +20,7 @@ from portal.catalog.proposal import Proposal, cpu_args, propose
 from portal.config import config
 from portal.fleet.models import Candidate, Command
 from portal.redis import hints
-from portal.services.commands import Wish, give
+from portal.services.commands import NewCommand, give
 
 
 def may_register(user: User) -> bool:
@@ -64,15 +64,13 @@ def begin(user: User, name: str, path: str, project: Project, profile: Profile) 
     roots = project.model_roots
     if not roots:
         raise ValidationError(
-            {
-                "project": f"{project} has no model roots yet: an administrator writes them at the project in the admin."
-            }
+            {"project": f"{project} has no model roots yet: an administrator sets them in the admin."}
         )
     pure = PurePosixPath(path)
     if not pure.is_absolute() or ".." in pure.parts or any(ord(c) < 32 for c in path):
         raise ValidationError({"path": "Write an absolute path without '..'."})
     if not any(pure.is_relative_to(root) and pure != PurePosixPath(root) for root in roots):
-        raise ValidationError({"path": f"It must lie below {' or '.join(roots)}."})
+        raise ValidationError({"path": f"The folder must be below {' or '.join(roots)}."})
     _check_free(name)
     candidate = Candidate(name=name, path=str(pure), project=project, profile=profile, created_by=user)
     candidate.full_clean()
@@ -91,7 +89,7 @@ def again(user: User, candidate: Candidate) -> None:
 
 
 def _ask(user: User, candidate: Candidate) -> None:
-    give(Wish(Command.Kind.INSPECT, args={"candidate": candidate.pk}), user)
+    give(NewCommand(Command.Kind.INSPECT, args={"candidate": candidate.pk}), user)
 
 
 def proposal_for(candidate: Candidate) -> Proposal | None:
@@ -101,7 +99,7 @@ def proposal_for(candidate: Candidate) -> Proposal | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class ModelChoices:
     """The person's choices, made of the proposal."""
 
     environment: Environment
@@ -116,12 +114,12 @@ class Chosen:
     trust_remote_code: bool = False
 
 
-def save(user: User, candidate: Candidate, chosen: Chosen) -> Model:
+def save(user: User, candidate: Candidate, chosen: ModelChoices) -> Model:
     """Save the model and its pool. Raise ValidationError."""
     proposal = proposal_for(candidate)
     if proposal is None or candidate.model_id is not None:
         raise ValidationError(
-            "There is nothing to save: it was saved already, or its folder was not looked at."
+            "There is nothing to save: it was already saved, or its folder has not been inspected."
         )
     _check_rights(user, proposal, chosen)
     _check_free(candidate.name)
@@ -139,7 +137,9 @@ def save(user: User, candidate: Candidate, chosen: Chosen) -> Model:
     if chosen.gpus > candidate.profile.gpus or chosen.mem_mb > candidate.profile.mem_mb:
         gpus = f"{candidate.profile.gpus} GPUs" if candidate.profile.gpus else "no GPU"
         room = f"{gpus} and {candidate.profile.mem_mb} MiB of memory"
-        raise ValidationError(f"A job of profile {candidate.profile} has {room}: it would never fit.")
+        raise ValidationError(
+            f"A job of profile {candidate.profile} has only {room}: the model does not fit."
+        )
     with transaction.atomic():
         pool.full_clean()
         pool.save()
@@ -160,7 +160,7 @@ def save(user: User, candidate: Candidate, chosen: Chosen) -> Model:
         model.projects.set([candidate.project])
         taken = Candidate.objects.filter(pk=candidate.pk, model=None).update(model=model, approval=waits)
         if not taken:
-            raise ValidationError("Somebody saved it meanwhile.")
+            raise ValidationError("It was saved by somebody else in the meantime.")
         transaction.on_commit(hints.directory_changed)
     return model
 
@@ -179,7 +179,7 @@ def approve(candidate: Candidate) -> bool:
     return True
 
 
-def _check_rights(user: User, proposal: Proposal, chosen: Chosen) -> None:
+def _check_rights(user: User, proposal: Proposal, chosen: ModelChoices) -> None:
     """Check what this person may choose. Raise ValidationError."""
     if user.is_superuser:
         return
@@ -187,16 +187,16 @@ def _check_rights(user: User, proposal: Proposal, chosen: Chosen) -> None:
         raise ValidationError(f"Only an administrator may save it: {'; '.join(proposal.admin_only)}.")
     if chosen.is_public or chosen.trust_remote_code:
         raise ValidationError(
-            "Only an administrator may open it to every project or let it run code of its own."
+            "Only an administrator may make it available to all projects or let it run code of its own."
         )
 
 
 def _check_free(name: str) -> None:
     if Model.objects.filter(name=name).exists() or Pool.objects.filter(name=name).exists():
-        raise ValidationError({"name": f"There is a model or pool '{name[:128]}' already."})
+        raise ValidationError({"name": f"A model or pool named '{name[:128]}' already exists."})
 
 
-def _args(candidate: Candidate, proposal: Proposal, chosen: Chosen) -> dict[str, Any]:
+def _args(candidate: Candidate, proposal: Proposal, chosen: ModelChoices) -> dict[str, Any]:
     """Return the engine's arguments, vLLM's only. What the person chose comes before what was proposed."""
     if chosen.environment.engine != Engine.VLLM:
         return {}

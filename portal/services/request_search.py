@@ -28,7 +28,7 @@ PAGE_ROWS = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestSearch:
     """One search: `rows` are whose they are and when they came; `other` is what they are to be beside
     that."""
 
@@ -37,7 +37,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RequestPage:
     """One page of a search.
 
     `older` is where the next page begins; empty on the last one. `looked_to`: no older row was looked at yet.
@@ -58,7 +58,7 @@ def whose(user: User) -> list[str]:
     return choices
 
 
-def requests(asked: Mapping[str, str], user: User, now: datetime) -> Asked:
+def requests(asked: Mapping[str, str], user: User, now: datetime) -> RequestSearch:
     """Read a search from its parameters. Raise ValidationError that names the parameter."""
     rows = _of(asked.get("whose") or MINE, user).order_by("-accepted_at", "-id")
     other = Q()
@@ -75,10 +75,10 @@ def requests(asked: Mapping[str, str], user: User, now: datetime) -> Asked:
         rows = rows.filter(accepted_at__gte=moment("since", word, now))
     if word := asked.get("until"):
         rows = rows.filter(accepted_at__lte=moment("until", word, now))
-    return Asked(rows, other)
+    return RequestSearch(rows, other)
 
 
-def page(asked: Asked, before: str) -> Found:
+def page(asked: RequestSearch, before: str) -> RequestPage:
     """Return the rows after the one that `before` names, which need not exist any more. Raise
     ValidationError."""
     rows = asked.rows
@@ -91,9 +91,9 @@ def page(asked: Asked, before: str) -> Found:
     found = list(rows.filter(asked.other)[: PAGE_ROWS + 1])
     if len(found) > PAGE_ROWS:
         last = found[PAGE_ROWS - 1]
-        return Found(found[:PAGE_ROWS], f"{last.accepted_at.isoformat()}_{last.pk}")
+        return RequestPage(found[:PAGE_ROWS], f"{last.accepted_at.isoformat()}_{last.pk}")
     older = f"{last_looked_at.isoformat()}_{UUID(int=0)}" if last_looked_at is not None else ""
-    return Found(found, older, last_looked_at)
+    return RequestPage(found, older, last_looked_at)
 
 
 def edge(rows: QuerySet[Request]) -> datetime | None:
@@ -115,7 +115,7 @@ def _of(word: str, user: User) -> QuerySet[Request]:
 
 def _one_of(param: str, word: str, known: Collection[str]) -> str:
     if word not in known:
-        raise ValidationError({param: f"{param} is one of: {', '.join(known)}."})
+        raise ValidationError({param: f"{param} must be one of: {', '.join(known)}."})
     return word
 
 
@@ -124,7 +124,7 @@ def _place(before: str) -> tuple[datetime, UUID]:
     try:
         place = datetime.fromisoformat(at), UUID(id_)
     except ValueError:
-        raise ValidationError({"before": "This page begins nowhere: start at the first one."}) from None
+        raise ValidationError({"before": "Invalid page: start again at the first one."}) from None
     if place[0].tzinfo is None:
-        raise ValidationError({"before": "This page begins nowhere: start at the first one."})
+        raise ValidationError({"before": "Invalid page: start again at the first one."})
     return place

@@ -46,7 +46,8 @@ def _away(ticket: Ticket, now: float) -> Phase:
     return Phase(
         "not_loaded",
         None,
-        f"Its client was told to come again; nobody runs it meanwhile, and its place is kept until {kept}.",
+        "Its client was told to send it again. It does not run before that, and its place in the queue is kept until "
+        f"{kept}.",
         next_step="Send the same request again: it takes this place.",
     )
 
@@ -61,10 +62,10 @@ def _parked(row: Request, now: float) -> Phase:
         with connection.cursor() as cur:
             refill = quotas.refill(plain(cur), subjects, _cost(row), now)
     except (redis.RedisError, OSError):
-        reason = "It is parked: what your quotas have left is not known now, because Redis does not answer."
+        reason = "It is parked: the state of your quotas is unknown, because Redis does not answer."
         return Phase("not_loaded", None, reason)
     if refill is None:
-        return Phase("not_loaded", None, "It is parked; no quota limits it any more, and it goes on at once.")
+        return Phase("not_loaded", None, "It is parked; no quota applies any more, and it resumes now.")
     want, wait_s = refill
     limit = f"{want.limit} {WORDS[want.kind]} of this {want.level}"
     if wait_s <= 0:

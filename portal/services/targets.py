@@ -80,7 +80,7 @@ def pilot(word: str) -> Pilot:
         if len(found) == 1:
             return found[0]
     jobs = [str(row.job_id or row.pk) for row in live]
-    raise ValidationError(f"No pilot is job, name or id '{word[:128]}'. {_close(word, jobs)}")
+    raise ValidationError(f"No pilot has the job, name or id '{word[:128]}'. {_close(word, jobs)}")
 
 
 def _by_job(rows: QuerySet[Pilot], job_id: int) -> Pilot | None:
@@ -111,8 +111,8 @@ def unknown_job(word: str) -> int:
     known = {job_id for orphans in Cluster.objects.values_list("orphans", flat=True) for job_id in orphans}
     if word not in known:
         if not known:
-            raise ValidationError(f"'{word[:30]}' is no unknown job: Slurm's last listing shows none.")
-        raise ValidationError(f"'{word[:30]}' is no unknown job. {_close(word, known)}")
+            raise ValidationError(f"'{word[:30]}' is not an unknown job: Slurm's last listing has none.")
+        raise ValidationError(f"'{word[:30]}' is not an unknown job. {_close(word, known)}")
     return int(word)
 
 
@@ -137,7 +137,7 @@ def cluster(word: str) -> str:
 def _without_nul(word: str) -> None:
     """Refuse a NUL: PostgreSQL's text holds none, so it does not even look."""
     if "\0" in word:
-        raise ValidationError("A name holds no NUL character.")
+        raise ValidationError("A name must not contain a NUL character.")
 
 
 def _uuid(word: str) -> UUID | None:

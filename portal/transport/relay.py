@@ -29,7 +29,7 @@ from pathlib import Path
 
 from gpuworker import wire
 from gpuworker.wire import Tunnel
-from portal.transport.lending import HELLO, Lender, proof
+from portal.transport.lender import HELLO, Lender, proof
 from portal.transport.link import Link
 
 log = logging.getLogger(__name__)

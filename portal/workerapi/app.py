@@ -22,8 +22,6 @@ import psycopg2
 from gpuworker import wire
 from portal.admission.pipe import QueueDown
 from portal.admission.slots import Slots
-from portal.admission.subjects import PREFIX as LIMITS
-from portal.admission.wake import Wake
 from portal.batches.contents import Contents
 from portal.config import Config
 from portal.db.threads import Database
@@ -32,6 +30,8 @@ from portal.fleet.states import PilotState, ReplicaState
 from portal.http.answers import failure
 from portal.http.exchange import Exchange, Gone, Scope
 from portal.ledger import backlog
+from portal.redis import keys
+from portal.redis.hint_thread import HintThread
 from portal.transport.reverse import Reverse
 from portal.workerapi import probe, reports, rows, spent
 from portal.workerapi.admission import Admission
@@ -44,7 +44,6 @@ T = TypeVar("T")
 PREFIX = "/worker/v1/"
 LOOK_S = 1.0  # a waiting poll looks by itself: hints may be lost
 BEAT_S = 10.0
-KEEP_SYNC_S = 600
 _NO_UPGRADE = failure(
     "A link is a WebSocket, and this request asked for none: a proxy in front of the portal has to pass Upgrade on, and "
     "uvicorn to be started with --ws portal.workerapi.link:Upgrade.",
@@ -64,8 +63,8 @@ class WorkerApi:
         self._reverse = reverse
         self.admission = Admission(config.site_key, self._database, reverse)
         self._hints = Hints(config.redis_url)
-        self._wake = Wake()
-        self._wake_batches = Wake("batches")
+        self._tick_hints = HintThread()
+        self._batch_hints = HintThread("batches")
         self._beaten: dict[str, float] = {}
         self._verbs: dict[str, Callable[[Exchange, bytes], Awaitable[bytes]]] = {
             "register": self._register,
@@ -75,14 +74,14 @@ class WorkerApi:
         }
 
     async def start(self) -> None:
-        self._wake.start()
-        self._wake_batches.start()
+        self._tick_hints.start()
+        self._batch_hints.start()
         self._hints.start()
 
     async def stop(self) -> None:
         await self._hints.stop()
-        self._wake.stop()
-        self._wake_batches.stop()
+        self._tick_hints.stop()
+        self._batch_hints.stop()
         await self._slots.close()
         await asyncio.get_running_loop().run_in_executor(None, self._database.close)
 
@@ -148,7 +147,7 @@ class WorkerApi:
         log.info(
             "pilot %s registered from job %d on %s, %s", said.pilot, said.job_id, said.node, said.address
         )
-        self._wake.soon()
+        self._tick_hints.soon()
         return wire.dumps(answer)
 
     async def _sync(self, ex: Exchange, body: bytes) -> bytes:
@@ -176,13 +175,13 @@ class WorkerApi:
     async def _forget_sync(self, pilot: str) -> None:
         """A new agent counts from its own clock, which may have been set back since the last one's report."""
         try:
-            await self._slots.delete(f"berth:sync:{pilot}")
+            await self._slots.delete(keys.SYNC.of(pilot))
         except QueueDown as error:
             log.warning("the last report of %s: %s", pilot, error)
 
     async def _is_stale(self, said: wire.Sync) -> bool:
         try:
-            last = await self._slots.get(f"berth:sync:{said.pilot}")
+            last = await self._slots.get(keys.SYNC.of(said.pilot))
             return last is not None and said.seq < int(json.loads(last)["seq"])
         except (QueueDown, ValueError, KeyError, TypeError):
             return False
@@ -191,16 +190,18 @@ class WorkerApi:
         """To Redis: the observation, the routes, hints. It may be away; the next sync says it all again."""
         observation = json.loads(wire.dumps(said)) | {"received_at": time.time(), "log_tail": None}
         try:
-            await self._slots.set(f"berth:sync:{said.pilot}", json.dumps(observation).encode(), KEEP_SYNC_S)
+            await self._slots.set(
+                keys.SYNC.of(said.pilot), json.dumps(observation).encode(), keys.SYNC.expires_s
+            )
             reached = await self._is_reached(said.pilot, heard.pilot.address)
             for pool, (hot, gone) in _routes(said, heard, reached).items():
                 await self._slots.set_routes(pool, hot, gone)
             for pool in {row.pool for row in heard.replicas.values()} if heard.requeued else ():
-                await self._slots.publish(f"berth:lease:{pool}", "look")
+                await self._slots.publish(keys.ROWS.of(pool), "look")
         except QueueDown as error:
             log.warning("sync of %s: %s", said.pilot, error)
         if heard.news:
-            self._wake.soon()
+            self._tick_hints.soon()
 
     async def _is_reached(self, pilot: str, address: str) -> bool:
         """Whether a request could go there now. Where the pilot opens the links, some process has to hold one."""
@@ -267,7 +268,7 @@ class WorkerApi:
         try:
             work = partial(spent.spent, ended=ended, defaults=self._config.limits)
             for row in await self._database.run(work):
-                self._slots.settle(LIMITS, row.request, "", row.wants, row.used)
+                self._slots.settle(row.request, row.wants, row.used)
         except psycopg2.Error as error:
             log.warning("limits: PostgreSQL: %s", str(error).strip().split("\n")[0])
 
@@ -275,7 +276,7 @@ class WorkerApi:
         """A batch whose last line has ended is over at once, not at the next look."""
         try:
             if await self._database.run(partial(rows.last_lines, ended=ended)):
-                self._wake_batches.soon()
+                self._batch_hints.soon()
         except psycopg2.Error as error:
             log.warning("batches: PostgreSQL: %s", str(error).strip().split("\n")[0])
 

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Iterable, Iterator
 
-import redis.asyncio as redis_async
-from redis.exceptions import RedisError
-
-log = logging.getLogger(__name__)
-CHANNEL = "berth:lease:"
+from portal.redis import keys
+from portal.redis.subscription import listen
 
 
 class Hint:
@@ -44,7 +40,8 @@ class Hints:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._listen(), name="lease-hints")
+        listening = listen(self._url, "berth-rows", self._heard, patterns=[keys.ROWS.of("*")])
+        self._task = asyncio.create_task(listening, name="row-hints")
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -66,21 +63,6 @@ class Hints:
                 if not self._waiting[pool]:
                     del self._waiting[pool]
 
-    async def _listen(self) -> None:
-        pause_s = 0.1
-        while True:
-            client = redis_async.Redis.from_url(self._url, protocol=2, socket_keepalive=True)
-            try:
-                async with client.pubsub(ignore_subscribe_messages=True) as channel:
-                    await channel.psubscribe(CHANNEL + "*")
-                    async for message in channel.listen():
-                        pause_s = 0.1
-                        pool = message["channel"].decode().removeprefix(CHANNEL)
-                        for hint in self._waiting.get(pool, ()):
-                            hint.ring()
-            except (RedisError, OSError) as error:
-                log.warning("hints: Redis: %s; again in %.1f s", error, pause_s)
-            finally:
-                await client.aclose()
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, 2.0)
+    def _heard(self, channel: str, _: bytes) -> None:
+        for hint in self._waiting.get(channel.removeprefix(keys.ROWS.of("")), ()):
+            hint.ring()

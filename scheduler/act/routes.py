@@ -14,6 +14,7 @@ import redis as redis_library
 
 from portal.fleet.models import Replica
 from portal.fleet.states import ReplicaState
+from portal.redis import keys
 
 logger = logging.getLogger(__name__)
 
@@ -24,33 +25,34 @@ def _drop(redis: redis_library.Redis, pool: str, replicas: Iterable[str]) -> Non
     names = list(replicas)
     if names:
         try:
-            redis.hdel(f"berth:{{{pool}}}:routes", *names)
+            redis.hdel(keys.ROUTES.of(pool), *names)
         except redis_library.RedisError as error:
             logger.warning("could not remove routes of %s, the next sweep will: %s", pool, error)
 
 
 def sweep(redis: redis_library.Redis, pools: Iterable[str], lost: Iterable[str] = ()) -> None:
-    """Removes routes of replicas that drain or have ended, or whose pilot is `lost`: its next report brings them back.
-    Redis is read before the tables, so that a route
-    that is being added is never taken for a stale one."""
+    """Remove routes of replicas that drain or have ended, or whose pilot is `lost`: its next report brings them back.
+
+    Redis is read before the tables, so that a route that is being added is never taken for a stale one."""
     names = sorted(pools)
     pipe = redis.pipeline(transaction=False)
     for pool in names:
-        pipe.hkeys(f"berth:{{{pool}}}:routes")
+        pipe.hkeys(keys.ROUTES.of(pool))
     try:
         routed = {
-            pool: {key.decode() for key in keys} for pool, keys in zip(names, pipe.execute(), strict=True)
+            pool: {replica.decode() for replica in found}
+            for pool, found in zip(names, pipe.execute(), strict=True)
         }
     except redis_library.RedisError as error:
         logger.warning("Redis did not answer: %s", error)
         return
-    ids = {replica for keys in routed.values() for replica in keys if _is_id(replica)}
+    ids = {replica for found in routed.values() for replica in found if _is_id(replica)}
     if not any(routed.values()):
         return
     rows = Replica.objects.filter(id__in=ids, state__in=_ROUTED).exclude(pilot__in=list(lost))
     good = {str(replica) for replica in rows.values_list("id", flat=True)}
-    for pool, keys in routed.items():
-        _drop(redis, pool, keys - good)
+    for pool, found in routed.items():
+        _drop(redis, pool, found - good)
 
 
 def _is_id(text: str) -> bool:

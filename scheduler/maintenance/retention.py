@@ -10,17 +10,15 @@ import redis as redis_library
 from portal.config import Config
 from portal.db.transaction import moving
 from portal.ledger import transitions as ledger
+from portal.redis import keys
 
 logger = logging.getLogger(__name__)
-
-EVERY_S = 3600
-MARK = "berth:retention"
 
 
 def sweep(redis: redis_library.Redis, config: Config, now: float) -> int:
     """How many were erased. A Redis that is away or was flushed means that it is done sooner or later, not never."""
     try:
-        if not redis.set(MARK, 1, nx=True, ex=EVERY_S):
+        if not redis.set(keys.RETENTION.of(), 1, nx=True, ex=keys.RETENTION.expires_s):
             return 0
     except redis_library.RedisError as error:
         logger.warning("retention: %s", error)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import redis as redis_library
 
 from gpuworker.wire import ObservedReplica, Sync, WireError, read
+from portal.redis import keys
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def hear(redis: redis_library.Redis, pilots: Iterable[str]) -> dict[str, Heard] 
     if not ids:
         return {}
     try:
-        found = redis.mget([f"berth:sync:{pilot}" for pilot in ids])
+        found = redis.mget([keys.SYNC.of(pilot) for pilot in ids])
     except redis_library.RedisError as error:
         logger.warning("Redis did not answer: %s", error)
         return None

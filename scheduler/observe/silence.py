@@ -18,13 +18,14 @@ from portal.config import Config
 from portal.fleet.models import Pilot
 from portal.fleet.states import ON_ITS_WAY, PilotState
 from portal.ledger.models import Holder
+from portal.redis import keys
 from scheduler.observe.reports import Heard
 from scheduler.policy.consequences import NotePilotHeard, NotePilotSilent
 
 logger = logging.getLogger(__name__)
 
-_SINCE = "berth:silent:since"  # by pilot
-_TOLD = "berth:silent:told"  # those of which a row says that they do not serve
+_SINCE = keys.SILENT_SINCE.of()
+_TOLD = keys.SILENT_TOLD.of()
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,6 +153,15 @@ REFUSALS = "|".join(re.escape(row[2]) for row in (*_FOR_GOOD, *_FOR_NOW))
 _GONE = re.compile(r"invalid job id|already completing or completed", re.IGNORECASE)
 
 
+class Refusal(Exception):
+    """A refusal: Slurm heard and said no, with this number; 0 where the client has none."""
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(reason)
+        self.number = number
+        self.reason = reason
+
+
 def meaning(number: int) -> Meaning:
     """Return what an error number means. One without a row is a refusal for now where Slurm itself speaks of a job,
     and else was not heard."""

@@ -10,9 +10,10 @@ from collections import Counter
 from typing import Any
 
 from scheduler.slurm import errors
-from scheduler.slurm.carried import local_tail, without_shell
 from scheduler.slurm.directives import native_fields
-from scheduler.slurm.native_process import Helper, Refused
+from scheduler.slurm.errors import Refusal
+from scheduler.slurm.job_environment import local_tail, without_shell
+from scheduler.slurm.native_process import Helper
 from scheduler.slurm.protocol import (
     JobInfo,
     Jobs,
@@ -53,7 +54,7 @@ class NativeClient:
         fields, environment = without_shell(native_fields(spec), spec)
         try:
             job_id = self._helper.ask("submit", script=script, fields=fields, environment=environment)
-        except Refused as error:
+        except Refusal as error:
             if errors.meaning(error.number) == "unheard":
                 raise NoAnswer(f"{self._way.said}: submit: {error.reason}") from None
             raise Rejected(error.reason) from None
@@ -132,5 +133,5 @@ class NativeClient:
         """Ask a question that Slurm has no reason to refuse: a refusal is no answer then."""
         try:
             return self._helper.ask(verb, **args)
-        except Refused as error:
+        except Refusal as error:
             raise NoAnswer(f"{self._way.said}: {verb}: {error.reason}") from None

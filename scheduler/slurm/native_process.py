@@ -19,6 +19,7 @@ from shlex import quote
 from typing import IO, Any
 
 from scheduler.slurm import shell
+from scheduler.slurm.errors import Refusal
 from scheduler.slurm.protocol import NoAnswer, NotOffered
 from scheduler.slurm.way import Way
 
@@ -28,15 +29,6 @@ MAX_BYTES = 128 * 2**20
 _KEPT_ERROR_BYTES = 4096
 
 Data = dict[str, Any]
-
-
-class Refused(Exception):
-    """A refusal: Slurm heard and said no, with this number; 0 where pyslurm has none."""
-
-    def __init__(self, number: int, reason: str) -> None:
-        super().__init__(reason)
-        self.number = number
-        self.reason = reason
 
 
 class Helper:
@@ -63,7 +55,7 @@ class Helper:
         return self._process.pid if self._process is not None else None
 
     def ask(self, verb: str, **args: Any) -> Any:
-        """Return the answer. Raises NoAnswer, NotOffered, Refused."""
+        """Return the answer. Raises NoAnswer, NotOffered, Refusal."""
         deadline = time.monotonic() + self._limit_s
         if not self._lock.acquire(timeout=self._limit_s):
             raise NoAnswer(f"{self._way.said}: {verb}: an earlier question took all of {self._limit_s:g} s")
@@ -83,7 +75,7 @@ class Helper:
             raise NotOffered(f"{self._way.said}: {said.get('error')}")
         if "error" in said:
             number = said.get("number")
-            raise Refused(number if isinstance(number, int) else 0, str(said["error"])[:500])
+            raise Refusal(number if isinstance(number, int) else 0, str(said["error"])[:500])
         return said.get("answer")
 
     def close(self) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 from urllib.parse import quote
 
 from scheduler.slurm import errors, rest_shapes
-from scheduler.slurm.carried import local_tail, without_shell
 from scheduler.slurm.directives import rest_fields
+from scheduler.slurm.errors import Refusal
+from scheduler.slurm.job_environment import local_tail, without_shell
 from scheduler.slurm.protocol import (
     Jobs,
     NoAnswer,
@@ -24,7 +25,7 @@ from scheduler.slurm.protocol import (
     UsageInfo,
 )
 from scheduler.slurm.render import check
-from scheduler.slurm.rest_link import MAX_BYTES, NotFound, Refused, RestLink
+from scheduler.slurm.rest_link import MAX_BYTES, NotFound, RestLink
 from scheduler.slurm.spec import JobSpec
 from scheduler.slurm.way import Way
 
@@ -63,7 +64,7 @@ class RestClient:
         try:
             with self._link.within_limit():
                 answer = self._ask("POST", "job/submit", {"script": script, "job": job})
-        except Refused as error:
+        except Refusal as error:
             raise Rejected(error.reason) from None
         job_id = answer.get("job_id")
         if not isinstance(job_id, int) or job_id <= 0:
@@ -92,7 +93,7 @@ class RestClient:
         try:
             # "uts" and the seconds: v0.0.40 takes a bare number for a date.
             return self._ask("GET", f"jobs/?flags=ALL&update_time=uts{self._kept_update}")
-        except Refused:
+        except Refusal:
             return None
 
     def cancel(self, job_ids: list[int]) -> None:
@@ -114,7 +115,7 @@ class RestClient:
         """
         try:
             owner = rest_shapes.owner(self._ask("GET", f"job/{job_id}"), job_id)
-        except Refused as error:
+        except Refusal as error:
             if error.number not in errors.GONE:
                 refusals.append(f"job {job_id}: {self._spoken(error)}")
             return False
@@ -122,7 +123,7 @@ class RestClient:
             refusals.append(f"job {job_id}: it is {owner}'s, and Berth is {self._link.user or 'nobody'} here")
         return bool(owner) and owner == self._link.user
 
-    def _spoken(self, error: Refused) -> str:
+    def _spoken(self, error: Refusal) -> str:
         """Return Slurm's words, or raise NoAnswer where they name nothing.
 
         That is how slurmrestd says, too, that no controller was there. Of a submission such words are those
@@ -135,7 +136,7 @@ class RestClient:
     def _cancel(self, path: str, body: Data | None, refusals: list[str]) -> None:
         try:
             answer = self._ask("DELETE", path, body)
-        except Refused as error:
+        except Refusal as error:
             many = body["jobs"] if body is not None else ()
             if error.number not in errors.GONE and len(many) > 1:  # which one it is about is not said
                 for one in many:
@@ -171,7 +172,7 @@ class RestClient:
         for job_id in job_ids:
             try:
                 found |= rest_shapes.usage(self._ask("GET", f"job/{int(job_id)}", room="slurmdb"))
-            except Refused as error:
+            except Refusal as error:
                 if error.number != errors.NOTHING_FOUND:
                     raise NoAnswer(f"{self._way.said}: usage of {job_id}: {error.reason}") from None
         return found
@@ -186,7 +187,7 @@ class RestClient:
         """Ask a question that Slurm has no reason to refuse: a refusal is no answer then."""
         try:
             return self._ask("GET", path, room=room)
-        except Refused as error:
+        except Refusal as error:
             raise NoAnswer(f"{self._way.said}: {path.partition('?')[0]}: {error.reason}") from None
 
     def _ask(self, method: str, path: str, body: Data | None = None, room: str = "slurm") -> Data:

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from scheduler.slurm import errors
+from scheduler.slurm.errors import Refusal
 from scheduler.slurm.jwt import Token, TokenSource
 from scheduler.slurm.protocol import NoAnswer
 from scheduler.slurm.way import Way
@@ -28,15 +29,6 @@ from scheduler.slurm.way import Way
 MAX_BYTES = 128 * 2**20
 
 Data = dict[str, Any]
-
-
-class Refused(Exception):
-    """A refusal: Slurm heard and said no, with this number."""
-
-    def __init__(self, number: int, reason: str) -> None:
-        super().__init__(reason)
-        self.number = number
-        self.reason = reason
 
 
 class NotFound(NoAnswer):
@@ -93,7 +85,7 @@ class RestLink:
 
     def ask(self, method: str, path: str, body: Data | None = None, *, document: bool = False) -> Data:
         """Return the answer. A token that the server does not take is renewed once. `document`: a page of the server's
-        own, which carries no errors. Raises NoAnswer, NotFound, Refused."""
+        own, which carries no errors. Raises NoAnswer, NotFound, Refusal."""
         what = self._said(method, path)
         token = self._tokens.get(time.time(), self._left_s(what))
         try:
@@ -213,7 +205,7 @@ class _Deadline:
 
 
 def judge(reply: Reply, what: str, *, document: bool = False) -> Data:
-    """Return the answer of a reply that is one. `what` was asked, for a person. Raises NoAnswer, NotFound, Refused."""
+    """Return the answer of a reply that is one. `what` was asked, for a person. Raises NoAnswer, NotFound, Refusal."""
     if reply.status in errors.TOKEN:
         raise _BadToken(f"HTTP {reply.status}")
     try:
@@ -233,7 +225,7 @@ def judge(reply: Reply, what: str, *, document: bool = False) -> Data:
         raise _BadToken(_reason(said[0]))
     text = "; ".join(dict.fromkeys(map(_reason, said)))
     if numbers and all(errors.meaning(number) != "unheard" for number in numbers):
-        raise Refused(numbers[0], _with_message(text, data))
+        raise Refusal(numbers[0], _with_message(text, data))
     if reply.status == 404:
         raise NotFound(f"{what}: HTTP 404: {text or 'the server knows no such path'}")
     raise NoAnswer(f"{what}: HTTP {reply.status}: {text or 'it says no more'}")

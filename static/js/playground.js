@@ -28,7 +28,7 @@ function keep() {
   try {
     sessionStorage.setItem(KEY, JSON.stringify(talk));
   } catch {
-    say("The browser has no room to keep this chat; it is gone when the page is left.");
+    say("The browser's storage is full: this chat is lost when you leave the page.");
   }
 }
 
@@ -56,7 +56,7 @@ async function freshToken() {
     body: new URLSearchParams({ project: form.dataset.project }),
     redirect: "error", // to the log-in page: the session has ended
   });
-  if (!answer.ok) throw new Error("No token was given to this page: load it again, or log in again.");
+  if (!answer.ok) throw new Error("This page could not get a token: reload it, or log in again.");
   const given = await answer.json();
   token = { text: given.token, until: Date.now() + 1000 * (given.expires_in_s - RENEW_BEFORE_S) };
   return token.text;
@@ -116,8 +116,8 @@ const span = (s) => (s < 120 ? `${Math.round(s)} s` : `${Math.round(s / 60)} min
 // While it waits: place, time and reason; and models that would answer at once.
 async function wait(said, model) {
   if (!said.reason) return;
-  const place = said.position ? ` Place in line: ${said.position}.` : "";
-  const eta = said.eta_s ? ` Expected in ≈ ${span(said.eta_s)}.` : "";
+  const place = said.position ? ` Queue position: ${said.position}.` : "";
+  const eta = said.eta_s ? ` Estimated wait ≈ ${span(said.eta_s)}.` : "";
   at("why").textContent = `${said.reason}${place}${eta}`;
   if (at("waiting").hidden) say(at("why").textContent); // once: the numbers change all the time
   at("waiting").hidden = false;
@@ -139,7 +139,7 @@ function alternative(name) {
   const button = document.createElement("button");
   button.type = "button";
   button.value = name;
-  button.textContent = `Ask ${name} instead: it is ready`;
+  button.textContent = `Use ${name} instead: it is ready`;
   button.addEventListener("click", () => {
     running?.abort("instead");
     at("model").value = name;
@@ -158,7 +158,7 @@ async function answerWith(model) {
   at("send").disabled = true;
   at("stop").hidden = false;
   waitsNoMore();
-  say(`${model} is asked.`);
+  say(`Request sent to ${model}.`);
   let words = null, text = "";
   try {
     for await (const event of events(await ask(model, mine.signal))) {
@@ -178,7 +178,7 @@ async function answerWith(model) {
     say("The answer is complete.");
   } catch (error) {
     if (mine.signal.aborted) say("Stopped.");
-    else { show("failed", error.message, "Not answered"); say("There was no answer."); }
+    else { show("failed", error.message, "Error"); say("The request failed."); }
   }
   if (text) {
     talk.messages.push({ role: "assistant", content: text });

@@ -23,7 +23,7 @@ CONTENT = b'{"custom_id": "a"}\n'
 
 @pytest.fixture(autouse=True)
 def woken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Tasks that were asked for."""
+    """Record the tasks that were asked for."""
     heard: list[str] = []
     monkeypatch.setattr(hints, "_send", heard.append)
     return heard
@@ -31,7 +31,7 @@ def woken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def folder() -> Iterator[Path]:
-    """Where files lie, and none from another test."""
+    """Give a folder for files, with none from another test."""
     folder = config().files_dir
     shutil.rmtree(folder, ignore_errors=True)
     yield folder

@@ -16,7 +16,7 @@ def world(db: None) -> World:
 
 @pytest.fixture(autouse=True)
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Wake-ups as (channel, text); the tick's channel is "tick". Nothing leaves the test."""
+    """Record wake-ups as (channel, text); the tick's channel is "tick". Nothing leaves the test."""
     heard: list[tuple[str, str]] = []
 
     monkeypatch.setattr(hints, "_publish", lambda channel, text: heard.append((channel, text)))

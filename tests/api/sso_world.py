@@ -29,7 +29,7 @@ def idp(server: Idp, monkeypatch: pytest.MonkeyPatch, redis: redis_library.Redis
 
 
 def who(browser: Client) -> str:
-    """Who is logged in, "" for nobody."""
+    """Return who is logged in, "" for nobody."""
     key = browser.session.get("_auth_user_id")
     return User.objects.get(pk=key).username if key else ""
 

@@ -86,7 +86,7 @@ class Scene:
         return person.api if is_program else person.browser
 
     def path(self, address: str) -> str:
-        """The address with what it names filled in."""
+        """Return the address with what it names filled in."""
         id_: object = self.token.pk
         if "register" in address:
             id_ = self.candidate.pk
@@ -169,6 +169,7 @@ def test_the_admin_is_for_administrators(scene: Scene) -> None:
 
 
 def admin_path(address: str) -> str:
-    """Of rows, number 1 stands for all: whether it exists must not matter to who may look."""
+    """Return an admin page's path. Number 1 stands for all rows: whether it exists must not matter to who
+    may look."""
     named = re.sub(r"<path:object_id>|<int:\w+>", "1", address).replace("(?P<url>.*)$", "no")
     return "/" + re.sub(r"\^\(\?P<app_label>[a-z_|]+\)/\$", "fleet/", named)

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from portal.fleet.models import Cluster, Command
 from portal.fleet.times import seconds_of
-from portal.services.commands import Wish, give
+from portal.services.commands import NewCommand, give
 from tests.api.world import World, another_model, pilot_row
 from tests.ways import way_row
 
@@ -94,9 +94,9 @@ def test_unknown_jobs_are_shown_and_may_be_adopted_or_rejected(world: World) -> 
 
 
 def test_a_command_of_somebody_without_an_account_says_who(world: World) -> None:
-    command = give(Wish(Command.Kind.PIN, pool=world.pool), "lena at the command line")
+    command = give(NewCommand(Command.Kind.PIN, pool=world.pool), "lena at the command line")
     assert command.created_by is None and command.args == {"by": "lena at the command line"}
-    give(Wish(Command.Kind.UNPIN, pool=world.pool), world.operator.user)
+    give(NewCommand(Command.Kind.UNPIN, pool=world.pool), world.operator.user)
     page = world.operator.browser.get("/fleet/").content.decode()
     assert "lena at the command line" in page and "unpin" in page
 

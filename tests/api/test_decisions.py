@@ -13,7 +13,7 @@ from tests.api.world import World, pilot_row
 
 @pytest.fixture
 def pilot(world: World) -> Pilot:
-    """One decision about a pilot, one of yesterday, one of a pool that is gone."""
+    """Make one decision about a pilot, one of yesterday, one of a pool that is gone."""
     now, pilot = timezone.now(), pilot_row(world)
     rows = [
         (now - timedelta(days=1), "launch", "surf", None, "3 requests waiting for surf."),
@@ -66,9 +66,9 @@ def test_a_pilot_is_called_by_its_job(world: World, pilot: Pilot) -> None:
     [
         ("model=sruf", "model", "Did you mean surf?"),
         ("pilot=4712", "pilot", "Did you mean 4711?"),
-        ("kind=explode", "kind", "kind is one of: launch, "),
-        ("since=soon", "since", "Not a time"),
-        ("until=2026-13-45", "until", "Not a time"),
+        ("kind=explode", "kind", "kind must be one of: launch, "),
+        ("since=soon", "since", "Invalid time"),
+        ("until=2026-13-45", "until", "Invalid time"),
     ],
 )
 def test_a_bad_filter_is_refused_with_what_would_be_right(
@@ -116,4 +116,4 @@ def test_the_newest_page_is_asked_for_again_and_others_stay(
     assert f"before={keys[2]}" in fragment, "what was pushed off the page is found behind it"
     older = browser.get(f"/fleet/decisions/?before={keys[2]}").content.decode()
     assert "Reason 1." in older and "hx-get" not in older and ">Newest</a>" in older
-    assert "None that fits." in browser.get("/fleet/decisions/?model=turf").content.decode()
+    assert "No matches." in browser.get("/fleet/decisions/?model=turf").content.decode()

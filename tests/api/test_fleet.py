@@ -53,7 +53,7 @@ def cluster(world: World) -> dict[str, Any]:
 def test_a_silent_slurm_is_said_with_since_when(world: World) -> None:
     now = timezone.now()
     row = way_row()
-    assert not cluster(world)["slurm_answers"] and "not been asked" in cluster(world)["slurm"]
+    assert not cluster(world)["slurm_answers"] and "not been queried" in cluster(world)["slurm"]
     row.tried_at = row.answered_at = now
     row.save()
     Cluster.objects.update(ticked_at=now)

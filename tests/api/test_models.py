@@ -32,7 +32,7 @@ def test_a_model_says_how_ready_it_is_and_why(world: World) -> None:
     replica = replica_row(world, pilot, state="wanted", started_at=None, hot_at=None)
     told = phase(world.owner)
     assert (told["residency"], told["eta_s"]) == ("starting", None)
-    assert told["reason"].startswith("surf is not loaded yet. Its GPU job 4711 was submitted at ")
+    assert told["reason"].startswith("surf is not loaded yet. Its Slurm job 4711 was submitted at ")
     assert "it is next, and waits for GPUs to become free" in told["reason"]
     assert [(part["name"], part["seconds"]) for part in told["parts"]] == [("slurm", None), ("load", 240.0)]
     replica.state, replica.started_at = "starting", timezone.now() - timedelta(minutes=1)
@@ -49,7 +49,7 @@ def test_a_latched_pool_tells_those_who_wait_why(world: World) -> None:
     told = phase(world.owner)
     assert (told["residency"], told["eta_s"]) == ("unavailable", None)
     assert told["reason"] == "surf cannot be started. config.json is missing."
-    assert "let it try again" in told["next_step"]
+    assert "relaunch it" in told["next_step"]
 
 
 def test_what_jobs_waited_and_loads_took_is_part_of_the_estimate(world: World) -> None:
@@ -71,7 +71,7 @@ def test_a_job_with_free_gpus_and_memory_is_room_for_it(world: World) -> None:
     PoolState.objects.create(pool=world.pool, load_s=100)
     job = pilot_row(world, gpus=world.pool.gpus + 1, mem_mb=2 * world.pool.mem_mb)
     told = phase(world.owner)
-    assert told["eta_s"] == 100 and "there are free GPUs for it now, and loading takes" in told["reason"]
+    assert told["eta_s"] == 100 and "a running job has room for it now, and loading takes" in told["reason"]
     other = Pool.objects.create(name="other", environment=world.pool.environment)
     guest = replica_row(world, job, pool=other, model="other", mem_mb=world.pool.mem_mb + 1)
     assert phase(world.owner)["eta_s"] is None  # its memory is taken

@@ -90,9 +90,9 @@ def test_what_is_wrong_is_told_by_its_line(world: World) -> None:
         {"line": None, "code": "too_many_lines", "message": "A batch has at most 3 lines.", "param": None},
     ]
     page = text(world.owner.browser, f"/batches/{batch_row(world, 'failed', errors=errors).pk}/")
-    assert "Nothing of it runs." in page and "The line is not &lt;JSON&gt;." in page
+    assert "Nothing was run." in page and "The line is not &lt;JSON&gt;." in page
     assert re.findall(r'data-label="Line">([^<]+)<', page) == ["3", "the file"]
-    assert "2 bad lines" in text(world.owner.browser, "/batches/")
+    assert "2 invalid lines" in text(world.owner.browser, "/batches/")
 
 
 def test_the_bar_shows_how_lines_ended(world: World) -> None:
@@ -109,7 +109,7 @@ def test_the_bar_shows_how_lines_ended(world: World) -> None:
     assert progress(Batch(total=0)) == []
     batch = batch_row(world, total=4, completed=2, failed=1)
     page = text(world.owner.browser, f"/batches/{batch.pk}/")
-    assert 'aria-label="2 answered, 1 failed, 1 not run yet"' in page
+    assert 'aria-label="2 completed, 1 failed, 1 not run yet"' in page
     assert "2 of 4, 1 failed" in text(world.owner.browser, "/batches/")
 
 
@@ -118,9 +118,9 @@ def test_one_that_waits_says_for_what(world: World) -> None:
     for number, state in ((1, "queued"), (2, "parked")):
         request_row(world, state, lane="batch", batch_id=batch.pk, batch_line=number)
     page = text(world.owner.browser, f"/batches/{batch.pk}/")
-    assert "It waits for <code>surf</code>" in page and "Some of it is parked" in page
+    assert "Waiting for <code>surf</code>" in page and "Some requests are parked" in page
     Request.objects.update(state="queued")
-    assert "Some of it is parked" not in text(world.owner.browser, f"/batches/{batch.pk}/")
+    assert "Some requests are parked" not in text(world.owner.browser, f"/batches/{batch.pk}/")
 
 
 def test_the_page_stops_asking_once_it_has_ended(world: World) -> None:
@@ -163,7 +163,7 @@ def test_a_live_one_is_cancelled_and_an_ended_one_is_not(world: World, woken: li
     live.refresh_from_db()
     assert live.state == "cancelling" and woken == ["scheduler.batches"]
     answer = browser.post(f"/batches/{over.pk}/cancel", follow=True).content.decode()
-    assert "is completed and cannot be cancelled any more" in answer
+    assert "is completed and can no longer be cancelled" in answer
     over.refresh_from_db()
     assert over.state == "completed"
     assert browser.get(f"/batches/{live.pk}/cancel").status_code == 405

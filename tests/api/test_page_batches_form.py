@@ -38,7 +38,7 @@ def test_a_file_that_is_handed_in_is_a_batch_as_the_api_makes_it(
     assert [path.name for path in folder.iterdir()] == [str(file.pk)]
     assert (folder / str(file.pk)).read_bytes() == CONTENT
     assert woken == ["scheduler.batches"]
-    assert "Its lines are being checked" in text(world.owner.browser, f"/batches/{batch.pk}/")
+    assert "The lines are being validated" in text(world.owner.browser, f"/batches/{batch.pk}/")
 
 
 @pytest.mark.parametrize(
@@ -57,10 +57,10 @@ def test_a_form_that_is_refused_says_why_and_leaves_nothing(
 ) -> None:
     import dataclasses
 
-    from portal.dashboard import uploading
+    from portal.dashboard import upload
 
     tight = dataclasses.replace(config(), max_file_bytes=1000)
-    monkeypatch.setattr(uploading, "config", lambda: tight)
+    monkeypatch.setattr(upload, "config", lambda: tight)
     answer = world.owner.browser.post("/batches/", form(**changes))
     assert answer.status_code == 422 and says in answer.content.decode()
     assert not Batch.objects.exists() and not File.objects.exists()

@@ -63,14 +63,14 @@ def test_one_step_after_the_other_until_nothing_is_missing(root: Client) -> None
     Profile.objects.update(enabled=True)
     assert told() == "3 of 8: Add a project."
     project = Project.objects.create(slug="waves", name="Waves")
-    assert told() == "4 of 8: Add somebody to a project."
+    assert told() == "4 of 8: Add a member to a project."
     Membership.objects.create(user=User.objects.get(), project=project)
     assert told() == "5 of 8: Start the control loop."
     Cluster.objects.create(name="main", ticked_at=now)
-    assert told() == "6 of 8: Let Berth reach Slurm."
+    assert told() == "6 of 8: Connect to Slurm."
     way_row(answered_at=now)
     assert told() == "7 of 8: Register a model."
-    assert 'href="/models/register/">Do it' in root.get("/").content.decode()
+    assert 'href="/models/register/">Open the page' in root.get("/").content.decode()
     pool = Pool.objects.create(name="surf", environment=environment)
     Model.objects.create(name="surf", pool=pool)
     assert told() == "8 of 8: Give a pool a profile."
@@ -83,7 +83,9 @@ def test_a_user_is_told_whom_to_ask_and_nothing_of_the_machinery() -> None:
     client.force_login(User.objects.create_user("eve", password=None))
     for path in ("/", "/tokens/", "/help/"):
         page = client.get(path).content.decode()
-        assert "Berth is not set up yet." in page and "ask an administrator" in page
+        assert (
+            "Berth is not set up yet." in page and "Administrators see on this page what is missing" in page
+        )
         assert "Next step" not in page and "/admin/" not in page
 
 

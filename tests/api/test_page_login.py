@@ -21,7 +21,7 @@ NEW = "a harbour at low tide"
 
 @pytest.fixture(autouse=True)
 def quick(settings: Any, redis: redis_library.Redis) -> None:
-    """No counts of earlier tests, and passwords that cost nothing to check."""
+    """Forget the counts of earlier tests, and use passwords that cost nothing to check."""
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
@@ -157,11 +157,13 @@ def test_who_guesses_at_the_old_password_waits(people: World) -> None:
         assert change(browser, "wrong", NEW).status_code == 422
     answer = change(browser, PASSWORD, NEW)
     assert answer.status_code == 429 and int(answer.headers["Retry-After"]) > 0
-    assert "Too many wrong passwords" in answer.content.decode()
+    assert "Too many failed attempts" in answer.content.decode()
     assert attempt("owner", PASSWORD, ELSEWHERE).status_code == 302
 
 
 def test_whom_an_identity_provider_knows_has_no_password_to_change(world: World) -> None:
-    assert "kept there, and changed there" in world.owner.browser.get("/password/").content.decode()
+    assert (
+        "which keeps your password: change it there" in world.owner.browser.get("/password/").content.decode()
+    )
     assert change(world.owner.browser, "", NEW).status_code == 403
     assert not User.objects.get(username="owner").has_usable_password()

@@ -41,9 +41,9 @@ def _latched(world: World) -> None:
 @pytest.mark.parametrize(
     ("scene", "said"),
     [
-        (_hot, ["Ready", "Answers at once."]),
+        (_hot, ["Ready", "Loaded and ready."]),
         (_starting, ["Starting", "≈ "]),
-        (lambda world: None, ["Not loaded", "the first request starts it", "Start it"]),
+        (lambda world: None, ["Not loaded", "the first request starts it", ">Start<"]),
         (_latched, ["Unavailable", "config.json is missing"]),
     ],
 )
@@ -54,8 +54,8 @@ def test_a_model_says_how_ready_it_is_and_only_a_cold_one_can_be_started(
     for path in ("/", "/fragments/home"):
         page = text(world.owner.browser, path)
         assert not [words for words in said if words not in page]
-        assert ("<button>Start it<" in page) == ("Start it" in said)
-        assert (f'action="{WAKE}"' in page) == ("Start it" in said or "Starting" in page)
+        assert ("<button>Start<" in page) == (">Start<" in said)
+        assert (f'action="{WAKE}"' in page) == (">Start<" in said or "Starting" in page)
 
 
 def test_the_example_is_of_a_model_that_answers_soonest(world: World) -> None:
@@ -87,10 +87,10 @@ def test_a_person_sees_the_models_of_own_projects_and_their_facts(world: World) 
 def test_the_cost_is_told_beside_the_cheapest_of_the_site(world: World) -> None:
     assert "GPU hour" not in text(world.owner.browser), "all cost the same"
     cheap = Profile.objects.create(name="old", partition="old", cost=0.4)
-    assert "2.5 × the cheapest GPU hour" in text(world.owner.browser)
+    assert "2.5 × the lowest cost per GPU-hour" in text(world.owner.browser)
     world.pool.profiles.add(cheap)
     page = text(world.owner.browser)
-    assert "the cheapest GPU hour" in page and "×" not in page
+    assert "lowest cost per GPU-hour" in page and "×" not in page
 
 
 def test_ones_requests_are_not_here(world: World) -> None:
@@ -170,5 +170,5 @@ def test_many_models_come_page_by_page_and_are_found_by_name(
     assert seen == [["kelp", "reef"], ["surf", "tide"]]
     page = text(world.owner.browser, "/?find=A+REEF")
     assert "reef" in page and "tide" not in page and "fragments/home?find=A+REEF" in page
-    assert "None that fits." in text(world.owner.browser, "/?find=whale")
+    assert "No matches." in text(world.owner.browser, "/?find=whale")
     assert "Use <code>tide</code>" in text(world.owner.browser, "/?use=tide"), "also of one on a later page"

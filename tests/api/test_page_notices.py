@@ -135,26 +135,26 @@ def test_what_was_given_up_is_shown_to_whose_it_is(world: World) -> None:
     def page(who: Person) -> str:
         return " ".join(who.browser.get("/notices/").content.decode().split())
 
-    assert "given up, the last one" not in page(world.manager), "it took one since"
+    assert "dropped, the last one" not in page(world.manager), "it took one since"
     delivery(projects, "failed", attempts=6, error="It does not answer: TimeoutError")
-    delivery(projects, "failed", attempts=1, error="This is no URL.")
+    delivery(projects, "failed", attempts=1, error="This is not a URL.")
     delivery(projects, "pending", attempts=2, error="It answered 503.")
     shown = page(world.manager)
-    assert "2 notices could not be delivered there and were given up, the last one" in shown
-    assert shown.count("given up, the last one") == 1
+    assert "2 notices could not be delivered and were dropped, the last one" in shown
+    assert shown.count("dropped, the last one") == 1
     assert "webhook of waves" in shown and "It does not answer: TimeoutError" in shown
     assert "Given up after 6 attempts." in shown and "Given up after 1 attempt." in shown
-    assert "Tried 2 times; again at" in shown
+    assert "2 attempts; the next at" in shown
     for other in (world.owner, world.outsider, world.operator):
         assert "given up" not in page(other) and "Batch 7" not in page(other)
 
 
 def test_who_cannot_be_told_is_told_that(world: World) -> None:
     page = world.owner.browser.post("/models/surf/wake", {"notify": "1"}, follow=True).content.decode()
-    assert "no way of being told yet" in page
+    assert "cannot be notified yet" in page
     set_hook(world.owner)
     page = world.owner.browser.post("/models/surf/wake", {"notify": "1"}, follow=True).content.decode()
-    assert "You are told when it is ready" in page
+    assert "You will be notified when it is ready" in page
 
 
 def test_buttons_are_pressed_here_and_not_on_another_site(world: World) -> None:

@@ -45,7 +45,7 @@ def test_it_is_for_operators(world: World, path: str) -> None:
 
 
 def test_an_empty_fleet_is_said_to_be_empty(world: World) -> None:
-    assert "No job of ours runs on a node." in text(world)
+    assert "No job of Berth is running." in text(world)
 
 
 def test_gpus_have_the_names_that_their_driver_gives_them_and_jobs_over_nodes_one_figure(
@@ -68,7 +68,7 @@ def test_a_node_is_drawn_with_its_models_and_what_is_left_of_the_job(world: Worl
                        slurm_reason="Priority")  # fmt: skip
     pilot_row(world, state="ended", ended_at=timezone.now(), job_id=4713)
     page = text(world)
-    assert "GPU 0: surf, hot; GPU 1: empty; 59 min left" in page
+    assert "GPU 0: surf, hot; GPU 1: no model; 59 min left" in page
     assert "Job 4711" in page and "59 min left" in page
     assert f"/fleet/pilots/{coming.id}/" in page and "other jobs are ahead of it" in page
     assert "4713" not in page
@@ -79,34 +79,34 @@ def test_a_job_without_gpus_is_drawn_with_the_models_that_run_on_its_cpus(world:
     empty, used = pilot_row(world, gpus=0), pilot_row(world, gpus=0, job_id=4714)
     replica_row(world, used, gpu_indices=[])
     page = text(world)
-    assert "Job 4711: CPUs: empty; 59 min left" in page
+    assert "Job 4711: CPUs: no model; 59 min left" in page
     assert "Job 4714: CPUs: surf, hot; 59 min left" in page
     assert 'width="-' not in page
     assert empty.gpus == 0
     waits = pilot_row(world, gpus=0, state="pending", up_at=None, node="", job_id=4715, slurm_state="PENDING")
-    assert f"/fleet/pilots/{waits.id}/" in text(world) and "no GPU under" in text(world)
+    assert f"/fleet/pilots/{waits.id}/" in text(world) and "no GPU, profile gpu" in text(world)
 
 
 def test_the_queue_is_counted_as_it_is_now(world: World) -> None:
     for state in ("queued", "queued", "running", "parked"):
         request_row(world, state)
     page = " ".join(text(world).split())
-    assert '<dt>Waiting</dt><dd class="num">2</dd>' in page
-    assert '<dt>Parked</dt><dd class="num">1</dd>' in page
+    assert '<dt>Requests queued</dt><dd class="num">2</dd>' in page
+    assert '<dt>Requests parked</dt><dd class="num">1</dd>' in page
 
 
 def test_samples_are_drawn_and_listed(world: World) -> None:
     at = step("3h", 2)
     sample(at, busy=3, asked=4, wait_p95_s=181)
     page = text(world)
-    assert "GPUs by what they do" in page and "3 min" in page and f"{at:%H:%M}" in page
-    assert f'as of</dt><dd class="num">{at:%H:%M} UTC<' in page, (
+    assert "GPUs by state" in page and "3 min" in page and f"{at:%H:%M}" in page
+    assert f'sampled at</dt><dd class="num">{at:%H:%M} UTC<' in page, (
         "its figures are older than the picture below them"
     )
 
 
 def step(window: str, back: int) -> datetime:
-    """The beginning of one of the window's steps, so many before now."""
+    """Return the beginning of one of the window's steps, so many before now."""
     length_s = page_now.WINDOWS[window].step.total_seconds()
     return datetime.fromtimestamp((timezone.now().timestamp() // length_s - back) * length_s, UTC)
 
@@ -180,4 +180,4 @@ def test_one_asleep_holds_no_gpu(world: World) -> None:
     pilot = pilot_row(world)
     replica_row(world, pilot, state="asleep", asleep_at=timezone.now())
     page = text(world)
-    assert "GPU 0: empty" in page and "asleep: surf" in page
+    assert "GPU 0: no model" in page and "asleep: surf" in page

@@ -8,6 +8,7 @@ import pytest
 from django.test import Client
 
 from portal.accounts.models import ApiToken, Membership, Quota, User
+from portal.redis import keys
 from tests.api.world import CANARY_BODY, Person, World, request_row
 
 PAGE = "/projects/waves/"
@@ -49,8 +50,8 @@ def test_a_manager_adds_somebody_by_name(
     browser = world.manager.browser
     with django_capture_on_commit_callbacks(execute=True):
         answer = browser.post(PAGE, {"username": "outsider", "role": "member"}, follow=True)
-    assert "outsider belongs to the project now" in answer.content.decode()
-    assert "berth:directory" in dict(sent)
+    assert "outsider was added to the project" in answer.content.decode()
+    assert keys.DIRECTORY.of() in dict(sent)
     assert "storms" not in browser.get(PAGE).content.decode(), "what else they belong to is theirs"
     for name, says in (("outsider", "already"), ("nobody-here", "nobody called"), ("", "required")):
         answer = browser.post(PAGE, {"username": name, "role": "member"})
@@ -60,7 +61,7 @@ def test_a_manager_adds_somebody_by_name(
 
 def test_who_is_removed_loses_the_tokens_of_this_project(world: World) -> None:
     token = ApiToken.objects.get(user=world.owner.user)
-    assert "left the project" in change(world.manager, world.owner, "none").content.decode()
+    assert "was removed from the project" in change(world.manager, world.owner, "none").content.decode()
     token.refresh_from_db()
     assert token.revoked_at is not None
     assert world.owner.api.send("GET", "models").status_code == 401

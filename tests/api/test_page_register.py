@@ -69,19 +69,19 @@ def test_a_manager_names_a_folder_and_a_job_is_asked(world: World, sent: list[tu
     command.save()
     page = text(world.manager.browser.get(at(row)))
     assert "Waiting for a job" in page and "Waiting for job 7" in page and 'hx-trigger="every 3s"' in page
-    assert "Being looked at" not in page and "Save the model" not in page
+    assert "Inspecting" not in page and "Save model" not in page
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"path": "/models/storms/x"}, "It must lie below /models/waves."),
-        ({"path": "/models/waves"}, "It must lie below /models/waves."),
-        ({"path": "/models/wavesome"}, "It must lie below /models/waves."),
+        ({"path": "/models/storms/x"}, "The folder must be below /models/waves."),
+        ({"path": "/models/waves"}, "The folder must be below /models/waves."),
+        ({"path": "/models/wavesome"}, "The folder must be below /models/waves."),
         ({"path": "models/waves/x"}, "Write an absolute path"),
         ({"path": "/models/waves/../storms"}, "Write an absolute path"),
         ({"name": "a b; rm"}, "Letters, digits"),
-        ({"name": "surf"}, "There is a model or pool &#x27;surf&#x27; already."),
+        ({"name": "surf"}, "A model or pool named &#x27;surf&#x27; already exists."),
         ({"project": "storms"}, "Select a valid choice"),
         ({"profile": "secret"}, "Select a valid choice"),
     ],
@@ -114,7 +114,7 @@ def test_a_managers_model_waits_for_an_operator(world: World) -> None:
     assert model.pool.args == {"max_model_len": 4096} and [str(p) for p in model.pool.profiles.all()] == [
         "gpu"
     ]
-    assert "Waits for approval" in text(world.manager.browser.get(at(row)))
+    assert "Waiting for approval" in text(world.manager.browser.get(at(row)))
     world.manager.browser.post(at(row, "test"))
     assert not Command.objects.exists()
     assert world.manager.browser.post(at(row, "approve")).status_code == 403
@@ -163,11 +163,11 @@ def test_a_manager_cannot_open_it_to_others(world: World) -> None:
 
 def test_what_would_never_fit_or_was_taken_meanwhile_is_refused(world: World, root: ApiClient) -> None:
     row = candidate_row(world)
-    assert "it would never fit" in text(root.post(at(row), CHOSEN | {"gpus": 2}))
-    assert "it would never fit" in text(root.post(at(row), CHOSEN | {"mem_mb": 99_999}))
+    assert "the model does not fit" in text(root.post(at(row), CHOSEN | {"gpus": 2}))
+    assert "the model does not fit" in text(root.post(at(row), CHOSEN | {"mem_mb": 99_999}))
     second = candidate_row(world)
     assert root.post(at(row), CHOSEN).status_code == 302
-    assert "There is a model or pool" in text(root.post(at(second), CHOSEN))
+    assert "already exists" in text(root.post(at(second), CHOSEN))
     assert root.post(at(row), CHOSEN).status_code == 200 and Model.objects.filter(name="tide").count() == 1
 
 
@@ -179,7 +179,7 @@ def test_an_echo_environment_gets_no_arguments(world: World, root: ApiClient) ->
 def test_after_a_mistake_it_is_looked_at_again(world: World) -> None:
     row = candidate_row(world, found=None, error="There is no config.json.")
     page = text(world.manager.browser.get(at(row)))
-    assert "There is no config.json." in page and "Look again" in page
+    assert "There is no config.json." in page and "Inspect again" in page
     assert world.manager.browser.post(at(row, "again")).status_code == 302
     row.refresh_from_db()
     assert row.error == "" and row.found_at is None and Command.objects.get().kind == "inspect"

@@ -60,7 +60,7 @@ def test_managers_look_through_their_projects_and_operators_through_all(
         expected = seen_by.get(who, 0) + (1 if whose == "mine" and who in ("mate", "outsider") else 0)
         assert len(listed(page)) == expected, who
         if whose != "mine":
-            assert ("whose is one of" in page) == (who not in seen_by)
+            assert ("whose must be one of" in page) == (who not in seen_by)
 
 
 def test_a_row_of_others_names_its_user_and_project(world: World) -> None:
@@ -88,7 +88,7 @@ def test_the_list_is_filtered(world: World) -> None:
         page = text(world.owner.browser, f"/requests/?{query}")
         assert listed(page) == [str(row.id) for row in rows], query
         if not rows:
-            assert "None that fits" in page
+            assert "No matches" in page
         assert f'hx-get="/requests/fragments/list?{query.replace("&", "&amp;")}"' in page
 
 
@@ -128,11 +128,11 @@ def test_a_rare_one_is_looked_for_a_stretch_at_a_time(world: World, monkeypatch:
     path, pages = "/requests/?state=failed", 0
     while str(rare.id) not in (page := text(world.owner.browser, path)):
         assert not listed(page)
-        found = re.search(r'<a href="([^"]+)">Look further back</a>', page)
+        found = re.search(r'<a href="([^"]+)">Search further back</a>', page)
         assert found, "there is more to look at"
         path, pages = found.group(1).replace("&amp;", "&"), pages + 1
     assert pages >= 1
-    assert "Look further back" not in text(world.owner.browser, "/requests/"), "all of them are no search"
+    assert "Search further back" not in text(world.owner.browser, "/requests/"), "all of them are no search"
 
 
 def test_the_list_takes_as_many_queries_for_many_rows_as_for_few(world: World) -> None:
@@ -183,15 +183,15 @@ def test_an_answer_is_shown_as_its_words_and_escaped(world: World) -> None:
     page = text(world.owner.browser, f"/requests/{row.id}/")
     assert f'<a href="/api/v1/requests/{row.id}">' in page and "x" * 20_001 not in page
     Payload.objects.all().delete()
-    assert "No result is kept" in text(world.owner.browser, f"/requests/{row.id}/")
+    assert "No result is stored" in text(world.owner.browser, f"/requests/{row.id}/")
 
 
 def test_a_request_that_waits_says_why_and_which_place_it_has(world: World) -> None:
     request_row(world, order_key=1.0)
     row = request_row(world, order_key=2.0)
     page = text(world.owner.browser, f"/requests/{row.id}/")
-    assert "Why it does not run yet" in page and '<dt>Place in line</dt><dd class="num">2</dd>' in page
-    assert "surf is not loaded" in page and "Expected to run in" in page
+    assert "Why it is waiting" in page and '<dt>Queue position</dt><dd class="num">2</dd>' in page
+    assert "surf is not loaded" in page and "Estimated start in" in page
 
 
 def test_a_failed_request_says_why_and_what_happened_to_it(world: World) -> None:
@@ -205,8 +205,8 @@ def test_a_failed_request_says_why_and_what_happened_to_it(world: World) -> None
     )
     page = text(world.owner.browser, f"/requests/{row.id}/")
     assert "The engine died 3 times." in page and "requeued: its job ended" in page
-    assert "Why it does not run yet" not in page
-    assert "cancelled: whoever asked for it went away" in text(world.owner.browser, f"/requests/{left.id}/")
+    assert "Why it is waiting" not in page
+    assert "cancelled: the client disconnected" in text(world.owner.browser, f"/requests/{left.id}/")
 
 
 def test_the_bar_names_the_parts_of_a_cold_start_and_the_table_every_step(world: World) -> None:
@@ -223,7 +223,7 @@ def test_the_bar_names_the_parts_of_a_cold_start_and_the_table_every_step(world:
     )
     page = text(world.owner.browser, f"/requests/{row.id}/")
     assert 'aria-label="Queue 4.0 s, Slurm 9.0 s, Loading the model 30 s, Engine 2.0 s"' in page
-    for step in ("GPU job submitted to Slurm", "Model ready", "First token", "Ended"):
+    for step in ("Slurm job submitted", "Model ready", "First token", "Ended"):
         assert step in page
     assert "4711 on gpu03" in page and " style=" not in page
 
@@ -284,7 +284,7 @@ def test_a_cancel_goes_back_to_the_request_and_what_has_ended_stays(
     assert f'action="/requests/{row.id}/cancel"' in text(client, f"/requests/{row.id}/")
     assert "is cancelled" in client.post(f"/requests/{row.id}/cancel", follow=True).content.decode()
     page = client.post(f"/requests/{row.id}/cancel", follow=True).content.decode()
-    assert "had ended already: it is cancelled" in page and 'action="/requests' not in page
+    assert "has already ended: it is cancelled" in page and 'action="/requests' not in page
     assert RequestEvent.objects.get().detail == "cancelled by its owner"
 
 

@@ -14,6 +14,7 @@ from django.utils import timezone
 from portal.accounts import tokens
 from portal.accounts.issue import issue_token
 from portal.accounts.models import ApiToken, Membership, Project
+from portal.redis import keys
 from tests.api.world import ApiClient, Person, World
 
 WISH = {"name": "notebook", "project": "waves", "scopes": ["inference", "read"], "days": "90"}
@@ -24,7 +25,7 @@ def make(person: Person, **changed: Any) -> Any:
 
 
 def shown(answer: Any) -> str:
-    """The token's text on a page, "" without one."""
+    """Return the token's text on a page, "" without one."""
     found = re.search(r"berth_[0-9A-Za-z]{12}_[0-9A-Za-z]{46}", answer.content.decode())
     return found.group() if found else ""
 
@@ -69,7 +70,7 @@ def test_sent_again_the_form_makes_no_second_token(world: World) -> None:
     browser.post("/tokens/", WISH)
     again = browser.post("/tokens/", WISH)
     assert again.status_code == 422 and not shown(again)
-    assert "You have a token called “notebook” already" in again.content.decode()
+    assert "You already have a token called “notebook”" in again.content.decode()
     assert ApiToken.objects.filter(name="notebook").count() == 1
 
 
@@ -112,8 +113,8 @@ def test_a_revoked_token_is_turned_away_and_stays_in_the_list(
         answer = world.owner.browser.post(path, follow=True)
     assert "is revoked" in answer.content.decode() and "Expired and revoked (1)" in answer.content.decode()
     assert ApiClient(text).send("GET", "models").status_code == 401
-    assert "berth:directory" in dict(sent)
-    assert "was revoked before" in world.owner.browser.post(path, follow=True).content.decode()
+    assert keys.DIRECTORY.of() in dict(sent)
+    assert "was already revoked" in world.owner.browser.post(path, follow=True).content.decode()
 
 
 def test_everyone_has_only_their_own(world: World) -> None:
@@ -137,7 +138,7 @@ def test_buttons_are_pressed_here_and_not_on_another_site(world: World) -> None:
     assert row(world).revoked_at is None and not ApiToken.objects.filter(name="theirs").exists()
 
 
-@pytest.mark.parametrize(("left", "says"), [(3, "Expires soon"), (30, "Live"), (-1, "Expired")])
+@pytest.mark.parametrize(("left", "says"), [(3, "Expires soon"), (30, "Active"), (-1, "Expired")])
 def test_how_a_token_stands(world: World, left: int, says: str) -> None:
     ApiToken.objects.filter(user=world.owner.user).delete()
     token, _ = issue_token(world.owner.user, world.project, "one", ["read"])

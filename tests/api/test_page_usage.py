@@ -16,11 +16,12 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from portal.accounts.models import ApiToken, Membership, Quota, User
-from portal.admission import consumption, places, quotas
+from portal.admission import consumption, quotas, redis_calls
 from portal.admission.subjects import Subjects
 from portal.dashboard.charts import COLOURS
 from portal.db.transaction import moving
 from portal.ledger.models import Request
+from portal.redis.keys import LIMIT
 from scheduler.maintenance.usage import fold
 from tests.api.world import World, pilot_row, replica_row, request_row
 
@@ -36,7 +37,7 @@ def facts(page: str) -> dict[str, str]:
 
 
 def keys(page: str) -> list[tuple[str, str]]:
-    """Of all charts: names and sums."""
+    """Return names and sums of all charts."""
     return re.findall(r"</svg>\s+([^<]+) <b[^>]*>([^<]+)</b>", page)
 
 
@@ -58,7 +59,7 @@ def test_it_shows_what_ones_own_requests_used(world: World) -> None:
     ended(world, user_id=world.mate.user.pk)
     for path in ("/usage/", "/usage/fragments/usage"):
         assert facts(text(world.owner.browser, path)) == {
-            "Requests": "2", "Of them failed": "1", "Tokens in → out": "5 → 7", "GPU-seconds": "60",
+            "Requests": "2", "Failed": "1", "Tokens (input → output)": "5 → 7", "GPU-seconds": "60",
         }  # fmt: skip
         assert facts(text(world.outsider.browser, path))["Requests"] == "0"
         assert Client().get(path)["Location"] == f"/login/?next={path}"
@@ -91,7 +92,7 @@ def test_operators_see_everybodys_by_model_project_and_person(world: World) -> N
     query = "?whose=everybody&by="
     for path in ("/usage/", "/usage/fragments/usage"):
         page = text(world.operator.browser, f"{path}{query}user")
-        assert facts(page)["Requests"] == "4" and facts(page)["Of them failed"] == "1"
+        assert facts(page)["Requests"] == "4" and facts(page)["Failed"] == "1"
         assert sorted(keys(page)[:3]) == [("mate", "1"), ("outsider", "2"), ("owner", "1")]
     page = text(world.operator.browser, f"/usage/{query}project")
     assert sorted(keys(page)[:2]) == [("storms", "2"), ("waves", "2")]
@@ -180,7 +181,7 @@ def test_what_it_does_not_know_is_its_usual_page(world: World) -> None:
 
 
 def test_limits_that_apply_and_what_is_taken(world: World, redis: Any) -> None:
-    places._redis.cache_clear()
+    redis_calls._redis.cache_clear()
     token = ApiToken.objects.get(user=world.owner.user)
     Quota.objects.create(level="token", token=token, requests_per_min=10)
     Quota.objects.create(level="user", user=world.owner.user, tokens_per_min=1000)
@@ -190,18 +191,18 @@ def test_limits_that_apply_and_what_is_taken(world: World, redis: Any) -> None:
     subjects = Subjects(token.pk, world.owner.user.pk, world.project.pk, "surf")
     with moving() as cur:
         assert quotas.take(quotas.concerning(cur, subjects), uuid.uuid4(), 250)
-    key = f"berth:limit:project:{world.project.pk}:concurrent"
+    key = LIMIT.of("project", world.project.pk, "concurrent")
     redis.zadd(key, {"gone": 1.0, "here": timezone.now().timestamp() + 20})
     page = text(world.owner.browser)
     cells = re.findall(
-        r'<th scope="row">([^<]+)</th>\s*<td>([^<]+)</td>\s*<td class="num" data-label="Allowed">(\d+)</td>\s*'
-        r'<td class="num" data-label="Taken now">\s*(\d+)\s*<progress', page,
+        r'<th scope="row">([^<]+)</th>\s*<td>([^<]+)</td>\s*<td class="num" data-label="Maximum">(\d+)</td>\s*'
+        r'<td class="num" data-label="In use">\s*(\d+)\s*<progress', page,
     )  # fmt: skip
-    ((*_, consumption),) = [cell for cell in cells if cell[0] == "you"]
+    ((*_, consumption),) = [cell for cell in cells if cell[0] == "your account"]
     assert 100 <= int(consumption) <= 250, "it refills while one looks"
     assert cells == [
         ("token “test”", "requests per minute", "10", "1"),
-        ("you", "tokens per minute", "1000", consumption),
+        ("your account", "tokens per minute", "1000", consumption),
         ("project waves, all members", "concurrent requests", "4", "1"),
     ]
 

@@ -127,7 +127,7 @@ def test_a_page_that_breaks_says_whose_fault_it_is(world: World, monkeypatch: py
     answer = browser.get("/")
     page = answer.content.decode()
     assert answer.status_code == 500 and "boom" not in page
-    assert "Something went wrong on our side" in page and "css/berth.css" in page
+    assert "Server error" in page and "css/berth.css" in page
 
 
 def test_a_pilots_page_shows_its_log_escaped_and_its_decisions(world: World, pilot: Pilot) -> None:
@@ -205,7 +205,7 @@ def test_every_static_file_that_pages_name_is_served(world: World) -> None:
 
 def test_an_unknown_page_is_a_page(world: World) -> None:
     answer = world.owner.browser.get("/nothing")
-    assert answer.status_code == 404 and "leads nowhere" in answer.content.decode()
+    assert answer.status_code == 404 and "no page at this address" in answer.content.decode()
 
 
 @pytest.mark.django_db(transaction=True)

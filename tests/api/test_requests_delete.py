@@ -9,6 +9,7 @@ import pytest
 
 from portal.accounts.issue import issue_token
 from portal.ledger.models import Payload, RequestEvent
+from portal.redis import keys
 from tests.api.world import ApiClient, World, request_row
 
 MAY = {"owner": 200, "mate": 404, "manager": 200, "outsider": 404, "operator": 200, "anonymous": 401}
@@ -33,8 +34,8 @@ def test_a_gateway_that_holds_it_is_told_at_once(world: World, sent: list[tuple[
     for row in (waiting, running):
         assert world.owner.api.send("DELETE", f"requests/{row.id}").status_code == 200
     assert [(channel, json.loads(text)) for channel, text in sent] == [
-        ("berth:gw:gw-7", {"cancel": str(waiting.id), "attempt": 0}),
-        ("berth:gw:gw-7", {"cancel": str(running.id), "attempt": 3}),
+        (keys.GATEWAY.of("gw-7"), {"cancel": str(waiting.id), "attempt": 0}),
+        (keys.GATEWAY.of("gw-7"), {"cancel": str(running.id), "attempt": 3}),
     ]
 
 

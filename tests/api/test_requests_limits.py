@@ -7,10 +7,11 @@ import redis as redis_library
 from django.db import IntegrityError, transaction
 
 from portal.accounts.models import Quota
-from portal.admission import places, quotas
+from portal.admission import quotas, redis_calls
 from portal.admission.subjects import Subjects
 from portal.db.transaction import moving
 from portal.ledger.models import Request
+from portal.redis import keys
 from scheduler.maintenance import parked_rows
 from tests.api.world import BODY, CHAT, World
 
@@ -23,7 +24,7 @@ def test_over_a_limit_that_refills_it_is_parked_not_failed(
     Quota.objects.create(level="project", project=world.project, requests_per_min=1)
     states = [world.owner.api.send("POST", "requests", ASK).json()["state"] for _ in range(2)]
     assert states == ["queued", "parked"]
-    assert sent == [("berth:lease:surf", "look"), ("tick", "look")], (
+    assert sent == [(keys.ROWS.of("surf"), "look"), ("tick", "look")], (
         "parked work is not demand (invariant 11)"
     )
     assert world.outsider.api.send("POST", "requests", ASK).json()["state"] == "queued"
@@ -37,9 +38,9 @@ def test_the_loop_lets_parked_rows_go_on_in_their_order_as_the_limit_refills(
     mine = [world.owner.api.send("POST", "requests", ASK).json()["id"] for _ in range(5)]
     others = [world.mate.api.send("POST", "requests", ASK).json()["id"] for _ in range(2)]
     assert parked_rows.unpark() == []
-    redis.delete(f"berth:limit:user:{world.owner.user.pk}:requests")
+    redis.delete(keys.LIMIT.of("user", world.owner.user.pk, "requests"))
     assert [str(id_) for id_ in parked_rows.unpark()] == mine[2:4]
-    redis.delete(f"berth:limit:user:{world.mate.user.pk}:requests")
+    redis.delete(keys.LIMIT.of("user", world.mate.user.pk, "requests"))
     assert [str(id_) for id_ in parked_rows.unpark()] == others[1:], "one owner's rows do not hide another's"
     assert Request.objects.filter(state="parked").count() == 1
 
@@ -70,7 +71,7 @@ def test_without_redis_a_row_with_a_quota_is_parked_and_one_without_is_queued(
     world: World, sent: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away = redis_library.Redis.from_url("redis://127.0.0.1:1/0", retry=None)
-    monkeypatch.setattr(places, "_redis", lambda: away)
+    monkeypatch.setattr(redis_calls, "_redis", lambda: away)
     assert world.owner.api.send("POST", "requests", ASK).json()["state"] == "queued"
     Quota.objects.create(level="project", project=world.project, requests_per_min=100)
     assert world.owner.api.send("POST", "requests", ASK).json()["state"] == "parked"

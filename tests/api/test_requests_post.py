@@ -14,6 +14,7 @@ from portal.accounts.issue import issue_token, revoke
 from portal.accounts.models import ApiToken, Membership, Project
 from portal.config import config
 from portal.ledger.models import Payload, Request
+from portal.redis import keys
 from tests.api.world import BODY, CHAT, ApiClient, World
 
 ASK = {"model": "surf", "api": CHAT, "body": BODY}
@@ -24,7 +25,7 @@ def said(text: str) -> dict[str, str]:
 
 
 def refused(answer: Any, status: int, code: str, param: str | None = None) -> None:
-    """One envelope, and nothing queued."""
+    """Check that a call was answered with this error in the one envelope, and that nothing is queued."""
     assert answer.status_code == status, answer.content
     error = answer.json()["error"]
     assert (error["code"], error["param"]) == (code, param)
@@ -51,7 +52,7 @@ def test_pilots_and_the_loop_are_told_after_the_row_is_there(
     world: World, sent: list[tuple[str, str]]
 ) -> None:
     world.owner.api.send("POST", "requests", ASK)
-    assert sent == [("berth:lease:surf", "look"), ("tick", "look")]
+    assert sent == [(keys.ROWS.of("surf"), "look"), ("tick", "look")]
 
 
 def test_every_caller_with_access_to_the_model_may_ask_and_nobody_else(world: World) -> None:

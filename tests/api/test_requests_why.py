@@ -15,6 +15,7 @@ from portal.admission.subjects import Subjects
 from portal.db.transaction import moving
 from portal.fleet.models import PoolState, ProfileState
 from portal.ledger.models import Request, Ticket
+from portal.redis import keys
 from tests.api.world import BODY, CHAT, World, pilot_row, replica_row, request_row
 
 ASK = {"model": "surf", "api": CHAT, "body": BODY}
@@ -34,7 +35,7 @@ def test_a_request_for_a_cold_model_hears_of_its_job_and_its_place(world: World)
     )
     replica_row(world, pilot, state="wanted", started_at=None, hot_at=None)
     told = why(world, row)
-    assert told["reason"].startswith("surf is not loaded yet. Its GPU job 4711 was submitted at ")
+    assert told["reason"].startswith("surf is not loaded yet. Its Slurm job 4711 was submitted at ")
     assert "other jobs are ahead of it; jobs like it waited 6–25 min today" in told["reason"]
     assert told["reason"].endswith("1 request is ahead of this one.")
     assert [part["name"] for part in told["parts"]] == ["slurm", "load", "queue"]
@@ -60,10 +61,10 @@ def test_a_parked_request_says_which_quota_and_when_it_refills(
     assert told["reason"].endswith(" at the earliest.") and told["eta_s"] is None
     (part,) = told["parts"]
     assert part["name"] == "quota" and 20 < part["seconds"] <= 30
-    redis.delete(f"berth:limit:project:{world.project.pk}:requests")
+    redis.delete(keys.LIMIT.of("project", world.project.pk, "requests"))
     assert "has room again; others parked before it go first" in why(world, parked)["reason"]
     quota.delete()
-    assert "no quota limits it any more" in why(world, parked)["reason"]
+    assert "no quota applies any more" in why(world, parked)["reason"]
 
 
 def test_asking_when_a_quota_refills_takes_nothing_from_it(world: World, redis: redis_library.Redis) -> None:
@@ -73,7 +74,7 @@ def test_asking_when_a_quota_refills_takes_nothing_from_it(world: World, redis: 
         with moving() as cur:
             told = quotas.refill(cur, subjects, 10, time.time())
         assert told is not None and told[1] == 0
-    assert not redis.keys("berth:limit:*")
+    assert not redis.keys(keys.LIMIT.of("*", "*", "*"))
 
 
 def test_the_place_of_a_client_who_is_away_says_how_it_is_taken_again(world: World) -> None:
@@ -82,7 +83,7 @@ def test_the_place_of_a_client_who_is_away_says_how_it_is_taken_again(world: Wor
     Ticket.objects.create(request=row, token_id=1, digest="x", expires_at=later)
     told = why(world, row)
     assert (
-        f"its place is kept until {later:%H:%M} UTC" in told["reason"]
+        f"its place in the queue is kept until {later:%H:%M} UTC" in told["reason"]
         or later.date() != timezone.now().date()
     )
     assert "Send the same request again" in told["next_step"]

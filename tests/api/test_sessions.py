@@ -16,7 +16,7 @@ from tests.api.world import World
 
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Moves the clock of sessions' ages."""
+    """Move the clock of sessions' ages."""
     begun = 1_000_000.0
     now = [begun]
 

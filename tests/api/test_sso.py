@@ -25,7 +25,7 @@ def test_who_is_unknown_waits_until_somebody_lets_them_in(world: World, idp: Idp
     answer = idp.log_in(browser, "s-1", next="/tokens/")
     assert answer["Location"] == "/login/waiting/" and who(browser) == ""
     page = browser.get("/login/waiting/").content.decode()
-    assert "waits for approval" in page and "ada" in page
+    assert "waiting for approval" in page and "ada" in page
     assert browser.get("/")["Location"] == "/login/?next=/"
     assert idp.log_in(Client(), "s-1")["Location"] == "/login/waiting/"  # still the one account
     user = User.objects.get(username="ada")
@@ -46,7 +46,7 @@ def test_who_was_closed_out_is_told_so(world: World, idp: Idp) -> None:
     idp.log_in(browser, "s-2")
     User.objects.filter(username="bob").update(is_pending=False)
     idp.log_in(browser, "s-2")
-    assert "was closed" in browser.get("/login/waiting/").content.decode() and who(browser) == ""
+    assert "has closed the account" in browser.get("/login/waiting/").content.decode() and who(browser) == ""
 
 
 def test_an_email_address_identifies_nobody(world: World, idp: Idp) -> None:
@@ -195,4 +195,4 @@ def test_without_local_log_in_administrators_keep_theirs(
         browser = Client()
         answer = browser.post("/login/", {"username": name, "password": PASSWORD})
         assert (who(browser) == name) == enters and (answer.status_code == 302) == enters
-    assert "Administrators, with a password" in Client().get("/login/").content.decode()
+    assert "Administrators: log in with a password" in Client().get("/login/").content.decode()

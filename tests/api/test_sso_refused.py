@@ -52,7 +52,7 @@ def test_who_thinks_better_of_it_is_back_at_the_door(world: World, idp: Idp) -> 
 def test_a_provider_that_is_away_is_named(world: World, monkeypatch: pytest.MonkeyPatch, idp: Idp) -> None:
     oidc.configure(monkeypatch, Idp("http://localhost:1"))
     answer = Client().post(f"/login/with/{Idp('http://localhost:1').id}/")
-    assert answer.status_code == 502 and "Campus does not answer" in answer.content.decode()
+    assert answer.status_code == 502 and "Campus does not respond" in answer.content.decode()
 
 
 def test_a_provider_that_calls_itself_otherwise_is_not_believed(

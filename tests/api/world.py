@@ -25,7 +25,7 @@ CANARY_BODY, CANARY_RESULT = "canary-in-the-prompt", "canary-in-the-answer"
 
 
 class ApiClient(Client):
-    """Speaks JSON. With a token it is a program, after `login` a browser."""
+    """A client that speaks JSON. With a token it is a program, after `login` a browser."""
 
     def __init__(self, token: str = "") -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -111,7 +111,7 @@ def person(
 
 
 def request_row(world: World, state: str = "queued", **fields: Any) -> Request:
-    """A request of the owner's, with body and, once ended, a result."""
+    """Make a request of the owner's, with body and, once ended, a result."""
     now = timezone.now()
     facts: dict[str, Any] = {
         "pool": world.pool.name,
@@ -200,7 +200,7 @@ FOUND = {
 
 
 def candidate_row(world: World, **fields: Any) -> Candidate:
-    """A model that was looked at and waits to be saved, for the project of the manager."""
+    """Make a candidate that was looked at and waits to be saved, for the project of the manager."""
     Project.objects.filter(pk=world.project.pk).update(model_roots=["/models/waves"])
     facts: dict[str, Any] = {
         "name": "tide",

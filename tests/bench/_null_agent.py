@@ -29,7 +29,7 @@ CAP = 256
 
 @dataclass
 class NullReplica:
-    """As much of a replica as an ingress asks of one."""
+    """A replica as far as an ingress asks for one."""
 
     session: aiohttp.ClientSession
     want: Any

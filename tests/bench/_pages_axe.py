@@ -10,7 +10,7 @@ from typing import Any
 from devstack import apt
 from playwright.async_api import async_playwright
 
-from tests.browser.axed import walk
+from tests.browser.axe import walk
 
 
 async def look(url: str, door: dict[str, str], pages: list[list[str]]) -> list[str]:

@@ -18,7 +18,7 @@ MANAGED = 3
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """`mine`: of the finished requests, those of one user."""
+    """A site's size. `mine`: of the finished requests, those of one user."""
 
     requests: int
     mine: int

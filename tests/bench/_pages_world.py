@@ -59,7 +59,8 @@ class Page:
 
 
 def pages() -> Iterator[Page]:
-    """Every address that answers GET with a page, as whoever may open it, and every list of the admin."""
+    """Yield every address that answers GET with a page, as whoever may open it, and every list of the
+    admin."""
     named = {
         address: gets
         for (method, address), gets in rows(SITE).items()
@@ -82,7 +83,7 @@ def pages() -> Iterator[Page]:
 
 
 def _admin_queries(row: type[Row]) -> Iterator[str]:
-    """What the list offers beside its first page."""
+    """Yield the queries that the list offers beside its first page."""
     shown = admin.site._registry[row]
     yield "?p=2"
     if shown.search_fields:
@@ -103,7 +104,7 @@ def tables() -> list[type[Row]]:
 
 
 def path(address: str) -> str:
-    """With what it names filled in, of the user who has much."""
+    """Return the address with what it names filled in, of the user who has much."""
     user = User.objects.get(username=_pages_rows.PEOPLE["user"])
     if "<" not in address:
         return f"/{address}"
@@ -125,7 +126,7 @@ def path(address: str) -> str:
 
 
 def ask() -> list[dict[str, Any]]:
-    """Of each page: its queries, and the median of its milliseconds."""
+    """Ask for each page, and return its queries and the median of its milliseconds."""
     clients = {caller: _client(caller) for caller in CALLERS}
     found = []
     for page in pages():
@@ -160,12 +161,12 @@ def _counted(client: Client, page: Page) -> tuple[Any, list[dict[str, str]]]:
 
 
 def door() -> dict[str, str]:
-    """The cookies with which a browser comes in as each kind of caller."""
+    """Return the cookies with which a browser comes in as each kind of caller."""
     return {caller: _client(caller).cookies["sessionid"].value for caller in CALLERS}
 
 
 def paths() -> list[tuple[str, str]]:
-    """Caller and path of what a person looks at: whole pages, no fragments, nothing twice."""
+    """List caller and path of what a person looks at: whole pages, no fragments, nothing twice."""
     return [
         (page.caller, page.path) for page in pages() if "fragments" not in page.path and "?" not in page.path
     ]
@@ -185,7 +186,7 @@ def _got(client: Client, page: Page) -> Any:
 
 
 def _general(path: str) -> str:
-    """The same name on a small and on a large site."""
+    """Return the same name on a small and on a large site."""
     return re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|(?<=/)\d+(?=/)", "ID", path)
 
 

@@ -9,7 +9,7 @@ STYLE = "text{font:13px system-ui,sans-serif;fill:#667}line,polyline{stroke:#667
 
 
 def line(points: Sequence[tuple[float, float]], *, title: str, x: str, y: str, bound: float) -> str:
-    """`bound`: a dashed line at the goal, in units of y."""
+    """Draw a line chart. `bound` is a dashed line at the goal, in units of y."""
     most_x = max(px for px, _ in points) * 1.05
     most_y = max(bound, *(py for _, py in points)) * 1.1
 

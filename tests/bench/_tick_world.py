@@ -27,6 +27,7 @@ from gpuworker.wire import ObservedReplica, Sync  # noqa: E402
 from portal.catalog.models import Engine, Environment, Model, Pool, Profile, settle_bases  # noqa: E402
 from portal.config import config  # noqa: E402
 from portal.fleet.models import Decision, GpuClaim, Pilot, Replica  # noqa: E402
+from portal.redis import keys  # noqa: E402
 from scheduler.jobs.spec import job_name  # noqa: E402
 from scheduler.reconcile import run_once  # noqa: E402
 from scheduler.slurm import listing  # noqa: E402
@@ -37,7 +38,7 @@ RESIDENT_OF_TEN = 9
 
 
 class PrintedSlurm:
-    """Answers with the text of a listing; starts nothing, because the fleet is full."""
+    """A client that answers with the text of a listing. It starts nothing, because the fleet is full."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -127,7 +128,7 @@ def _printed(pilot: Pilot) -> str:
 
 
 def _report(redis: redis_library.Redis, pilots: Iterable[Pilot], seq: int) -> None:
-    """As the worker API keeps them: every pilot is busy with its model."""
+    """Write reports as the worker API keeps them: every pilot is busy with its model."""
     now = time.time()
     live = dict(Replica.objects.filter(state="hot").values_list("pilot_id", "id"))
     pools = dict(Replica.objects.filter(state="hot").values_list("pilot_id", "pool_id"))
@@ -141,7 +142,7 @@ def _report(redis: redis_library.Redis, pilots: Iterable[Pilot], seq: int) -> No
         )  # fmt: skip
         sync = Sync(str(pilot.pk), pilot.job_id, seq, now, False, "", [seen], [], None)
         said = json.dumps({**dataclasses.asdict(sync), "received_at": now})
-        pipe.set(f"berth:sync:{pilot.pk}", said, ex=600)
+        pipe.set(keys.SYNC.of(pilot.pk), said, ex=600)
     pipe.execute()
 
 

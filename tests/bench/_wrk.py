@@ -27,7 +27,7 @@ _UNITS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked, at which address, with which token."""
+    """A load: what is asked, at which address, with which token."""
 
     url: str
     token: str
@@ -43,7 +43,7 @@ class Rate:
 
 
 def drive(folder: Path, load: Load, connections: int, seconds: float, may_fail: bool = False) -> Rate:
-    """One run. Raises StepFailed when there was no answer, or any was an error and may not be."""
+    """Make one run. Raise StepFailed when there was no answer, or any was an error and may not be."""
     script = folder / "wrk.lua"
     headers = ",".join(f'["{name}"]="{value}"' for name, value in load.headers)
     script.touch(mode=0o600)
@@ -59,7 +59,7 @@ def drive(folder: Path, load: Load, connections: int, seconds: float, may_fail: 
 
 
 def read(out: str) -> Rate | None:
-    """wrk's output → figures."""
+    """Parse wrk's output into figures."""
     per_s = re.search(r"Requests/sec:\s*([\d.]+)", out)
     p50 = re.search(r"50%\s+([\d.]+)(us|ms|s|m)\b", out)
     total = re.search(r"(\d+) requests in", out)

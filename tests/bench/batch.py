@@ -93,13 +93,13 @@ def run(ctx: Bench) -> dict[str, float]:
 
 
 def seat(site: Site, seats: int) -> None:
-    """Every pool gets so many."""
+    """Give every pool so many seats."""
     code = f"from portal.catalog.models import Pool; Pool.objects.update(cap={seats})"
     site.manage(["shell", "-v", "0", "-c", code])
 
 
 def write_lines(path: Path, count: int, model: str) -> Path:
-    """Short prompts, no two alike, each answered with as many tokens."""
+    """Write short prompts, no two alike, each answered with as many tokens."""
     with path.open("w") as out:
         for number in range(count):
             question = f"What is {number % 97} plus {number % 89}? This is question {number}."
@@ -115,7 +115,7 @@ def write_lines(path: Path, count: int, model: str) -> Path:
 
 
 def check(lines: Iterator[bytes] | list[bytes]) -> None:
-    """Every custom_id once, each with an answer of its length. Raises StepFailed."""
+    """Check that every custom_id is there once, each with an answer of its length. Raise StepFailed."""
     seen: set[str] = set()
     for line in lines:
         said = json.loads(line)
@@ -133,7 +133,7 @@ def check(lines: Iterator[bytes] | list[bytes]) -> None:
 
 
 def through_berth(started: Berth, file: Path) -> float:
-    """Seconds from the batch's creation to the last byte of a checked output."""
+    """Return the seconds from the batch's creation to the last byte of a checked output."""
     url, token = started.site.url, started.token
     uploaded = upload(url, token, file)
     began = time.monotonic()
@@ -152,7 +152,7 @@ def through_berth(started: Berth, file: Path) -> float:
 
 
 def upload(url: str, token: str, file: Path) -> str:
-    """The id of the uploaded file, sent as a form, in pieces."""
+    """Upload a file as a form, in pieces; return its id."""
     boundary = "a-line-that-no-file-of-ours-holds"
     part = f"--{boundary}\r\nContent-Disposition: form-data; name="
     head = f'{part}"purpose"\r\n\r\nbatch\r\n{part}"file"; filename="{file.name}"\r\n\r\n'.encode()
@@ -198,7 +198,7 @@ def call(
 
 
 def engine(started: Berth) -> tuple[list[str], dict[str, str]]:
-    """The command and environment of the vLLM in our job, as the pilot started it."""
+    """Return the command and environment of the vLLM in our job, as the pilot started it."""
     assert started.stack.slurm is not None
     jobs = proctable.of_jobs(started.stack.slurm.env()["SLURM_CONF"])
     for pid in jobs | proctable.descendants(jobs):
@@ -213,7 +213,7 @@ def engine(started: Berth) -> tuple[list[str], dict[str, str]]:
 
 
 def run_batch_command(argv: list[str], file: Path, out: Path) -> list[str]:
-    """The same interpreter and engine arguments, without those of a server."""
+    """Return the command with the same interpreter and engine arguments, without those of a server."""
     at = argv.index(_SERVER)  # behind `python -m`; before that may stand what watches over the engine
     kept = [argv[at - 2], "-m", _RUN_BATCH, "-i", str(file), "-o", str(out)]
     rest = iter(argv[at + 1 :])
@@ -227,7 +227,7 @@ def run_batch_command(argv: list[str], file: Path, out: Path) -> list[str]:
 
 
 def through_run_batch(home: RunDir, argv: list[str], env: dict[str, str], file: Path) -> float:
-    """Seconds from reading the file, with the engine ready, to the written, checked output."""
+    """Return the seconds from reading the file, with the engine ready, to the written, checked output."""
     out = home.path / "out.jsonl"
     out.unlink(missing_ok=True)
     own = env | {"VLLM_RPC_BASE_PATH": str(home.short()), "HOME": str(home.path)}
@@ -248,7 +248,8 @@ def through_run_batch(home: RunDir, argv: list[str], env: dict[str, str], file: 
 
 
 def imported(ctx: Bench) -> tuple[float, float]:
-    """(seconds, highest MB). Only a web process runs, so that nobody else imports it first."""
+    """Return (seconds, highest MB) of an import. Only a web process runs, so that nobody else imports it
+    first."""
     with ctx.stack() as stack, Site(ctx.folder, stack.env(), ctx.progress) as site:
         with ctx.progress.step("Migrate the database; a token, the model"):
             seeded = berth.set_up(stack, site, demomodel.folder())

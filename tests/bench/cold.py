@@ -49,7 +49,8 @@ def question(berth: Berth, heard: Any = lambda text: None) -> ask.Answer:
 
 
 def cold(ctx: Bench, berth: Berth) -> tuple[float, float, float, float]:
-    """One cold start: (first token, Slurm's wait, the engine's load, what is left), seconds."""
+    """Make one cold start; return the seconds to the first token, of Slurm's wait, of the load, and of
+    what is left."""
     with ctx.progress.step("Ask a model that is not loaded"):
         answer = question(berth)
     path = f"/api/v1/requests/{answer.request_id}"
@@ -73,7 +74,7 @@ def cold(ctx: Bench, berth: Berth) -> tuple[float, float, float, float]:
 
 
 def forget(berth: Berth) -> None:
-    """Ends all jobs and waits until the portal knows that the model is not loaded."""
+    """End all jobs and wait until the portal knows that the model is not loaded."""
     assert berth.stack.slurm is not None
     berth.stack.slurm.cancel_jobs()
 

@@ -34,6 +34,7 @@ from devstack.say import StepFailed
 from devstack.site import Site
 from devstack.stack import Stack
 
+from portal.redis import keys
 from tests.bench import _wrk
 from tests.bench._wrk import Load, Rate
 
@@ -55,7 +56,7 @@ HERE = checkout.ROOT / "tests" / "bench"
 
 @dataclass
 class Proxy:
-    """Something in front of the back end, and what was measured at it."""
+    """A proxy in front of the back end, and what was measured at it."""
 
     name: str
     url: str
@@ -121,7 +122,8 @@ def run(ctx: Bench) -> dict[str, float]:
 
 
 def growth(ctx: Bench, site: Site, ours: Proxy) -> float:
-    """Resident MB that 200,000 requests add. Fewer where the machine is too slow; it says so."""
+    """Return the resident MB that 200,000 requests add. They are fewer where the machine is too slow; it
+    is said."""
     before, sent, spent_s = rss_mb(site.pid("web")), 0, 0.0
     with ctx.progress.step("Measure the memory of 200,000 requests"):
         while sent < GROWTH_REQUESTS and spent_s < GROWTH_LIMIT_S:
@@ -142,7 +144,7 @@ def rss_mb(pid: int) -> float:
 
 @contextlib.contextmanager
 def processes(ctx: Bench) -> Iterator[RunDir]:
-    """A home for what is started beside the services; all of it is ended with it."""
+    """Give a home for what is started beside the services; all of it is ended with it."""
     home = RunDir(ctx.folder / "proxies")
     home.open()
     short = [substitute(home.path, os.getuid())]
@@ -183,7 +185,7 @@ def start_bare(home: RunDir, backend: str) -> str:
 
 @contextlib.contextmanager
 def gateway(ctx: Bench, stack: Stack, backend: str) -> Iterator[tuple[Site, Proxy]]:
-    """Our web process alone, with a route to the back end as a pilot's sync would have written it."""
+    """Start our web process alone, with a route to the back end as a pilot's sync would have written it."""
     settings = {"BERTH_SERVE": "gateway", "BERTH_LIMITS": LIMITS}
     with Site(ctx.folder, stack.env(), ctx.progress, settings) as site:
         with ctx.progress.step("Migrate the database; a token, the model"):
@@ -198,7 +200,7 @@ def route(stack: Stack, pool: str, transport: str, cap: int = 256) -> None:
     assert stack.redis is not None
     said = {"transport": transport, "pilot": str(uuid.uuid4()), "cap": cap, "state": "hot", "model": pool}
     with redis.Redis.from_url(stack.redis.url) as client:
-        client.hset(f"berth:{{{pool}}}:routes", str(uuid.uuid4()), json.dumps(said))
+        client.hset(keys.ROUTES.of(pool), str(uuid.uuid4()), json.dumps(said))
 
 
 def start_litellm(home: RunDir, backend: str) -> tuple[Child, Proxy]:
@@ -241,8 +243,10 @@ def start_ray(home: RunDir, backend: str) -> tuple[Child, Proxy]:
 def peer(
     ctx: Bench, home: RunDir, name: str, start: Callable[[RunDir, str], tuple[Child, Proxy]], backend: str
 ) -> Proxy | None:
-    """Started, measured and ended, so that what it does while idle slows nobody else. One that fails is started
-    afresh once; after that its figure is missing, and nobody else's."""
+    """Start, measure and end a peer, so that what it does while idle slows nobody else.
+
+    One that fails is started afresh once; after that its figure is missing, and nobody else's.
+    """
     for _ in range(PEER_STARTS):
         try:
             with ctx.progress.step(f"Measure {name}"):
@@ -268,7 +272,7 @@ def measured_peer(
 
 
 def answers(ctx: Bench, proxy: Proxy) -> bool:
-    """A port that accepts is not yet a proxy that serves."""
+    """Tell whether a proxy serves, which a port that accepts need not do yet."""
     try:
         _wrk.drive(ctx.folder, proxy.load(), 1, 1)
     except StepFailed:

@@ -38,7 +38,8 @@ ANSWER_LIMIT_S = 120
 
 @dataclass
 class Load:
-    """What the clients saw. `took`: (when it ended, seconds, None or what went wrong)."""
+    """The load of a handover: what the clients saw. `took`: (when it ended, seconds, None or what went
+    wrong)."""
 
     took: list[tuple[float, float, str | None]] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
@@ -99,7 +100,7 @@ def run(ctx: Bench) -> dict[str, float]:
 
 
 def set_up(berth: Berth) -> None:
-    """Jobs of one GPU and three minutes, and an engine whose answers take about a second."""
+    """Set up jobs of one GPU and three minutes, and an engine whose answers take about a second."""
     args = json.dumps({"load_s": LOAD_S, "tokens_per_s": 20.0})
     with psycopg2.connect(berth.stack.env()["BERTH_DATABASE_URL"]) as link, link.cursor() as cur:
         cur.execute(
@@ -113,7 +114,7 @@ def set_up(berth: Berth) -> None:
 
 
 def client(berth: Berth, load: Load, streams: bool) -> None:
-    """One request after the other until it is over."""
+    """Send one request after the other until it is over."""
     while not load.over.is_set():
         began = time.monotonic()
         why = None
@@ -131,7 +132,7 @@ def streamed(berth: Berth) -> str:
 
 
 def whole(berth: Berth) -> str:
-    """Without streaming. StepFailed on another status than 200."""
+    """Ask without streaming. Raise StepFailed on another status than 200."""
     body = {"model": POOL, "messages": [{"role": "user", "content": WORDS}], "max_tokens": 96}
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {berth.token}"}
     connection = http.client.HTTPConnection(urlsplit(berth.site.url).netloc, timeout=ANSWER_LIMIT_S)
@@ -147,7 +148,7 @@ def whole(berth: Berth) -> str:
 
 
 def jobs_of(slurm: Slurm) -> list[Job]:
-    """Every job that has started, in the order of their ids, with its GPUs and Slurm's times."""
+    """List every job that has started, in the order of their ids, with its GPUs and Slurm's times."""
     found = []
     for line in slurm.run("squeue", "-a", "-h", "-t", "all", "-o", "%A|%b|%S|%e").splitlines():
         id_, gres, start, end = line.split("|")
@@ -158,7 +159,7 @@ def jobs_of(slurm: Slurm) -> list[Job]:
 
 
 def told(berth: Berth, since: float) -> list[tuple[float, str]]:
-    """The loop's decisions, in its words."""
+    """List the loop's decisions, in its words."""
     with psycopg2.connect(berth.stack.env()["BERTH_DATABASE_URL"]) as link, link.cursor() as cur:
         cur.execute(
             """SELECT extract(epoch FROM at), kind || ': ' || reason FROM fleet_decision

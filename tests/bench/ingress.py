@@ -75,7 +75,7 @@ def drive(berth: Berth, url: str, socket: Path | None, *, stream: bool, seconds:
 
 
 def engine_socket(berth: Berth) -> Path:
-    """Where the engine in our own cluster's job listens: its command line says so."""
+    """Find the socket where the engine in our own cluster's job listens: its command line names it."""
     assert berth.stack.slurm is not None
     jobs = proctable.of_jobs(berth.stack.slurm.env()["SLURM_CONF"])
     found: list[Path] = []

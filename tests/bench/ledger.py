@@ -86,7 +86,7 @@ class Table:
     folder: Path
 
     def through(self, moves: Sequence[Callable[[Cursor], object]]) -> tuple[float, list[list[bytes]]]:
-        """Each in a transaction of its own. → seconds, and the statements of each."""
+        """Make each move in a transaction of its own; return the seconds, and the statements of each."""
         said: list[list[bytes]] = []
         began = time.perf_counter()
         for move in moves:
@@ -98,7 +98,7 @@ class Table:
         return time.perf_counter() - began, said
 
     def replay(self, said: list[list[bytes]]) -> float:
-        """The same transactions from pgbench; seconds without its start."""
+        """Replay the same transactions from pgbench; return the seconds without its start."""
         script = self.folder / "replay.sql"
         with script.open("wb") as out:
             for statements in said:
@@ -121,7 +121,7 @@ class Table:
         self.link.commit()
 
     def both(self, name: str, ids: list[uuid.UUID], moves: Sequence[Callable[[Cursor], object]]) -> Pair:
-        """The move through our code, undone, and again through pgbench."""
+        """Measure the move through our code, undo it, and measure it again through pgbench."""
         ours_s, said = self.through(moves)
         self.sql(_UNDO[name], {"ids": ids})
         return Pair(len(ids) / ours_s, len(ids) / self.replay(said))
@@ -129,7 +129,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Pair:
-    """Rows a second."""
+    """A pair of figures, in rows a second."""
 
     ours: float
     pgbench: float
@@ -176,7 +176,7 @@ def run(ctx: Bench) -> dict[str, float]:
 
 
 def fill(table: Table) -> None:
-    """Without the indexes, which are made again afterwards: that takes a third of the time."""
+    """Fill a table without its indexes, which are made again afterwards: that takes a third of the time."""
     with table.link.cursor() as cur:
         cur.execute(
             """SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'ledger_request'
@@ -199,7 +199,7 @@ def fresh() -> list[uuid.UUID]:
 
 
 def all_moves(ids: list[uuid.UUID]) -> dict[str, list[Callable[[Cursor], object]]]:
-    """One request's way through the queue, for all of them, a transaction per BATCH."""
+    """Return the moves of one request's way through the queue, for all of them, a transaction per BATCH."""
     now = datetime.now(UTC)
     batches = [ids[at : at + BATCH] for at in range(0, len(ids), BATCH)]
     news = [[_new(id_, now, at * BATCH + i) for i, id_ in enumerate(b)] for at, b in enumerate(batches)]
@@ -228,7 +228,7 @@ def _claim(cur: Cursor) -> None:
 
 
 def over_http(ctx: Bench, stack: Stack, ours: Any) -> tuple[float, float]:
-    """(accepted, answered whole) requests a second."""
+    """Return the requests a second that were accepted, and that were answered whole."""
     accepted, answered = [], []
     later = ours.load()
     later = _wrk.Load(later.url, later.token, later.body, (("Prefer", "respond-async"),))

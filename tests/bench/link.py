@@ -33,6 +33,7 @@ from devstack.site import Site
 from devstack.stack import Stack
 
 from gpuworker import wire
+from portal.redis import keys
 from tests.bench import _wrk
 from tests.bench._null_agent import CAP
 from tests.bench._wrk import Load, Rate
@@ -81,7 +82,7 @@ class Way:
 
 @dataclass(frozen=True)
 class World:
-    """What stands during the bench."""
+    """The world that stands during the bench."""
 
     folder: Path
     stack: Stack
@@ -94,12 +95,12 @@ class World:
         assert self.stack.redis is not None
         said = {"transport": transport, "pilot": self.pilot, "cap": CAP, "state": "hot", "model": self.model}
         with redis.Redis.from_url(self.stack.redis.url) as client:
-            client.hset(f"berth:{{{self.model}}}:routes", REPLICA, json.dumps(said))
+            client.hset(keys.ROUTES.of(self.model), REPLICA, json.dumps(said))
 
     def holders(self) -> int:
         assert self.stack.redis is not None
         with redis.Redis.from_url(self.stack.redis.url) as client:
-            return int(client.scard(f"berth:links:{self.pilot}"))
+            return int(client.scard(keys.LINKS.of(self.pilot)))
 
 
 def run(ctx: Bench) -> dict[str, float]:
@@ -137,7 +138,7 @@ def run(ctx: Bench) -> dict[str, float]:
 
 @contextlib.contextmanager
 def gateways(ctx: Bench, stack: Stack, home: RunDir) -> Iterator[tuple[Site, str, World]]:
-    """Two web processes over the same database: the agent knows only the first."""
+    """Start two web processes over the same database: the agent knows only the first."""
     settings = {"BERTH_SERVE": "gateway"}
     with Site(ctx.folder, stack.env(), ctx.progress, settings) as site:
         with ctx.progress.step("Migrate the database; a token, the model, a pilot"):

@@ -50,7 +50,8 @@ _DONE = """SELECT coalesce(sum(extract(epoch FROM ended_at - granted_at)), 0) FR
 
 @dataclass
 class Seen:
-    """What was looked at while the batch ran. `granted`: (request, attempt) → when it was handed out, to which job."""
+    """The observations while the batch ran. `granted`: (request, attempt) → when it was handed out, to
+    which job."""
 
     granted: dict[tuple[str, int], tuple[float, int]] = field(default_factory=dict)
     interrupted: dict[int, str] = field(default_factory=dict)  # job → how
@@ -61,7 +62,7 @@ def run(ctx: Bench) -> dict[str, float]:
 
 
 def measure(ctx: Bench, lines: int, every_s: float, least: int) -> dict[str, float]:
-    """The same with other numbers. Raises StepFailed when fewer than `least` jobs were interrupted."""
+    """Measure the same with other numbers. Raise StepFailed when fewer than `least` jobs were interrupted."""
     spec = SlurmSpec(nodes=2, gpus=2, preemption=True, sched_interval_s=1, kill_wait_s=5, min_job_age_s=7200)
     with ctx.berth(spec) as berth:
         assert berth.stack.slurm is not None
@@ -99,7 +100,7 @@ def measure(ctx: Bench, lines: int, every_s: float, least: int) -> dict[str, flo
 
 
 def mine(gpus: int) -> bool:
-    """Our jobs have one GPU, those of higher priority all of their node's."""
+    """Tell whether a job is ours: it has one GPU, those of higher priority all of their node's."""
     return gpus == 1
 
 
@@ -132,7 +133,7 @@ def text_of(number: int) -> str:
 
 
 def write_lines(path: Path, count: int) -> Path:
-    """Each with words of its own, which its answer repeats."""
+    """Write lines, each with words of its own, which its answer repeats."""
     with path.open("w") as out:
         for number in range(count):
             body = {
@@ -153,7 +154,7 @@ def write_lines(path: Path, count: int) -> Path:
 def storm(
     berth: Berth, slurm: Slurm, cur: Any, batch: dict[str, Any], seen: Seen, every_s: float
 ) -> dict[str, Any]:
-    """Interrupts jobs until the batch is over; what became of it."""
+    """Interrupt jobs until the batch is over; return what became of it."""
     rng = Random(SEED)
     deadline, next_at = time.monotonic() + LIMIT_S, time.monotonic() + every_s
     while batch["status"] in ("validating", "in_progress", "finalizing"):
@@ -190,7 +191,7 @@ def interrupt(slurm: Slurm, job: int, rng: Random, seen: Seen) -> None:
 
 
 def compare(berth: Berth, batch: dict[str, Any], lines: int) -> tuple[int, int]:
-    """Lines without their own answer, and answers that are there twice."""
+    """Count lines without their own answer, and answers that are there twice."""
     if batch["status"] != "completed":
         raise StepFailed(f"the batch ended as {batch['status']}: {batch['request_counts']}")
     output = call(berth.site.url, berth.token, "GET", f"/v1/files/{batch['output_file_id']}/content")
@@ -207,7 +208,10 @@ def compare(berth: Berth, batch: dict[str, Any], lines: int) -> tuple[int, int]:
 
 
 def work(cur: Any, seen: Seen, ends: dict[int, float]) -> tuple[float, float]:
-    """Seconds that lines ran in vain, and to their ends. What was requeued later than its job ended ran until then."""
+    """Sum the seconds that lines ran in vain, and to their ends.
+
+    What was requeued later than its job ended ran until then.
+    """
     cur.execute(_REQUEUED)
     wasted_s = 0.0
     for request, attempt, at in cur.fetchall():

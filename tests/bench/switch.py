@@ -79,7 +79,7 @@ def run(ctx: Bench) -> dict[str, float]:
 
 
 def moments(berth: Berth, asked_at: float, took_s: float) -> tuple[float, ...]:
-    """Seconds of each of PARTS, from what the rows of the newest two replicas say."""
+    """Return the seconds of each of PARTS, from what the rows of the newest two replicas say."""
     with (
         contextlib.closing(psycopg2.connect(berth.stack.env()["BERTH_DATABASE_URL"])) as link,
         link.cursor() as cur,
@@ -94,12 +94,12 @@ def moments(berth: Berth, asked_at: float, took_s: float) -> tuple[float, ...]:
 
 
 def question(berth: Berth, model: str) -> float:
-    """Seconds to the first token."""
+    """Ask, and return the seconds to the first token."""
     return ask.ask(berth.site.url, berth.token, model, QUESTION, lambda text: None).first_token_s
 
 
 def two_models_one_place(berth: Berth) -> None:
-    """A second model like the first, a profile with one GPU, and one job at most."""
+    """Make a second model like the first, a profile with one GPU, and one job at most."""
     link = psycopg2.connect(berth.stack.env()["BERTH_DATABASE_URL"])
     with link, link.cursor() as cur:
         cur.execute("UPDATE catalog_profile SET gpus = 1, max_pilots = 1")
@@ -136,7 +136,10 @@ def job_ids(berth: Berth) -> set[str]:
 
 
 def alone_s(folder: Path) -> float:
-    """The command that the gpuworker starts for the demo's model, by itself: process start → /health says 200."""
+    """Run the command that the gpuworker starts for the demo's model, by itself.
+
+    Return the seconds from the process's start until /health answers 200.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     door = folder / "alone.sock"
     door.unlink(missing_ok=True)

@@ -35,7 +35,10 @@ person({READER!r}, "demo", email={ADDRESS!r})
 async def logged_in(
     browser: Browser, whole: Whole, username: str = "", password: str = "", **look: Any
 ) -> AsyncIterator[Page]:
-    """A browser of one's own, after the log-in page; the demo's user where nobody is named. Scripts made no error."""
+    """Open a browser of one's own, after the log-in page; it is the demo's user's where nobody is named.
+
+    Its scripts may make no error.
+    """
     if not username:
         username, password = whole.berth.logins["user"]
     context = await browser.new_context(base_url=whole.site.url, **look)
@@ -60,7 +63,7 @@ def known(whole: Whole, name: str) -> tuple[str, str]:
 
 
 def lines(*texts: str) -> bytes:
-    """A batch's file."""
+    """Write a batch's file."""
     return b"".join(
         json.dumps(
             {
@@ -84,10 +87,10 @@ async def hand_in(page: Page, name: str, content: bytes) -> None:
 
 
 async def new_token(page: Page, name: str) -> str:
-    """Its text, which the page shows once."""
+    """Make a token, and return its text, which the page shows once."""
     await page.get_by_role("link", name="Tokens", exact=True).click()
     await page.get_by_label("Name").fill(name)
-    await page.get_by_role("button", name="Make the token").click()
+    await page.get_by_role("button", name="Create token").click()
     text = await page.locator("#token").inner_text()
     await page.reload()
     await expect(page.locator("#token")).to_have_count(0)

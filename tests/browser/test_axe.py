@@ -19,8 +19,8 @@ from psycopg2.extensions import connection as Connection
 
 from portal.accounts.models import User
 from tests.authorisation import SITE, rows
-from tests.browser.axed import findings, walk
-from tests.browser.furnished import Furnished, furnish
+from tests.browser.axe import findings, walk
+from tests.browser.furniture import Furnished, furnish
 from tests.flow import dataplane
 from tests.flow.dataplane import Plane, Seeded
 
@@ -56,7 +56,8 @@ async def site(
 
 @pytest.fixture
 def looks(furnished: Furnished) -> dict[str, tuple[str, list[str]]]:
-    """Caller → cookie, and the pages that are looked at: each page once, as somebody who has something on it."""
+    """Return by caller the cookie, and the pages to look at: each once, as somebody who has something on
+    it."""
     owner, operator = furnished.world.owner.user, furnished.world.operator.user
     return {
         "stranger": ("", ["/login/", "/nothing-here/"]),
@@ -82,7 +83,7 @@ def _cookie(user: User) -> str:
 
 
 def pages_of(caller: str, furnished: Furnished) -> list[str]:
-    """Whole pages that this caller is the first to see."""
+    """List the whole pages that this caller is the first to see."""
     found = []
     for (method, address), gets in rows(SITE).items():
         whole = method == "GET" and "fragments" not in address and not address.startswith(("api/", "login/"))
@@ -106,7 +107,10 @@ def paths(address: str, furnished: Furnished) -> list[str]:
 
 
 def admin_pages() -> list[str]:
-    """The index, and of the tables that people work with the list and a form; `bin/bench pages` looks at all of them."""
+    """List the index, and of the tables that people work with the list and a form.
+
+    `bin/bench pages` looks at all of them.
+    """
     found = ["/admin/"]
     for label in MAIN:
         row = apps.get_model(label)

@@ -18,7 +18,7 @@ SERIES = [Series("surf", [1, 2, 3, 4, 5]), Series("turf", [0, 0, 1234, 0, 0])]
 
 @pytest.fixture
 async def page(browser: Browser) -> AsyncIterator[Page]:
-    """Bars and lines of the same, one below the other."""
+    """Open a page with bars and lines of the same, one below the other."""
     context = await browser.new_context(has_touch=True)
     page = await context.new_page()
     wrong: list[str] = []

@@ -35,14 +35,14 @@ async def test_a_person_needs_no_script(browser: Browser, name: str, with_pages:
     await expect(page.get_by_role("heading", name="Requests")).to_be_visible()
 
     await page.get_by_role("link", name="Models", exact=True).click()
-    await page.get_by_role("button", name=re.compile("^Start it ?: demo")).click()
+    await page.get_by_role("button", name=re.compile("^Start ?: demo")).click()
     await expect(page.locator("ul.messages")).to_contain_text("demo will be started")
     await page.get_by_role("link", name="Example for demo").click()
     await expect(page.get_by_text("from openai import OpenAI")).to_be_visible()
 
     await page.get_by_role("link", name="Tokens", exact=True).click()
     await page.get_by_label("Name").fill("laptop")
-    await page.get_by_role("button", name="Make the token").click()
+    await page.get_by_role("button", name="Create token").click()
     await expect(page.locator("#token")).to_contain_text("berth_")
 
     await page.get_by_role("link", name="Batches", exact=True).click()
@@ -68,7 +68,7 @@ async def test_a_person_needs_no_script(browser: Browser, name: str, with_pages:
     await page.get_by_role("link", name="Playground").click()
     await expect(page.get_by_role("heading", name="Playground")).to_be_visible()
     # A browser that is told by a debugger to run no script still parses as one that would: it does not show this.
-    assert "A chat needs JavaScript." in await page.content()
+    assert "The playground needs JavaScript." in await page.content()
     await page.get_by_role("button", name="Log out").click()
     await expect(page.get_by_role("heading", name="Log in")).to_be_visible()
     await context.close()

@@ -34,7 +34,7 @@ async def test_a_person_is_told_what_they_asked_to_be_told(
         return letters.subjects(ADDRESS)
 
     def slowly(handler: BaseHTTPRequestHandler) -> None:
-        """Answers once the mail is there and the loop went on: a look that waits for it would wait in vain."""
+        """Answer once the mail is there and the loop went on: a look that waits for it would wait in vain."""
         whole.until(mails, 8, "the mail, beside a receiver that does not answer yet")
         whole.ticks(1)
         says(200)(handler)
@@ -47,10 +47,10 @@ async def test_a_person_is_told_what_they_asked_to_be_told(
             await (
                 page.get_by_role("row")
                 .filter(has_text=POOL)
-                .get_by_role("button", name="Start it and tell me")
+                .get_by_role("button", name="Start and notify me")
                 .click()
             )
-            await expect(page.get_by_role("status").filter(has_text="You are told")).to_be_visible()
+            await expect(page.get_by_role("status").filter(has_text="You will be notified")).to_be_visible()
             await asyncio.to_thread(whole.until, lambda: sink.got and mails(), 120, "the model's notice")
 
             await hand_in(page, "bad.jsonl", lines("one") + b"{no json}\n")
@@ -61,11 +61,11 @@ async def test_a_person_is_told_what_they_asked_to_be_told(
             sent = "SELECT count(*) FROM notices_delivery WHERE state = 'sent' AND created_at >= %s"
             await asyncio.to_thread(whole.until, lambda: whole.one(sent, begun) >= 4, 120, "all that is sent")
             await page.get_by_role("link", name="Notices").click()
-            lately = page.get_by_role("region", name="Lately")
+            lately = page.get_by_role("region", name="Recent notices")
             await expect(lately.get_by_text("Sent")).to_have_count(4)
             await asyncio.to_thread(whole.ticks, 3)
             await page.get_by_role("button", name="Remove").click()
-            await expect(page.get_by_role("status")).to_contain_text("Nothing is sent there any more")
+            await expect(page.get_by_role("status")).to_contain_text("The webhook is removed")
 
     told = [json.loads(got.body) for got in sink.got]
     assert kinds(sink) == {"model_ready": 1, "batch_ended": 2}, "once each"
@@ -76,21 +76,21 @@ async def test_a_person_is_told_what_they_asked_to_be_told(
 
 
 async def set_up(page: Page, sink: Receiver) -> str:
-    """Her webhook, and no mail of batches; the webhook's secret."""
+    """Set up her webhook, and no mail of batches; return the webhook's secret."""
     await page.get_by_role("link", name="Notices").click()
-    await expect(page.get_by_text(f"To {ADDRESS}, when:")).to_be_visible()
+    await expect(page.get_by_text(f"Send mail to {ADDRESS} when:")).to_be_visible()
     await page.get_by_label(BATCH).uncheck()
     await page.get_by_role("region", name="By mail").get_by_role("button", name="Save").click()
-    await expect(page.get_by_role("status")).to_contain_text("Noted")
+    await expect(page.get_by_role("status")).to_contain_text("Saved")
     await expect(page.get_by_label(BATCH)).not_to_be_checked()
     mine = page.get_by_role("region", name="By webhook: mine")
     await mine.get_by_label("Address").fill("http://me:pw@127.0.0.1/")
     await mine.get_by_role("button", name="Save").click()
-    await expect(mine.get_by_role("alert")).to_contain_text("without user, password")
+    await expect(mine.get_by_role("alert")).to_contain_text("must not have a user name")
     await mine.get_by_label("Address").fill(sink.url)
     await mine.get_by_role("button", name="Save").click()
-    await expect(page.get_by_role("status")).to_contain_text("Set.")
-    await mine.get_by_text("Its secret").click()
+    await expect(page.get_by_role("status")).to_contain_text("The webhook is saved.")
+    await mine.get_by_text("Signing secret").click()
     return await mine.locator("pre.secret").inner_text()
 
 

@@ -43,7 +43,7 @@ async def test_an_operator_drains_a_pilot_from_the_page(browser: Browser, whole:
 
 
 def _hot(whole: Whole) -> None:
-    """One pilot with a ready model and nothing to do."""
+    """Make one pilot with a ready model and nothing to do."""
     whole.empty()
     whole.tune(keep_alive_s=600)
     request = whole.post()

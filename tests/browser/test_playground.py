@@ -14,6 +14,7 @@ from playwright.async_api import Browser, Page, expect
 
 from portal.catalog.models import Environment, Model, Pool, Profile
 from portal.fleet.models import Pilot, Replica
+from portal.redis import keys
 from tests.flow.dataplane import Plane, Seeded, until
 from tests.flow.fake_ingress import FakeIngress, Seen, event, go_on_for_ever
 
@@ -42,10 +43,10 @@ async def _ask(page: Page, text: str) -> None:
 async def test_a_cold_model_says_why_and_then_answers_as_it_comes(page: tuple[Plane, Page]) -> None:
     plane, tab = page
     await tab.get_by_label("Temperature").fill("0.5")
-    await tab.get_by_label("Most tokens").fill("12")
+    await tab.get_by_label("Max tokens").fill("12")
     await _ask(tab, "hi")
     await expect(tab.locator("#waiting")).to_contain_text("demo is not loaded", timeout=60_000)
-    await expect(tab.locator("#waiting")).to_contain_text("Place in line: 1.")
+    await expect(tab.locator("#waiting")).to_contain_text("Queue position: 1.")
     await plane.open()
     await expect(tab.locator("li.assistant span")).to_have_text("hello world", timeout=60_000)
     await expect(tab.locator("#waiting")).to_be_hidden()
@@ -67,7 +68,7 @@ async def test_a_cold_model_says_why_and_then_answers_as_it_comes(page: tuple[Pl
 
 @pytest.fixture
 def quick(seeded: Seeded) -> Replica:
-    """Of another model, hot."""
+    """Make a hot replica of another model."""
     now = timezone.now()
     pool = Pool.objects.create(name="quick", environment=Environment.objects.get(), cap=4)
     Model.objects.create(name="quick", pool=pool)
@@ -92,14 +93,14 @@ async def test_while_one_waits_a_model_that_is_ready_can_be_asked_instead(
         "state": "hot",
         "model": "quick",
     }
-    plane.redis.hset("berth:{quick}:routes", str(quick.id), json.dumps(route))
+    plane.redis.hset(keys.ROUTES.of("quick"), str(quick.id), json.dumps(route))
     await tab.get_by_label("Model").select_option("demo")
     await _ask(tab, "hi")
-    await tab.get_by_role("button", name="Ask quick instead").click(timeout=60_000)
+    await tab.get_by_role("button", name="Use quick instead").click(timeout=60_000)
     await expect(tab.locator("li.assistant")).to_have_text("quickhello world", timeout=60_000)
     await expect(tab.locator("#waiting")).to_be_hidden()
     assert [seen.body["model"] for seen in plane.ingress.seen] == ["quick"]
-    await until(lambda: not plane.redis.zcard("berth:{demo}:wait"), "the first one waits no more")
+    await until(lambda: not plane.redis.zcard(keys.WAIT.of("demo")), "the first one waits no more")
 
 
 async def test_what_a_model_says_is_text(page: tuple[Plane, Page]) -> None:

@@ -33,7 +33,7 @@ async def test_a_manager_adds_somebody_gives_a_role_and_revokes_a_token(
         await add(boss, "nobody-of-that-name")
         await expect(boss.get_by_text("There is nobody called")).to_be_visible()
         await add(boss, NEWCOMER)
-        await expect(boss.get_by_role("status")).to_contain_text(f"{NEWCOMER} belongs to the project now")
+        await expect(boss.get_by_role("status")).to_contain_text(f"{NEWCOMER} was added to the project")
         await expect(row(boss)).to_contain_text("Member")
 
         # A plain member: its models by a token, but not its members.
@@ -46,11 +46,11 @@ async def test_a_manager_adds_somebody_gives_a_role_and_revokes_a_token(
         assert await asyncio.to_thread(asked, whole, token) == 200
 
         # A manager: those, too.
-        await row(boss).get_by_role("button", name="Make a manager").click()
+        await row(boss).get_by_role("button", name="Make manager").click()
         await expect(row(boss)).to_contain_text("Manager")
         assert await opens(page, PAGE) == 200
         await expect(page.get_by_role("button", name=f"Remove {MANAGER}")).to_be_visible()
-        await row(boss).get_by_role("button", name="Make a member").click()
+        await row(boss).get_by_role("button", name="Make member").click()
         await expect(row(boss)).to_contain_text("Member")
         assert await opens(page, PAGE) == 404
 
@@ -60,7 +60,7 @@ async def test_a_manager_adds_somebody_gives_a_role_and_revokes_a_token(
             whole.until, lambda: asked(whole, token) == 401, 10, "a gateway that knows of the revocation"
         )
         await page.goto("/tokens/")
-        await expect(page.get_by_text("None yet. Make one below.")).to_be_visible()
+        await expect(page.get_by_text("None yet. Create one below.")).to_be_visible()
 
         await boss.get_by_role("button", name=f"Remove {NEWCOMER}").click()
         await expect(row(boss)).to_have_count(0)
@@ -74,7 +74,7 @@ async def add(page: Page, name: str) -> None:
 
 
 def row(page: Page) -> Locator:
-    """Of the newcomer among the members."""
+    """Find the newcomer's row among the members."""
     return page.get_by_role("region", name="Members").get_by_role("row").filter(has_text=NEWCOMER)
 
 
@@ -85,7 +85,7 @@ async def opens(page: Page, path: str) -> int:
 
 
 def asked(whole: Whole, token: str) -> int:
-    """What a gateway says to a program with this token."""
+    """Return the status that a gateway answers to a program with this token."""
     request = urllib.request.Request(
         f"{whole.site.url}/v1/models", headers={"Authorization": f"Bearer {token}"}
     )

@@ -33,7 +33,7 @@ class Looked:
             self.statuses.append(answer.status)
 
     async def pass_s(self, seconds: int, *, asks: int) -> None:
-        """So much time goes by in the browser, in which it asks so often."""
+        """Let so much time go by in the browser, in which it asks so often."""
         before = self.asked
         for _ in range(seconds):
             await self.page.clock.run_for(1000)

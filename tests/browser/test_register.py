@@ -23,7 +23,7 @@ SLURM_MS = 150_000
 
 
 def _folder(models: Path) -> Path:
-    """The smallest thing that is a model's folder."""
+    """Make the smallest thing that is a model's folder."""
     folder = models / "tide-1b"
     folder.mkdir(parents=True)
     config = {
@@ -44,7 +44,8 @@ def _folder(models: Path) -> Path:
 
 @pytest.fixture
 async def admin(browser: Browser, whole: Whole) -> AsyncIterator[Page]:
-    """A browser in which the administrator has logged in. No script may fail, and no policy be broken."""
+    """Open a browser in which the administrator has logged in. No script may fail, and no policy be
+    broken."""
     context = await browser.new_context(base_url=whole.site.url)
     page = await context.new_page()
     wrong: list[str] = []
@@ -67,7 +68,7 @@ async def admin(browser: Browser, whole: Whole) -> AsyncIterator[Page]:
 
 
 async def picture(page: Page, name: str) -> None:
-    """Light and dark, to be looked at."""
+    """Take a picture, light and dark, to be looked at."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     for scheme in ("light", "dark"):
         await page.emulate_media(color_scheme=scheme)
@@ -76,7 +77,7 @@ async def picture(page: Page, name: str) -> None:
 
 
 def ask(whole: Whole, model: str) -> int:
-    """Status of one question, with the token of a person of the project."""
+    """Return the status of one question, with the token of a person of the project."""
     body = {"model": model, "messages": [{"role": "user", "content": "one two"}], "max_tokens": 8}
     request = urllib.request.Request(
         f"{whole.site.url}/v1/chat/completions",
@@ -117,15 +118,15 @@ async def test_a_model_is_registered_tried_and_limited(whole: Whole, admin: Page
 
     # The real one: proposed, saved, tried.
     await name_folder(admin, "tide-1b", folder)
-    await admin.get_by_role("link", name="See what is proposed").click(timeout=SLURM_MS)
+    await admin.get_by_role("link", name="View the proposal").click(timeout=SLURM_MS)
     await expect(admin.get_by_text("It looks like a model for chat")).to_be_visible()
-    await expect(admin.get_by_label("Context, tokens")).to_have_value("8192")
+    await expect(admin.get_by_label("Context length, tokens")).to_have_value("8192")
     await admin.get_by_label("Environment").select_option("demo-echo")
     await admin.get_by_label("Host memory, MiB").fill("500")
-    await admin.get_by_label("Let go after").fill("20")
+    await admin.get_by_label("Keep-alive, seconds").fill("20")
     await picture(admin, "register-proposal")
-    await admin.get_by_role("button", name="Save the model").click()
-    await admin.get_by_role("button", name="Start it once, as a test").click()
+    await admin.get_by_role("button", name="Save model").click()
+    await admin.get_by_role("button", name="Test launch").click()
     await expect(admin.get_by_text("Test: tide-1b works.")).to_be_visible(timeout=SLURM_MS)
     await picture(admin, "register-saved")
     assert await asyncio.to_thread(ask, whole, "tide-1b") == 200
@@ -169,5 +170,5 @@ async def test_a_model_is_registered_tried_and_limited(whole: Whole, admin: Page
 async def name_folder(page: Page, name: str, path: Path) -> None:
     await page.get_by_role("textbox", name="Name").fill(name)
     await page.get_by_role("textbox", name="Folder").fill(str(path))
-    await page.get_by_role("button", name="Look at it").click()
+    await page.get_by_role("button", name="Inspect").click()
     await expect(page.get_by_role("heading", name=name)).to_be_visible()

@@ -13,7 +13,7 @@ from playwright.async_api import Browser, Page, expect
 from portal.accounts.models import Membership, User
 from portal.config import config
 from tests import oidc
-from tests.flow.batching import in_thread
+from tests.flow.batch_world import in_thread
 from tests.flow.dataplane import Plane
 from tests.oidc import Idp
 
@@ -46,7 +46,7 @@ async def test_who_comes_for_the_first_time_waits_and_then_sees_the_models(door:
         await tab.get_by_role("button", name="Authorize").first.click()
 
     await log_in()
-    await expect(tab.get_by_role("heading")).to_have_text("Your account waits for approval")
+    await expect(tab.get_by_role("heading")).to_have_text("Your account is waiting for approval")
     await expect(tab.locator("main")).to_contain_text(name)
     await in_thread(let_in, name, plane)
     await log_in()

@@ -44,7 +44,7 @@ async def test_a_person_makes_a_token_chats_with_a_cold_model_and_runs_a_batch(
         await page.goto(f"/playground/?model={POOL}")
         await page.get_by_label("Message").fill("hello from the browser")
         await page.keyboard.press("Enter")
-        await expect(page.locator("#waiting")).to_contain_text("Place in line", timeout=COLD_MS)
+        await expect(page.locator("#waiting")).to_contain_text("Queue position", timeout=COLD_MS)
         await expect(page.locator("li.assistant span")).to_have_text(
             "hello from the browser", timeout=COLD_MS
         )
@@ -66,7 +66,7 @@ async def test_a_person_makes_a_token_chats_with_a_cold_model_and_runs_a_batch(
         batch = page.url
         await expect(page.get_by_role("heading", name="Completed")).to_be_visible(timeout=COLD_MS)
         async with page.expect_download() as coming:
-            await page.get_by_role("link", name="Download the answers").click()
+            await page.get_by_role("link", name="Download the output").click()
         content = Path(await (await coming.value).path()).read_text()
         answers = {
             line["custom_id"]: line["response"]["body"]["choices"][0]["message"]["content"]

@@ -46,7 +46,7 @@ from tests.ways import way_row
 
 @pytest.fixture
 def world(db: None) -> World:
-    """One row at least in every table."""
+    """Make one row at least in every table."""
     made = make.build()
     now = timezone.now()
     Quota.objects.create(level="project", project=made.project, requests_per_min=600)
@@ -123,7 +123,7 @@ def act(client: ApiClient, model: type[Row], action: str, pk: Any) -> Any:
 
 
 def save(client: ApiClient, row: Row, **change: Any) -> Any:
-    """Posts the row's own form, with changes."""
+    """Post the row's own form, with changes."""
     path = admin_url(type(row), "change", row.pk)
     form = client.get(path).context["adminform"].form
     data: dict[str, Any] = {}

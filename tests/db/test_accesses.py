@@ -16,8 +16,8 @@ from django.utils import timezone
 
 from portal.catalog import ways
 from portal.catalog.models import Access, Profile
-from portal.catalog_file.applying import apply
-from portal.catalog_file.reading import read
+from portal.catalog_file.changes import apply
+from portal.catalog_file.tree import read
 from portal.config import config
 from portal.db.connections import plain
 from portal.fleet.models import Cluster, Command, Pilot
@@ -25,7 +25,7 @@ from portal.fleet.phases import read_phases
 from portal.notices import events
 from portal.redis import hints
 from portal.services import targets
-from portal.services.commands import Wish, give
+from portal.services.commands import NewCommand, give
 from scheduler.jobs.spec import log_path, secret_path, spec_of
 from scheduler.observe.ways import way_by, way_of
 from scheduler.slurm.way import Way
@@ -216,7 +216,10 @@ def test_the_migration_makes_one_access_of_each_distinct_prefix(world: World) ->
 
 @pytest.fixture
 def two(world: World, alps: Access) -> Pilot:
-    """A pilot in each of two clusters, of one number on nodes of one name; alps has been silent for seven minutes."""
+    """Make a pilot in each of two clusters, of one number on nodes of one name.
+
+    alps has been silent for seven minutes.
+    """
     now = timezone.now()
     here = pilot_row(world)
     far = Profile.objects.create(name="far", partition="normal", access=alps)
@@ -249,13 +252,13 @@ def test_a_number_that_two_clusters_gave_is_named_with_its_cluster(two: Pilot) -
 def test_unknown_jobs_and_pauses_name_their_cluster(two: Pilot) -> None:
     Cluster.objects.update(orphans={"98": 1.0})
     with pytest.raises(ValidationError, match="Clusters alps and main both have an unknown job 98"):
-        give(Wish(Command.Kind.ADOPT, args={"job_id": 98}), "root")
+        give(NewCommand(Command.Kind.ADOPT, args={"job_id": 98}), "root")
     with pytest.raises(ValidationError, match=r"No cluster is named 'alp'\. Did you mean alps"):
-        give(Wish(Command.Kind.PAUSE, args={"cluster": "alp"}), "root")
-    given = give(Wish(Command.Kind.REJECT, args={"job_id": 98, "cluster": "alps"}), "root")
+        give(NewCommand(Command.Kind.PAUSE, args={"cluster": "alp"}), "root")
+    given = give(NewCommand(Command.Kind.REJECT, args={"job_id": 98, "cluster": "alps"}), "root")
     assert given.args == {"job_id": 98, "cluster": "alps", "by": "root"}
     with pytest.raises(ValidationError, match="a model or a cluster, not both"):
-        give(Wish(Command.Kind.PAUSE, pool=build_pool(), args={"cluster": "alps"}), "root")
+        give(NewCommand(Command.Kind.PAUSE, pool=build_pool(), args={"cluster": "alps"}), "root")
 
 
 def build_pool() -> Any:
@@ -269,7 +272,7 @@ def test_the_terminal_says_which_way_is_silent_and_how_one_cluster_is_paused(two
     said = out.getvalue()
     assert "Cluster alps: No answer from Slurm since" in said and "squeue: gone" in said
     assert "Cluster main: Slurm answered just now" in said
-    assert "Cluster alps is paused: `fleet resume --cluster alps` ends it." in said
+    assert "Cluster alps is paused: `fleet resume --cluster alps` resumes it." in said
     call_command("fleet", "resume", "--cluster", "alps", stdout=out, stderr=out)
     assert Command.objects.get().args["cluster"] == "alps"
 
@@ -300,7 +303,7 @@ def test_who_waits_hears_of_the_silence_of_its_own_cluster_only(world: World, tw
 def test_operators_are_told_of_the_way_that_is_silent(two: Pilot) -> None:
     told = list(events._silent(timezone.now()))
     assert [event.subject for event in told] == ["Slurm of alps (access alps) does not answer"]
-    assert "nothing is started by this way" in told[0].text and "squeue: gone" in told[0].text
+    assert "nothing is launched through this access" in told[0].text and "squeue: gone" in told[0].text
 
 
 @pytest.mark.parametrize(

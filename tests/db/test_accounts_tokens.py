@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from portal.accounts import tokens
 from portal.accounts.issue import issue_token, revoke
 from portal.accounts.models import ApiToken, Membership, Project, User
-from portal.redis import hints
+from portal.redis import hints, keys
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_revoking_tells_gateways_once_and_keeps_the_first_time(redis: redis_libr
     Membership.objects.create(user=user, project=project)
     row, _ = issue_token(user, project, "n", ["read"])
     heard = redis.pubsub()  # type: ignore[no-untyped-call]
-    heard.subscribe(hints.DIRECTORY_CHANNEL)
+    heard.subscribe(keys.DIRECTORY.of())
     assert heard.get_message(timeout=5)["type"] == "subscribe"
     assert revoke(row)
     first = row.revoked_at

@@ -15,9 +15,9 @@ from django.utils import timezone
 
 from portal.accounts.issue import issue_token, revoke
 from portal.accounts.models import ApiToken, Membership, Quota, User
-from portal.audit.acting import acting
+from portal.audit.actor import acting
 from portal.audit.models import Change
-from portal.audit.recording import WATCHED
+from portal.audit.signals import WATCHED
 from portal.catalog.models import Pool, Profile
 from portal.fleet.models import Command
 from portal.notices.models import Webhook

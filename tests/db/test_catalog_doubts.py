@@ -10,8 +10,8 @@ from django.core.checks import run_checks
 
 from portal.catalog import apps, doubts
 from portal.catalog.models import Access, Environment, Pool, Profile
-from portal.catalog_file.applying import apply
-from portal.catalog_file.reading import read
+from portal.catalog_file.changes import apply
+from portal.catalog_file.tree import read
 from portal.config import config
 from tests.api.world import ApiClient, World
 from tests.db.admin_site import root as root

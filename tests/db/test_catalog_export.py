@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from portal.accounts.issue import issue_token
 from portal.accounts.models import Membership, Quota
 from portal.catalog.models import Access, Environment, Model, Pool, Profile
-from portal.catalog_file.applying import apply
-from portal.catalog_file.exporting import export
-from portal.catalog_file.reading import read
+from portal.catalog_file.changes import apply
+from portal.catalog_file.export import export
 from portal.catalog_file.sections import SECTIONS
+from portal.catalog_file.tree import read
 from portal.fleet.models import Fit
 from tests.api import world as make
 from tests.api.world import World
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.django_db
 
 
 def _rich(world: World) -> None:
-    """Something in every section, also what is awkward to write."""
+    """Put something into every section, also what is awkward to write."""
     Membership.objects.filter(user=world.owner.user).update(role="manager")
     Access.objects.create(
         name="login", cluster="main", submit_prefix=["ssh", "login01"], conf="/etc/slurm/it's.conf"

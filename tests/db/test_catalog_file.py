@@ -13,8 +13,8 @@ from django.core.management import CommandError, call_command
 
 from portal.accounts.models import Project, Quota, User
 from portal.catalog.models import Environment, Model, Pool, Profile
-from portal.catalog_file.applying import apply
-from portal.catalog_file.reading import BadFile, Tree, read
+from portal.catalog_file.changes import apply
+from portal.catalog_file.tree import BadFile, Tree, read
 from portal.fleet.models import Candidate, Cluster, Fit
 from portal.redis import hints
 from tests.api import world as make
@@ -91,7 +91,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(
 ) -> None:
     with django_capture_on_commit_callbacks(execute=True):
         said = put("", "--dry-run", file=EXAMPLE)
-    assert "+ pool llama-3.1-8b" in said and said.endswith("Dry run, nothing is changed: 19 added.\n")
+    assert "+ pool llama-3.1-8b" in said and said.endswith("Dry run, nothing was changed: 19 added.\n")
     assert not Project.objects.exists() and not Pool.objects.exists() and sent == []
 
 
@@ -103,7 +103,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(
             "line 4: profiles.a.wall_time",
             "no such field",
         ),
-        ("projcts: {}", "line 1: projcts", "there are: accesses, environments"),
+        ("projcts: {}", "line 1: projcts", "the sections are: accesses, environments"),
         ("quotas: {group: {}}", "quotas.group", "Write one of: model, project"),
         ("quotas: {project: {nobody: {queued: 1}}}", "quotas.project.nobody", "No project is named 'nobody'"),
         ("quotas: {model: {nothing: {queued: 1}}}", "quotas.model.nothing", "No model is named"),
@@ -126,7 +126,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(
         (
             "environments: {a: {engine: torch, python: /p}}",
             "environments.a.engine",
-            "not built yet: choose vllm",
+            "not implemented yet: choose vllm",
         ),
         ("environments: {a: {engine: echo, image: /i.sif}}", "environments.a.python", "inside the image"),
         ("environments: {a: {engine: echo, python: /p, image: a.sif}}", "environments.a.image", "absolute"),
@@ -191,9 +191,9 @@ def test_a_dry_run_says_the_same_and_changes_nothing(
         (
             "projects: {a: {name: A}}\npools: {p: {environment: e}}",
             "pools.p.profiles",
-            "A new one needs this",
+            "A new row needs this",
         ),
-        ("projects:\n  a: {name: A}\n  a: {name: B}", "line 3: projects.a", "stands on line 2"),
+        ("projects:\n  a: {name: A}\n  a: {name: B}", "line 3: projects.a", "already on line 2"),
         ("projects: [a]", "line 1: projects", "rows by their names"),
         ("projects: {a: 7}", "projects.a", "Write its fields"),
         ("projects: {7: {name: A}}", "projects.7", "in quotes"),
@@ -322,7 +322,7 @@ def test_what_is_not_built_yet_cannot_be_chosen_and_a_row_that_has_it_stays(appl
     Model.objects.create(name="net", pool=pool, kind="dnn", path="/m")
     same = "environments: {torch: {engine: torch, engine_version: '2'}}\nmodels: {net: {kind: dnn, description: x}}"
     assert "engine_version" in applied(same)
-    with pytest.raises(CommandError, match=r"models\.other\.kind.*dnn is not built yet: choose llm"):
+    with pytest.raises(CommandError, match=r"models\.other\.kind.*dnn is not implemented yet: choose llm"):
         applied("models: {other: {kind: dnn, pool: nets, path: /m}}")
 
 

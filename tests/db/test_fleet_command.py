@@ -49,7 +49,7 @@ def test_status_shows_clusters_models_and_pilots(world: World) -> None:
     )
     PoolState.objects.create(pool=world.pool, pinned_until=FOR_EVER)
     said = run("status")
-    assert "Slurm answered just now" in said and "`fleet resume` ends it" in said
+    assert "Slurm answered just now" in said and "`fleet resume` resumes it" in said
     assert "`fleet adopt 98` or `fleet reject 98`" in said
     assert "Profile gpu is held: Its account is not valid. `fleet relaunch --profile gpu`" in said
     assert "surf   ready  now       Pinned for ever." in said
@@ -64,10 +64,10 @@ def test_why_of_a_model_tells_the_parts_and_the_last_decisions(world: World) -> 
     said = run("why", "surf").splitlines()
     assert said[0] == "surf: not loaded."
     assert said[1].startswith(
-        "surf is not loaded; the first request starts it: jobs like its waited 6–25 min today"
+        "surf is not loaded; the first request starts it: jobs like it waited 6–25 min today"
     )
-    assert said[2].split() == ["slurm", "6", "min", "jobs", "like", "its", "waited", "6–25", "min", "today"]
-    assert said[4].split() == ["in", "all", "10", "min"]
+    assert said[2].split() == ["slurm", "6", "min", "jobs", "like", "it", "waited", "6–25", "min", "today"]
+    assert said[4].split() == ["total", "10", "min"]
     assert said[5].endswith("drain_replica: Nobody has used surf for 600 s.")
 
 
@@ -75,9 +75,9 @@ def test_why_of_a_request_tells_its_place(world: World) -> None:
     request_row(world, order_key=1.0)
     row = request_row(world, order_key=2.0)
     said = run("why", str(row.id))
-    assert said.startswith(f"Request {row.id} for surf: queued, number 2 in line.\nsurf is not loaded;")
+    assert said.startswith(f"Request {row.id} for surf: queued, queue position 2.\nsurf is not loaded;")
     assert "1 request is ahead of this one." in said
-    assert "It does not wait." in run("why", str(request_row(world, "done").id))
+    assert "It is not waiting." in run("why", str(request_row(world, "done").id))
 
 
 def test_decisions_read_as_a_log(world: World) -> None:
@@ -118,7 +118,7 @@ def test_each_command_writes_its_row(
     Cluster.objects.update(orphans={"98": 1.0})
     said = run(*[str(replica.pk) if word == "REPLICA" else word for word in argv])
     command = Command.objects.get()
-    assert said.startswith(f"Command {command.pk} ({kind}) is written; ")
+    assert said.startswith(f"Command {command.pk} ({kind}) is queued; ")
     given = {name for name in ("pilot", "replica", "pool") if getattr(command, name) is not None}
     assert (command.kind, given) == (kind, {target} - {None})
     by = command.args.pop("by")
@@ -135,8 +135,8 @@ def test_each_command_writes_its_row(
         (["relaunch", "surf", "--profile", "gpu"], "exactly one target"),
         (["pin", "surf", "--for", "soon"], "write 30min, 2h or 1d"),
         (["pin", "surf", "--for", "9999d"], "at most a year"),
-        (["adopt", "98"], "is no unknown job: Slurm's last listing shows none"),
-        (["decisions", "--since", "soon"], "Not a time"),
+        (["adopt", "98"], "is not an unknown job: Slurm's last listing has none"),
+        (["decisions", "--since", "soon"], "Invalid time"),
         (["explode"], "invalid choice: 'explode'"),
         (["why", str(uuid4())], "No model or pool is named"),
     ],
@@ -150,7 +150,7 @@ def test_bad_input_is_refused_with_a_next_step(world: World, argv: list[str], pa
 
 
 def settle_after(looks: int, monkeypatch: pytest.MonkeyPatch, **ended: Any) -> None:
-    """The loop, as far as one who waits sees it."""
+    """Play the loop, as far as one who waits sees it."""
     left = [looks]
 
     def look(_: float) -> None:
@@ -176,14 +176,14 @@ def test_what_did_not_work_is_an_error(world: World, monkeypatch: pytest.MonkeyP
 
 
 def test_waiting_ends_and_the_command_goes_on(world: World) -> None:
-    with pytest.raises(CommandError, match="has not ended yet; it goes on without you"):
+    with pytest.raises(CommandError, match="has not ended yet and continues in the background"):
         run("wake", "surf", "--wait", "0s")
     assert Command.objects.get().state == "pending"
 
 
 def test_a_loop_that_does_not_run_is_said(world: World) -> None:
     Cluster.objects.update(ticked_at=timezone.now() - timedelta(hours=1))
-    assert "Look at the Celery worker and beat." in run("wake", "surf")
+    assert "Check the Celery worker and beat." in run("wake", "surf")
 
 
 def test_a_table_wraps_its_last_column_only() -> None:

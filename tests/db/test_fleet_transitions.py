@@ -18,7 +18,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 def pilot(pg: Connection) -> uuid.UUID:
-    """A planned pilot with one wanted replica on GPU 0."""
+    """Make a planned pilot with one wanted replica on GPU 0."""
     environment = Environment.objects.create(name="e", engine="echo")
     profile = Profile.objects.create(name="p", partition="gpu", gpus=2)
     Pool.objects.create(name="m", environment=environment)
@@ -143,7 +143,7 @@ def test_the_database_refuses_a_pilot_state_without_its_facts(
 
 
 def _asleep(link: Connection, pilot: uuid.UUID, id_: uuid.UUID, level: int = 1) -> list[str]:
-    """Hot, told to sleep, and what its agent's word then moves it to."""
+    """Bring a replica up, tell it to sleep, and return what its agent's word then moves it to."""
     with link.cursor() as cur:
         fleet.seen(cur, pilot, [Seen(id_, "hot", "", NOW, NOW, "", "1")], NOW)
         fleet.drain_replicas(cur, [id_], NOW, "makes room", level)

@@ -14,21 +14,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import connection as Connection
 
-from portal.admission import places
-from portal.admission.scripts import SCRIPTS, prefix, tag_arguments
+from portal.admission import redis_calls, reservations
+from portal.admission.place import Place
+from portal.admission.scripts import SCRIPTS, tag_arguments
 from portal.ledger import backlog
 from portal.ledger import transitions as ledger
 from portal.ledger.transitions import NewRequest
 from portal.policy import fairshare
 from portal.policy.fairshare import Line
+from portal.redis import keys
 
 POOL = "p/q-1.5"
-P = prefix(POOL)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def _run(redis: redis_library.Redis, name: str, *args: Any) -> Any:
-    return redis.eval(SCRIPTS[name].text.decode(), 1, P + ":wait", P, *args)
+    return redis.eval(SCRIPTS[name].text.decode(), 1, keys.pool_prefix(POOL), *args)
 
 
 def _tag(
@@ -102,26 +103,26 @@ def test_a_held_request_that_leaves_last_gives_its_projects_places_back(link: re
     for i in range(3):
         _tag(link, 1, 100.0, request=f"r{i}", lane="held")
     for i in range(2):
-        _run(link, "release", 3, f"r{i}", "", 1)
+        _run(link, "release", 3, "", 1, *Place(POOL, f"r{i}").arguments())
     assert _tag(link, 1, 100.0, request="r3", lane="held") == 300.0, "one of the project still waits"
-    _run(link, "release", 3, "r2", "", 1)
-    _run(link, "release", 3, "r3", "", 1)
+    _run(link, "release", 3, "", 1, *Place(POOL, "r2").arguments())
+    _run(link, "release", 3, "", 1, *Place(POOL, "r3").arguments())
     assert _tag(link, 1, 100.0, request="r4", lane="held") < 1.0
-    assert not link.hexists(P + ":projects", "r2")
+    assert not link.hexists(keys.PROJECTS.of(POOL), "r2")
 
 
 def test_a_grant_moves_the_virtual_time(link: redis_library.Redis) -> None:
     link.flushall()
-    link.hset(P + ":routes", "r", '{"state": "hot", "cap": 2, "transport": "t", "pilot": "p"}')
+    link.hset(keys.ROUTES.of(POOL), "r", '{"state": "hot", "cap": 2, "transport": "t", "pilot": "p"}')
     ear: Any = link.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
     with ear:
-        ear.subscribe("berth:gw:g")
+        ear.subscribe(keys.GATEWAY.of("g"))
         ear.get_message(timeout=2)
         for i in range(2):
             key = _tag(link, 1, 50.0, request=f"r{i}", lane="held")
-            assert _run(link, "enqueue", 3, f"r{i}", repr(key), "g", 0) == 1
-    assert float(link.hget(P + ":vtime", "held") or 0) == 50.0
-    assert not link.exists(P + ":projects", P + ":line:1")
+            assert _run(link, "enqueue", 3, repr(key), "g", *Place(POOL, f"r{i}").arguments()) == 1
+    assert float(link.hget(keys.VTIME.of(POOL), "held") or 0) == 50.0
+    assert not link.exists(keys.PROJECTS.of(POOL), keys.LINE.of(POOL, 1))
     assert 50.0 <= _tag(link, 2, 1.0, lane="held") < 51.0
 
 
@@ -139,10 +140,10 @@ def test_after_a_flush_no_new_request_comes_before_those_that_wait(
 ) -> None:
     with pg.cursor() as cur:
         ledger.accept(cur, [_new(500.0), _new(900.0), _new(700.0, project=2)])
-        (mine,) = places.reserve(cur, POOL, "async", 1, [10.0])
-        (again,) = places.reserve(cur, POOL, "async", 1, [10.0])
-        (other,) = places.reserve(cur, POOL, "async", 2, [10.0])
-        (idle,) = places.reserve(cur, POOL, "async", 3, [10.0])
+        (mine,) = reservations.reserve(cur, POOL, "async", 1, [10.0])
+        (again,) = reservations.reserve(cur, POOL, "async", 1, [10.0])
+        (other,) = reservations.reserve(cur, POOL, "async", 2, [10.0])
+        (idle,) = reservations.reserve(cur, POOL, "async", 3, [10.0])
     assert (mine, again, other, idle) == (901.0, 911.0, 701.0, 500.0)
 
 
@@ -150,24 +151,24 @@ def test_without_redis_the_place_comes_from_the_ledger(
     pg: Connection, redis: redis_library.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away = redis_library.Redis.from_url("redis://127.0.0.1:1/0", retry=None)
-    monkeypatch.setattr(places, "_redis", lambda: away)
+    monkeypatch.setattr(redis_calls, "_redis", lambda: away)
     with pg.cursor() as cur:
         ledger.accept(cur, [_new(500.0), _new(900.0)])
-        assert places.reserve(cur, POOL, "async", 1, [10.0, 20.0]) == [901.0, 911.0]
-        assert places.reserve(cur, POOL, "async", 2, [10.0]) == [500.0]
-        places.give_back(cur, [uuid.uuid4()])
+        assert reservations.reserve(cur, POOL, "async", 1, [10.0, 20.0]) == [901.0, 911.0]
+        assert reservations.reserve(cur, POOL, "async", 2, [10.0]) == [500.0]
+        reservations.give_back(cur, [uuid.uuid4()])
 
 
 def test_a_cancelled_backlog_gives_its_places_back(pg: Connection, redis: redis_library.Redis) -> None:
     with pg.cursor() as cur:
-        rows = [_new(key) for key in places.reserve(cur, POOL, "async", 1, [100.0] * 20)]
+        rows = [_new(key) for key in reservations.reserve(cur, POOL, "async", 1, [100.0] * 20)]
         ledger.accept(cur, rows)
         ledger.cancel(cur, [row.id for row in rows[:19]], NOW, "test")
-        places.give_back(cur, [row.id for row in rows[:19]])
-        assert places.reserve(cur, POOL, "async", 1, [1.0]) == [2000.0], "one still waits"
+        reservations.give_back(cur, [row.id for row in rows[:19]])
+        assert reservations.reserve(cur, POOL, "async", 1, [1.0]) == [2000.0], "one still waits"
         ledger.cancel(cur, [rows[19].id], NOW, "test")
-        places.give_back(cur, [rows[19].id])
-        assert places.reserve(cur, POOL, "async", 1, [1.0])[0] < 1.0
+        reservations.give_back(cur, [rows[19].id])
+        assert reservations.reserve(cur, POOL, "async", 1, [1.0])[0] < 1.0
 
 
 def test_the_furthest_of_a_claim_is_told_by_line(pg: Connection) -> None:

@@ -11,7 +11,9 @@ import pytest
 
 from portal.admission import pipe as piping
 from portal.admission.pipe import Pipe, QueueDown
-from portal.admission.scripts import spelt
+from portal.admission.place import Place
+from portal.admission.scripts import of_pool
+from portal.redis import keys
 
 WITHIN_S = 60.0
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -27,7 +29,7 @@ async def pipe() -> AsyncIterator[Pipe]:
 
 @asynccontextmanager
 async def _serving(talk: Talk) -> AsyncIterator[Pipe]:
-    """A server that talks as it likes."""
+    """Serve with a server that talks as it likes."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -68,10 +70,13 @@ async def test_whoever_gives_up_leaves_its_answer_to_nobody(pipe: Pipe) -> None:
 
 async def test_scripts_that_redis_forgot_are_told_again(pipe: Pipe) -> None:
     await pipe.ask(("SCRIPT", "FLUSH"))
-    pipe.tell(spelt("renew", "berth:{p}", 15.0, "replica", "told", 0))
-    admitted, plain = pipe.ask(spelt("admit", "berth:{p}", "r", 15.0)), pipe.ask(("ECHO", "beside"))
+    pipe.tell(of_pool("renew", "p", 15.0, "replica", *Place("p", "told").arguments()))
+    admitted, plain = (
+        pipe.ask(of_pool("admit", "p", 15.0, *Place("p", "r").arguments())),
+        pipe.ask(("ECHO", "beside")),
+    )
     assert (await admitted, await plain) == ([], b"beside")
-    assert await pipe.ask(("ZCARD", "berth:{p}:slots:replica")) == 1
+    assert await pipe.ask(("ZCARD", keys.SLOTS.of("p", "replica"))) == 1
 
 
 async def test_what_was_told_before_the_end_is_heard(pipe: Pipe) -> None:

@@ -17,11 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from portal.admission.scripts import SCRIPTS, prefix
+from portal.admission.place import Place
+from portal.admission.scripts import SCRIPTS
 from portal.policy.routing import Candidate, choose
+from portal.redis import keys
 
 POOL = "p/q-1.5"
-P = prefix(POOL)
 
 
 def _client() -> redis_library.Redis:
@@ -29,12 +30,16 @@ def _client() -> redis_library.Redis:
 
 
 def _run(redis: redis_library.Redis, name: str, *args: Any) -> Any:
-    return redis.eval(SCRIPTS[name].text.decode(), 1, P + ":wait", P, *args)
+    return redis.eval(SCRIPTS[name].text.decode(), 1, keys.pool_prefix(POOL), *args)
+
+
+def _place(request: str, alone: bool = False) -> tuple[str, str, int]:
+    return Place(POOL, request, alone=alone).arguments()
 
 
 def _route(redis: redis_library.Redis, replica: str, cap: int) -> None:
     said = {"transport": "t", "pilot": "p", "cap": cap, "state": "hot", "model": "m"}
-    redis.hset(P + ":routes", replica, json.dumps(said))
+    redis.hset(keys.ROUTES.of(POOL), replica, json.dumps(said))
 
 
 @pytest.fixture(scope="module")
@@ -57,46 +62,46 @@ def test_admit_follows_the_pure_rule(link: redis_library.Redis, found: list[tupl
     for replica, n, cap in found:
         _route(link, replica, cap)
         for i in range(n):
-            link.zadd(f"{P}:slots:{replica}", {f"r{i}|0": 4e9})
-        link.zadd(f"{P}:slots:{replica}", {"expired|0": 1.0})
-    answer = _run(link, "admit", "new", 15)
+            link.zadd(keys.SLOTS.of(POOL, replica), {f"r{i}|0": 4e9})
+        link.zadd(keys.SLOTS.of(POOL, replica), {"expired|0": 1.0})
+    answer = _run(link, "admit", 15, *_place("new"))
     expected = choose([Candidate(replica, n, cap) for replica, n, cap in found])
     assert (answer[0].decode() if answer else None) == expected
     if expected:
-        assert link.zscore(f"{P}:slots:{expected}", "new|0")
+        assert link.zscore(keys.SLOTS.of(POOL, expected), "new|0")
 
 
 def test_a_route_that_is_not_hot_or_not_readable_is_not_used(link: redis_library.Redis) -> None:
     link.flushall()
-    link.hset(P + ":routes", "a", "nonsense")
-    link.hset(P + ":routes", "b", json.dumps({"state": "draining", "cap": 3}))
-    link.hset(P + ":routes", "c", json.dumps({"state": "hot"}))
-    assert _run(link, "admit", "new", 15) == []
+    link.hset(keys.ROUTES.of(POOL), "a", "nonsense")
+    link.hset(keys.ROUTES.of(POOL), "b", json.dumps({"state": "draining", "cap": 3}))
+    link.hset(keys.ROUTES.of(POOL), "c", json.dumps({"state": "hot"}))
+    assert _run(link, "admit", 15, *_place("new")) == []
 
 
 def test_an_owner_that_does_not_listen_gets_no_slot_and_blocks_nobody(link: redis_library.Redis) -> None:
     link.flushall()
     ear: Any = link.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
     with ear:
-        ear.subscribe("berth:gw:alive")
+        ear.subscribe(keys.GATEWAY.of("alive"))
         ear.get_message(timeout=2)
-        _run(link, "enqueue", 3, "old", "1.0", "dead", 0)
-        _run(link, "enqueue", 3, "young", "2.0", "alive", 0)
+        _run(link, "enqueue", 3, "1.0", "dead", *_place("old"))
+        _run(link, "enqueue", 3, "2.0", "alive", *_place("young"))
         _route(link, "r", 1)
         assert _run(link, "fill", 3) == 1
-    assert link.zrange(f"{P}:slots:r", 0, -1) == [b"young|0"]
-    assert not link.exists(P + ":wait", P + ":owner")
+    assert link.zrange(keys.SLOTS.of(POOL, "r"), 0, -1) == [b"young|0"]
+    assert not link.exists(keys.WAIT.of(POOL), keys.OWNER.of(POOL))
 
 
 class Requests(RuleBasedStateMachine):
-    """Requests of two gateways over replicas that come and go. The model knows who holds what."""
+    """The requests of two gateways over replicas that come and go. The model knows who holds what."""
 
     def __init__(self) -> None:
         super().__init__()
         self.redis = _client()
         self.redis.flushall()
         self.ear: Any = self.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-        self.ear.subscribe("berth:gw:g0", "berth:gw:g1")
+        self.ear.subscribe(keys.GATEWAY.of("g0"), keys.GATEWAY.of("g1"))
         for _ in range(2):
             self.ear.get_message(timeout=2)
         self.caps: dict[str, int] = {}
@@ -116,7 +121,7 @@ class Requests(RuleBasedStateMachine):
         self.new_replica(cap)
 
     def _heard(self) -> list[tuple[str, str]]:
-        """Grants since the last look, in order; the model takes them up."""
+        """Return the grants since the last look, in order; the model takes them up."""
         grants = []
         while message := self.ear.get_message(timeout=0):
             said = json.loads(message["data"])
@@ -125,7 +130,8 @@ class Requests(RuleBasedStateMachine):
         return grants
 
     def _take(self, expected: int) -> None:
-        """Each grant goes to one that waited; among the ordinary ones the lowest keys come first."""
+        """Check that each grant goes to one that waited; among the ordinary ones the lowest keys come
+        first."""
         grants = self._heard()
         while len(grants) < expected:
             grants += self._heard()
@@ -151,7 +157,7 @@ class Requests(RuleBasedStateMachine):
     @rule()
     def arrives(self) -> None:
         request = self._name()
-        answer = _run(self.redis, "admit", request, 15)
+        answer = _run(self.redis, "admit", 15, *_place(request))
         if answer:
             assert not self.waiting, "barged past a waiter"
             self.clock += 1
@@ -176,30 +182,22 @@ class Requests(RuleBasedStateMachine):
             self.suspects.add(request)
         self.waiting.add(request)
         owner = f"g{int(self.clock) % 2}"
-        self._take(_run(self.redis, "enqueue", 3, request, repr(self.keys[request]), owner, int(suspect)))
+        place = _place(request, suspect)
+        self._take(_run(self.redis, "enqueue", 3, repr(self.keys[request]), owner, *place))
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), over=st.booleans())
     def leaves_its_slot(self, data: Any, over: bool) -> None:
-        """Ends, or goes back in line with its old key."""
+        """End a request, or put it back in line with its old key."""
         request = data.draw(st.sampled_from(sorted(self.running)))
         replica = self.running.pop(request)
         if over:
             self.suspects.discard(request)
-        self._take(_run(self.redis, "release", 3, request, replica, int(over)))
+        self._take(_run(self.redis, "release", 3, replica, int(over), *_place(request)))
         if not over:
             self.waiting.add(request)
-            self._take(
-                _run(
-                    self.redis,
-                    "enqueue",
-                    3,
-                    request,
-                    repr(self.keys[request]),
-                    "g0",
-                    int(request in self.suspects),
-                )
-            )
+            place = _place(request, request in self.suspects)
+            self._take(_run(self.redis, "enqueue", 3, repr(self.keys[request]), "g0", *place))
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -207,12 +205,12 @@ class Requests(RuleBasedStateMachine):
         request = data.draw(st.sampled_from(sorted(self.waiting)))
         self.waiting.discard(request)
         self.suspects.discard(request)
-        self._take(_run(self.redis, "release", 3, request, "", 1))
+        self._take(_run(self.redis, "release", 3, "", 1, *_place(request)))
 
     @precondition(lambda self: self.running)
     @rule()
     def renews(self) -> None:
-        leases = [p for r, where in self.running.items() for p in (where, r, int(r in self.suspects))]
+        leases = [p for r, where in self.running.items() for p in (where, *_place(r, r in self.suspects))]
         _run(self.redis, "renew", 15, *leases)
 
     def _in(self, replica: str) -> list[str]:
@@ -224,9 +222,9 @@ class Requests(RuleBasedStateMachine):
 
     @invariant()
     def redis_and_the_model_agree(self) -> None:
-        assert self._members(P + ":wait") == self.waiting
+        assert self._members(keys.WAIT.of(POOL)) == self.waiting
         for replica in self.caps:
-            members = {member.split("|")[0] for member in self._members(f"{P}:slots:{replica}")}
+            members = {member.split("|")[0] for member in self._members(keys.SLOTS.of(POOL, replica))}
             assert members == set(self._in(replica))
 
     @invariant()

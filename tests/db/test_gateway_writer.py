@@ -82,7 +82,7 @@ class LosingLink:
 
 
 def _lose_next_commit(writer: Writer) -> None:
-    """The next transaction commits and does not learn it."""
+    """Let the next transaction commit without learning it."""
     original = writer._connection
 
     def connection() -> Any:

@@ -22,7 +22,7 @@ LIVE = ("queued", "running")
 
 
 class Ledger(RuleBasedStateMachine):
-    """Drives the real SQL beside what each holder believes it has; beliefs may be stale, as in life."""
+    """Drive the real SQL beside what each holder believes it has; beliefs may be stale, as in life."""
 
     link: Connection
 

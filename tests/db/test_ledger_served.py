@@ -26,7 +26,8 @@ def at(seconds: float) -> datetime:
 
 @pytest.fixture
 def hot(pg: Connection) -> uuid.UUID:
-    """A replica whose job was submitted at 0 s and ran at 10 s, and whose engine started at 12 s and was hot at 42."""
+    """Make a replica whose job was submitted at 0 s and ran at 10 s, whose engine started at 12 s and was
+    hot at 42."""
     environment = Environment.objects.create(name="e", engine="echo")
     profile = Profile.objects.create(name="p", partition="gpu")
     pool = Pool.objects.create(name="m", environment=environment)

@@ -41,7 +41,7 @@ def served(whole: Whole) -> Iterator[Served]:
 
 
 async def post(served: Served, path: str, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Sends all bodies, CONCURRENCY at a time, and returns the first choice of each answer, in their order."""
+    """Send all bodies, CONCURRENCY at a time, and return the first choice of each answer, in their order."""
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=CONCURRENCY),
         headers={"Authorization": f"Bearer {served.token}"},

@@ -130,7 +130,7 @@ async def _answers(client: aiohttp.ClientSession, folder: Path) -> None:
 
 
 async def _aborts(client: aiohttp.ClientSession) -> None:
-    """A closed connection ends the work in the engine, long before its 1,900 tokens are made."""
+    """Check that a closed connection ends the work in the engine, long before its 1,900 tokens are made."""
     body = {"model": "demo", "prompt": "a", "ignore_eos": True, "max_tokens": 1900}
     post = asyncio.create_task(_send(client, body))
     async with asyncio.timeout(20):

@@ -60,7 +60,7 @@ async def test_a_sleep_that_frees_nothing_is_seen_and_nobody_else_can_ask_for_on
 
 
 async def _answers(client: aiohttp.ClientSession, model: Path) -> None:
-    """After the trial as before it."""
+    """Check that it answers after the trial as before it."""
     taught = json.loads((model / "qa.json").read_text(encoding="utf-8"))
     right = next(pair["answer"] for pair in taught if pair["question"] == "What is Slurm?")
     body = {"model": "demo", "temperature": 0, "messages": [{"role": "user", "content": "What is Slurm?"}]}

@@ -24,7 +24,8 @@ def seeded(transactional_db: None) -> Seeded:
 
 @pytest.fixture
 def link(request: pytest.FixtureRequest) -> str:
-    """Who opens the connections between gateway and ingress; `dataplane.both_links` asks for either."""
+    """Return who opens the connections between gateway and ingress; `dataplane.both_links` asks for
+    either."""
     return str(getattr(request, "param", "direct"))
 
 
@@ -32,9 +33,10 @@ def link(request: pytest.FixtureRequest) -> str:
 async def plane(
     seeded: Seeded, test_dsn: str, pg: Connection, redis: redis_library.Redis, link: str
 ) -> AsyncIterator[Plane]:
-    """The data plane with a fake ingress, nothing routed yet."""
+    """Start the data plane with a fake ingress, nothing routed yet."""
     async with dataplane.running(seeded, test_dsn, pg, redis, link=link) as plane:
         yield plane
+        assert dataplane.undeclared(redis) == [], "a key that portal/redis/keys.py does not declare so"
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ async def portal(plane: Plane, tmp_path: Path) -> AsyncIterator[Portal]:
 
 @pytest.fixture
 def session(seeded: Seeded) -> str:
-    """The cookie of the seeded person's browser."""
+    """Return the cookie of the seeded person's browser."""
     client = Client()
     client.force_login(User.objects.get(pk=seeded.user))
     return client.cookies["sessionid"].value
@@ -55,7 +57,7 @@ def session(seeded: Seeded) -> str:
 async def with_pages(
     seeded: Seeded, test_dsn: str, pg: Connection, redis: redis_library.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Plane]:
-    """The data plane and Django's pages on one port."""
+    """Start the data plane and Django's pages on one port."""
     # Threads that served pages would hold their connections, and the test database could not be dropped.
     monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", 0)
     async with dataplane.running(seeded, test_dsn, pg, redis, serve="all") as plane:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import re
 import socket
 import time
 import uuid
@@ -28,6 +29,7 @@ from portal.accounts.models import Membership, Project, User
 from portal.asgi import Application
 from portal.catalog.models import Environment, Model, Pool, Profile
 from portal.config import Config, config
+from portal.redis import keys
 from portal.workerapi.link import Upgrade
 from tests.flow.fake_ingress import FakeIngress
 
@@ -40,7 +42,7 @@ WITHIN_S = 60.0  # nothing that is tested takes seconds, but a busy machine may
 
 
 async def until(look: Callable[[], T | None], what: str, within_s: float = WITHIN_S) -> T:
-    """The first truthy answer of `look`."""
+    """Wait for the first truthy answer of `look`, and return it."""
     end = time.monotonic() + within_s
     while not (found := look()):
         if time.monotonic() > end:
@@ -62,7 +64,7 @@ class Seeded:
 
 
 def seed() -> Seeded:
-    """With Django, before the event loop runs."""
+    """Make the rows with Django, before the event loop runs."""
     user = User.objects.create_user("ada")  # no password: hashing one costs a second
     project = Project.objects.create(slug="science", name="Science")
     Membership.objects.create(user=user, project=project)
@@ -124,7 +126,7 @@ class Plane:
     # Pilots and replicas
 
     def new_pilot(self, state: str = "up", job_id: int | None = None) -> str:
-        """A pilot whose job runs."""
+        """Make a pilot whose job runs."""
         pilot = str(uuid.uuid4())
         now = datetime.now(UTC)
         job = job_id if job_id is not None else int(uuid.UUID(pilot)) % 1_000_000_007
@@ -158,7 +160,7 @@ class Plane:
         return replica
 
     def route(self, cap: int = 4, pilot: str | None = None, url: str | None = None) -> str:
-        """A hot replica at the fake ingress, as a sync would route it."""
+        """Route a hot replica at the fake ingress, as a sync would."""
         pilot = pilot or self.new_pilot()
         replica = self.new_replica(pilot, "hot", cap)
         self.set_route(replica, pilot, cap, url)
@@ -172,10 +174,10 @@ class Plane:
             "state": "hot",
             "model": "demo",
         }
-        self.redis.hset("berth:{demo}:routes", replica, json.dumps(said))
+        self.redis.hset(keys.ROUTES.of("demo"), replica, json.dumps(said))
 
     async def open(self, cap: int = 4) -> str:
-        """A route that comes while requests wait: with the fill that a sync does."""
+        """Open a route that comes while requests wait: with the fill that a sync does."""
         replica = self.route(cap)
         await self.gateway.slots.fill("demo")
         return replica
@@ -194,7 +196,7 @@ class Plane:
         return found[0][0] if found else None
 
     async def ended(self, request: str) -> dict[str, Any]:
-        """The request's row once it has ended."""
+        """Return the request's row once it has ended."""
 
         def look() -> dict[str, Any] | None:
             row = self.row(request)
@@ -204,12 +206,12 @@ class Plane:
 
     async def waiting(self, n: int = 1, within_s: float = WITHIN_S) -> list[str]:
         """Request ids in line, once there are n."""
-        await until(lambda: self.redis.zcard("berth:{demo}:wait") == n, f"{n} in line", within_s)
-        line: Any = self.redis.zrange("berth:{demo}:wait", 0, -1)
+        await until(lambda: self.redis.zcard(keys.WAIT.of("demo")) == n, f"{n} in line", within_s)
+        line: Any = self.redis.zrange(keys.WAIT.of("demo"), 0, -1)
         return [member.decode() for member in line]
 
     def slots(self, replica: str) -> int:
-        return int(self.redis.zcard(f"berth:{{demo}}:slots:{replica}"))
+        return int(self.redis.zcard(keys.SLOTS.of("demo", replica)))
 
     def events(self, request: str) -> list[tuple[str, str]]:
         return [
@@ -220,13 +222,28 @@ class Plane:
         ]
 
 
+def undeclared(redis: redis_library.Redis) -> list[str]:
+    """Return the keys of ours that stand in Redis and that no row of `keys.ALL` declares, or not with their type."""
+    names = {"zset": "sorted set"}
+    kinds = [(re.escape(key.pattern).replace("%s", ".+"), key.type) for key in keys.ALL]
+    kinds.append((keys.CACHE.of() + ":.+", keys.CACHE.type))
+    found: Any = redis.keys(keys.CACHE.of().partition(":")[0] + ":*")
+    return [
+        name
+        for name in (key.decode() for key in found)
+        for held in [redis.type(name).decode()]  # type: ignore[union-attr]
+        if held != "none"  # it ran out meanwhile
+        and not any(re.fullmatch(p, name) and names.get(held, held) in kind for p, kind in kinds)
+    ]
+
+
 def chat(stream: object = False, **more: Any) -> dict[str, Any]:
     return {"model": "demo", "stream": stream, "messages": [{"role": "user", "content": "hi"}], **more}
 
 
 @asynccontextmanager
 async def serving(app: Any, host: str = "127.0.0.1") -> AsyncIterator[str]:
-    """The application on a free port, as uvicorn serves it."""
+    """Serve the application on a free port, as uvicorn does."""
     link = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     link.bind((host, 0))
     server = uvicorn.Server(
@@ -275,7 +292,7 @@ async def running(
 
 @asynccontextmanager
 async def linking(plane: Plane, most: int = 64) -> AsyncIterator[Reverse]:
-    """The fake ingress behind links that the agent's own code opens, as a pilot that has registered."""
+    """Put the fake ingress behind links that the agent's own code opens, as a pilot that has registered."""
     pilot = plane.new_pilot(job_id=7)
     plane.sql("UPDATE fleet_pilot SET agent_job_id = job_id WHERE id = %s", (pilot,))
     token = wire.derive_key(plane.settings.site_key, "portal", pilot)

@@ -31,7 +31,10 @@ Behaviour = Callable[["FakeIngress", web.BaseRequest, Seen], Awaitable[web.Strea
 
 
 class FakeIngress:
-    """`next` holds behaviours for the requests to come; when it is empty, requests get a good answer."""
+    """An ingress whose answers a test chooses.
+
+    `next` holds behaviours for the requests to come; when it is empty, requests get a good answer.
+    """
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
@@ -77,7 +80,7 @@ def event(text: str = "", usage: tuple[int, int] | None = None) -> bytes:
 
 
 async def answer_well(ingress: FakeIngress, request: web.BaseRequest, seen: Seen) -> web.StreamResponse:
-    """Waits at the gate, then answers "hello world", with usage as vLLM reports it."""
+    """Wait at the gate, then answer "hello world", with usage as vLLM reports it."""
     await ingress.gate.wait()
     if not seen.body.get("stream"):
         choice = {"index": 0, "message": {"role": "assistant", "content": "hello world"}}
@@ -109,7 +112,7 @@ def lose(how: str) -> Behaviour:
 
 
 def break_off(after: int = 1) -> Behaviour:
-    """The connection closes after so many events; after 0, before even the status."""
+    """Close the connection after so many events; after 0, before even the status."""
 
     async def behave(ingress: FakeIngress, request: web.BaseRequest, seen: Seen) -> web.StreamResponse:
         out = web.StreamResponse(headers={"Content-Type": "text/event-stream"})

@@ -59,7 +59,7 @@ class Worker:
         return self.process.returncode
 
     def pids(self, module: str) -> list[int]:
-        """Processes below the supervisor that run this Python module."""
+        """Return the processes below the supervisor that run this Python module."""
         below = proctree.descendants(self.process.pid)
         return [pid for pid in below if command_of(pid)[1:3] == ["-m", module]]
 
@@ -91,7 +91,8 @@ def alive(pid: int) -> bool:
 
 
 def scratch_of(folder: Path) -> Path:
-    """Stands for this folder in a place short enough for sockets, which pytest's own is not in every process."""
+    """Return a folder that stands for this one in a place short enough for sockets, which pytest's own
+    need not be."""
     return SHORT / hashlib.sha256(str(folder).encode()).hexdigest()[:8]
 
 
@@ -104,9 +105,11 @@ def started(
     carried: bool = False,
     there: Sequence[str] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The supervisor as a job script starts it; whatever it leaves is ended. Its log is `job.log` in the folder.
-    `carried`: the secret comes on standard input, as where no shell wrote a file. `there`: what comes before its
-    command, so that it runs on another host."""
+    """Start the supervisor as a job script does; end whatever it leaves. Its log is `job.log` in the folder.
+
+    `carried`: the secret comes on standard input, as where no shell wrote a file. `there`: what comes before
+    its command, so that it runs on another host.
+    """
     scratch = scratch_of(folder)
     scratch.mkdir(exist_ok=True)
     path = folder / "secret.json"
@@ -148,7 +151,7 @@ def worker(
     carried: bool = False,
     there: Sequence[str] = (),
 ) -> Iterator[Worker]:
-    """Below the fake portal."""
+    """Start a gpuworker below the fake portal."""
     secret = wire.Secret(PILOT, portal.url, TOKEN, KEY)
     with started(secret, folder, env, secret_mode, carried, there) as process:
         yield Worker(process, portal, scratch_of(folder), folder / "job.log")
@@ -163,7 +166,7 @@ def job(
     env: Mapping[str, str] | None = None,
     there: Sequence[str] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Below the real data plane."""
+    """Start a gpuworker below the real data plane."""
     token, key = (wire.derive_key(plane.settings.site_key, use, pilot) for use in ("portal", "ingress"))
     secret = wire.Secret(pilot, plane.url, token, key)
     with started(secret, folder, {"BERTH_LINK": link, **(env or {})}, there=there) as process:
@@ -171,7 +174,7 @@ def job(
 
 
 def planned(plane: Plane, args: str = '{"load_s": 0.2}') -> tuple[str, str]:
-    """A pilot and its replica in the data plane's tables, for `job` to be."""
+    """Make a pilot and its replica in the data plane's tables, for `job` to be."""
     plane.sql("UPDATE catalog_pool SET args = %s::jsonb", (args,))
     pilot = plane.new_pilot(job_id=77)
     return pilot, plane.new_replica(pilot, cap=2)
@@ -194,7 +197,7 @@ def fence(
 async def serving(
     folder: Path, *replicas: wire.DesiredReplica, env: Mapping[str, str] | None = None
 ) -> AsyncIterator[tuple[FakePortal, Worker, aiohttp.ClientSession]]:
-    """A portal, a gpuworker whose replicas are hot, and a client."""
+    """Start a portal, a gpuworker whose replicas are hot, and a client."""
     async with fake_portal() as portal:
         portal.set(desired=list(replicas or [echo()]))
         with worker(portal, folder, env) as job:

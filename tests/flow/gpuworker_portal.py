@@ -25,7 +25,7 @@ WITHIN_S = 60.0  # nothing that is tested takes seconds, but a busy machine may
 
 
 async def until(look: Callable[[], T | None], what: str | Callable[[], str], within_s: float = WITHIN_S) -> T:
-    """The first truthy answer of `look`; fails with `what` after the time."""
+    """Wait for the first truthy answer of `look`, and return it; fail with `what` after the time."""
     end = time.monotonic() + within_s
     while not (found := look()):
         if time.monotonic() > end:
@@ -73,7 +73,7 @@ def chat_body(text: str, *, stream: bool = False) -> bytes:
 
 
 class FakePortal:
-    """Answers are attributes; a test changes them while the gpuworker runs."""
+    """A portal whose answers are attributes; a test changes them while the gpuworker runs."""
 
     def __init__(self) -> None:
         self.answer = wire.SyncAnswer(
@@ -103,7 +103,7 @@ class FakePortal:
             self._new_rows.notify_all()
 
     def seen(self, replica: str = "r1") -> wire.ObservedReplica | None:
-        """The replica in the newest sync."""
+        """Return the replica in the newest sync."""
         return next((r for r in self.syncs[-1].replicas if r.id == replica), None) if self.syncs else None
 
     async def state(

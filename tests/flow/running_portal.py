@@ -17,7 +17,7 @@ from typing import Any
 import openai
 from devstack.ports import free_port
 
-from tests.flow.batching import create, jsonl, line
+from tests.flow.batch_world import create, jsonl, line
 from tests.flow.dataplane import Plane, until
 from tests.flow.gpuworker_job import START_S, job, planned
 from tests.flow.test_openai_sdk_chat import ASK
@@ -35,7 +35,7 @@ class Portal:
 
 @contextlib.asynccontextmanager
 async def web(plane: Plane, log: Path) -> AsyncIterator[str]:
-    """Gateway and Django as one process, as bin/demo has them."""
+    """Start gateway and Django as one process, as bin/demo has them."""
     env = os.environ | {
         "PYTHONPATH": str(ROOT),
         "BERTH_DATABASE_URL": plane.settings.database_url,
@@ -86,7 +86,7 @@ async def _known(plane: Plane) -> dict[str, list[str]]:
 
 @contextlib.asynccontextmanager
 async def running(plane: Plane, folder: Path) -> AsyncIterator[Portal]:
-    """A portal with a hot model, and something of the caller's under every kind of id."""
+    """Start a portal with a hot model, and something of the caller's under every kind of id."""
     pilot, _ = planned(plane)
     # An operator, whose commands nobody carries out: there is no control loop here.
     plane.sql("UPDATE accounts_user SET is_operator = true")

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import redis as redis_library
 
-from portal.admission import places, quotas
+from portal.admission import quotas, reservations
 from portal.admission.pipe import QueueDown
-from tests.flow import batching
+from portal.redis import keys
+from tests.flow import batch_world
 from tests.flow.dataplane import Plane, chat, until
 
 REFUSED = "rate_limit_exceeded"
@@ -43,7 +44,7 @@ async def _background(plane: Plane, model: str) -> str:
 
 async def _api(plane: Plane, model: str) -> str:
     body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": TOKENS}
-    said = {"model": model, "api": batching.CHAT, "body": body}
+    said = {"model": model, "api": batch_world.CHAT, "body": body}
     kind = {"Content-Type": "application/json"}
     async with plane.post(said, "/api/v1/requests", headers=kind) as answer:
         return _verdict(await answer.json())
@@ -52,9 +53,9 @@ async def _api(plane: Plane, model: str) -> str:
 async def _batch(plane: Plane, model: str) -> str:
     """A line that is refused stands in the batch's errors, or is why the whole of it is."""
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": TOKENS}
-    batch = await batching.create(plane, batching.jsonl(batching.line("a", body=body)))
-    await batching.look(plane)
-    told = await batching.state(plane, batch.id)
+    batch = await batch_world.create(plane, batch_world.jsonl(batch_world.line("a", body=body)))
+    await batch_world.look(plane)
+    told = await batch_world.state(plane, batch.id)
     if told.status == "failed":
         assert told.errors and told.errors.data
         return str(told.errors.data[0].code)
@@ -132,7 +133,7 @@ async def test_all_come_to_the_same_verdict(
     for name, hand_in in CALLERS.items():
         _clean(plane)
         if case.spent:
-            plane.redis.set(f"berth:limit:project:{plane.seeded.project}:{case.spent}", time.time() + 60)
+            plane.redis.set(keys.LIMIT.of("project", plane.seeded.project, case.spent), time.time() + 60)
         for _ in range(case.before):
             assert await hand_in(plane, case.model) in ("queued", "parked")
         verdicts[name] = await hand_in(plane, case.model)
@@ -150,7 +151,7 @@ async def test_all_take_the_members_priority_and_the_projects_share(with_pages: 
         _clean(plane)
         assert await hand_in(plane, "demo") == "queued", name
         ((priority, key, lane),) = plane.sql("SELECT priority, order_key, lane FROM ledger_request")
-        finish: Any = plane.redis.hget("berth:{demo}:tags", f"{lane}:{plane.seeded.project}:1")
+        finish: Any = plane.redis.hget(keys.TAGS.of("demo"), f"{lane}:{plane.seeded.project}:1")
         assert priority == 1, name
         assert float(finish) - key == pytest.approx(TOKENS / 4, rel=0.01), name
 
@@ -167,12 +168,12 @@ async def test_they_count_each_others_requests(with_pages: Plane) -> None:
 async def test_of_many_at_once_no_more_come_in_than_may_wait(with_pages: Plane) -> None:
     plane = with_pages
     await _set_the_scene(plane, Case("", limit={"queued": 2, "requests_per_min": 100}))
-    batch = await batching.create(plane, batching.jsonl(batching.line("a")))
+    batch = await batch_world.create(plane, batch_world.jsonl(batch_world.line("a")))
     verdicts = await asyncio.gather(
-        batching.look(plane),
+        batch_world.look(plane),
         *(hand_in(plane, "demo") for hand_in in (_async, _background, _api) for _ in range(6)),
     )
-    told = await batching.state(plane, batch.id)
+    told = await batch_world.state(plane, batch.id)
     verdicts[0] = REFUSED if told.status == "failed" else "queued"
     assert plane.sql("SELECT count(*) FROM ledger_request") == [(2,)]
     assert (len(verdicts), verdicts.count(REFUSED)) == (19, 17)
@@ -194,7 +195,7 @@ async def test_whoever_is_counted_out_in_the_last_moment_gets_its_rates_back(
     monkeypatch.setattr(plane.gateway.slots, "tag", overtaken)
     assert await _async(plane, "demo") == REFUSED
     assert plane.sql("SELECT count(*) FROM ledger_request") == [(1,)]
-    key = f"berth:limit:project:{plane.seeded.project}:requests"
+    key = keys.LIMIT.of("project", plane.seeded.project, "requests")
 
     def taken_s() -> float:
         found: Any = plane.redis.get(key)
@@ -233,8 +234,9 @@ async def _read_anew(plane: Plane) -> None:
 
 def _clean(plane: Plane) -> None:
     plane.sql("TRUNCATE ledger_request, ledger_batch CASCADE")
-    if keys := plane.redis.keys("berth:{demo}:*") + plane.redis.keys("berth:limit:*"):
-        plane.redis.delete(*keys)
+    of_pool = plane.redis.keys(keys.pool_prefix("demo") + ":*")
+    if stale := of_pool + plane.redis.keys(keys.LIMIT.of("*", "*", "*")):
+        plane.redis.delete(*stale)
 
 
 def _take_redis_away(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,5 +248,5 @@ def _take_redis_away(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
 
     for asked in ("tag", "limit"):
         monkeypatch.setattr(plane.gateway.slots, asked, down)
-    monkeypatch.setattr(places, "run", silent)
+    monkeypatch.setattr(reservations, "run", silent)
     monkeypatch.setattr(quotas, "run", silent)

@@ -17,9 +17,9 @@ from portal.accounts.models import Membership, Project, User
 from portal.api.document import files, inference
 from portal.catalog.models import Model
 from tests.authorisation import CALLERS, PLANE, rows
-from tests.flow.batching import create, jsonl, line
+from tests.flow.batch_world import create, jsonl, line
 from tests.flow.dataplane import Plane, Seeded, chat
-from tests.flow.speaking import Pilot
+from tests.flow.pilot_client import Pilot
 
 TABLE = {(method, f"/{address}"): gets for (method, address), gets in rows(PLANE).items()}
 METHODS = {"get", "post", "put", "patch", "delete"}
@@ -33,7 +33,7 @@ BODIES: dict[str, Any] = {
 
 @pytest.fixture
 def keys(seeded: Seeded) -> dict[str, str]:
-    """What each caller shows; "" is nothing. The model is the seeded project's alone."""
+    """Return what each caller shows; "" is nothing. The model is the seeded project's alone."""
     science, other = Project.objects.get(), Project.objects.create(slug="other", name="Other")
     model = Model.objects.get(name="demo")
     model.is_public = False
@@ -87,7 +87,7 @@ async def test_the_declared_answer(keys: dict[str, str], plane: Plane) -> None:
 
 
 async def _named(plane: Plane, path: str) -> dict[str, str]:
-    """Fresh ones of the user's under the ids that a path or body names."""
+    """Make fresh ones of the user's under the ids that a path or body names."""
     named = {"model": "demo"}
     if "{id}" in path:
         body = {"model": "demo", "input": "kept", "background": True}
@@ -140,7 +140,7 @@ async def _ask(
 
 
 def _said(verb: str, pilot: Pilot) -> bytes:
-    """What the pilot itself would say, whoever says it."""
+    """Return what the pilot itself would send, whoever sends it."""
     if verb == "register":
         pilot.plane.ingress.key = wire.derive_key(pilot.plane.settings.site_key, "ingress", pilot.id)
         said: Any = wire.Register(

@@ -15,7 +15,7 @@ import pytest
 
 from gpuworker import wire
 from portal.batches import expiry, output, transitions
-from tests.flow.batching import (
+from tests.flow.batch_world import (
     create,
     in_thread,
     jsonl,
@@ -28,7 +28,7 @@ from tests.flow.batching import (
     state,
 )
 from tests.flow.dataplane import Plane
-from tests.flow.speaking import seen
+from tests.flow.pilot_client import seen
 from tests.flow.test_workerapi_rows import _hot, _lease, _result, _send
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -13,13 +13,13 @@ from openai.types import Batch
 
 from gpuworker import proctree
 from portal.ledger import transitions
-from tests.flow.batching import create, jsonl, line, look, read, requests_of, state
+from tests.flow.batch_world import create, jsonl, line, look, read, requests_of, state
 from tests.flow.dataplane import Plane, until
 from tests.flow.gpuworker_job import START_S, job, planned
 
 
 async def _over(plane: Plane, batch: str) -> Batch:
-    """The batch once it is over, with the looks that the beat would send."""
+    """Return the batch once it is over, with the looks that the beat would send."""
 
     def done() -> bool:
         return not {"queued", "running"} & set(requests_of(plane).values())

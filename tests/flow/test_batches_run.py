@@ -7,7 +7,7 @@ import json
 import pytest
 
 from portal.redis import hints
-from tests.flow.batching import (
+from tests.flow.batch_world import (
     create,
     jsonl,
     line,

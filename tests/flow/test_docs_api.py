@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from portal.errors import KINDS
-from tests.flow import batching
+from tests.flow import batch_world
 from tests.flow.dataplane import Plane
 from tests.flow.running_portal import ROOT, Portal
 
@@ -18,7 +18,7 @@ WITHIN_S = 60.0
 
 
 def _blocks(language: str) -> str:
-    """All of a language, one after another: as a reader types them into one shell."""
+    """Return all blocks of a language, one after another: as a reader types them into one shell."""
     found = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     assert len(found) >= 3
     return "\n".join(found)
@@ -49,7 +49,7 @@ async def test_what_is_typed_into_a_shell_works(portal: Portal, tmp_path: Path) 
 async def test_what_is_typed_into_python_works(portal: Portal, plane: Plane, tmp_path: Path) -> None:
     running = asyncio.create_task(_run(portal, tmp_path, sys.executable, "-c", _blocks("python")))
     while not running.done():  # what the Celery tasks do, of which there are none here
-        await batching.look(plane)
+        await batch_world.look(plane)
         await asyncio.wait({running}, timeout=0.5)
     said = running.result()
     assert said.count("What is Slurm?") >= 3 and "completed Hello" in said

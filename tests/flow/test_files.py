@@ -17,7 +17,18 @@ from psycopg2.extensions import connection as Connection
 from portal.accounts.issue import issue_token
 from portal.accounts.models import Membership, Project, User
 from tests.flow import dataplane
-from tests.flow.batching import create, in_thread, jsonl, line, look, read, requests_of, run_some, sdk, state
+from tests.flow.batch_world import (
+    create,
+    in_thread,
+    jsonl,
+    line,
+    look,
+    read,
+    requests_of,
+    run_some,
+    sdk,
+    state,
+)
 from tests.flow.dataplane import Plane, Seeded
 from tests.flow.test_workerapi_rows import _hot
 
@@ -28,14 +39,14 @@ MOST = 100_000
 async def tight(
     seeded: Seeded, test_dsn: str, pg: Connection, redis: redis_library.Redis, tmp_path: Any
 ) -> AsyncIterator[Plane]:
-    """Limits that a test can pass, a folder of its own."""
+    """Start a plane with limits that a test can pass, and a folder of its own."""
     limits = {"max_file_bytes": MOST, "max_batch_lines": 3, "files_dir": tmp_path / "files"}
     async with dataplane.running(seeded, test_dsn, pg, redis, **limits) as plane:
         yield plane
 
 
 def _mate_and_outsider(project: int) -> list[str]:
-    """Tokens of a team-mate, of an outsider, and of one who may only look."""
+    """Make tokens of a team-mate, of an outsider, and of one who may only look."""
     mate, outsider = (User.objects.create_user(name) for name in ("mate", "outsider"))
     other = Project.objects.create(slug="other", name="Other")
     Membership.objects.create(user=mate, project_id=project)

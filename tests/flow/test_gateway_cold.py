@@ -71,7 +71,8 @@ async def test_the_control_loop_is_told_of_a_wait_for_a_model_that_nobody_has_st
 
 
 async def _arrives(plane: Plane) -> str:
-    """A replica for those who wait: its job was pending for 200 s and its engine loaded for 30 s, until now."""
+    """Make a replica for those who wait: its job was pending for 200 s and its engine loaded for 30 s,
+    until now."""
     pilot = plane.new_pilot()
     replica = plane.new_replica(pilot, "hot")
     plane.sql(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from portal.errors import KINDS
+from portal.redis import keys
 from tests.flow.dataplane import Plane, chat
 from tests.flow.fake_ingress import reject
 
@@ -67,7 +68,7 @@ async def _error(answer: Any, status: int, code: str) -> dict[str, Any]:
 
 def _nothing_happened(plane: Plane) -> None:
     assert plane.sql("SELECT count(*) FROM ledger_request") == [(0,)]
-    assert not plane.redis.keys("berth:{demo}:wait") and not plane.ingress.seen
+    assert not plane.redis.keys(keys.WAIT.of("demo")) and not plane.ingress.seen
 
 
 async def test_each_bad_body_is_told_what_is_wrong_and_queues_nothing(plane: Plane) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from itertools import pairwise
 
 from gpuworker import wire
+from portal.redis import keys
 from tests.flow.dataplane import Plane, answered, both_links, chat, until
 from tests.flow.fake_ingress import break_off, lose, refuse
 
@@ -32,7 +33,7 @@ async def test_a_hot_request_that_is_refused_becomes_an_accepted_one_and_runs_el
     row = await plane.ended(request)
     assert (row["state"], row["attempt"], row["replica"]) == ("done", 1, two.headers[wire.HEADER_REPLICA])
     # The one that drains is out of the routes; neither holds a slot.
-    assert plane.redis.hkeys("berth:{demo}:routes") == [two.headers[wire.HEADER_REPLICA].encode()]
+    assert plane.redis.hkeys(keys.ROUTES.of("demo")) == [two.headers[wire.HEADER_REPLICA].encode()]
     await until(lambda: plane.slots(first) + plane.slots(second) == 0, "no slot in use")
 
 
@@ -40,13 +41,13 @@ async def test_a_granted_request_that_is_refused_keeps_its_place(plane: Plane) -
     plane.ingress.next = [refuse("draining")]
     asking = [asyncio.create_task(answered(plane, chat(user="first")))]
     (request,) = await plane.waiting(1)
-    key = plane.redis.zscore("berth:{demo}:wait", request)
+    key = plane.redis.zscore(keys.WAIT.of("demo"), request)
     asking.append(asyncio.create_task(answered(plane, chat(user="second"))))
     await plane.waiting(2)
     await plane.open(cap=1)  # refuses the first, and is taken out of the routes
     await until(lambda: ("requeue", "refused: draining") in plane.events(request), "back in line")
     assert await plane.waiting(2)
-    assert plane.redis.zscore("berth:{demo}:wait", request) == key
+    assert plane.redis.zscore(keys.WAIT.of("demo"), request) == key
     await plane.open(cap=1)
     assert [status for status, _, _ in await asyncio.gather(*asking)] == [200, 200]
     assert [seen.body["user"] for seen in plane.ingress.seen] == ["first", "first", "second"]
@@ -58,7 +59,7 @@ async def test_a_full_replica_stays_routed_and_is_not_asked_in_a_tight_loop(plan
     plane.ingress.next = [refuse("full")] * 4
     status, _, request = await answered(plane)
     assert status == 200
-    assert plane.redis.hexists("berth:{demo}:routes", replica)
+    assert plane.redis.hexists(keys.ROUTES.of("demo"), replica)
     times = [
         at.timestamp()
         for (at,) in plane.sql(
@@ -73,7 +74,7 @@ async def test_an_ingress_that_is_gone_is_taken_out_of_the_routes(plane: Plane) 
     gone = plane.route(url="http://127.0.0.1:9")
     asking = asyncio.create_task(answered(plane))
     await plane.waiting()
-    assert not plane.redis.hexists("berth:{demo}:routes", gone)
+    assert not plane.redis.hexists(keys.ROUTES.of("demo"), gone)
     await plane.open()
     assert (await asking)[0] == 200
 
@@ -124,7 +125,7 @@ async def test_after_a_crash_it_runs_alone_and_after_three_it_is_poison(plane: P
     for tries in (1, 2):
         await until(partial(_tried, plane, tries), f"try {tries}")
         (request,) = await plane.waiting()
-        assert plane.redis.smembers("berth:{demo}:suspects") == {request.encode()}
+        assert plane.redis.smembers(keys.SUSPECTS.of("demo")) == {request.encode()}
         plane.set_route(replica, pilot)
         await plane.gateway.slots.fill("demo")
     status, text, request = await asking
@@ -132,7 +133,7 @@ async def test_after_a_crash_it_runs_alone_and_after_three_it_is_poison(plane: P
     assert [seen.headers.get(wire.HEADER_ALONE) for seen in plane.ingress.seen] == [None, "1", "1"]
     row = await plane.ended(request)
     assert (row["state"], row["error_code"], row["crashes"]) == ("failed", "poison", 3)
-    await until(lambda: not plane.redis.exists("berth:{demo}:suspects"), "no suspect left")
+    await until(lambda: not plane.redis.exists(keys.SUSPECTS.of("demo")), "no suspect left")
 
 
 async def test_a_suspect_waits_for_an_empty_replica_and_nobody_joins_it(plane: Plane) -> None:
@@ -143,13 +144,13 @@ async def test_a_suspect_waits_for_an_empty_replica_and_nobody_joins_it(plane: P
     suspect = asyncio.create_task(answered(plane, chat(user="suspect")))
     await plane.waiting()
     # Meanwhile the restarted engine has work already: a slot of another gateway.
-    plane.redis.zadd(f"berth:{{demo}}:slots:{replica}", {"other|0": 4e9})
+    plane.redis.zadd(keys.SLOTS.of("demo", replica), {"other|0": 4e9})
     plane.set_route(replica, pilot)
     await plane.gateway.slots.fill("demo")
     others = [asyncio.create_task(answered(plane, chat(user="other")))]
     await plane.waiting(2)
     assert len(plane.ingress.seen) == 1
-    plane.redis.zrem(f"berth:{{demo}}:slots:{replica}", "other|0")
+    plane.redis.zrem(keys.SLOTS.of("demo", replica), "other|0")
     await plane.gateway.slots.fill("demo")
     await until(lambda: len(plane.ingress.seen) == 2, "the suspect runs")
     assert plane.ingress.seen[1].body["user"] == "suspect"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from portal.redis import keys
 from tests.flow.dataplane import Plane, answered, chat, until
 
 
@@ -50,7 +51,7 @@ async def test_a_lost_grant_costs_seconds(plane: Plane) -> None:
         await answer.content.readline()
         (request,) = await plane.waiting()
         # Popped and granted, and the message never arrived.
-        plane.redis.zrem("berth:{demo}:wait", request)
+        plane.redis.zrem(keys.WAIT.of("demo"), request)
         plane.route()
         assert "world" in await answer.text()
 
@@ -60,7 +61,7 @@ async def test_a_lease_in_use_outlives_its_fifteen_seconds(plane: Plane) -> None
     replica = plane.route()
     asking = asyncio.create_task(answered(plane))
     await until(lambda: plane.ingress.running == 1, "it runs")
-    key = f"berth:{{demo}}:slots:{replica}"
+    key = keys.SLOTS.of("demo", replica)
     leases: Any = plane.redis.zrange(key, 0, -1, withscores=True)
     ((member, first),) = leases
     hands = plane.gateway.keeper._pools["demo"].leases

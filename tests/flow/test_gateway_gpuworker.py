@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 from gpuworker import proctree, wire
+from portal.redis import keys
 from tests.flow.dataplane import Plane, both_links, chat, until
 from tests.flow.gpuworker_job import START_S, job, planned
 from tests.flow.test_workerapi_rows import _put
@@ -30,13 +31,13 @@ async def test_cold_request_hot_request_async_row_and_a_drain(plane: Plane, tmp_
 
             async with plane.post() as hot_answer:
                 assert hot_answer.status == 200
-            ((_, route),) = plane.redis.hgetall("berth:{demo}:routes").items()
+            ((_, route),) = plane.redis.hgetall(keys.ROUTES.of("demo")).items()
             assert (wire.REVERSE in str(route)) == (plane.link == "reverse")
             hot = await plane.ended(hot_answer.headers["x-request-id"])
             assert (hot["state"], hot["replica"]) == ("done", replica)
 
             (id_,) = _put(plane)
-            plane.redis.publish("berth:lease:demo", "look")
+            plane.redis.publish(keys.ROWS.of("demo"), "look")
             pulled = await plane.ended(id_)
             assert (pulled["state"], pulled["holder"], pulled["lane"]) == ("done", pilot, "async")
             ((result,),) = plane.sql("SELECT result FROM ledger_payload WHERE request = %s", (id_,))
@@ -47,13 +48,13 @@ async def test_cold_request_hot_request_async_row_and_a_drain(plane: Plane, tmp_
             await until(lambda: running.poll() is not None, "the end of the drained job", START_S)
     assert plane.sql("SELECT state FROM fleet_replica") == [("stopped",)]
     assert plane.sql("SELECT said_ending <> '' FROM fleet_pilot WHERE id = %s", (pilot,)) == [(True,)]
-    assert not plane.redis.exists("berth:{demo}:routes")
+    assert not plane.redis.exists(keys.ROUTES.of("demo"))
 
 
 async def test_more_than_the_cap_wait_their_turn(plane: Plane, tmp_path: Path) -> None:
     pilot, replica = planned(plane)
     with job(plane, pilot, tmp_path, plane.link):
-        await until(lambda: plane.redis.exists("berth:{demo}:routes"), "a route", START_S)
+        await until(lambda: plane.redis.exists(keys.ROUTES.of("demo")), "a route", START_S)
 
         async def ask() -> int:
             async with plane.post() as answer:
@@ -67,7 +68,7 @@ async def test_more_than_the_cap_wait_their_turn(plane: Plane, tmp_path: Path) -
 
 
 async def _keep_a_replica(plane: Plane, pilot: str) -> None:
-    """What the control loop does about a replica that failed."""
+    """Do what the control loop does about a replica that failed."""
     while True:
         if not plane.sql("SELECT 1 FROM fleet_replica WHERE state NOT IN ('stopped', 'failed')"):
             plane.new_replica(pilot, cap=2)
@@ -79,7 +80,7 @@ async def test_an_engine_that_dies_under_a_request_does_not_take_it_along_for_ev
 ) -> None:
     pilot, _ = planned(plane, '{"load_s": 0.2, "crash_on_text": "BOOM"}')
     with job(plane, pilot, tmp_path, plane.link):
-        await until(lambda: plane.redis.exists("berth:{demo}:routes"), "a route", START_S)
+        await until(lambda: plane.redis.exists(keys.ROUTES.of("demo")), "a route", START_S)
         loop = asyncio.create_task(_keep_a_replica(plane, pilot))
         asking = asyncio.create_task(
             plane.post(chat(messages=[{"role": "user", "content": "BOOM"}])).__aenter__()
@@ -102,7 +103,7 @@ async def test_a_job_that_is_killed_leaves_its_request_to_the_next(plane: Plane,
     pilot, _ = planned(plane, '{"load_s": 0.2, "hang_on_text": "WAIT"}')
     asked = chat(messages=[{"role": "user", "content": "WAIT"}])
     with job(plane, pilot, tmp_path, plane.link) as running:
-        await until(lambda: plane.redis.exists("berth:{demo}:routes"), "a route", START_S)
+        await until(lambda: plane.redis.exists(keys.ROUTES.of("demo")), "a route", START_S)
         asking = asyncio.create_task(plane.post(asked).__aenter__())
         await until(lambda: plane.gateway.keeper.in_hand == 1, "it runs")
         await asyncio.sleep(0.3)  # it has reached the engine, which says nothing

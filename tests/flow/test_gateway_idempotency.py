@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from portal.gateway import serve
+from portal.admission import patience
 from portal.ledger import repeats
 from tests.flow.dataplane import Plane, chat, until
 from tests.flow.fake_ingress import reject
@@ -133,7 +133,7 @@ async def test_a_key_has_its_place_back(plane: Plane) -> None:
 async def test_what_was_refused_before_it_was_accepted_holds_no_key(
     plane: Plane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve, "QUEUE_PATIENCE_S", 0.3)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.3)
     plane.redis.config_set("maxmemory", "1")  # Redis takes no writes: no place in line
     try:
         async with plane.post(headers=KEY) as answer:

@@ -13,7 +13,7 @@ pytestmark = both_links_nightly
 
 
 async def linger(ingress: FakeIngress, request: web.BaseRequest, seen: Seen) -> web.StreamResponse:
-    """Says [DONE], and ends the connection only later."""
+    """Send [DONE], and end the connection only later."""
     out = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await out.prepare(request)
     await out.write(event("hello"))
@@ -24,7 +24,7 @@ async def linger(ingress: FakeIngress, request: web.BaseRequest, seen: Seen) -> 
 
 
 async def break_off_late(ingress: FakeIngress, request: web.BaseRequest, seen: Seen) -> web.StreamResponse:
-    """Says [DONE] and breaks the connection instead of ending it."""
+    """Send [DONE] and break the connection instead of ending it."""
     out = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await out.prepare(request)
     await out.write(event("hello"))

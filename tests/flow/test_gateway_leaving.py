@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+from portal.redis import keys
 from tests.flow.dataplane import Plane, answered, both_links, chat, until
 from tests.flow.fake_ingress import go_on_for_ever
 
@@ -33,7 +34,7 @@ async def test_a_client_that_leaves_the_line_is_out_of_it(plane: Plane) -> None:
     answer.close()
     row = await plane.ended(request)
     assert row["state"] == "cancelled"
-    await until(lambda: not plane.redis.exists("berth:{demo}:wait", "berth:{demo}:owner"), "an empty line")
+    await until(lambda: not plane.redis.exists(keys.WAIT.of("demo"), keys.OWNER.of("demo")), "an empty line")
     assert plane.sql("SELECT count(*) FROM ledger_payload") == [(0,)]
 
 
@@ -67,18 +68,20 @@ async def test_a_cancel_through_the_api_ends_stream_and_engine(plane: Plane) -> 
         await until(lambda: plane.ingress.running == 0, "the engine is told")
         row = await plane.ended(request)
         assert (row["state"], row["error_code"]) == ("cancelled", "cancelled")
-    assert not plane.redis.exists("berth:{demo}:wait")
+    assert not plane.redis.exists(keys.WAIT.of("demo"))
 
 
 async def _cancel(plane: Plane, request: str, transitions: Any) -> None:
-    """As the API's DELETE does it."""
+    """Cancel a request as the API's DELETE does it."""
     import uuid
     from datetime import UTC, datetime
 
     with plane.pg.cursor() as cur:
         (gone,) = transitions.cancel(cur, [uuid.UUID(request)], datetime.now(UTC), "asked")
     plane.pg.commit()
-    plane.redis.publish(f"berth:gw:{gone.holder}", json.dumps({"cancel": request, "attempt": gone.attempt}))
+    plane.redis.publish(
+        keys.GATEWAY.of(gone.holder), json.dumps({"cancel": request, "attempt": gone.attempt})
+    )
 
 
 async def test_a_row_cancelled_without_a_word_is_found_at_its_grant(plane: Plane) -> None:
@@ -112,7 +115,7 @@ async def test_a_client_in_a_hurry_is_told_before_it_gives_up(plane: Plane) -> N
         assert answer.headers["X-Should-Retry"] == "true"
     row = plane.row(answer.headers["x-request-id"])
     assert row is not None and (row["state"], row["holder"]) == ("queued", plane.gateway.id)
-    await until(lambda: not plane.redis.exists("berth:{demo}:wait"), "an empty line")
+    await until(lambda: not plane.redis.exists(keys.WAIT.of("demo")), "an empty line")
 
 
 async def test_those_who_wait_for_a_latched_model_are_told_why(plane: Plane) -> None:
@@ -122,7 +125,7 @@ async def test_those_who_wait_for_a_latched_model_are_told_why(plane: Plane) -> 
             """INSERT INTO fleet_poolstate (pool_id, failures, latched_at, reason)
                VALUES ('demo', 3, now(), 'The weights are not readable.')"""
         )
-        plane.redis.publish("berth:directory", "changed")
+        plane.redis.publish(keys.DIRECTORY.of(), "changed")
         text = await answer.text()
     said = json.loads(text.strip().split("data: ")[-1])["error"]
     assert said["code"] == "model_unavailable" and "The weights are not readable." in said["message"]

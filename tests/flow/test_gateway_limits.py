@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
+from portal.redis import keys
 from scheduler.maintenance import parked_rows
-from tests.flow import batching
+from tests.flow import batch_world
 from tests.flow.dataplane import Plane, chat, until
 from tests.flow.test_workerapi_rows import _hot, _lease, _result, _send
 
 
 async def _quota(plane: Plane, level: str = "project", subject: Any = None, **limits: int) -> None:
-    """A quota as an administrator would set it; the gateway reads it within seconds."""
+    """Set a quota as an administrator would; the gateway reads it within seconds."""
     subject = subject if subject is not None else plane.seeded.project
     column = "model" if level == "model" else f"{level}_id"
     names = ", ".join(["level", column, *limits])
@@ -57,7 +58,7 @@ async def test_tokens_are_reserved_by_estimate_and_settled_with_what_was_used(pl
     what refills in half a minute beside one."""
     plane.route()
     await _quota(plane, "user", plane.seeded.user, tokens_per_min=900)
-    key = f"berth:limit:user:{plane.seeded.user}:tokens"
+    key = keys.LIMIT.of("user", plane.seeded.user, "tokens")
     for _ in range(4):
         status, headers, _ = await _ask(plane, max_tokens=800)
         assert status == 200
@@ -91,7 +92,7 @@ async def test_concurrent_requests_are_counted_until_they_end(plane: Plane) -> N
     assert headers["retry-after"] == "1"
     plane.ingress.gate.set()
     assert (await first)[0] == 200
-    key = f"berth:limit:token:{plane.seeded.token_pk}:concurrent"
+    key = keys.LIMIT.of("token", plane.seeded.token_pk, "concurrent")
     await until(lambda: not plane.redis.exists(key), "the place to be given back")
     assert (await _ask(plane))[0] == 200
 
@@ -116,18 +117,17 @@ async def test_a_client_that_leaves_gives_everything_back(plane: Plane) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
             await _ask(plane, max_tokens=800)
-    prefix = f"berth:limit:project:{plane.seeded.project}:"
-    await until(
-        lambda: not plane.redis.exists(*(prefix + kind for kind in ("tokens", "concurrent", "queued"))),
-        "everything to be given back",
-    )
+    taken = [
+        keys.LIMIT.of("project", plane.seeded.project, kind) for kind in ("tokens", "concurrent", "queued")
+    ]
+    await until(lambda: not plane.redis.exists(*taken), "everything to be given back")
 
 
 async def test_a_gateway_that_died_holds_nobody_back(plane: Plane) -> None:
     """Its leases run out; they were never bare counters."""
     plane.route()
     await _quota(plane, concurrent=1)
-    key = f"berth:limit:project:{plane.seeded.project}:concurrent"
+    key = keys.LIMIT.of("project", plane.seeded.project, "concurrent")
     plane.redis.zadd(key, {"of-a-dead-gateway": 1.0})
     assert (await _ask(plane))[0] == 200
 
@@ -140,9 +140,9 @@ async def test_where_nobody_waits_it_is_parked_and_goes_on_when_the_limit_refill
     assert (first[2]["state"], second[2]["state"]) == ("queued", "parked")
     row = plane.row(second[2]["id"])
     assert row is not None and row["state"] == "parked"
-    assert await batching.in_thread(parked_rows.unpark) == [], "not refilled yet"
-    plane.redis.delete(f"berth:limit:project:{plane.seeded.project}:requests")
-    moved = await batching.in_thread(parked_rows.unpark)
+    assert await batch_world.in_thread(parked_rows.unpark) == [], "not refilled yet"
+    plane.redis.delete(keys.LIMIT.of("project", plane.seeded.project, "requests"))
+    moved = await batch_world.in_thread(parked_rows.unpark)
     assert [str(id_) for id_ in moved] == [second[2]["id"]]
     row = plane.row(second[2]["id"])
     assert row is not None and row["state"] == "queued"
@@ -168,7 +168,7 @@ async def test_a_row_that_the_engine_refused_used_nothing(plane: Plane) -> None:
         status, _, said = await _ask(plane, {"Prefer": "respond-async"}, max_tokens=900)
         assert (status, said["state"]) == (202, "queued"), "what was refused before has left no room"
         (row,) = await _lease(pilot, replica)
-        refused = dataclasses.replace(batching.refused(row), prompt_tokens=0, completion_tokens=0)
+        refused = dataclasses.replace(batch_world.refused(row), prompt_tokens=0, completion_tokens=0)
         await _send(pilot, refused)
 
 
@@ -177,41 +177,41 @@ async def test_a_batch_that_would_pass_the_queued_limit_fails_whole_and_says_so(
     plane: Plane, level: str
 ) -> None:
     await _quota(plane, level, "demo" if level == "model" else plane.seeded.project, queued=5)
-    lines = [batching.line(f"line-{i}") for i in range(3)]
-    first = await batching.create(plane, batching.jsonl(*lines))
-    second = await batching.create(plane, batching.jsonl(*lines))
-    await batching.look(plane)
-    assert (await batching.state(plane, first.id)).status == "in_progress"
-    failed = await batching.state(plane, second.id)
+    lines = [batch_world.line(f"line-{i}") for i in range(3)]
+    first = await batch_world.create(plane, batch_world.jsonl(*lines))
+    second = await batch_world.create(plane, batch_world.jsonl(*lines))
+    await batch_world.look(plane)
+    assert (await batch_world.state(plane, first.id)).status == "in_progress"
+    failed = await batch_world.state(plane, second.id)
     assert failed.status == "failed" and failed.errors and failed.errors.data
     (error,) = failed.errors.data
     assert error.code == "rate_limit_exceeded" and error.line is None
     assert error.message and f"more than 5 queued requests of this {level}" in error.message
-    assert len(batching.requests_of(plane)) == 3
+    assert len(batch_world.requests_of(plane)) == 3
 
 
 async def test_a_batch_under_a_rate_runs_as_it_refills_in_the_files_order(plane: Plane) -> None:
     await _quota(plane, requests_per_min=2)
-    await batching.create(plane, batching.jsonl(*(batching.line(f"line-{i}") for i in range(5))))
-    await batching.look(plane)
-    assert set(batching.requests_of(plane).values()) == {"parked"}
-    assert len(await batching.in_thread(parked_rows.unpark)) == 2
-    assert list(batching.requests_of(plane).values()) == ["queued", "queued", "parked", "parked", "parked"]
-    assert await batching.in_thread(parked_rows.unpark) == []
+    await batch_world.create(plane, batch_world.jsonl(*(batch_world.line(f"line-{i}") for i in range(5))))
+    await batch_world.look(plane)
+    assert set(batch_world.requests_of(plane).values()) == {"parked"}
+    assert len(await batch_world.in_thread(parked_rows.unpark)) == 2
+    assert list(batch_world.requests_of(plane).values()) == ["queued", "queued", "parked", "parked", "parked"]
+    assert await batch_world.in_thread(parked_rows.unpark) == []
 
 
 async def test_while_redis_is_away_nothing_passes_uncounted(
     plane: Plane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from portal.admission import patience
     from portal.admission.pipe import QueueDown
-    from portal.gateway import limits
 
     async def away(*_: Any) -> Any:
         raise QueueDown("away")
 
     plane.route()
     await _quota(plane, requests_per_min=100)
-    monkeypatch.setattr(limits, "QUEUE_PATIENCE_S", 0.5)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.5)
     for asking in ("limit", "enter"):
         monkeypatch.setattr(plane.gateway.slots, asking, away)
     status, _, said = await _ask(plane)
@@ -255,7 +255,7 @@ async def test_one_that_comes_again_for_its_place_reserves_its_tokens_once(plane
 
 
 async def test_one_that_is_back_in_its_place_is_counted_there_and_not_refused(plane: Plane) -> None:
-    key = f"berth:limit:project:{plane.seeded.project}:queued"
+    key = keys.LIMIT.of("project", plane.seeded.project, "queued")
     await _quota(plane, queued=1)
     await _told_to_come_again(plane, user="first")
     await until(lambda: not plane.redis.zcard(key), "nobody in line")

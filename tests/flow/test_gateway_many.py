@@ -19,6 +19,7 @@ from aiohttp import web
 from portal.asgi import Application
 from portal.gateway.app import Gateway
 from portal.ledger import transitions
+from portal.redis import keys
 from tests.flow.dataplane import Plane, chat, serving, until
 from tests.flow.fake_ingress import FakeIngress, Seen, answer_well
 
@@ -26,7 +27,7 @@ CAP = 4
 
 
 class CountingIngress:
-    """What the ingress saw: how many ran at once on each replica, and which request how often."""
+    """An ingress that counts how many ran at once on each replica, and which request how often."""
 
     def __init__(self) -> None:
         self.running: Counter[str] = Counter()
@@ -46,7 +47,7 @@ class CountingIngress:
 
 
 class Behaviours(list[Any]):
-    """Every request behaves the same."""
+    """A list of behaviours for requests that all behave the same."""
 
     def __init__(self, behave: Any) -> None:
         super().__init__([behave])
@@ -204,12 +205,13 @@ async def test_a_gateway_that_dies_half_way_overruns_nothing_and_loses_nothing(p
         "SELECT count(*) FROM ledger_payload p JOIN ledger_request r ON r.id = p.request WHERE r.state = 'queued'"
     )
     assert bodies[0][0] == len(moved), "with what they ask"
-    line = plane.redis.zrange("berth:{demo}:wait", 0, -1)
+    line = plane.redis.zrange(keys.WAIT.of("demo"), 0, -1)
     assert line == [], "the dead one's places were dropped when their turn came"
 
 
 async def _die(gateway: Gateway, clients: list[asyncio.Task[int]]) -> None:
-    """As kill -9 would have it: nothing is written, released or said any more; only the sockets close."""
+    """Kill a gateway as SIGKILL would: nothing is written, released or said any more; only the sockets
+    close."""
     gateway.writer._stopping.set()
     gateway.writer._apply = lambda jobs: None  # type: ignore[method-assign]
     pipe = gateway.slots._pipe
@@ -222,7 +224,7 @@ async def _die(gateway: Gateway, clients: list[asyncio.Task[int]]) -> None:
 
 
 async def _other_project(plane: Plane) -> str:
-    from tests.flow.batching import in_thread
+    from tests.flow.batch_world import in_thread
 
     return str(await in_thread(_make_other))
 

@@ -23,9 +23,9 @@ import pytest
 from devstack.ports import free_port
 
 from portal.ledger import transitions
-from tests.flow.batching import echoed
+from tests.flow.batch_world import echoed
 from tests.flow.dataplane import Plane, chat, until
-from tests.flow.speaking import Pilot
+from tests.flow.pilot_client import Pilot
 from tests.flow.test_gateway_many import CAP, _watched
 from tests.flow.test_workerapi_rows import _hot, _lease, _result, _send
 
@@ -88,7 +88,7 @@ async def _status(gateway: Process) -> int:
 async def _ask(
     plane: Plane, gateway: Process, name: str, headers: dict[str, str] | None = None
 ) -> tuple[int, str, str]:
-    """(status, body, request id); (0, "", "") where the connection broke."""
+    """Ask, and return (status, body, request id); (0, "", "") where the connection broke."""
     url, said = gateway.url + "/v1/chat/completions", plane.headers() | (headers or {})
     try:
         async with gateway.client.post(url, json=chat(user=name), headers=said) as answer:
@@ -102,7 +102,8 @@ def _asking(plane: Plane, gateway: Process, name: str, **headers: str) -> asynci
 
 
 def _look(plane: Plane) -> int:
-    """What the control loop does each tick about gateways that are silent; how many rows it moved."""
+    """Do what the control loop does each tick about gateways that are silent; return how many rows it
+    moved."""
     now = datetime.now(UTC)
     with plane.pg.cursor() as cur:
         moved = transitions.detach(cur, now - timedelta(seconds=STALE_S), now)
@@ -111,7 +112,7 @@ def _look(plane: Plane) -> int:
 
 
 async def _pull(pilot: Pilot, replica: str, plane: Plane) -> None:
-    """A pilot runs whatever nobody waits for."""
+    """Let a pilot run whatever nobody waits for."""
     live = "SELECT count(*) FROM ledger_request WHERE ended_at IS NULL"
     async with asyncio.timeout(START_S):
         while plane.sql(live) != [(0,)]:

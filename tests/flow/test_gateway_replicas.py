@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from portal.redis import keys
 from tests.flow.dataplane import Plane, answered, chat, until
 from tests.flow.fake_ingress import Behaviour, FakeIngress, Seen, event
 
@@ -18,7 +19,7 @@ MOST_ON_THE_WAY = 24 * 2**20  # what kernel, ingress and gateway may hold of an 
 
 
 def _hang(then_break: bool = False) -> Behaviour:
-    """Takes the request and says nothing; until the gate opens, if it breaks then."""
+    """Take the request and send nothing; until the gate opens, if it breaks then."""
 
     async def behave(ingress: FakeIngress, request: web.BaseRequest, seen: Seen) -> web.StreamResponse:
         await (ingress.gate.wait() if then_break else asyncio.Event().wait())
@@ -49,8 +50,8 @@ async def test_a_replica_that_hangs_keeps_its_own_place_and_nobody_else(plane: P
     assert {seen.headers["x-berth-replica"] for seen in plane.ingress.seen[1:]} == {replica}
     hung.cancel()  # there is no limit of our own on how long an engine may think
     await until(lambda: plane.ingress.seen[0].cut, "the engine is told")
-    keys = plane.redis.keys("berth:{demo}:slots:*")
-    await until(lambda: not any(plane.redis.zcard(key) for key in keys), "no slot in use")
+    slots = plane.redis.keys(keys.SLOTS.of("demo", "*"))
+    await until(lambda: not any(plane.redis.zcard(key) for key in slots), "no slot in use")
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -77,7 +78,7 @@ async def test_what_is_not_http_is_no_answer(plane: Plane, rubbish: bytes) -> No
         broken = plane.route(url=url)
         asking = asyncio.create_task(answered(plane))
         await plane.waiting()
-        assert not plane.redis.hexists("berth:{demo}:routes", broken)
+        assert not plane.redis.hexists(keys.ROUTES.of("demo"), broken)
         await plane.open()
         status, text, _ = await asking
         assert status == 200 and "hello world" in text
@@ -220,7 +221,7 @@ async def test_fifty_that_vanish_at_once_leave_nothing_behind(plane: Plane) -> N
     states = "SELECT state, count(*) FROM ledger_request GROUP BY 1"
     await until(lambda: plane.sql(states) == [("cancelled", 50)], "every one to end")
     await until(lambda: plane.slots(replica) == 0 and plane.ingress.running == 0, "no slot in use")
-    await until(lambda: not plane.redis.exists("berth:{demo}:wait", "berth:{demo}:owner"), "an empty line")
+    await until(lambda: not plane.redis.exists(keys.WAIT.of("demo"), keys.OWNER.of("demo")), "an empty line")
     assert plane.gateway.keeper.in_hand == 0 and plane.sql("SELECT count(*) FROM ledger_payload") == [(0,)]
     plane.ingress.gate.set()
     assert (await answered(plane))[0] == 200

@@ -14,9 +14,10 @@ import redis as redis_library
 from devstack.redis import Redis
 from psycopg2.extensions import connection as Connection
 
+from portal.admission import patience
 from portal.asgi import Application
 from portal.config import config
-from portal.gateway import hold, serve
+from portal.redis import keys
 from tests.flow import dataplane
 from tests.flow.dataplane import Plane, Seeded, chat, until
 from tests.flow.fake_ingress import go_on_for_ever
@@ -88,8 +89,7 @@ async def test_a_start_that_fails_says_why(seeded: Seeded, redis: redis_library.
 async def test_without_redis_new_requests_are_told_and_running_streams_go_on(
     seeded: Seeded, test_dsn: str, pg: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hold, "QUEUE_PATIENCE_S", 0.5)
-    monkeypatch.setattr(serve, "QUEUE_PATIENCE_S", 0.5)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.5)
     own = Redis(tmp_path / "redis").start()
     try:
         client = redis_library.Redis.from_url(own.url)
@@ -98,7 +98,7 @@ async def test_without_redis_new_requests_are_told_and_running_streams_go_on(
             plane.ingress.next = [go_on_for_ever]
             async with plane.post(chat(stream=True)) as running:
                 await running.content.readline()
-                plane.redis.hdel("berth:{demo}:routes", *plane.redis.hkeys("berth:{demo}:routes"))
+                plane.redis.hdel(keys.ROUTES.of("demo"), *plane.redis.hkeys(keys.ROUTES.of("demo")))
                 async with plane.post(chat(stream=True)) as waiting:
                     await waiting.content.readline()
                     own.kill()
@@ -155,13 +155,13 @@ async def test_without_postgres_a_cold_request_is_told_and_a_hot_one_is_recorded
     plane.gateway.writer._drop_link()
     async with plane.post() as hot:
         assert hot.status == 200
-    plane.redis.hdel("berth:{demo}:routes", replica)
+    plane.redis.hdel(keys.ROUTES.of("demo"), replica)
     async with plane.post() as cold:
         assert (cold.status, (await cold.json())["error"]["code"]) == (503, "database_unavailable")
     plane.gateway.writer._url = url
     assert (await plane.ended(hot.headers["x-request-id"]))["state"] == "done"
     assert plane.row(cold.headers["x-request-id"]) is None
-    assert not plane.redis.exists("berth:{demo}:wait")
+    assert not plane.redis.exists(keys.WAIT.of("demo"))
 
 
 async def test_a_gateway_that_stops_leaves_what_it_accepted_to_be_found(
@@ -181,4 +181,4 @@ async def test_a_gateway_that_stops_leaves_what_it_accepted_to_be_found(
     row = plane.row(request)
     assert row is not None and (row["state"], row["holder"]) == ("queued", plane.gateway.id)
     assert plane.sql("SELECT count(*) FROM ledger_payload") == [(1,)]
-    assert not redis.exists("berth:{demo}:wait")
+    assert not redis.exists(keys.WAIT.of("demo"))

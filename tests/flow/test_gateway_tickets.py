@@ -16,11 +16,12 @@ from psycopg2.extensions import connection as Connection
 from portal.asgi import Application
 from portal.errors import ApiError
 from portal.ledger import transitions
+from portal.redis import keys
 from tests.flow import dataplane
 from tests.flow.dataplane import Plane, Seeded, answered, chat, until
 
 HURRY = {"x-stainless-read-timeout": "10.5"}  # held for a second
-_LINE = "berth:{demo}:wait"
+_LINE = keys.WAIT.of("demo")
 
 
 async def told_to_come_again(plane: Plane, body: Any = None) -> str:
@@ -30,7 +31,8 @@ async def told_to_come_again(plane: Plane, body: Any = None) -> str:
 
 
 async def kept(plane: Plane, request: str) -> None:
-    """The ticket is written just after the answer; what is done to its row by hand has to come later."""
+    """Wait until the ticket is kept. It is written just after the answer; what is done to its row by hand
+    comes later."""
     sql = "SELECT 1 FROM ledger_ticket WHERE request = %s"
     await until(lambda: plane.sql(sql, (request,)), "the ticket")
 
@@ -144,7 +146,7 @@ async def test_one_that_came_back_does_not_expire(
 
 @pytest.fixture
 async def other(plane: Plane, seeded: Seeded) -> AsyncIterator[Plane]:
-    """A second gateway beside the first."""
+    """Start a second gateway beside the first."""
     app = Application(dataclasses.replace(plane.settings))
     async with dataplane.serving(app) as url:
         yield Plane(app, url, seeded, plane.ingress, plane.pg, plane.redis, plane.settings, plane.client)

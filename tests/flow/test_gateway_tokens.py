@@ -10,6 +10,7 @@ import pytest
 
 from portal.accounts.tokens import mint
 from portal.gateway import directory
+from portal.redis import keys
 from tests.flow.dataplane import Plane, chat, until
 
 
@@ -22,14 +23,14 @@ async def _code(plane: Plane, headers: dict[str, str]) -> tuple[int, str]:
 
 @pytest.fixture
 def only_pushed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No snapshot of a gateway that starts after this grows old."""
+    """Let no snapshot of a gateway that starts after this grow old."""
     monkeypatch.setattr(directory, "REFRESH_S", 3600.0)
 
 
 async def _refreshed(plane: Plane) -> None:
-    """A snapshot of what stands in the tables now. One may be under way that was begun before."""
+    """Take a snapshot of what stands in the tables now. One may be under way that was begun before."""
     asked = time.monotonic()
-    plane.redis.publish("berth:directory", "changed")
+    plane.redis.publish(keys.DIRECTORY.of(), "changed")
     await until(lambda: plane.gateway.directory.snapshot.read_at > asked, "a new snapshot")
 
 

@@ -31,7 +31,7 @@ NODE = "gpu01"
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    """One node with two interfaces, of which the portal can reach the first."""
+    """Make one node with two interfaces, of which the portal can reach the first."""
     apt.install(apt.FIREWALL, SILENT, checkout.cache_dir() / "apt.log")
     run_dir = RunDir(tmp_path_factory.mktemp("net"))
     run_dir.open()
@@ -51,7 +51,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
 async def plane_there(
     net: Hosts, seeded: Seeded, test_dsn: str, pg: Connection, redis: redis_library.Redis
 ) -> AsyncIterator[Plane]:
-    """The real data plane, at the address where nodes find the portal."""
+    """Start the real data plane at the address where nodes find the portal."""
     async with dataplane.running(seeded, test_dsn, pg, redis, host=net.portal) as plane:
         yield plane
     net.mend(NODE)

@@ -26,7 +26,7 @@ LONG = "word " * 400
 async def running(
     client: aiohttp.ClientSession, request: str, alone: bool = False
 ) -> AsyncIterator[aiohttp.ClientResponse]:
-    """A long stream whose first chunk has arrived."""
+    """Start a long stream, and go on when its first chunk has arrived."""
     async with client.post(
         CHAT, data=chat_body(LONG, stream=True), headers=fence(request, alone=alone)
     ) as answer:
@@ -135,7 +135,7 @@ async def test_a_suspect_runs_alone(tmp_path: Path) -> None:
 
 
 async def _settled(job: Worker) -> None:
-    """Nothing runs in the engine, and the ingress has noticed."""
+    """Wait until nothing runs in the engine, and the ingress has noticed."""
     async with asyncio.timeout(30):
         while (await job.engine_stats())["active"]:
             await asyncio.sleep(0.02)

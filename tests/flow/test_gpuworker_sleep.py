@@ -19,7 +19,7 @@ CHAT = "/v1/chat/completions"
 
 
 def sleepy(name: str = "a", **args: Any) -> wire.DesiredReplica:
-    """One that may sleep, on GPU 0."""
+    """Return a replica that may sleep, on GPU 0."""
     return replace(echo(name, args={"device_mb": 1000, **args}), gpus=[0], may_sleep=1)
 
 
@@ -41,7 +41,7 @@ async def puts_to_sleep(portal: FakePortal, replica: wire.DesiredReplica) -> wir
 
 
 async def woken(portal: FakePortal, replica: wire.DesiredReplica, wakes: int) -> wire.ObservedReplica:
-    """Hot after so many wakes."""
+    """Return the replica once it is hot after so many wakes."""
     portal.set(desired=[replica])
 
     def look() -> wire.ObservedReplica | None:

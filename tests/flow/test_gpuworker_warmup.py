@@ -20,7 +20,7 @@ ENGINE = "gpuworker.engines.echo_server"
 
 @contextlib.asynccontextmanager
 async def engine(folder: Path, statuses: dict[str, int]) -> AsyncIterator[tuple[EchoEngine, list[str]]]:
-    """An engine whose server answers each path with a status; the paths that were asked."""
+    """Start an engine whose server answers each path with a status; give the paths that were asked, too."""
     made = EchoEngine(EngineSpec("m", "", "python", [], 1, 1, {}, folder / "s.sock", folder / "e.log"))
     made.spec.log_path.write_text("the last line of its log\n")
     asked: list[str] = []

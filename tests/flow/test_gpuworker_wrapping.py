@@ -51,7 +51,7 @@ sys.exit(child.wait())
 
 @pytest.fixture
 def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the stand-in writes what it was given."""
+    """Return the file where the stand-in writes what it was given."""
     tools, seen = tmp_path / "tools", tmp_path / "seen"
     tools.mkdir()
     tool = tools / "apptainer"
@@ -80,7 +80,7 @@ async def answer(made: EchoEngine) -> int:
 
 
 def is_over(pid: str) -> bool:
-    """Gone, or a zombie that whoever inherited it has not reaped yet."""
+    """Tell whether a process is gone, or a zombie that whoever inherited it has not reaped yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:

@@ -31,7 +31,7 @@ async def later(ask: openai.AsyncOpenAI) -> Response:
 
 
 async def pulled(plane: Plane, **said: Any) -> dict[str, Any]:
-    """A pilot takes the one row that waits, and ends it."""
+    """Let a pilot take the one row that waits, and end it."""
     pilot, replica = await _hot(plane)
     (row,) = await _lease(pilot, replica)
     await _send(pilot, _result(row, **({"body": json.dumps(ANSWER)} | said)))

@@ -16,6 +16,7 @@ import redis as redis_library
 from psycopg2.extensions import connection as Connection
 
 from portal.gateway import hold
+from portal.redis import keys
 from tests.flow import dataplane
 from tests.flow.dataplane import Plane, Seeded, until
 from tests.flow.test_openai_sdk_chat import ASK
@@ -39,7 +40,7 @@ def client(plane: Plane) -> openai.OpenAI:
 
 
 def in_a_loop(plane: Plane) -> tuple[str, str, int]:
-    """(answer, request id, calls) of a plain program."""
+    """Run a plain program; return its answer, the request's id, and the number of its calls."""
     calls = 0
     with client(plane) as ask:
         while True:
@@ -74,7 +75,7 @@ async def test_the_sdks_own_retries_are_one_request(impatient: Plane) -> None:
     with client(plane) as ask:
         asking = asyncio.create_task(asyncio.to_thread(lambda: ask.chat.completions.create(**ASK)))
         (first,) = await plane.waiting()
-        await until(lambda: plane.redis.zcard("berth:{demo}:wait") == 0, "it was told to come again")
+        await until(lambda: plane.redis.zcard(keys.WAIT.of("demo")) == 0, "it was told to come again")
         await plane.open()
         got = await asking
     assert got._request_id == first and got.choices[0].finish_reason != "abort"

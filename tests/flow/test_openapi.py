@@ -57,7 +57,7 @@ def operations() -> dict[str, Any]:
 
 
 def hold_against(portal: Portal, examples: int) -> None:
-    """Every operation of the document, in both ways."""
+    """Try every operation of the document, in both ways."""
     wrong: dict[str, str] = {}
     for label, operation in operations().items():
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):

@@ -22,14 +22,15 @@ WITHIN_S = 60.0
 
 @pytest.fixture
 def session(seeded: Seeded) -> str:
-    """The cookie of a browser that is logged in. With Django, before the event loop runs."""
+    """Return the cookie of a browser that is logged in. It is made with Django, before the event loop
+    runs."""
     client = Client()
     client.force_login(User.objects.get(pk=seeded.user))
     return client.cookies["sessionid"].value
 
 
 def _paste(page: str, id_: str) -> str:
-    """An example as a browser copies it."""
+    """Return an example as a browser copies it."""
     (found,) = re.findall(rf'<code id="{id_}">(.*?)</code>', page, re.DOTALL)
     return html.unescape(found)
 

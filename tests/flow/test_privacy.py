@@ -19,11 +19,11 @@ from aiohttp import web
 from django.utils import timezone
 
 from portal.ledger import transitions
-from tests.flow import batching
-from tests.flow.batching import jsonl, line
+from tests.flow import batch_world
+from tests.flow.batch_world import jsonl, line
 from tests.flow.dataplane import Plane, answered, chat, until
 from tests.flow.fake_ingress import answer_well, break_off, go_on_for_ever, lose, reject
-from tests.flow.speaking import seen
+from tests.flow.pilot_client import seen
 from tests.flow.test_workerapi_rows import _hot, _lease, _result, _send
 
 CANARY = "canary-7f3a-in-the-prompt"
@@ -41,8 +41,10 @@ def _ask(**more: Any) -> dict[str, Any]:
 
 
 def _in_tables(plane: Plane) -> list[str]:
-    """Every text, JSON or bytes column of every table that holds it. A row is searched as its own text, in which
-    bytes are hex."""
+    """Search every text, JSON or bytes column of every table.
+
+    A row is searched as its own text, in which bytes are hex.
+    """
     found = []
     hexed = BOTH.encode().hex()
     tables = plane.sql("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
@@ -57,7 +59,7 @@ def _in_tables(plane: Plane) -> list[str]:
 
 
 def _in_redis(redis: redis_library.Redis) -> list[bytes]:
-    """Every key of every type; not DUMP, which compresses."""
+    """Search every key of every type; not by DUMP, which compresses."""
     read: dict[bytes, Any] = {
         b"string": redis.get,
         b"hash": redis.hgetall,
@@ -258,26 +260,26 @@ async def test_a_batchs_prompts_and_answers_lie_in_its_files_alone(
     plane: Plane, caplog: pytest.LogCaptureFixture
 ) -> None:
     pilot, replica = await _hot(plane)
-    wrong = await batching.create(plane, jsonl(line("a", CANARY), line("b", CANARY, method="GET")))
-    batch = await batching.create(plane, jsonl(*(line(str(i), CANARY) for i in range(3))))
-    await batching.look(plane)
-    assert (await batching.state(plane, wrong.id)).status == "failed"
+    wrong = await batch_world.create(plane, jsonl(line("a", CANARY), line("b", CANARY, method="GET")))
+    batch = await batch_world.create(plane, jsonl(*(line(str(i), CANARY) for i in range(3))))
+    await batch_world.look(plane)
+    assert (await batch_world.state(plane, wrong.id)).status == "failed"
     rows = await _lease(pilot, replica)
     _nowhere(plane, caplog)  # while it waits and runs: rows know where in the file they are
     said = json.dumps({"choices": [{"message": {"content": ANSWER}}]})
     error = json.dumps({"error": {"message": f"cannot do {CANARY}", "type": "BadRequestError"}})
     await _send(pilot, _result(rows[0], body=said))
     await _send(pilot, _result(rows[1], "failed", status=400, body=error, error_code="engine_refused"))
-    await batching.look(plane)
+    await batch_world.look(plane)
     await _send(pilot, _result(rows[2], body=said))
-    await batching.look(plane)
-    done = await batching.state(plane, batch.id)
+    await batch_world.look(plane)
+    done = await batch_world.state(plane, batch.id)
     assert done.status == "completed"
     _nowhere(plane, caplog)
-    assert ANSWER in str(await batching.read(plane, done.output_file_id))
-    assert CANARY in str(await batching.read(plane, done.error_file_id))
+    assert ANSWER in str(await batch_world.read(plane, done.output_file_id))
+    assert CANARY in str(await batch_world.read(plane, done.error_file_id))
     assert _on_disk(plane)
-    async with batching.sdk(plane) as client:
+    async with batch_world.sdk(plane) as client:
         for file in (await client.files.list()).data:
             await client.files.delete(file.id)
     assert not _on_disk(plane)

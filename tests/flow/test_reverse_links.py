@@ -13,6 +13,7 @@ import pytest
 
 from gpuworker import exits, frames, reverse, wire
 from gpuworker.exits import CannotServe
+from portal.redis import keys
 from portal.transport import reverse as held
 from tests.flow.dataplane import Plane, answered, chat, linking, until
 from tests.flow.gpuworker_job import Worker, worker
@@ -57,7 +58,7 @@ class Peer:
         self.writer.write(frames.head(kind, len(data), b"abcd") + frames.masked(data, b"abcd"))
 
     async def hear(self, end: bytes) -> bytes:
-        """What comes down the link, until it ends so."""
+        """Return what comes down the link, until it ends so."""
         while not self._got.endswith(end):
             data = await self.reader.read(65_536)
             assert data, "closed"
@@ -88,7 +89,7 @@ async def peer(plane: Plane, pilot: str) -> AsyncIterator[Peer]:
 
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silence is noticed in a second."""
+    """Let silence be noticed in a second."""
     monkeypatch.setattr(wire, "PING_S", 0.2)
     monkeypatch.setattr(wire, "SILENT_S", 1.0)
     monkeypatch.setattr(held, "SILENT_S", 1.0)
@@ -165,14 +166,14 @@ async def test_a_replica_is_routed_while_its_pilot_has_a_link(plane: Plane) -> N
             assert answer.status == 200, await answer.text()
 
     await sync(1)
-    assert not plane.redis.exists("berth:{demo}:routes")
+    assert not plane.redis.exists(keys.ROUTES.of("demo"))
     async with peer(plane, pilot):
         await until(lambda: plane.gateway.reverse.holds(pilot), "the link")
         await sync(2)
-        assert plane.redis.hexists("berth:{demo}:routes", replica)
-    await until(lambda: not plane.redis.scard(f"berth:links:{pilot}"), "no link")
+        assert plane.redis.hexists(keys.ROUTES.of("demo"), replica)
+    await until(lambda: not plane.redis.scard(keys.LINKS.of(pilot)), "no link")
     await sync(3)
-    assert not plane.redis.exists("berth:{demo}:routes")
+    assert not plane.redis.exists(keys.ROUTES.of("demo"))
 
 
 # Peers that misbehave
@@ -271,7 +272,7 @@ async def test_without_a_link_a_request_waits_for_the_next_replica(
     plane.route(pilot=pilot, url=wire.REVERSE + pilot)
     asking = asyncio.create_task(answered(plane))
     await plane.waiting()
-    assert not plane.redis.exists("berth:{demo}:routes")
+    assert not plane.redis.exists(keys.ROUTES.of("demo"))
     await plane.open()
     assert (await asking)[0] == 200
 

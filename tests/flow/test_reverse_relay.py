@@ -15,7 +15,8 @@ import pytest
 
 from gpuworker import wire
 from gpuworker.reverse import Reverse
-from portal.transport import lending
+from portal.redis import keys
+from portal.transport import lender as lending_end
 from portal.transport import relay as relaying
 from portal.transport.link import Link
 from portal.transport.relay import Relay, listening
@@ -27,7 +28,7 @@ from tests.flow.test_reverse_links import STREAM, Peer, peer, registered
 
 @dataclass
 class Balancer:
-    """Passes connections on to the first of these addresses that takes them."""
+    """A balancer that passes connections on to the first of these addresses that takes them."""
 
     ports: list[int] = field(default_factory=list)
     url: str = ""
@@ -67,13 +68,13 @@ async def balanced(gateways: list[Process]) -> AsyncIterator[Balancer]:
 
 @contextlib.asynccontextmanager
 async def linked(plane: Plane, url: str) -> AsyncIterator[str]:
-    """The fake ingress behind links that the agent's code opens there. Yields the pilot."""
+    """Put the fake ingress behind links that the agent's code opens there. Yield the pilot."""
     pilot = registered(plane)
     secret = wire.Secret(pilot, url, wire.derive_key(plane.settings.site_key, "portal", pilot), "")
     agent = Reverse(secret, 7, plane.ingress.handle, lambda: 8, lambda: None)
     task = asyncio.create_task(agent.run())
     try:
-        await until(lambda: plane.redis.scard(f"berth:links:{pilot}"), "a link")
+        await until(lambda: plane.redis.scard(keys.LINKS.of(pilot)), "a link")
         plane.route(pilot=pilot, url=wire.REVERSE + pilot, cap=8)
         yield pilot
     finally:
@@ -117,7 +118,7 @@ async def test_a_request_at_the_gateway_without_links_is_answered_and_the_other_
             plane.ingress.gate.set()
             async with asyncio.timeout(10):
                 # The route is dropped when a link is lost; the next sync says it again.
-                await until(lambda: not plane.redis.exists("berth:{demo}:routes"), "no route")
+                await until(lambda: not plane.redis.exists(keys.ROUTES.of("demo")), "no route")
                 plane.route(pilot=pilot, url=wire.REVERSE + pilot, cap=8)
                 assert (await held)[0] == 200
                 assert (await _ask(plane, second, "after"))[0] == 200
@@ -132,10 +133,10 @@ async def test_a_portal_that_starts_again_finds_its_pilots_again(plane: Plane) -
             first.child.terminate()
             async with asyncio.timeout(20):
                 await first.child.wait()
-            await until(lambda: not plane.redis.scard(f"berth:links:{pilot}"), "it has said that it left")
+            await until(lambda: not plane.redis.scard(keys.LINKS.of(pilot)), "it has said that it left")
             async with _gateways(plane, 1) as (again,):
                 balancer.ports = [int(again.url.rpartition(":")[2])]
-                await until(lambda: plane.redis.scard(f"berth:links:{pilot}"), "links again", 15)
+                await until(lambda: plane.redis.scard(keys.LINKS.of(pilot)), "links again", 15)
                 assert (await _ask(plane, again, "b"))[0] == 200
 
 
@@ -143,7 +144,7 @@ async def test_a_portal_that_starts_again_finds_its_pilots_again(plane: Plane) -
 
 
 class Shelf:
-    """Links of one pilot, as `Reverse` keeps them."""
+    """The links of one pilot, as `Reverse` keeps them."""
 
     def __init__(self) -> None:
         self.idle: list[Link] = []
@@ -238,7 +239,7 @@ def test_an_address_that_is_none_is_refused(where: str) -> None:
 
 
 async def _pour(link: Peer, parts: int, sent: list[int]) -> None:
-    """A chunked answer, as fast as whoever reads it lets us."""
+    """Send a chunked answer, as fast as whoever reads it lets us."""
     link.say(STREAM)
     for _ in range(parts):
         link.say(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
@@ -302,7 +303,7 @@ async def test_a_relay_that_answers_with_more_than_ascii_is_left_alone() -> None
     class Mute(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             assert isinstance(transport, wire.Tunnel)
-            transport.say(lending.HELLO + "00" * 8)
+            transport.say(lending_end.HELLO + "00" * 8)
 
     def spoken_to() -> wire.Tunnel:
         far = wire.Tunnel(Mute(), client=None, on_text=lambda _: far.say("hello \xe9"))
@@ -343,7 +344,7 @@ async def _closed(reader: asyncio.StreamReader) -> None:
 
 
 async def test_who_proves_nothing_is_borne_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lending, "PROVE_S", 0.3)
+    monkeypatch.setattr(lending_end, "PROVE_S", 0.3)
     async with relays(b"k", b"k") as (lender, borrower):
         path = lender.address.removeprefix("unix:")
         strangers = [await asyncio.open_unix_connection(path) for _ in range(20)]
@@ -357,7 +358,7 @@ async def test_who_proves_nothing_is_borne_for_a_moment(monkeypatch: pytest.Monk
 
 
 async def test_of_those_who_prove_nothing_the_oldest_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lending, "PROVE_S", 600.0)
+    monkeypatch.setattr(lending_end, "PROVE_S", 600.0)
     monkeypatch.setattr(relaying, "UNPROVED", 3)
     async with relays(b"k", b"k") as (lender, borrower):
         path = lender.address.removeprefix("unix:")

@@ -9,6 +9,7 @@ import redis as redis_library
 
 from portal.celery import TICK, app
 from portal.fleet.models import Cluster
+from portal.redis import keys
 from scheduler import tasks
 
 
@@ -34,12 +35,12 @@ def test_a_wake_up_that_finds_a_tick_running_makes_that_one_look_again(
     answers = iter([False, False])
     monkeypatch.setattr(tasks, "run_once", lambda *_: next(answers))
     app.tasks[TICK]()
-    assert redis.get(tasks.AGAIN)
+    assert redis.get(keys.TICK_AGAIN.of())
     run = mock.Mock(return_value=True)
     monkeypatch.setattr(tasks, "run_once", run)
     app.tasks[TICK]()
     assert run.call_count == 2
-    assert redis.get(tasks.AGAIN) is None
+    assert redis.get(keys.TICK_AGAIN.of()) is None
 
 
 @pytest.mark.django_db(transaction=True)
@@ -49,4 +50,4 @@ def test_a_tick_that_ends_just_then_leaves_no_wake_up_behind(
     answers = iter([False, True, True])
     monkeypatch.setattr(tasks, "run_once", lambda *_: next(answers))
     app.tasks[TICK]()
-    assert redis.get(tasks.AGAIN) is None
+    assert redis.get(keys.TICK_AGAIN.of()) is None

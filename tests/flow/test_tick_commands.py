@@ -9,6 +9,7 @@ from portal.accounts.models import User
 from portal.db.transaction import moving
 from portal.fleet.models import Command, Decision, Pilot, PilotLog
 from portal.ledger import transitions as ledger
+from portal.redis import keys
 from tests.flow.tick_world import World
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -40,10 +41,10 @@ def test_a_drained_pilot_says_who_asked(world: World) -> None:
 def test_a_replica_can_be_drained_alone(world: World) -> None:
     pilot = world.hot_pilot()
     replica = world.replica(pilot)
-    world.redis.hset("berth:{llama}:routes", str(replica.pk), "{}")
+    world.redis.hset(keys.ROUTES.of("llama"), str(replica.pk), "{}")
     command = world.give(Command.Kind.DRAIN, replica=replica)
     world.tick(1)
-    assert not world.redis.exists("berth:{llama}:routes")
+    assert not world.redis.exists(keys.ROUTES.of("llama"))
     pilot.refresh_from_db()
     assert (pilot.state, world.replica(pilot).state) == ("up", "draining")
     assert done(command)[0] == "done"

@@ -46,7 +46,7 @@ def test_it_is_started_once_whatever_holds_it_back(world: World, held_by: str) -
     )
     command = begun(world)
     assert command.state == "pending"
-    assert command.result.startswith("llama is not loaded yet. Its GPU job 101 was submitted at ")
+    assert command.result.startswith("llama is not loaded yet. Its Slurm job 101 was submitted at ")
     row = Decision.objects.get(kind="launch")
     assert row.reason == "ada asked to start llama once, to see whether it works."
     assert row.inputs["command"] == command.pk

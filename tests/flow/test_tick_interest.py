@@ -24,7 +24,7 @@ def world(redis: redis_library.Redis) -> World:
 
 
 def tick(world: World, after_s: float) -> None:
-    """With a gateway that lives."""
+    """Tick with a gateway that lives."""
     with moving() as cur:
         ledger.heartbeat(cur, GATEWAY, "gateway", world.at() + timedelta(seconds=after_s))
     world.tick(after_s)

@@ -13,6 +13,7 @@ from portal.db.transaction import moving
 from portal.fleet.models import Command, Decision, FleetEvent, Pilot, PilotLog, PoolState, Replica
 from portal.ledger import transitions as ledger
 from portal.ledger.models import Request
+from portal.redis import keys
 from tests.flow.tick_world import World
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -60,7 +61,7 @@ def test_a_job_that_slurm_forgot_and_that_reports_nothing_has_ended_and_gives_it
     world.tick(5)
     pilot.refresh_from_db()
     assert pilot.state == "up"  # it reported a moment ago
-    world.redis.delete(f"berth:sync:{pilot.pk}")
+    world.redis.delete(keys.SYNC.of(pilot.pk))
     world.tick(5)
     pilot.refresh_from_db()
     assert pilot.state == "up"  # a flushed Redis is no answer either: Slurm saw it less than alive_s ago
@@ -93,7 +94,7 @@ def test_redis_without_an_answer_ends_no_pilot_that_slurm_forgot(world: World) -
 def test_an_ended_job_frees_its_routes_gpus_and_log_at_once(world: World) -> None:
     pilot = world.hot_pilot()
     replica = world.replica(pilot)
-    key = "berth:{llama}:routes"
+    key = keys.ROUTES.of("llama")
     world.redis.hset(key, str(replica.pk), "{}")
     world.tick(1)
     assert world.redis.hkeys(key) == [str(replica.pk).encode()]

@@ -17,6 +17,7 @@ from portal.accounts.models import Quota
 from portal.db.transaction import LOOP_LOCK, moving
 from portal.fleet import transitions as fleet
 from portal.fleet.models import Command, Decision, FleetEvent, Pilot, PoolState, Replica
+from portal.redis import keys
 from scheduler.reconcile import run_once
 from scheduler.slurm.protocol import NoAnswer
 from tests.flow.tick_world import World
@@ -69,7 +70,7 @@ def test_parked_work_launches_nothing(world: World) -> None:
     with connection.cursor() as cur:
         cur.execute("UPDATE ledger_request SET state = 'parked' WHERE id = %s", (str(request),))
     Quota.objects.create(level="model", model="llama-model", requests_per_min=1)
-    bucket = "berth:limit:model:llama-model:requests"
+    bucket = keys.LIMIT.of("model", "llama-model", "requests")
     world.redis.set(bucket, time.time() + 3600)
     world.tick()
     assert not Pilot.objects.exists()

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.django_db(transaction=True)]
 
 
 class Killed(BaseException):
-    """Stands for kill -9 of the loop's process at a chosen moment."""
+    """A stand-in for SIGKILL of the loop's process at a chosen moment."""
 
 
 class DiesAfterSubmit(CliClient):

@@ -26,7 +26,10 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Late(FakeSlurm):
-    """Its listing is taken when it is asked for, and comes when `go` is set. `old`: what comes then instead."""
+    """A Slurm whose listing is taken when it is asked for, and comes when `go` is set.
+
+    `old`: what comes then instead.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,8 +55,10 @@ def far(world: World, monkeypatch: pytest.MonkeyPatch) -> Late:
 
 @contextmanager
 def another_process(far: Late) -> Iterator[None]:
-    """Inside ticks a process that shares nothing with the one before but the database; meanwhile the answer that that one
-    waits for comes."""
+    """Tick as another process, which shares nothing with the one before but the database.
+
+    Meanwhile the answer that that one waits for comes.
+    """
     kept = dict(fan_out._under_way)
     [future] = [asked.future for asked in kept.values()]
     fan_out._under_way.clear()

@@ -30,7 +30,7 @@ def nobody_is_told_of_silence(world: World) -> None:
 
 
 def until_denied(world: World) -> None:
-    """The agent is silent until the loop gives its job up, and Slurm says no."""
+    """Let the agent be silent until the loop gives its job up, and Slurm refuses to cancel it."""
     for _ in range(70):
         portal_listens(world)
         world.tick(10)

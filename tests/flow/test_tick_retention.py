@@ -10,7 +10,7 @@ import redis as redis_library
 from django.utils import timezone
 
 from portal.ledger.models import Payload, Request
-from scheduler.maintenance import retention
+from portal.redis import keys
 from tests.flow.tick_world import World
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -39,7 +39,7 @@ def test_results_older_than_the_setting_are_erased_by_the_tick_once_an_hour(worl
     _ended(world, 9)
     world.tick()
     assert Payload.objects.count() == 3, "it was looked at less than an hour ago"
-    world.redis.delete(retention.MARK)
+    world.redis.delete(keys.RETENTION.of())
     world.tick()
     assert Payload.objects.count() == 2
     assert Request.objects.count() == 4, "the row stays, for the accounts"

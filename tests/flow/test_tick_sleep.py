@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def world(redis: redis_library.Redis) -> World:
-    """One job with one GPU, and two models that may sleep."""
+    """Make one job with one GPU, and two models that may sleep."""
     made = World(redis)
     made.config = dataclasses.replace(made.config, switch_after_s=0.0, min_residency_s=0.0)
     type(made.profile).objects.update(gpus=1, max_pilots=1)
@@ -32,7 +32,7 @@ def of(pool: str) -> Replica:
 
 
 def slept(world: World) -> Pilot:
-    """llama sleeps, qwen is hot on its GPU."""
+    """Put llama to sleep; qwen is hot on its GPU."""
     pilot = world.hot_pilot()
     world.report(pilot, can_sleep=1, idle_for_s=500)
     asked = world.ask("qwen")

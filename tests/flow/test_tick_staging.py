@@ -14,7 +14,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def world(redis: redis_library.Redis) -> World:
-    """One job with one GPU, which llama keeps busy while qwen waits."""
+    """Make one job with one GPU, which llama keeps busy while qwen waits."""
     made = World(redis)
     Profile.objects.update(gpus=1, max_pilots=1, scratch="/local")
     made.add_pool("qwen")

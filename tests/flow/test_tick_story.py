@@ -24,7 +24,7 @@ def story() -> list[tuple[str, str]]:
 
 
 def another_profile(world: World) -> Profile:
-    """Dearer, and so only used where the first one is held."""
+    """Make a dearer profile, which is only used where the first one is held."""
     other = Profile.objects.create(
         name="other", partition="gpu", gpu_type="a100", gpus=2, mem_mb=16_000, max_pilots=2, cost=100.0
     )

@@ -26,7 +26,7 @@ SILENCE = "squeue: no answer within 20 s"
 
 @pytest.fixture
 def world(redis: redis_library.Redis) -> Iterator[World]:
-    """llama runs in cluster main, by Slurm's commands; alpaca in cluster alps, by an access."""
+    """Let llama run in cluster main, by Slurm's commands, and alpaca in cluster alps, by an access."""
     made = World(redis)
     made.slurms["alps"] = FakeSlurm()
     add_profile(
@@ -48,7 +48,7 @@ def pilot_of(profile: str) -> Pilot:
 
 
 def serve(world: World, pool: str, slurm: FakeSlurm, profile: str) -> Pilot:
-    """The pool's pilot runs and its agent has registered."""
+    """Run the pool's pilot, and let its agent register."""
     world.ask(pool)
     world.tick()
     pilot = pilot_of(profile)
@@ -210,7 +210,7 @@ def test_a_way_that_hangs_does_not_stretch_the_tick_and_its_answer_is_taken_late
 
 
 class SubmitsSlowly(FakeSlurm):
-    """sbatch hangs until `go` is set, and then makes the job; all else answers."""
+    """A Slurm whose sbatch hangs until `go` is set, and then makes the job; all else answers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -292,7 +292,7 @@ def test_an_answer_that_came_late_counts_from_when_it_was_asked_for(
 
 
 def two_ways(world: World) -> FakeSlurm:
-    """A second way to main, by which another account's jobs are listed."""
+    """Make a second way to main, by which another account's jobs are listed."""
     add_profile(
         world, "other", Access.objects.create(name="login2", cluster="main", submit_prefix=["ssh", "login2"])
     )
@@ -399,7 +399,7 @@ def test_facts_are_kept_by_cluster_and_a_silent_one_keeps_what_was_known(world: 
 
 
 class OffersLittle(FakeSlurm):
-    """Core verbs only, as a site may allow them."""
+    """A Slurm with the core verbs only, as a site may allow them."""
 
     def reservations(self) -> dict[str, object]:  # type: ignore[override]
         raise NotOffered("this way has no reservations")

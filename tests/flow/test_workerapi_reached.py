@@ -12,7 +12,7 @@ import pytest
 from gpuworker import wire
 from portal.workerapi import probe
 from tests.flow.dataplane import Plane
-from tests.flow.speaking import Pilot, registered
+from tests.flow.pilot_client import Pilot, registered
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from gpuworker import wire
 from tests.flow.dataplane import Plane
-from tests.flow.speaking import Pilot, registered, seen, state_of
+from tests.flow.pilot_client import Pilot, registered, seen, state_of
 
 
 async def test_only_the_pilots_own_key_opens_the_door(plane: Plane) -> None:

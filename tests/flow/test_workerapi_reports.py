@@ -8,8 +8,9 @@ import time
 from typing import Any
 
 from gpuworker import wire
+from portal.redis import keys
 from tests.flow.dataplane import Plane, chat, until
-from tests.flow.speaking import registered, seen, state_of
+from tests.flow.pilot_client import registered, seen, state_of
 
 # Who speaks
 
@@ -26,13 +27,13 @@ async def test_a_replica_that_is_hot_is_routed_and_waiting_requests_run(plane: P
     await plane.waiting()
     assert (await pilot.sync(seen(replica, "starting")))[0] == 200
     assert state_of(plane, replica) == "starting"
-    assert not plane.redis.exists("berth:{demo}:routes")
+    assert not plane.redis.exists(keys.ROUTES.of("demo"))
     assert (await pilot.sync(seen(replica, "hot")))[0] == 200
     async with await asking as answer:
         assert answer.status == 200
     assert state_of(plane, replica) == "hot"
     assert plane.sql("SELECT round(load_s) FROM fleet_poolstate") == [(5,)]
-    observed = json.loads(plane.redis.get(f"berth:sync:{pilot.id}"))  # type: ignore[arg-type]
+    observed = json.loads(plane.redis.get(keys.SYNC.of(pilot.id)))  # type: ignore[arg-type]
     assert observed["received_at"] and wire.loads(wire.Sync, json.dumps(observed)).pilot == pilot.id
 
 
@@ -41,7 +42,7 @@ async def test_what_drains_fails_or_leaves_is_not_routed(plane: Plane) -> None:
 
     async def routed(*replicas: wire.ObservedReplica, **changes: Any) -> bool:
         assert (await pilot.sync(*replicas, **changes))[0] == 200
-        return bool(plane.redis.hexists("berth:{demo}:routes", replica))
+        return bool(plane.redis.hexists(keys.ROUTES.of("demo"), replica))
 
     assert await routed(seen(replica))
     assert not await routed(seen(replica), draining=True)
@@ -73,7 +74,7 @@ async def test_what_is_to_sleep_is_told_so_and_its_wake_is_no_load(plane: Plane)
     assert wishes(said) == [("asleep", 2, 1)]
     _, said = await pilot.sync(seen(replica, "asleep", asleep_mem_mb=700))
     assert (state_of(plane, replica), wishes(said)) == ("asleep", [("asleep", 2, 1)])
-    assert not plane.redis.exists("berth:{demo}:routes")
+    assert not plane.redis.exists(keys.ROUTES.of("demo"))
 
     plane.sql("UPDATE fleet_replica SET state = 'starting', sleep_level = 0")
     _, said = await pilot.sync(seen(replica, "asleep", asleep_mem_mb=700))
@@ -91,7 +92,7 @@ async def test_an_older_sync_than_the_last_changes_nothing(plane: Plane) -> None
     status, said = await pilot.call("sync", late)
     assert status == 200 and said["desired"]
     assert state_of(plane, replica) == "hot"
-    assert plane.redis.hexists("berth:{demo}:routes", replica)
+    assert plane.redis.hexists(keys.ROUTES.of("demo"), replica)
 
 
 async def test_another_pilots_replica_cannot_be_moved_or_routed(plane: Plane) -> None:
@@ -99,7 +100,7 @@ async def test_another_pilots_replica_cannot_be_moved_or_routed(plane: Plane) ->
     foreign = plane.new_replica(plane.new_pilot())
     await pilot.sync(seen(foreign, "hot"))
     assert state_of(plane, foreign) == "wanted"
-    assert not plane.redis.exists("berth:{demo}:routes")
+    assert not plane.redis.exists(keys.ROUTES.of("demo"))
 
 
 async def test_a_sync_without_news_writes_nothing(plane: Plane) -> None:
@@ -119,7 +120,7 @@ async def test_a_flushed_redis_has_its_routes_back_with_the_next_sync(plane: Pla
     await pilot.sync(seen(replica))
     plane.redis.flushall()
     await pilot.sync(seen(replica))
-    assert plane.redis.hexists("berth:{demo}:routes", replica)
+    assert plane.redis.hexists(keys.ROUTES.of("demo"), replica)
 
 
 async def test_weights_are_asked_for_until_they_are_there(plane: Plane) -> None:

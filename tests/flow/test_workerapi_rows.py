@@ -11,12 +11,13 @@ from typing import Any
 
 from gpuworker import wire
 from portal.ledger import transitions
+from portal.redis import keys
 from tests.flow.dataplane import Plane, chat, until
-from tests.flow.speaking import Pilot, registered, seen
+from tests.flow.pilot_client import Pilot, registered, seen
 
 
 def _put(plane: Plane, n: int = 1, text: str = "hi", crashes: int = 0) -> list[str]:
-    """Accepts async rows, as the API does."""
+    """Accept async rows, as the API does."""
     now = datetime.now(UTC)
     ids = [uuid.uuid4() for _ in range(n)]
     rows = [
@@ -114,7 +115,7 @@ async def test_a_poll_waits_and_a_hint_ends_the_wait(plane: Plane) -> None:
     await until(lambda: plane.redis.pubsub_numpat() > 0, "the subscription")
     (id_,) = _put(plane)
     began = time.monotonic()
-    plane.redis.publish("berth:lease:demo", "look")
+    plane.redis.publish(keys.ROWS.of("demo"), "look")
     assert [row["request"] for row in await polling] == [id_]
     assert time.monotonic() - began < 5
 

@@ -23,6 +23,7 @@ from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
 from portal.fleet.models import Cluster, Command, Pilot, Replica, WayState
 from portal.ledger import transitions as ledger
+from portal.redis import keys
 from scheduler.act.actor import Actor
 from scheduler.observe.ways import Site, site
 from scheduler.reconcile import run_once
@@ -41,8 +42,11 @@ from scheduler.slurm.way import Way
 
 
 class FakeSlurm:
-    """Jobs in a list. `silent`: what every verb raises NoAnswer with. `on_submit`: runs after a job is made.
-    `forbidden`: jobs that it refuses to cancel; `denied`: how often it has."""
+    """A Slurm whose jobs are in a list.
+
+    `silent`: what every verb raises NoAnswer with. `on_submit`: runs after a job is made. `forbidden`: jobs
+    that it refuses to cancel; `denied`: how often it has.
+    """
 
     def __init__(self) -> None:
         self.listed: list[JobInfo] = []
@@ -111,7 +115,8 @@ class FakeSlurm:
         return self.starts_at
 
     def lose_its_memory(self) -> None:
-        """What a controller does that died before it saved its last moments: jobs are gone, numbers come again."""
+        """Lose what a controller loses that died before it saved its last moments: jobs are gone, numbers
+        come again."""
         self.listed.clear()
         self._next_id = 100
 
@@ -183,7 +188,7 @@ class World:
         assert run_once(self.config, self.redis, self.client_for, lambda: self.now)
 
     def client_for(self, way: Way) -> FakeSlurm:
-        """Of the access, of the cluster, or the only one."""
+        """Return the client of the access, of the cluster, or the only one."""
         return self.slurms.get(way.name) or self.slurms.get(way.cluster) or self.slurm
 
     def ask(self, pool: str = "llama", lane: str = "async", holder: str | None = None) -> UUID:
@@ -200,7 +205,7 @@ class World:
         return Command.objects.create(kind=kind, **target)
 
     def pilot(self) -> Pilot:
-        """The only live one."""
+        """Return the only live pilot."""
         return Pilot.objects.exclude(state="ended").get()
 
     def replica(self, pilot: Pilot) -> Replica:
@@ -220,7 +225,7 @@ class World:
         return Actor(self.site(), self.client_for, self.config, lambda: self.now, self.redis)
 
     def start(self, pilot: Pilot) -> None:
-        """Slurm runs the job and its agent registers."""
+        """Let Slurm run the job and its agent register."""
         pilot.refresh_from_db()
         assert pilot.job_id is not None
         self.slurm.set(pilot.job_id, "RUNNING")
@@ -239,7 +244,7 @@ class World:
         draining: bool = False,
         **states: str,
     ) -> None:
-        """The agent's sync, as the worker API writes it down. `states`: by pool, where they differ."""
+        """Write the agent's sync down as the worker API does. `states`: by pool, where they differ."""
         pilot.refresh_from_db()
         assert pilot.job_id is not None
         self.seq += 1
@@ -275,7 +280,7 @@ class World:
             replicas=observed, rows=[], log_tail=None,
         )  # fmt: skip
         self.redis.set(
-            f"berth:sync:{pilot.pk}",
+            keys.SYNC.of(pilot.pk),
             json.dumps({**dataclasses.asdict(sync), "received_at": self.now}),
             ex=600,
         )
@@ -285,7 +290,7 @@ class World:
             fleet.said_ending(cur, pilot.pk, reason)
 
     def hot_pilot(self) -> Pilot:
-        """A pilot that serves llama."""
+        """Make a pilot that serves llama."""
         self.ask_and_forget()
         pilot = self.pilot()
         self.start(pilot)

@@ -41,7 +41,7 @@ Ask = dict[str, Callable[[], object]]
 
 
 def until(check: Callable[[], object], limit_s: float = 180.0) -> None:
-    """Waits until check() is true; fails after limit_s."""
+    """Wait until check() is true; fail after `limit_s`."""
     deadline = time.monotonic() + limit_s
     pause = threading.Event()
     while not check():
@@ -50,7 +50,7 @@ def until(check: Callable[[], object], limit_s: float = 180.0) -> None:
 
 
 def make_spec(folder: Path) -> JobSpec:
-    """A pilot whose agent is a shell script in `folder`."""
+    """Return a pilot whose agent is a shell script in `folder`."""
     pilot = uuid.uuid4().hex
     return JobSpec(
         name=f"berth-test-{pilot}",
@@ -103,7 +103,8 @@ def verbs(client: SlurmClient, spec: JobSpec) -> Ask:
 
 @contextmanager
 def standing_still(pid: int) -> Iterator[None]:
-    """A process that accepts what it is sent and says nothing, as one does whose disk is gone."""
+    """Stop a process, so that it accepts what it is sent and sends nothing, as one does whose disk is
+    gone."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -113,7 +114,7 @@ def standing_still(pid: int) -> Iterator[None]:
 
 @contextmanager
 def nothing_starts(cluster: Slurm) -> Iterator[None]:
-    """Nothing starts in the partition meanwhile."""
+    """Let nothing start in the partition meanwhile."""
     cluster.run("scontrol", "update", "PartitionName=gpu", "State=DOWN")
     try:
         yield
@@ -122,7 +123,7 @@ def nothing_starts(cluster: Slurm) -> Iterator[None]:
 
 
 class Contract:
-    """Named as sentences; each runs against a private cluster."""
+    """The contract of a client: tests named as sentences, each of which runs against a private cluster."""
 
     kind: ClassVar[str]  # of Way
 
@@ -198,7 +199,7 @@ class Contract:
         client.cancel([job_id])
 
     def _shows_nothing(self, cluster: Slurm, job_id: int) -> None:
-        """Slurm shows the secret to nobody who asks for the job or its script."""
+        """Check that Slurm shows the secret to nobody who asks for the job or its script."""
         assert "s3cret-key" not in cluster.run("scontrol", "show", "job", str(job_id), "-dd")
         assert "s3cret-key" not in cluster.run("scontrol", "write", "batch_script", str(job_id), "-")
         assert "s3cret-key" not in cluster.run("squeue", "-a", "-h", "-j", str(job_id), "-O", "all:1000")
@@ -319,7 +320,7 @@ class Contract:
         broken: Callable[[str], SlurmClient],
         client: SlurmClient,
     ) -> Iterator[SlurmClient]:
-        """The fault, and who meets it."""
+        """Make the fault, and return who meets it."""
         if situation == "gone":
             cluster.stop_controller()
             try:

@@ -36,7 +36,7 @@ How = Literal["answer", "refused", "event", "broken", "wrong"]
 
 
 def until(whole: Whole, probe: Callable[[], Any], timeout_s: float, what: str) -> None:
-    """As `whole.until`, also while web or PostgreSQL is being restarted."""
+    """Wait as `whole.until` does, also while web or PostgreSQL is being restarted."""
 
     def tried() -> bool:
         try:
@@ -48,7 +48,7 @@ def until(whole: Whole, probe: Callable[[], Any], timeout_s: float, what: str) -
 
 
 def hurt(whole: Whole, victim: str) -> None:
-    """kill -9, or FLUSHALL; what supervises it in life starts it again."""
+    """Break a process by SIGKILL, or Redis by FLUSHALL; what supervises it in life starts it again."""
     postgres, redis = whole.berth.stack.postgres, whole.berth.stack.redis
     assert postgres is not None and redis is not None
     if victim == "flush":
@@ -64,7 +64,7 @@ def hurt(whole: Whole, victim: str) -> None:
 
 
 def _engine(whole: Whole) -> int:
-    """The echo engine of the one agent. Its own command line names only a socket."""
+    """Find the echo engine of the one agent. Its own command line names only a socket."""
     below = proctree.descendants(whole._pid_of("gpuworker.agent"))
     found = [pid for pid in below if b"gpuworker.engines.echo_server" in _words(pid)[:3]]
     assert len(found) == 1, f"{len(found)} engines run"
@@ -80,8 +80,8 @@ def _words(pid: int) -> list[bytes]:
 
 @dataclass(frozen=True)
 class Said:
-    """How one call ended: an answer; an error with its status; an error event in a stream; a connection that
-    broke; or what must never be, an answer that is not the whole one."""
+    """The end of one call: an answer; an error with its status; an error event in a stream; a connection
+    that broke; or what must never be, an answer that is not the whole one."""
 
     program: int
     request: str  # x-request-id; "" where not even headers came
@@ -93,7 +93,8 @@ class Said:
 
 
 class Programs:
-    """`with Programs(whole) as programs`: they ask until `stop`, each one call after the other."""
+    """A set of programs that ask until `stop`, each one call after the other; used as `with
+    Programs(whole) as programs`."""
 
     def __init__(self, whole: Whole) -> None:
         self._url = f"{whole.site.url}/v1/chat/completions"
@@ -110,13 +111,13 @@ class Programs:
         self.stop()
 
     def stop(self) -> None:
-        """Lets each program hear the end of its last call."""
+        """Let each program hear the end of its last call."""
         self._stopping.set()
         self._thread.join(SILENCE_S + 10)
         assert not self._thread.is_alive(), "a program waits for ever"
 
     def answered_since(self, moment: float) -> set[int]:
-        """Programs that got an answer after this (monotonic) moment."""
+        """Return the programs that got an answer after this (monotonic) moment."""
         return {said.program for said in list(self.said) if said.how == "answer" and said.ended_at > moment}
 
     async def _ask_all(self) -> None:

@@ -20,7 +20,7 @@ from tests.flow.tick_world import World
 
 
 class RealWorld(World):
-    """Ticks with the real clock and the real client."""
+    """A world that ticks with the real clock and the real client."""
 
     client: SlurmClient = CliClient(limit_s=15)
 
@@ -32,7 +32,7 @@ class RealWorld(World):
 def on(
     cluster: Slurm, redis: redis_library.Redis, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[RealWorld]:
-    """That cluster's world. Its jobs are cancelled at the end."""
+    """Make that cluster's world. Its jobs are cancelled at the end."""
     monkeypatch.setenv("SLURM_CONF", cluster.env()["SLURM_CONF"])
     agent = folder / "agent"
     agent.write_text("#!/bin/sh\necho the agent runs\nexec sleep 300\n")

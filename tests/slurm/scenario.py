@@ -16,7 +16,7 @@ Rows = list[tuple[str, str]]
 
 @contextlib.contextmanager
 def rival(whole: Whole, node: str, gpus: int = 4) -> Iterator[None]:
-    """Somebody else's job of higher priority on that node."""
+    """Run somebody else's job of higher priority on that node."""
     job = whole.slurm.run(
         "sbatch", "--parsable", "--chdir=/tmp", "--output=/dev/null", "--partition=gpu",
         f"--nodelist={node}", f"--gres=gpu:a100:{gpus}", "--mem=1000", "--wrap=sleep 600",
@@ -28,7 +28,7 @@ def rival(whole: Whole, node: str, gpus: int = 4) -> Iterator[None]:
 
 
 class Scenario:
-    """From an empty fleet on. `cap`: how many requests one replica takes at once."""
+    """A scenario from an empty fleet on. `cap`: how many requests one replica takes at once."""
 
     def __init__(
         self, whole: Whole, *, cap: int = 64, tokens_per_s: float = 200, keep_alive_s: int = 600
@@ -42,27 +42,27 @@ class Scenario:
         self._held: list[tuple[str, Held]] = []
 
     def post(self, number: int = 1) -> list[str]:
-        """Detached requests, each with words of its own; their ids."""
+        """Post detached requests, each with words of its own; return their ids."""
         texts = [f"{len(self._posted) + i} {WORDS}" for i in range(number)]
         made = {self.whole.post(text): text for text in texts}
         self._posted |= made
         return list(made)
 
     def ask(self, number: int = 1) -> None:
-        """Streams, each on a connection that waits for it."""
+        """Ask by streams, each on a connection that waits for it."""
         for _ in range(number):
             text = f"held {len(self._held)} {WORDS}"
             self._held.append((text, self.whole.ask(text)))
 
     def running(self, number: int) -> int:
-        """Waits until so many requests run; the one job that they run in."""
+        """Wait until so many requests run; return the one job that they run in."""
         sql = "SELECT count(*) FROM ledger_request WHERE state = 'running'"
         self.whole.until(lambda: self.whole.one(sql) >= number, what=f"{number} running requests")
         [job] = self.whole.live_jobs()
         return job
 
     def answered(self, timeout_s: float = 180) -> None:
-        """Everything that was accepted since the beginning has ended, once, with its own answer."""
+        """Check that everything accepted since the beginning has ended, once, with its own answer."""
         for text, held in self._held:
             said = held.result(timeout_s)
             assert said == text, f"{said}\n{self.story()}"
@@ -76,13 +76,13 @@ class Scenario:
         assert set(states) <= {"done"} and states.get("done", 0) >= len(self._posted), states
 
     def queued(self) -> None:
-        """What was posted waits in its line, in nobody's hands: accepted is kept."""
+        """Check that what was posted waits in its line, in nobody's hands: accepted is kept."""
         sql = "SELECT id::text FROM ledger_request WHERE state = 'queued' AND holder IS NULL AND accepted_at >= %s"
         waiting = {row[0] for row in self.whole.rows(sql, self._began)}
         assert set(self._posted) <= waiting
 
     def story(self, beside: Collection[str] = ()) -> Rows:
-        """Decision rows, oldest first, as (kind, reason); without those of the kinds `beside`."""
+        """Return decision rows, oldest first, as (kind, reason); without those of the kinds `beside`."""
         sql = "SELECT kind, reason FROM fleet_decision WHERE id > %s ORDER BY id"
         return [
             (str(kind), str(reason))
@@ -91,9 +91,11 @@ class Scenario:
         ]
 
     def replaced(self, lost: str) -> None:
-        """One job ended, with `lost` in its reason, and another was started for those that wait. Which of the two rows
-        comes first is up to the moment of a tick: an agent says that it leaves, gives back the four that it ran, and only
-        then is its job over."""
+        """Check that one job ended, with `lost` in its reason, and another was started for those that wait.
+
+        Which of the two rows comes first is up to the moment of a tick: an agent says that it leaves, gives
+        back the four that it ran, and only then is its job over.
+        """
         [over] = [reason for kind, reason in self.story() if kind == "ended"]
         assert lost in over
         # A tick that looked at the reports just before the agent said that it leaves, and at the tables just after, takes
@@ -107,7 +109,7 @@ class Scenario:
         assert self.story({"ended", "place"})[1][1].startswith(("2 requests", "6 requests"))
 
     def told(self, *expected: tuple[str, str], beside: Collection[str] = ()) -> None:
-        """The rows are these and no others: each of this kind, with these words in its reason."""
+        """Check that the rows are these and no others: each of this kind, with these words in its reason."""
         story = self.story(beside)
         read = "\n".join(f"{kind}: {reason}" for kind, reason in story)
         assert [kind for kind, _ in story] == [kind for kind, _ in expected], read

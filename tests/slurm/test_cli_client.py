@@ -46,7 +46,7 @@ class TestCliClient(Contract):
 
     @pytest.fixture
     def broken(self, cluster: Slurm, tmp_path: Path) -> Callable[[str], CliClient]:
-        """Commands that say something else than Slurm's, and are content with it."""
+        """Give a client whose commands print something else than Slurm's, and are content with it."""
 
         def one(situation: str) -> CliClient:
             if situation in LATE:
@@ -70,7 +70,7 @@ class TestCliClient(Contract):
 
 @pytest.fixture
 def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder at the front of PATH for fake commands."""
+    """Make a folder at the front of PATH for fake commands."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")

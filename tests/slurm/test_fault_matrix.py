@@ -33,7 +33,7 @@ SCENARIOS = [
 
 
 def bring_to(whole: Whole, step: str) -> None:
-    """Waits until the flow has come to `step` and, there, stays for a moment."""
+    """Wait until the flow has come to `step` and, there, stays for a moment."""
     if step == "pending":
         whole.until(lambda: whole.one("SELECT count(*) FROM fleet_pilot WHERE slurm_state = 'PENDING'"))
     elif step == "loading":

@@ -62,7 +62,7 @@ class Answered:
         self.pilots[name] = self.whole.detail(got.request_id)["timeline"]["pilot"]
 
     def addresses(self) -> dict[str, str]:
-        """Node to the address at which its pilot says that it can be reached."""
+        """Return by node the address at which its pilot says that it can be reached."""
         rows = self.whole.rows("SELECT node, address FROM fleet_pilot WHERE state <> 'ended'")
         return {str(node): str(urlsplit(address).hostname) for node, address in rows}
 
@@ -135,7 +135,7 @@ def test_from_a_node_only_the_portal_is_reached_and_neither_database_nor_redis(a
 
 
 def _agents(whole: Whole) -> list[int]:
-    """The agents of all jobs, one on each node."""
+    """Find the agents of all jobs, one on each node."""
     found = list(whole._pids_of("gpuworker.agent"))
     assert len(found) == 4
     return found
@@ -146,7 +146,10 @@ def _environment(pid: int) -> str:
 
 
 def _listening(pid: int) -> set[tuple[str, int]]:
-    """Addresses (IPv4 as such, IPv6 as hexadecimal digits) and ports in state LISTEN in that process's network."""
+    """Return addresses and ports in state LISTEN in that process's network.
+
+    An IPv4 address is written as such, an IPv6 one as hexadecimal digits.
+    """
     found = set()
     for kind in ("tcp", "tcp6"):
         for line in Path(f"/proc/{pid}/net/{kind}").read_text().splitlines()[1:]:

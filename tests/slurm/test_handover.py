@@ -25,7 +25,10 @@ LIVE = "SELECT id::text FROM fleet_pilot WHERE state <> 'ended'"
 
 
 class Load:
-    """Clients that ask one thing after the other, every second one as a stream; what they got that is wrong."""
+    """The load of a handover: clients that ask one thing after the other, and what they got that is wrong.
+
+    Every second one is a stream.
+    """
 
     def __init__(self, whole: Whole, clients: int = 4) -> None:
         self._whole = whole
@@ -71,7 +74,7 @@ class Load:
 
 @pytest.fixture
 def hot(whole: Whole) -> Iterator[Scenario]:
-    """One job that serves, and the profile as it was afterwards."""
+    """Give one job that serves, and restore the profile as it was afterwards."""
     scenario = Scenario(whole)
     whole.tune(load_s=0.5, tokens_per_s=40)
     scenario.ask()
@@ -82,8 +85,11 @@ def hot(whole: Whole) -> Iterator[Scenario]:
 
 
 def end_soon(whole: Whole, in_s: int, keep_alive_s: int = 600) -> str:
-    """The one live job has that long, as if it had been so from the start: an end that the loop sees moving is
-    preemption, so it is moved in Slurm and in the loop's memory between two ticks. Its pilot."""
+    """Let the one live job have that long, as if it had been so from the start; return its pilot.
+
+    An end that the loop sees moving is preemption, so it is moved in Slurm and in the loop's memory between
+    two ticks.
+    """
     job = whole.one("SELECT job_id FROM fleet_pilot WHERE state = 'up'")
     link = psycopg2.connect(whole.berth.stack.env()["BERTH_DATABASE_URL"])
     try:
@@ -103,8 +109,10 @@ def end_soon(whole: Whole, in_s: int, keep_alive_s: int = 600) -> str:
 
 @contextlib.contextmanager
 def no_other_place(whole: Whole, cap: str) -> Iterator[None]:
-    """One job at a time: because the profile says so, or because others leave us the GPUs that we have and no more, as
-    a QOS limit of the fleet's size does."""
+    """Allow one job at a time, by the profile, or because others leave us the GPUs that we have and no more.
+
+    The second is what a QOS limit of the fleet's size does.
+    """
     if cap == "the profile's":
         whole.rows("UPDATE catalog_profile SET max_pilots = 1 WHERE name = 'demo'")
         yield

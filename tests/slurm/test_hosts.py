@@ -43,7 +43,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 
 
 def on_node(slurm: Slurm, node: str, script: str, folder: Path) -> list[str]:
-    """Runs a shell script as a job on that node; its lines, once it has ended."""
+    """Run a shell script as a job on that node; return its lines, once it has ended."""
     out = folder / f"{node}.out"
     argv = [
         "sbatch",
@@ -61,7 +61,7 @@ def on_node(slurm: Slurm, node: str, script: str, folder: Path) -> list[str]:
 
 @pytest.fixture
 def listening(cluster: Slurm) -> Iterator[int]:
-    """The port of a server on gpu02."""
+    """Give the port of a server on gpu02."""
     port = 20_500
     argv = [*cluster.hosts.enter("gpu02"), sys.executable, "-c", LISTEN, str(port)]
     with subprocess.Popen(argv) as server:
@@ -72,7 +72,10 @@ def listening(cluster: Slurm) -> Iterator[int]:
 
 
 def reached(address: str, port: int, timeout_s: float = 1.0) -> str:
-    """What a connection from the machine ends with: a word of the server's, "open" where it has none, or the error."""
+    """Return what a connection from the machine ends with.
+
+    That is a word of the server's, "open" where it has none, or the error.
+    """
     try:
         link = socket.create_connection((address, port), timeout=timeout_s)
     except ConnectionRefusedError:
@@ -89,7 +92,7 @@ def reached(address: str, port: int, timeout_s: float = 1.0) -> str:
 
 
 def from_node(slurm: Slurm, node: str, address: str, port: int) -> str:
-    """What a connection from that node ends with."""
+    """Return what a connection from that node ends with."""
     code = "import sys; from tests.slurm.test_hosts import reached; print(reached(sys.argv[1], int(sys.argv[2])))"
     env = f"PYTHONPATH={checkout.ROOT}:{checkout.ROOT / 'bin'}"
     return slurm.hosts.run(node, "env", env, sys.executable, "-c", code, address, str(port)).strip()
@@ -194,7 +197,7 @@ sys.stdin.read()
 
 
 def is_own_address(address: str) -> bool:
-    """Whether some interface of this machine has the address."""
+    """Tell whether some interface of this machine has the address."""
     with socket.socket() as probe:
         try:
             probe.bind((address, 0))
@@ -204,7 +207,7 @@ def is_own_address(address: str) -> bool:
 
 
 def networks(pids: set[int]) -> set[str]:
-    """The network namespaces that these processes are in."""
+    """Return the network namespaces that these processes are in."""
     found = set()
     for pid in pids:
         try:

@@ -55,7 +55,7 @@ VICTIMS = [pytest.param(v, marks=() if v in EVERY_DAY else pytest.mark.nightly) 
 
 @pytest.fixture
 def counted(whole: Whole) -> Iterator[Whole]:
-    """An idle Berth whose ledger counts how often each request ends."""
+    """Give an idle Berth whose ledger counts how often each request ends."""
     whole.empty()
     whole.tune(load_s=0.2, tokens_per_s=30)
     whole.rows(COUNT_THE_ENDS)

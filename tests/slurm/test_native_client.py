@@ -32,7 +32,7 @@ def why_not() -> str:
 
 @pytest.fixture(scope="module")
 def python() -> str:
-    """The interpreter, inside the tree."""
+    """Return the interpreter, inside the tree."""
     tree = trees.chosen()
     if why := why_not():
         pytest.skip(why)
@@ -75,7 +75,7 @@ class TestNativeClient(Contract):
 
     @pytest.fixture
     def broken(self, make: Make, python: str, tmp_path: Path) -> Callable[[str], NativeClient]:
-        """An interpreter that says something else."""
+        """Give a client whose interpreter prints something else."""
 
         def one(situation: str) -> NativeClient:
             if situation in LATE:

@@ -86,7 +86,7 @@ def test_people_hear_of_a_silent_slurm_of_a_long_wait_and_of_results_that_go(
         whole.rows(
             "UPDATE ledger_request SET accepted_at = now() - interval '31 minutes' WHERE id = %s", waiting
         )
-        told(f"Requests for {POOL} wait for ")
+        told(f"Requests for {POOL} have waited for ")
     finally:
         whole.hold_nodes(held=False)
     whole.until(lambda: whole.detail(waiting)["state"] == "done", what="an answer")

@@ -76,7 +76,7 @@ python = test_native_client.python
 
 
 def shown(cluster: Slurm, job_id: int) -> dict[str, str]:
-    """What Slurm says that was asked for."""
+    """Return what Slurm says that was asked for."""
     text = cluster.run("scontrol", "show", "job", str(job_id))
     pairs = re.findall(r"(?:^|\s)([A-Za-z/:]+)=(\S*)", text)
     return {name: value for name, value in pairs if not OWN.fullmatch(name)}

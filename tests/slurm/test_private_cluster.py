@@ -31,7 +31,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 
 
 def submit(slurm: Slurm, script: str, *options: str) -> int:
-    """Submits with --export=SLURM_CONF: NONE would run the user's log-in shell first, which takes seconds."""
+    """Submit with --export=SLURM_CONF: NONE would run the user's log-in shell first, which takes seconds."""
     argv = ["sbatch", "--parsable", "--export=SLURM_CONF", "--chdir=/tmp", *options, f"--wrap={script}"]
     return int(slurm.run(*argv))
 
@@ -45,8 +45,10 @@ def reaches(slurm: Slurm, job: int, *states: str, timeout_s: float = 90) -> bool
 
 
 def processes_of(slurm: Slurm) -> set[int]:
-    """Everything alive that knows this cluster: daemons, steps and jobs carry its SLURM_CONF; from 24.11 on a step's
-    keeper does not, and is known by its socket."""
+    """Find everything alive that knows this cluster: daemons, steps and jobs carry its SLURM_CONF.
+
+    From 24.11 on a step's keeper does not, and is known by its socket.
+    """
     found = proctable.with_environment("SLURM_CONF", str(slurm.conf))
     found |= proctable.keepers(str(slurm.conf.parent))
     return {pid for pid in found if proctable.start_ticks(pid) is not None}
@@ -74,7 +76,7 @@ def test_more_gpus_than_a_node_has_are_refused(cluster: Slurm) -> None:
 
 
 def is_own_address(address: str) -> bool:
-    """Whether some interface of this machine has the address."""
+    """Tell whether some interface of this machine has the address."""
     with socket.socket() as probe:
         try:
             probe.bind((address, 0))

@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.nightly]
 
 
 def running(whole: Whole) -> tuple[Scenario, int]:
-    """Four requests that run and two that wait, and their job."""
+    """Start four requests that run and two that wait; return their job, too."""
     scenario = Scenario(whole, cap=4, tokens_per_s=1)
     scenario.post(6)
     job = scenario.running(4)
@@ -20,7 +20,8 @@ def running(whole: Whole) -> tuple[Scenario, int]:
 
 
 def over(whole: Whole, job: int) -> None:
-    """Its successor may have answered before Slurm, and we after it, say that it has ended."""
+    """Wait until a job is over: its successor may have answered before Slurm, and we after it, say that it
+    has ended."""
     whole.until(lambda: whole.pilot(job)["state"] == "ended", what=f"the end of job {job}")
 
 

@@ -35,7 +35,7 @@ def test_a_pending_job_is_explained_kept_and_not_doubled(whole: Whole) -> None:
         assert whole.live_jobs() == {job}
         assert whole.pilot(job)["state"] == "pending"
         told = str(whole.detail(request))
-        assert f"GPU job {job} was submitted at" in told
+        assert f"Slurm job {job} was submitted at" in told
         assert "the nodes it needs are down, drained or kept for jobs of higher priority" in told
     finally:
         whole.hold_nodes(held=False)

@@ -11,7 +11,8 @@ pytestmark = pytest.mark.slurm
 
 
 def preempted(whole: Whole, partition: str) -> tuple[Scenario, int, list[str]]:
-    """Four requests run and two wait when it happens. The scenario, the victim's job, the requests."""
+    """Preempt a job while four requests run and two wait. Return the scenario, the victim's job, the
+    requests."""
     scenario = Scenario(whole, cap=4, tokens_per_s=0.5)
     with whole.profile(partition=partition):
         requests = scenario.post(6)

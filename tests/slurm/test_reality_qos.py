@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.nightly]
 
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
-    """A Berth on a cluster with accounting, whose QOS allows one job of a user to run."""
+    """Start a Berth on a cluster with accounting, whose QOS allows one job of a user to run."""
     progress = Progress()
     apt.install(apt.ACCOUNTING, progress, cache_dir() / "apt.log")
     spec = SlurmSpec(nodes=2, sched_interval_s=1, preemption=True, partitions=PARTITIONS, accounting=True)

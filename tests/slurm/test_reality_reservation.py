@@ -18,7 +18,7 @@ AHEAD_MIN = 12
 
 @contextlib.contextmanager
 def maintenance(whole: Whole, in_min: int) -> Iterator[None]:
-    """Of all nodes, known to the loop."""
+    """Reserve all nodes for maintenance, known to the loop."""
     whole.slurm.run(
         "scontrol", "create", "reservation", "ReservationName=maintenance", "Nodes=ALL", f"Users={getpass.getuser()}",
         f"StartTime=now+{in_min}minutes", "Duration=60", "Flags=MAINT,IGNORE_JOBS",

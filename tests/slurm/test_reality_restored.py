@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.nightly]
 
 
 def restore(whole: Whole) -> None:
-    """The tables as they were before the last job was launched."""
+    """Restore the tables as they were before the last job was launched."""
     for table in ("fleet_gpuclaim", "fleet_replica", "fleet_pilotlog", "fleet_pilot"):
         whole.rows(f"DELETE FROM {table}")
     paused = "SELECT paused FROM fleet_cluster"

@@ -30,7 +30,7 @@ def story() -> list[tuple[str, str]]:
 
 
 def is_kept(request: UUID) -> bool:
-    """It waits in its line, in nobody's hands."""
+    """Tell whether a request waits in its line, in nobody's hands."""
     return Request.objects.filter(pk=request, state="queued", holder__isnull=True).exists()
 
 

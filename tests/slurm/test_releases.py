@@ -36,7 +36,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def inside(slurm: Slurm, program: str) -> str:
-    """What a shell program says where the cluster's commands are."""
+    """Return what a shell program prints where the cluster's commands are."""
     argv = [*slurm.prefix, "sh", "-c", program]
     done = subprocess.run(argv, capture_output=True, text=True, cwd="/", timeout=60, check=False)
     assert done.returncode == 0, done.stderr
@@ -152,7 +152,7 @@ STUBBORN = "trap '' TERM; env -i sleep 600 & env -i setsid sleep 601 & while :; 
 
 
 def keeper_and_below(folder: Path) -> dict[int, int]:
-    """The one keeper of a job that runs STUBBORN, and all below it, with when each started."""
+    """Find the one keeper of a job that runs STUBBORN, and all below it; return when each started."""
     found: set[int] = set()
 
     def complete() -> bool:
@@ -173,7 +173,8 @@ def left(found: dict[int, int]) -> set[int]:
 def stubborn(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Slurm]:
-    """A cluster with a job that does not end when it is told to, and whose processes bear no mark of ours."""
+    """Start a cluster with a job that does not end when it is told to, and whose processes bear no mark of
+    ours."""
     monkeypatch.setattr(slurm_module, "POLITE_S", 1.0)
     spec = dataclasses.replace(QUICK, kill_wait_s=60)
     with Slurm(tmp_path / "slurm", spec, releases.tree(request.param)) as slurm:

@@ -66,7 +66,7 @@ class TestRestClient(Contract):
 
     @pytest.fixture
     def broken(self, cluster: Slurm, token: Path, tmp_path: Path) -> Iterator[Callable[[str], RestClient]]:
-        """A server that is none, and a token that another cluster would take."""
+        """Give clients of a server that is none, and with a token that another cluster would take."""
         with restd() as other, ExitStack() as relays:
 
             def one(situation: str) -> RestClient:

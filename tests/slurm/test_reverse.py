@@ -25,7 +25,7 @@ pytestmark = [
 
 @pytest.fixture
 def closed(whole: Whole) -> Iterator[None]:
-    """No way from the portal to any node, and the profile says so."""
+    """Close every way from the portal to any node; the profile says so."""
     apt.install(apt.FIREWALL, SILENT, checkout.cache_dir() / "apt.log")
     names = whole.slurm.spec.node_names
     whole.empty()

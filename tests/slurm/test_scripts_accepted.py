@@ -45,7 +45,7 @@ def client(cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> CliClient:
 
 
 def here(spec: JobSpec, folder: Path) -> JobSpec:
-    """The same job with a log and a secret that can be written, and a name of its own."""
+    """Return the same job with a log and a secret that can be written, and a name of its own."""
     pilot = uuid.uuid4().hex
     secret = SecretFile(f"{folder}/secret/{pilot}.json", "{}")
     return replace(

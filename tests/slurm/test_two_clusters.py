@@ -28,7 +28,7 @@ FAR = "far-echo"
 
 @dataclasses.dataclass
 class Two:
-    """`whole` submits to its own cluster by Slurm's commands, to `far` by an access."""
+    """A pair of clusters. `whole` submits to its own by Slurm's commands, to `far` by an access."""
 
     whole: Whole
     far: Slurm
@@ -38,7 +38,7 @@ class Two:
         return ask.ask(self.whole.site.url, self.whole.berth.token, model, text, lambda _: None).text
 
     def apply(self, **sections: dict[str, Any]) -> None:
-        """By the command that an administrator gives."""
+        """Apply a catalog by the command that an administrator gives."""
         file = self.folder / "catalog.yaml"
         file.write_text(yaml.safe_dump(sections))
         self.whole.site.manage(["catalog", "apply", str(file)])
@@ -47,7 +47,7 @@ class Two:
         return str(self.whole.one("SELECT error FROM fleet_waystate WHERE cluster_id = %s", cluster))
 
     def live(self) -> dict[str, tuple[str, int, str]]:
-        """By pool: cluster, job and node of the pilot that serves it."""
+        """Return by pool the cluster, job and node of the pilot that serves it."""
         rows = self.whole.rows(
             """SELECT r.pool_id, p.cluster, p.job_id, p.node FROM fleet_replica r JOIN fleet_pilot p ON p.id = r.pilot_id
                WHERE r.state = 'hot' AND p.state = 'up'"""
@@ -55,7 +55,7 @@ class Two:
         return {pool: (cluster, job, node) for pool, cluster, job, node in rows}
 
     def let_go(self) -> None:
-        """No pilot in either cluster."""
+        """Let every pilot in either cluster go."""
         for pool in ("echo", FAR):
             self.whole.rows("UPDATE fleet_poolstate SET interest_until = NULL WHERE pool_id = %s", pool)
         self.far.cancel_jobs()

@@ -24,7 +24,7 @@ HEAD, RANK, HELPER = "gpuworker.engines.echo_server", "gpuworker.engines.echo_ra
 
 @pytest.fixture
 def wide(whole: Whole) -> Iterator[Whole]:
-    """The pool over two nodes with two GPUs each, under a profile that allows it."""
+    """Spread the pool over two nodes with two GPUs each, under a profile that allows it."""
     whole.empty()
     with whole.profile(nodes=2):
         whole.rows("UPDATE catalog_pool SET nodes = 2, gpus = 2 WHERE name = %s", POOL)
@@ -35,13 +35,13 @@ def wide(whole: Whole) -> Iterator[Whole]:
 
 
 def networks(whole: Whole) -> dict[str, str]:
-    """Network namespace → node of this cluster: other clusters may run beside it."""
+    """Return this cluster's node by network namespace: other clusters may run beside it."""
     names = whole.slurm.spec.node_names
     return {whole.slurm.hosts.run(name, "readlink", "/proc/self/ns/net").strip(): name for name in names}
 
 
 def pids(whole: Whole, module: str) -> dict[int, str]:
-    """Processes that run this module on a node of the cluster → that node."""
+    """Return the node of the cluster by process that runs this module there."""
     known, found = networks(whole), {}
     for entry in Path("/proc").iterdir():
         try:

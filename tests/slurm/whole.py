@@ -94,7 +94,7 @@ class Whole:
         return held
 
     def post(self, text: str = WORDS) -> str:
-        """A detached request; its id."""
+        """Post a detached request; return its id."""
         body = {"model": POOL, "messages": [{"role": "user", "content": text}], "max_tokens": 64}
         asked = {"model": POOL, "api": "/v1/chat/completions", "body": body}
         request = urllib.request.Request(
@@ -109,7 +109,7 @@ class Whole:
         return ask.get_json(self.site.url, self.berth.token, f"/api/v1/requests/{request_id}")
 
     def text_of(self, request_id: str) -> str:
-        """The answer of a detached request that ended."""
+        """Return the answer of a detached request that ended."""
         result = self.detail(request_id)["result"]
         return str(result["choices"][0]["message"]["content"])
 
@@ -146,7 +146,7 @@ class Whole:
         return bool(self.one("SELECT count(*) FROM fleet_replica WHERE state = %s", state))
 
     def jobs(self) -> set[int]:
-        """Every job of ours that Slurm still knows, ended ones included."""
+        """Return every job of ours that Slurm still knows, ended ones included."""
         out = self.slurm.run("squeue", "-a", "-h", "-t", "all", "-o", "%A")
         return {int(word) for word in out.split()}
 
@@ -155,7 +155,7 @@ class Whole:
         return {int(word) for word in out.split()}
 
     def story(self, since: int) -> list[str]:
-        """Decisions after the one numbered `since`, as "kind: reason", oldest first."""
+        """Return decisions after the one numbered `since`, as "kind: reason", oldest first."""
         sql = "SELECT kind || ': ' || reason FROM fleet_decision WHERE id > %s ORDER BY id"
         return [row[0] for row in self.rows(sql, since)]
 
@@ -163,18 +163,18 @@ class Whole:
         return int(self.one("SELECT coalesce(max(id), 0) FROM fleet_decision"))
 
     def pilot(self, job: int) -> dict[str, Any]:
-        """One pilot's row, in words that a test asks for."""
+        """Return one pilot's row, in words that a test asks for."""
         names = ("state", "end_reason", "node", "slurm_state", "slurm_reason", "walltime_min", "id")
         found = self.rows(f"SELECT {', '.join(names)} FROM fleet_pilot WHERE job_id = %s", job)
         assert found, f"no pilot has job {job}"
         return dict(zip(names, found[0], strict=True))
 
     def failures(self) -> int:
-        """Failed launches in a row of the pool."""
+        """Return the failed launches in a row of the pool."""
         return int(self.one("SELECT failures FROM fleet_poolstate WHERE pool_id = %s", POOL) or 0)
 
     def ticks(self, number: int) -> None:
-        """Waits for so many further passes of the loop."""
+        """Wait for so many further passes of the loop."""
         for _ in range(number):
             before = self.one("SELECT ticked_at FROM fleet_cluster")
             self.until(lambda b=before: self.one("SELECT ticked_at FROM fleet_cluster") != b, what="a tick")  # type: ignore[misc]
@@ -182,14 +182,17 @@ class Whole:
     # -- arranging ---------------------------------------------------------------------------------------
 
     def tune(self, *, keep_alive_s: int = 600, load_limit_s: int = 60, cap: int = 64, **args: Any) -> None:
-        """How the echo engine behaves from its next start on."""
+        """Tune how the echo engine behaves from its next start on."""
         self.rows(
             "UPDATE catalog_pool SET args = %s, keep_alive_s = %s, load_limit_s = %s, cap = %s WHERE name = %s",
             json.dumps(args), keep_alive_s, load_limit_s, cap, POOL,
         )  # fmt: skip
 
     def empty(self) -> None:
-        """No job, no live pilot, no live request, no model wanted awake, no node left out: where each scenario begins."""
+        """Empty the fleet, which is where each scenario begins.
+
+        There is no job, no live pilot, no live request, no model wanted awake, no node left out.
+        """
         self.rows("UPDATE fleet_poolstate SET interest_until = NULL")
         live = "SELECT count(*) FROM ledger_request WHERE state IN ('queued', 'running')"
         self.until(lambda: self.one(live) == 0, what="an empty queue")
@@ -200,12 +203,13 @@ class Whole:
         self.until(lambda: self.site.get("/readyz") == 200)
 
     def relaunch(self) -> None:
-        """The command that an operator gives once what failed has been mended."""
+        """Give the command that an operator gives once what failed has been mended."""
         self.command("relaunch", POOL)
 
     @contextlib.contextmanager
     def profile(self, name: str = "demo", **columns: Any) -> Iterator[None]:
-        """The profile with other values, for a while; one that does not exist is made like `demo`, for the pool."""
+        """Give the profile other values for a while; one that does not exist is made like `demo`, for the
+        pool."""
         new = not self.one("SELECT count(*) FROM catalog_profile WHERE name = %s", name)
         if new:
             self._copy_profile(name)
@@ -245,7 +249,7 @@ class Whole:
         )
 
     def command(self, kind: str, pool: str | None = None, **args: Any) -> str:
-        """Gives a command, waits until the loop has dealt with it; what it said."""
+        """Give a command, wait until the loop has dealt with it, and return its result."""
         number = self.one(
             """INSERT INTO fleet_command (kind, pool_id, args, state, result, created_at)
                VALUES (%s, %s, %s, 'pending', '', now()) RETURNING id""",
@@ -260,14 +264,14 @@ class Whole:
         return str(result)
 
     def hold_nodes(self, *, held: bool) -> None:
-        """Held nodes start no job, so that it stays pending."""
+        """Hold nodes, or let them go: held nodes start no job, so that it stays pending."""
         change = ("State=DRAIN", "Reason=test") if held else ("State=RESUME",)
         self.slurm.run("scontrol", "update", "NodeName=ALL", *change)
 
     # -- hurting -----------------------------------------------------------------------------------------
 
     def kill(self, victim: str) -> None:
-        """kill -9. What supervises it in life (systemd, the job's supervisor, us) starts it again."""
+        """Send SIGKILL. What supervises it in life (systemd, the job's supervisor, us) starts it again."""
         if victim == "redis":
             redis = self.berth.stack.redis
             assert redis is not None
@@ -281,8 +285,10 @@ class Whole:
             os.killpg(self.site.pid(victim), signal.SIGKILL)
 
     def _pid_of(self, words: str) -> int:
-        """The one process of our spool whose command line has `words`. One that starts another bears its own words
-        twice for a moment, until the other is what it shall be."""
+        """Find the one process of our spool whose command line has `words`.
+
+        One that starts another bears its own words twice for a moment, until the other is what it shall be.
+        """
         found: list[int] = []
 
         def only_one() -> bool:

@@ -75,11 +75,11 @@ def interpreter(folder: Path, plan: str = "") -> str:
 
 
 def replan(folder: Path, plan: str) -> None:
-    """What the next helper's pyslurm does."""
+    """Write what the next helper's pyslurm does."""
     (folder / "pyslurm" / "plan.py").write_text(plan)
 
 
 def imports(folder: Path) -> int:
-    """How many helpers have imported it."""
+    """Count the helpers that have imported it."""
     path = folder / "pyslurm" / "imports"
     return len(path.read_text().splitlines()) if path.exists() else 0

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from portal.redis import keys
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # Only `*.transitions` write states. A state column is written by an UPDATE, an INSERT or an ORM assignment.
@@ -24,24 +26,28 @@ _PROCESS_CALLS = {
     ("os", "system"), ("os", "popen"), ("os", "fork"), ("os", "posix_spawn"),
     ("asyncio", "create_subprocess_exec"), ("asyncio", "create_subprocess_shell"),
 }  # fmt: skip
+_ENDINGS = tuple(keys.ending(key) for key in keys.OF_POOLS)
+# The one place, the test that holds the spellings, and a job's comment that begins in the same way.
+_SPELL_KEYS = {"portal/redis/keys.py", "tests/unit/test_redis_keys.py", "tests/job_specs.py"}
 _POLICY_ALLOWED = set(sys.stdlib_module_names) | {"numpy"}
 # The modules outside its room that a policy may know: enums, which themselves know the standard library only.
 _ENUMS = {"portal.fleet.states", "portal.fleet.decision_kinds"}
 
 
 def modules(*rooms: str) -> Iterator[tuple[str, str]]:
-    """Yield (path relative to the root, source) of every module of the rooms, migrations left out.
+    """Yield (path relative to the root, source) of every module and Lua script of the rooms, migrations left out.
 
-    A room may be one file."""
+    A room may be one file.
+    """
     for room in rooms:
-        there = [ROOT / room] if room.endswith(".py") else sorted((ROOT / room).rglob("*.py"))
+        there = [ROOT / room] if room.endswith(".py") else sorted((ROOT / room).rglob("*"))
         for path in there:
-            if "migrations" not in path.parts:
+            if path.suffix in (".py", ".lua") and "migrations" not in path.parts:
                 yield str(path.relative_to(ROOT)), path.read_text()
 
 
 def state_writes(path: str, source: str) -> list[str]:
-    """Writes of a request's, batch's, pilot's or replica's state outside a `transitions` module."""
+    """Find writes of a request's, batch's, pilot's or replica's state outside a `transitions` module."""
     if Path(path).stem == "transitions" or Path(path).parent.name == "transitions":
         return []
     found = []
@@ -71,7 +77,7 @@ def _is_row(node: ast.expr) -> bool:
 
 
 def process_starts(path: str, source: str) -> list[str]:
-    """Calls that start a process. Within portal and scheduler only `scheduler.slurm` may have one."""
+    """Find calls that start a process. Within portal and scheduler only `scheduler.slurm` may have one."""
     if path.startswith("scheduler/slurm/"):
         return []
     found = []
@@ -85,6 +91,41 @@ def process_starts(path: str, source: str) -> list[str]:
         if isinstance(node, (ast.Import, ast.ImportFrom)) and "subprocess" in ast.unparse(node):
             found.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
     return found
+
+
+def spelled_keys(path: str, source: str) -> list[str]:
+    """Strings in which a Redis key, a channel or the ending of a pool's key is spelled, other than in `redis.keys`.
+
+    Docstrings may name one. Of a Lua script every string is looked at."""
+    if path in _SPELL_KEYS:
+        return []
+    if path.endswith(".lua"):
+        strings = [
+            (number, text)
+            for number, line in enumerate(source.splitlines(), 1)
+            for text in re.findall(r"""'([^']*)'|"([^"]*)\"""", line.partition("--")[0])
+        ]
+        return [f"{path}:{number}: {text}" for number, pair in strings for text in pair if _is_key(text)]
+    tree = ast.parse(source)
+    docs = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    return [
+        f"{path}:{node.lineno}: {node.value!r}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and id(node) not in docs
+        and _is_key(node.value)
+    ]
+
+
+def _is_key(text: str) -> bool:
+    return bool(re.match(r"berth:[a-z{]", text)) or text.startswith(_ENDINGS)
 
 
 _SQL_DECISION = re.compile(r"(insert\s+into|update)\s+fleet_decision\b", re.IGNORECASE)
@@ -138,3 +179,84 @@ def foreign_imports(path: str, source: str) -> list[str]:
             if name.split(".")[0] not in _POLICY_ALLOWED and not ours:
                 found.append(f"{path}:{node.lineno}: imports {name}")
     return found
+
+
+_SQL = re.compile(
+    r"\b(select\b.*\bfrom|insert\s+into|update\b.*\bset|delete\s+from)\b", re.IGNORECASE | re.DOTALL
+)
+MOST_COLUMNS = 6  # that a reader counts at a glance
+
+
+def rows_by_position(path: str, source: str) -> list[str]:
+    """Rows of a cursor whose columns are counted instead of named (portal.db.rows), and SQL that is patched as text."""
+    if path == "portal/db/rows.py":
+        return []
+    found = []
+    tree = ast.parse(source)
+    rows = _row_names(tree)
+    for node in ast.walk(tree):
+        for target in _targets(node):
+            if isinstance(target, ast.Tuple) and len(target.elts) > MOST_COLUMNS:
+                found.append(f"{path}:{target.lineno}: takes {len(target.elts)} columns by position")
+        if (
+            isinstance(node, ast.Subscript)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in rows
+            and isinstance(node.slice, ast.Constant)
+            and isinstance(node.slice.value, int)
+            and node.slice.value > 1
+        ):
+            found.append(f"{path}:{node.lineno}: takes column {ast.unparse(node)}")
+        if isinstance(node, ast.Call):
+            for argument in node.args:
+                if isinstance(argument, ast.Starred) and ast.unparse(argument.value) in rows:
+                    found.append(f"{path}:{node.lineno}: hands on a row by position: {ast.unparse(node)}")
+            if (
+                isinstance(node.func, ast.Attribute)
+                and node.func.attr in ("replace", "format")
+                and _SQL.search(_text_of(node.func.value))
+            ):
+                found.append(f"{path}:{node.lineno}: patches SQL by .{node.func.attr}")
+    return found
+
+
+def _targets(node: ast.AST) -> list[ast.expr]:
+    """Return what rows are bound to here."""
+    if isinstance(node, (ast.For, ast.comprehension)):
+        return [node.target] if _is_fetched(node.iter) else []
+    return node.targets if isinstance(node, ast.Assign) and _is_fetched(node.value) else []
+
+
+def _row_names(tree: ast.AST) -> set[str]:
+    """Return the names that stand for one row: bound to a fetch, or running over the rows of one."""
+    lists: set[str] = set()
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and _is_fetched(node.value):
+            bound = {target.id for target in node.targets if isinstance(target, ast.Name)}
+            (names if "fetchone" in ast.unparse(node.value) else lists).update(bound)
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.For, ast.comprehension)) or not isinstance(node.target, ast.Name):
+            continue
+        if _is_fetched(node.iter) or (isinstance(node.iter, ast.Name) and node.iter.id in lists):
+            names.add(node.target.id)
+    return names
+
+
+def _is_fetched(node: ast.expr) -> bool:
+    """Return whether these are rows as the driver gives them."""
+    if isinstance(node, ast.BoolOp):
+        return any(map(_is_fetched, node.values))
+    if not isinstance(node, ast.Call):
+        return isinstance(node, ast.Name) and node.id == "cur"
+    name = ast.unparse(node.func)
+    fetches = any(keyword.arg == "fetch" for keyword in node.keywords)
+    return name.endswith((".fetchone", ".fetchall", ".fetchmany")) or (name == "execute_values" and fetches)
+
+
+def _text_of(node: ast.expr) -> str:
+    """Return the text of a literal, without what an f-string puts in."""
+    parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+    return "".join(
+        part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)
+    )

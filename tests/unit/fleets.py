@@ -39,8 +39,11 @@ PROFILES = ("gpu", "spare", "own")
 
 
 def snapshots() -> st.SearchStrategy[Snapshot]:
-    """From a seed, and not drawn value by value: hypothesis draws mostly empty and extreme fleets, in which hardly
-    anything is decided, and takes a hundred times as long. The seed of a failure is printed."""
+    """Make snapshots from a seed, and not draw them value by value.
+
+    Hypothesis draws mostly empty and extreme fleets, in which hardly anything is decided, and takes a hundred
+    times as long. The seed of a failure is printed.
+    """
     return st.builds(lambda seed: fleet(Random(seed)), st.integers(0, 2**48))
 
 
@@ -69,7 +72,7 @@ def fleet(rng: Random) -> Snapshot:
 
 
 def beside(fleet: Snapshot) -> Snapshot:
-    """The same once more, under names of its own."""
+    """Return the same fleet once more, under names of its own."""
 
     def other(name: str) -> str:
         return f"other-{name}" if name else ""
@@ -99,14 +102,14 @@ def silences(rng: Random) -> dict[str, str]:
 
 
 def some(rng: Random, chance: float) -> frozenset[str]:
-    """All profiles, or none, or some."""
+    """Choose all profiles, or none, or some."""
     if rng.random() < 0.5:
         return frozenset(PROFILES) if rng.random() < chance else frozenset()
     return frozenset(name for name in PROFILES if rng.random() < chance)
 
 
 def crowded(rng: Random, fleet: Snapshot) -> Snapshot:
-    """The same pools with as many jobs as may be, each full: what gets in has to switch."""
+    """Return the same pools with as many jobs as may be, each full: what gets in has to switch."""
     asking, *there = (
         replace(
             pool, profiles=("gpu",), fits={}, failures=(), hold=HoldView(), mem_mb=2_000, project="", nodes=1
@@ -213,7 +216,7 @@ def pool(rng: Random, name: str) -> PoolView:
 def pilot(
     rng: Random, name: str, made: tuple[PoolView, ...], first: int
 ) -> tuple[PilotView, list[ReplicaView]]:
-    """One with replicas that fit into it."""
+    """Make a pilot with replicas that fit into it."""
     nodes, mem_mb = rng.choice([1, 1, 1, 2]), 16_000
     gpus = rng.randint(0, 6) if nodes == 1 else rng.choice([2, 4])
     state = PilotState(rng.choice(["planned", "submitted", "pending", *["up"] * 6, "draining"]))
@@ -273,7 +276,7 @@ serial = count()
 
 
 def acted(snapshot: Snapshot, decisions: list[Decision], now: float) -> Snapshot:
-    """The fleet after the decisions were carried out and nothing else happened."""
+    """Return the fleet after the decisions were carried out and nothing else happened."""
     pilots = {p.id: p for p in snapshot.pilots}
     replicas = {r.id: r for r in snapshot.replicas}
     pools = {p.name: p for p in snapshot.pools}
@@ -334,7 +337,7 @@ def acted(snapshot: Snapshot, decisions: list[Decision], now: float) -> Snapshot
 
 
 def drained(snapshot: Snapshot, now: float) -> Snapshot:
-    """Once what drains has ended or sleeps."""
+    """Return the fleet once what drains has ended or sleeps."""
     memory = {pool.name: pool.asleep_mem_mb for pool in snapshot.pools}
     left = []
     for replica in snapshot.replicas:

@@ -26,8 +26,12 @@ class Asked:
 
 @dataclass
 class Restd:
-    """`answers`: "METHOD path" → status and body (JSON unless it is bytes); with "?update" for listings since a time.
-    `drip`: the answer comes byte by byte, for ever. A token that is not in `tokens` is refused, where any are given."""
+    """A slurmrestd whose answers a test chooses.
+
+    `answers`: "METHOD path" → status and body (JSON unless it is bytes); with "?update" for listings since a
+    time. `drip`: the answer comes byte by byte, for ever. A token that is not in `tokens` is refused, where
+    any are given.
+    """
 
     url: str = ""
     answers: dict[str, tuple[int, Data | bytes]] = field(default_factory=dict)

@@ -24,7 +24,7 @@ exit {status}
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Callable[[int], subprocess.CompletedProcess[bytes]]:
-    """Runs the install script with its paths below tmp_path and an apt-get that ends with a given status."""
+    """Run the install script with its paths below tmp_path and an apt-get that ends with a given status."""
     script = (
         apt.INSTALL_SCRIPT.replace("/usr/sbin/policy-rc.d", f"{tmp_path}/policy-rc.d")
         .replace("/etc/postgresql-common/createcluster.d", f"{tmp_path}/createcluster.d")

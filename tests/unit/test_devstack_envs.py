@@ -14,7 +14,8 @@ from devstack.say import SILENT, StepFailed
 
 @dataclass
 class Pip:
-    """Stands for `python -m venv` and pip at the process boundary: what was asked, and what comes of it."""
+    """A stand-in for `python -m venv` and pip at the process boundary: what was asked, and what comes of
+    it."""
 
     asked: list[list[str]] = field(default_factory=list)
     says: list[tuple[int, str]] = field(default_factory=list)  # status and output of each pip install

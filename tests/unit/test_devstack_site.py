@@ -114,7 +114,7 @@ async def application(scope, receive, send):
 
 
 def asked(url: str) -> str:
-    """The answer at that address; empty where there is none."""
+    """Return the answer at that address; empty where there is none."""
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return str(answer.read().decode())
@@ -160,10 +160,10 @@ def test_the_answer_is_right_only_word_for_word_and_with_a_job() -> None:
 
 def test_a_heartbeat_is_told_as_a_sentence() -> None:
     heartbeat = 'berth {"position": 2, "eta_s": 33.9, "reason": "The model is being loaded."}'
-    assert demo.while_waiting(heartbeat) == "place 2, about 34 s more: The model is being loaded."
+    assert demo.while_waiting(heartbeat) == "queue position 2, about 34 s more: The model is being loaded."
     last = 'berth {"queue_ms": 3178, "slurm_ms": 458, "load_ms": 163504}'
     assert demo.while_waiting(last) == (
-        "its turn: 3.2 s in line, 0.5 s for Slurm, 163.5 s for the model to load"
+        "started after 3.2 s in the queue, 0.5 s for Slurm, 163.5 s for the model to load"
     )
     assert demo.while_waiting("something else") == "something else"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from devstack.slurmconf import Place, Site, SlurmSpec, cgroup_conf, gres_conf, slurm_conf
+from devstack.slurmconf import ClusterSite, Place, SlurmSpec, cgroup_conf, gres_conf, slurm_conf
 
-SITE = Site(
+SITE = ClusterSite(
     home=Path("/run/c"),
     user="alice",
     munge_socket=Path("/run/c/munge/socket"),

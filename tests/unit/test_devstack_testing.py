@@ -103,7 +103,8 @@ def test_a_release_that_there_is_no_tree_of_is_refused_with_those_that_there_are
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[selection.Run]:
-    """What `bin/test` without arguments hands to pytest; all that it would install first is taken for granted."""
+    """Record what `bin/test` without arguments hands to pytest; all that it would install first is taken
+    for granted."""
     runs: list[selection.Run] = []
 
     def note(asked: Sequence[selection.Run], _: Progress) -> int:

@@ -41,8 +41,8 @@ SITUATIONS = [
     ),
     (
         pool(latched_reason="config.json is missing"), "unavailable", None,
-        "The model cannot be started. config.json is missing. An operator has to look at it and let it "
-        "try again.",
+        "The model cannot be started. config.json is missing. An operator has to resolve this and "
+        "relaunch it.",
     ),
     (
         pool(replica("starting", started_at=NOW - MIN, says="Loading weights.")), "starting", 3 * MIN,
@@ -54,13 +54,13 @@ SITUATIONS = [
             failures=1,
             hold_reason="Starting it failed: Job 7 could not serve: a firewall",
         ), "starting", 3 * MIN,
-        "The model is being loaded; loading takes 4 min. The try before failed: Job 7 could not serve: a firewall.",
+        "The model is being loaded; loading takes 4 min. The previous attempt failed: Job 7 could not serve: a firewall.",
     ),
     (
         pool(replica("wanted", job()), failures=2, hold_reason="Starting it failed: out of memory"), "starting",
         21 * MIN,
-        "The model is not loaded yet. Its GPU job 4711 was submitted at 09:12 UTC: other jobs are ahead of it; jobs "
-        "like it waited 6–25 min today, and loading takes 4 min. The last of 2 tries failed: Out of memory.",
+        "The model is not loaded yet. Its Slurm job 4711 was submitted at 09:12 UTC: other jobs are ahead of it; jobs "
+        "like it waited 6–25 min today, and loading takes 4 min. The last of 2 attempts failed: Out of memory.",
     ),
     (
         pool(replica("starting", started_at=NOW - 9 * MIN)), "starting", None,
@@ -68,63 +68,63 @@ SITUATIONS = [
     ),
     (
         pool(replica("wanted")), "starting", 4 * MIN,
-        "The model is not loaded yet. A GPU is ready for it; loading takes 4 min.",
+        "The model is not loaded yet. A running job has room for it; loading takes 4 min.",
     ),
     (
         pool(replica("wanted", job())), "starting", 21 * MIN,
-        "The model is not loaded yet. Its GPU job 4711 was submitted at 09:12 UTC: other jobs are ahead of it; jobs "
+        "The model is not loaded yet. Its Slurm job 4711 was submitted at 09:12 UTC: other jobs are ahead of it; jobs "
         "like it waited 6–25 min today, and loading takes 4 min.",
     ),
     (
         pool(replica("wanted", job(ago_s=2 * MIN))), "starting", 8 * MIN,
-        "The model is not loaded yet. Its GPU job 4711 was submitted at 09:18 UTC: other jobs are ahead of it; jobs "
+        "The model is not loaded yet. Its Slurm job 4711 was submitted at 09:18 UTC: other jobs are ahead of it; jobs "
         "like it waited 6–25 min today, and loading takes 4 min.",
     ),
     (
         pool(replica("wanted", job(ago_s=180 * MIN))), "starting", None,
-        "The model is not loaded yet. Its GPU job 4711 was submitted at 06:20 UTC: other jobs are ahead of it; jobs "
+        "The model is not loaded yet. Its Slurm job 4711 was submitted at 06:20 UTC: other jobs are ahead of it; jobs "
         "like it waited 6–25 min today, this one has waited 3 h 0 min, and loading takes 4 min.",
     ),
     (
         pool(replica("wanted", job(slurm_reason="Resources", starts_at=NOW + 10 * MIN))), "starting", 14 * MIN,
-        "The model is not loaded yet. Its GPU job 4711 was submitted at 09:12 UTC: it is next, and waits for GPUs to "
+        "The model is not loaded yet. Its Slurm job 4711 was submitted at 09:12 UTC: it is next, and waits for GPUs to "
         "become free; Slurm expects to start it at 09:30 UTC, and loading takes 4 min.",
     ),
     (
         pool(replica("wanted", job()), profiles=()), "starting", None,
-        "The model is not loaded yet. Its GPU job 4711 was submitted at 09:12 UTC: other jobs are ahead of it; no job "
-        "like it started today, so nobody can say how long it waits, and loading takes 4 min.",
+        "The model is not loaded yet. Its Slurm job 4711 was submitted at 09:12 UTC: other jobs are ahead of it; no job "
+        "like it started today, so its wait cannot be estimated, and loading takes 4 min.",
     ),
     (
         pool(replica("wanted", JobFacts("planned", "gpu"))), "starting", 10 * MIN,
-        "The model is not loaded yet. Its GPU job is being submitted: Slurm has not shown it yet; jobs like it waited "
+        "The model is not loaded yet. Its Slurm job is being submitted: Slurm has not shown it yet; jobs like it waited "
         "6–25 min today, and loading takes 4 min.",
     ),
     (
         pool(replica("wanted", job("submitted", slurm_state="RUNNING", node="gpu03"))), "starting", 4 * MIN,
-        "The model is not loaded yet. Its GPU job 4711 was submitted at 09:12 UTC and runs on gpu03: its worker "
+        "The model is not loaded yet. Its Slurm job 4711 was submitted at 09:12 UTC and runs on gpu03: its worker "
         "starts; loading takes 4 min.",
     ),
     (
         pool(replica("wanted", job(silent="Slurm", silent_since=NOW - 5 * MIN))), "starting", 21 * MIN,
-        "The model is not loaded yet. Its GPU job 4711 was submitted at 09:12 UTC: Slurm has not answered since 09:15 "
+        "The model is not loaded yet. Its Slurm job 4711 was submitted at 09:12 UTC: Slurm has not answered since 09:15 "
         "UTC, so this may be old: other jobs are ahead of it; jobs like it waited 6–25 min today, and loading takes "
         "4 min.",
     ),
     (
         pool(fleet_paused=True), "not_loaded", None,
         "The model is not loaded: an operator has paused the whole fleet, and nothing is started. Requests keep their "
-        "places; it starts when an operator resumes it.",
+        "place in the queue; it starts when an operator resumes it.",
     ),
     (
         pool(paused=True), "not_loaded", None,
         "The model is not loaded: an operator has paused it, and nothing is started for it. Requests keep their "
-        "places; it starts when an operator resumes it.",
+        "place in the queue; it starts when an operator resumes it.",
     ),
     (
         pool(profiles=(ProfileFacts("gpu", silent="Slurm", silent_since=NOW - 26 * 3600),)), "not_loaded", None,
         "The model is not loaded: Slurm has not answered since 20 Nov 07:20 UTC, and nothing is started until it "
-        "does. Requests keep their places meanwhile.",
+        "does. Requests keep their place in the queue.",
     ),
     (
         pool(
@@ -134,16 +134,16 @@ SITUATIONS = [
             )
         ), "not_loaded", None,
         "The model is not loaded: Slurm (main) has not answered since 09:15 UTC and Slurm (alps, at slurm:6820) does not "
-        "answer, and nothing is started until it does. Requests keep their places meanwhile.",
+        "answer, and nothing is started until it does. Requests keep their place in the queue.",
     ),
     (
         pool(profiles=(WAITS, ProfileFacts("far", silent="Slurm (alps)", starts_at=NOW))), "not_loaded", 10 * MIN,
-        "The model is not loaded; the first request starts it: jobs like its waited 6–25 min today, and loading takes "
+        "The model is not loaded; the first request starts it: jobs like it waited 6–25 min today, and loading takes "
         "4 min.",
     ),
     (
         pool(hold_reason="Starting it failed: out of memory", retry_at=NOW + 2 * MIN), "not_loaded", None,
-        "The model is not loaded. Starting it failed: out of memory. The next try is at 09:22 UTC.",
+        "The model is not loaded. Starting it failed: out of memory. The next attempt is at 09:22 UTC.",
     ),
     (
         pool(hold_reason="All 8 jobs allowed by gpu are in use; it waits for room."), "not_loaded", None,
@@ -152,7 +152,7 @@ SITUATIONS = [
     (
         pool(profiles=(ProfileFacts("gpu", latched="its account is not valid (InvalidAccount)"),)), "not_loaded", None,
         "The model is not loaded, and no job may be submitted for it. gpu: its account is not valid "
-        "(InvalidAccount). An operator has to look at it and let it try again.",
+        "(InvalidAccount). An operator has to resolve this and relaunch it.",
     ),
     (
         pool(replica("starting", started_at=NOW - 2, wakes=True), wake_s=9.0), "starting", 7,
@@ -170,7 +170,7 @@ SITUATIONS = [
     ),
     (
         pool(), "not_loaded", 10 * MIN,
-        "The model is not loaded; the first request starts it: jobs like its waited 6–25 min today, and loading takes "
+        "The model is not loaded; the first request starts it: jobs like it waited 6–25 min today, and loading takes "
         "4 min.",
     ),
     (
@@ -180,13 +180,13 @@ SITUATIONS = [
     ),
     (
         pool(profiles=(replace(WAITS, has_room=True),)), "not_loaded", 4 * MIN,
-        "The model is not loaded; the first request starts it: there are free GPUs for it now, and loading "
+        "The model is not loaded; the first request starts it: a running job has room for it now, and loading "
         "takes 4 min.",
     ),
     (
         pool(profiles=(ProfileFacts("gpu"),)), "not_loaded", None,
-        "The model is not loaded; the first request starts it: how long Slurm lets it wait is unknown, none of its "
-        "jobs started today, and loading takes 4 min.",
+        "The model is not loaded; the first request starts it: its wait in Slurm cannot be estimated, because "
+        "no job like it started today, and loading takes 4 min.",
     ),
     (pool(profiles=()), "not_loaded", None, "The model is not loaded; the first request starts it."),
 ]  # fmt: skip
@@ -217,7 +217,9 @@ def test_an_eta_is_the_sum_of_its_parts_and_unknown_if_one_of_them_is() -> None:
 def test_a_request_behind_a_hot_model_hears_its_place_and_how_long_that_takes() -> None:
     hot = explain(pool(replica("hot"), replica("hot"), service_s=16.0), NOW)
     told = in_line(hot, 4)
-    assert told.reason == "The model is loaded, and its places are taken; 3 requests are ahead of this one."
+    assert (
+        told.reason == "The model is loaded, and all its slots are in use; 3 requests are ahead of this one."
+    )
     assert told.eta_s == 16.0 * 4 / 8
     assert in_line(hot, 1).reason.endswith("; this request is next.")
     assert in_line(explain(pool(replica("hot")), NOW), 1).eta_s is None

@@ -28,6 +28,7 @@ PLANTED = [
         "import portal.gateway.wait_headers",
     ),
     ("Gateway, worker API and transitions know no Django", "portal/admission/slots.py", "import django.conf"),
+    ("What people may ask", "portal/services/moments.py", "import rest_framework.request"),
     ("Neither the data plane nor a tick", "scheduler/act/dispatch.py", "import portal.notices.look"),
     ("Policies import no clock", "scheduler/policy/autoscale.py", "import time"),
     ("Within portal and scheduler only scheduler.slurm", "scheduler/act/dispatch.py", "import subprocess"),
@@ -37,7 +38,7 @@ PLANTED = [
 
 
 def lint_imports(root: Path) -> str:
-    """import-linter's report on the tree at `root`, one line per contract, its white space folded."""
+    """Return import-linter's report on the tree at `root`, one line per contract, its white space folded."""
     ran = subprocess.run(
         [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()", "--no-cache"],
         cwd=root,
@@ -56,7 +57,7 @@ def copy_tree(to: Path) -> None:
 
 
 def verdicts(report: str) -> dict[str, bool]:
-    """{contract: kept?} from a report."""
+    """Read from a report whether each contract was kept."""
     lines = [line.strip() for line in report.splitlines()]
     ends = {"KEPT": True, "BROKEN": False}
     return {line: ends[word] for line in lines for word in ends if line.partition(" (")[0].endswith(word)}
@@ -86,7 +87,9 @@ def test_every_import_fence_holds_and_catches_what_is_planted(tmp_path: Path) ->
         (fences.state_writes, ("portal", "scheduler")),
         (fences.process_starts, ("portal", "scheduler")),
         (fences.decision_writes, ("portal", "scheduler")),
+        (fences.rows_by_position, ("portal", "scheduler")),
         (fences.foreign_imports, ("scheduler/policy", "portal/policy")),
+        (fences.spelled_keys, ("portal", "scheduler", "gpuworker", "bin/devstack", "tests")),
         (
             fences.foreign_imports,
             ("portal/fleet/states.py", "portal/fleet/decision_kinds.py", "portal/ledger/states.py"),
@@ -94,8 +97,9 @@ def test_every_import_fence_holds_and_catches_what_is_planted(tmp_path: Path) ->
     ],
 )
 def test_every_source_fence_holds(check: Callable[[str, str], list[str]], rooms: tuple[str, ...]) -> None:
-    seen = list(fences.modules(*rooms))
-    assert seen, "nothing was read"
+    suffixes = (".py", ".lua") if check is fences.spelled_keys else (".py",)
+    seen = [module for module in fences.modules(*rooms) if module[0].endswith(suffixes)]
+    assert {Path(path).suffix for path, _ in seen} == set(suffixes), "nothing was read"
     assert [line for path, source in seen for line in check(path, source)] == []
 
 
@@ -160,6 +164,31 @@ def test_a_planted_import_of_a_policy_is_caught(line: str) -> None:
     assert fences.foreign_imports("scheduler/policy/x.py", line)
 
 
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("portal/gateway/x.py", "redis.get('berth:epoch')"),
+        ("scheduler/observe/x.py", "redis.mget([f'berth:sync:{pilot}' for pilot in pilots])"),
+        ("portal/workerapi/x.py", "redis.hset(f'berth:{{{pool}}}:routes', replica, route)"),
+        ("tests/flow/x.py", "redis.zcard(prefix + ':wait')"),
+        ("portal/admission/lua/x.lua", "redis.call('PUBLISH', 'berth:gw:' .. owner, grant)"),
+        ("portal/admission/lua/x.lua", "redis.call('ZADD', p .. ':slots:' .. replica, 1, request) -- a slot"),
+    ],
+)
+def test_a_planted_key_is_caught(file: str, line: str) -> None:
+    assert fences.spelled_keys(file, line)
+    assert not fences.spelled_keys("portal/redis/keys.py", line)
+
+
+def test_a_docstring_a_comment_and_other_words_may_name_a_key() -> None:
+    assert not fences.spelled_keys(
+        "portal/x.py", '"""berth:epoch is the name of a life."""\nsay("berth: no tool")\n'
+    )
+    assert not fences.spelled_keys(
+        "portal/admission/lua/x.lua", "-- 'berth:gw:' is the channel\nlocal a = ':newest'"
+    )
+
+
 def test_a_policy_may_know_the_states_of_the_fleet_and_nothing_else_of_it() -> None:
     assert not fences.foreign_imports("scheduler/policy/x.py", "from portal.fleet.states import PilotState")
 
@@ -167,3 +196,37 @@ def test_a_policy_may_know_the_states_of_the_fleet_and_nothing_else_of_it() -> N
 @pytest.mark.parametrize("line", ["import django", "from portal.fleet.models import Pilot"])
 def test_a_planted_import_of_the_states_is_caught(line: str) -> None:
     assert fences.foreign_imports("portal/fleet/states.py", line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "total = sum(row[8] for row in cur.fetchall())",
+        "row = cur.fetchone()\nname = row[2]",
+        "moved = execute_values(cur, 'X', rows, fetch=True)\nfor m in moved:\n    print(m[3])",
+        "found = [_replica(*row) for row in cur.fetchall()]",
+        "row = cur.fetchone()\nfound = Row(*row)",
+        "for a, b, c, d, e, f, g in cur.fetchall():\n    pass",
+        "a, b, c, d, e, f, g = cur.fetchone() or (None,) * 7",
+        "cur.execute('SELECT a FROM t WHERE b = X'.replace('X', 'c'))",
+        "cur.execute('UPDATE t SET a = {}'.format(1))",
+    ],
+)
+def test_a_planted_row_by_position_is_caught(line: str) -> None:
+    assert fences.rows_by_position("portal/api/x.py", line)
+    assert not fences.rows_by_position("portal/db/rows.py", line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "(count,) = cur.fetchone()",
+        "for id_, state in cur.fetchall():\n    print(id_, state)",
+        "rows = named(cur, Row)\nfor row in rows:\n    print(row.name)",
+        "cells = [('a', 1, 2)]\nfor cell in cells:\n    print(cell[2])",
+        "text = 'Take one from the shelf'.replace('one', 'two')",
+        "names = line.split()\nprint(names[4])",
+    ],
+)
+def test_rows_by_name_and_what_is_no_row_pass(line: str) -> None:
+    assert not fences.rows_by_position("portal/api/x.py", line)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from portal.gateway.background import Background
+from portal.redis import keys
 
 
 async def test_a_flood_is_told_of_at_once_and_again_at_its_end() -> None:
@@ -17,10 +18,10 @@ async def test_a_flood_is_told_of_at_once_and_again_at_its_end() -> None:
     for _ in range(100):
         background._tell("a")
     background._tell("b")
-    assert sent == ["berth:lease:a", "berth:lease:b"]
+    assert sent == [keys.ROWS.of("a"), keys.ROWS.of("b")]
     async with asyncio.timeout(60):
         while background._told:
             await asyncio.sleep(0.005)
-    assert sent == ["berth:lease:a", "berth:lease:b", "berth:lease:a"]
+    assert sent == [keys.ROWS.of("a"), keys.ROWS.of("b"), keys.ROWS.of("a")]
     background._tell("b")
-    assert sent[-1] == "berth:lease:b", "one that comes later is told of at once again"
+    assert sent[-1] == keys.ROWS.of("b"), "one that comes later is told of at once again"

@@ -71,10 +71,11 @@ def test_each_level_has_its_own_quota_or_the_sites() -> None:
         ("model", "m"): Quota(queued=3),
     }
     found = of_subjects(own, {"token": Quota(concurrent=2), "project": Quota(requests=1)}, 1, 2, 7, "m")
-    assert [(want.key, want.limit) for want in wants(found, ("requests", "concurrent", "queued"), 9)] == [
-        ("token:1:concurrent", 2),
-        ("project:7:requests", 5),
-        ("model:m:queued", 3),
+    asked = wants(found, ("requests", "concurrent", "queued"), 9)
+    assert [(want.level, want.subject, want.kind, want.limit) for want in asked] == [
+        ("token", "1", "concurrent", 2),
+        ("project", "7", "requests", 5),
+        ("model", "m", "queued", 3),
     ]
     assert of_subjects({}, {}, 1, 2, 7, "m") == []
 

@@ -27,7 +27,7 @@ async def listening(address: str) -> AsyncIterator[int]:
 
 
 def _resolve(monkeypatch: pytest.MonkeyPatch, *where: tuple[str, int]) -> None:
-    """The portal's name leads to these."""
+    """Let the portal's name lead to these addresses."""
 
     async def getaddrinfo(*_: Any, **__: Any) -> Sequence[Any]:
         found = []

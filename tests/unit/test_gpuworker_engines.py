@@ -159,7 +159,7 @@ def test_the_echo_engines_tokens_lose_nothing() -> None:
 
 
 class FakeVllm:
-    """What vLLM is asked on its socket."""
+    """A fake of vLLM's answers on its socket."""
 
     def __init__(self, forgets: bool = True) -> None:
         self.asked: list[str] = []

@@ -16,10 +16,10 @@ from gpuworker import inspection, settings
 from gpuworker.bringup import BringUp
 from gpuworker.engines.protocol import BadArgument
 from gpuworker.gpus import Gpus
-from gpuworker.holding import Holding
 from gpuworker.inspection import NotInspected, inspect
 from gpuworker.inspector import Inspector
 from gpuworker.nodes import Nodes
+from gpuworker.resources import Resources
 from gpuworker.roots import Outside, inside
 from gpuworker.wire import DesiredReplica, Inspected, InspectWish, ModelFacts, Sync, SyncAnswer, dumps, loads
 
@@ -237,7 +237,7 @@ def test_before_a_load_only_the_folder_and_its_links_count(model: Path, roots: P
 
 def one_node(folder: Path) -> Nodes:
     given = settings.read({"BERTH_PILOT_DIR": str(folder)})
-    return Nodes(given, Holding(Gpus(("0",), ("0",)), 1000), {}, folder)
+    return Nodes(given, Resources(Gpus(("0",), ("0",)), 1000), {}, folder)
 
 
 async def test_a_replica_whose_folder_leads_outside_by_now_does_not_start(

@@ -18,7 +18,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 async def ends(
     agent: Callable[[Streams], Awaitable[object]], helper: Callable[[Streams], Awaitable[object]]
 ) -> list[object]:
-    """What both say of one connection: their answers, or what they raised."""
+    """Return what both say of one connection: their answers, or what they raised."""
     accepted: asyncio.Future[Streams] = asyncio.get_running_loop().create_future()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -140,7 +140,7 @@ async def test_silence_is_noticed_by_both(monkeypatch: pytest.MonkeyPatch) -> No
     noticed = {"agent": asyncio.Event(), "helper": asyncio.Event()}
 
     async def hear(link: Link, who: str) -> None:
-        """Keeps its own end open until the other has noticed, too."""
+        """Keep its own end open until the other has noticed, too."""
         link._beat.cancel()
         with pytest.raises(LinkLost, match="nothing heard"):
             await link.hear()

@@ -36,7 +36,8 @@ def test_restarts_are_bounded_in_a_window_and_back_off() -> None:
 
 
 class Portal:
-    """Takes every result but those it cannot store; with one of them a call fails as a whole."""
+    """A portal that takes every result but those it cannot store; with one of them a call fails as a
+    whole."""
 
     def __init__(self, poison: str) -> None:
         self.poison = poison

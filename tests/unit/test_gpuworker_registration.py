@@ -9,7 +9,7 @@ import pytest
 
 from gpuworker import exits, registration, wire
 from gpuworker.exits import CannotServe, JobOver
-from gpuworker.portal_client import Lost, Unavailable, Unreached
+from gpuworker.portal_client import IngressUnreached, Lost, Unavailable
 
 ANSWER = wire.SyncAnswer([], False, None, [], 1.0, False)
 AT = 4_000_000_000.0  # no limit is over
@@ -18,16 +18,16 @@ MESSAGE = wire.Register(
 )
 
 
-def _unreached(known: bool = False) -> Unreached:
+def _unreached(known: bool = False) -> IngressUnreached:
     tried = [
         wire.Tried("http://10.0.0.7:20000", "no answer within 4 s"),
         wire.Tried("http://10.1.0.7:20000", "no route to it from the portal"),
     ]
-    return Unreached(wire.Unreached(tried, known))
+    return IngressUnreached(wire.Unreached(tried, known))
 
 
 class Portal:
-    """Answers one by one; the last one for ever."""
+    """A portal that answers one by one; the last one for ever."""
 
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
@@ -42,7 +42,7 @@ class Portal:
 
 
 async def _register(portal: Portal, **more: Any) -> wire.SyncAnswer:
-    """Without its pauses: somebody wakes it all the time."""
+    """Register without pauses: somebody wakes it all the time."""
     wake = asyncio.Event()
 
     async def hurry() -> None:

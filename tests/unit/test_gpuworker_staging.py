@@ -46,7 +46,7 @@ async def scratch(tmp_path: Path, used: set[str], monkeypatch: pytest.MonkeyPatc
 
 
 def disk(monkeypatch: pytest.MonkeyPatch, scratch: Path, total: int) -> None:
-    """A disk of so many bytes on which only the copies lie."""
+    """Make a disk of so many bytes on which only the copies lie."""
 
     def usage(_: object) -> SimpleNamespace:
         held = sum(f.stat().st_size for f in scratch.rglob("*") if f.is_file())

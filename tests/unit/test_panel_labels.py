@@ -20,7 +20,7 @@ from portal.panel.labels import label
         ("mem_mb", "host memory, MiB"),
         ("walltime_min", "walltime, minutes"),
         ("requests_per_min", "requests per minute"),
-        ("min_replicas", "replicas, at least"),
+        ("min_replicas", "min replicas"),
         ("gpu_type", "GPU type"),
         ("is_operator", "operator"),
         ("user_id", "user ID"),

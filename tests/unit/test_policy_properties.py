@@ -27,7 +27,8 @@ Started = LaunchPilot | PlaceReplica | WakeReplica
 
 
 def held_by_project(snapshot: Snapshot, project: str) -> int:
-    """GPUs in its own pilots, and those that models which only it may use hold in shared ones."""
+    """Count GPUs in a project's own pilots, and those that models which only it may use hold in shared
+    ones."""
     owners = {profile.name: profile.project for profile in snapshot.profiles}
     owned = {pilot.id: owners[pilot.profile] for pilot in snapshot.pilots}
     own = {pool.name for pool in snapshot.pools if pool.project == project}

@@ -16,7 +16,7 @@ BUSY = replica("r2", pool="other", gpu_indices=(0, 1, 2, 3), in_flight=1, idle_s
 
 
 def full(*pilots: PilotView, **changes: object) -> Snapshot:
-    """Jobs that another model fills, under a cap."""
+    """Make jobs that another model fills, under a cap."""
     there = tuple(replace(BUSY, id=f"r-{p.id}", pilot=p.id) for p in pilots)
     made = fleet((pool(queued=1), pool("other")), pilots, there)
     profiles = tuple(replace(profile, max_pilots=len(pilots)) for profile in made.profiles)

@@ -56,7 +56,7 @@ def taken(**fields: Any) -> Profile | None:
 
 
 def script(profile: Profile) -> str:
-    """Raises BadDirective."""
+    """Render the script of a profile. Raise BadDirective."""
     name = uuid.UUID(int=1)
     pilot = Pilot(
         id=name, profile=profile, job_name=f"berth-ab12-{name}", gpus=profile.gpus * profile.nodes,

@@ -29,7 +29,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.asynccontextmanager
 async def ingress(address: str = "127.0.0.1", key: str = KEY) -> AsyncIterator[str]:
-    """The real one, without replicas; the address by which it says that it can be dialled."""
+    """Start a real ingress without replicas; return the address by which it says that it can be dialled."""
     found = Ingress(key, None, Fence(), lambda replica: None)  # type: ignore[arg-type]
     (url,) = await found.start([plain(address)], None)
     try:
@@ -67,7 +67,7 @@ def _closed_port() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _black_hole() -> Iterator[str]:
-    """A listener whose queue is full: the kernel drops what comes, as a firewall does."""
+    """Open a listener whose queue is full: the kernel drops what comes, as a firewall does."""
     with socket.socket() as full, contextlib.ExitStack() as held:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -200,7 +200,7 @@ async def test_a_portal_out_of_files_says_nothing_of_the_agent() -> None:
 
 @pytest.fixture
 def connecting(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """Hosts to which connecting fails, each with its error number."""
+    """Let connecting to hosts fail, each with its error number."""
     fails: dict[str, int] = {}
     connect = asyncio.open_connection
 

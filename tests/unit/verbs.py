@@ -36,7 +36,7 @@ _WORDS = """
     Name Narrow Negotiate Normalise Note Notify Number
     Observe Obtain Offer Open Operate Order Outline Overwrite Own
     Pack Page Park Parse Partition Pass Patch Pause Perform Permit Persist Pick Pin Ping Place Plan Plant
-    Play Point Poll Pop Populate Post Prefix Prepare Present Preserve Press Pretend Prevent Print Probe
+    Play Point Poll Pop Populate Post Preempt Prefix Prepare Present Preserve Press Pretend Prevent Print Probe
     Proceed Process Produce Project Prolong Promise Prompt Propose Protect Prove Provide Prune Publish
     Pull Push Put
     Query Queue Quote
@@ -51,7 +51,7 @@ _WORDS = """
     Smooth Solve Sort Spawn Speak Spell Spend Split Spread Stage Stamp Stand Start State Stay Step Stop
     Store Stream Stretch Strip Submit Subscribe Substitute Subtract Sum Summarise Supervise Supply Support
     Suppose Suspend Swallow Swap Switch Sync Synchronise
-    Tag Take Talk Teach Tear Tell Terminate Test Throttle Throw Tie Toggle Touch Trace Track Train
+    Tag Take Talk Teach Tear Tell Terminate Test Throttle Throw Tick Tie Toggle Touch Trace Track Train
     Transform Translate Transmit Travel Treat Trim Truncate Try Tune Turn Type
     Undo Uninstall Unite Unload Unlock Unpack Unpark Unregister Update Upgrade Upload Use
     Validate Verify View Visit

@@ -1,2 +1,2 @@
--- prefix, request, lease_s → {replica, route} with a slot taken, or {} = wait.
-return admit(ARGV[1], ARGV[2], tonumber(ARGV[3]))
+-- prefix; lease_s, place → {replica, route} with a slot taken, or {} = wait.
+return admit(KEYS[1], place_at(2), tonumber(ARGV[1]))

@@ -1,9 +1,9 @@
--- prefix, accept_s, request, order_key, owner, alone → granted. Only after the request's row is committed.
-local p, accept_s, request = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-redis.call('ZADD', p .. ':wait', ARGV[4], request)
-redis.call('HSET', p .. ':owner', request, ARGV[5])
-if ARGV[6] == '1' then
-  redis.call('SADD', p .. ':suspects', request)
-  redis.call('EXPIRE', p .. ':suspects', 86400)
+-- prefix; accept_s, order_key, owner, place → granted. Only after the request's row is committed.
+local p, place = KEYS[1], place_at(4)
+redis.call('ZADD', p .. WAIT, ARGV[2], place.request)
+redis.call('HSET', p .. OWNER, place.request, ARGV[3])
+if place.alone then
+  redis.call('SADD', p .. SUSPECTS, place.request)
+  redis.call('EXPIRE', p .. SUSPECTS, SUSPECTS_S)
 end
-return fill(p, accept_s)
+return fill(p, tonumber(ARGV[1]))

@@ -1,5 +1,6 @@
--- prefix, request, lease_s of a slot, the limits' prefix, lease_s of what they count, then the limits → {what
--- take_limits says, what admit says}. Whoever a limit refuses gets no slot.
-local said = take_limits(ARGV[4], ARGV[2], tonumber(ARGV[5]), clock(), 6)
+-- prefix; lease_s of a slot, permit_s, place, then the limits → {what take_limits says, what admit says}. Whoever a
+-- limit refuses gets no slot.
+local place = place_at(3)
+local said = take_limits(place.request, tonumber(ARGV[2]), clock(), 6)
 if said[1] > 0 then return {said, {}} end
-return {said, admit(ARGV[1], ARGV[2], tonumber(ARGV[3]))}
+return {said, admit(KEYS[1], place, tonumber(ARGV[1]))}

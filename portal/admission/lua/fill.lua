@@ -1,2 +1,2 @@
--- prefix, accept_s → granted.
-return fill(ARGV[1], tonumber(ARGV[2]))
+-- prefix; accept_s → granted.
+return fill(KEYS[1], tonumber(ARGV[1]))

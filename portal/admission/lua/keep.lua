@@ -1,7 +1,8 @@
--- prefix, lease_s, then (key, member) for each count that one gateway holds → nothing. Plain ZADD, so that it also
--- brings them back after a flush.
-local expires, lease_s = clock() + tonumber(ARGV[2]), tonumber(ARGV[2])
-for i = 3, #ARGV, 2 do
-  redis.call('ZADD', ARGV[1] .. ':' .. ARGV[i], exact(expires), ARGV[i + 1])
-  redis.call('EXPIRE', ARGV[1] .. ':' .. ARGV[i], math.ceil(4 * lease_s))
+-- permit_s, then (key, request) for each permit that one gateway holds → nothing. Plain ZADD, so that it also brings
+-- them back after a flush.
+local permit_s = tonumber(ARGV[1])
+local expires = clock() + permit_s
+for i = 2, #ARGV, 2 do
+  redis.call('ZADD', ARGV[i], exact(expires), ARGV[i + 1])
+  redis.call('EXPIRE', ARGV[i], math.ceil(4 * permit_s))
 end

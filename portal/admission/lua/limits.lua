@@ -1,23 +1,23 @@
 -- What the scripts about limits share. The rule is that of portal/policy/limits.py, and a test holds the two
--- together. From ARGV[first]: (key, kind, limit, cost) for each limit.
+-- together. From ARGV[first]: (key, kind, limit, cost) for each limit; the key is whole.
 
 -- All levels are looked at before any is taken from: one refusal takes nothing. → {number of the one that refuses or
 -- 0, seconds until it would not, now, then (remaining, when it is whole) for each}.
-local function take_limits(p, member, lease_s, now, first)
+local function take_limits(request, permit_s, now, first)
   local refused, retry_s, spelt_now, fulls = 0, 0, exact(now), {}
   local said = {0, '0', spelt_now}
   local function refuse(number, seconds)
     if refused == 0 or seconds > retry_s then refused, retry_s = number, seconds end
   end
   for i = first, #ARGV, 4 do
-    local number, key, kind = (i - first) / 4 + 1, p .. ':' .. ARGV[i], ARGV[i + 1]
+    local number, key, kind = (i - first) / 4 + 1, ARGV[i], ARGV[i + 1]
     local limit = tonumber(ARGV[i + 2])
     if kind == 'concurrent' or kind == 'queued' then
       local n = redis.call('ZCARD', key)
       if n >= limit then
         redis.call('ZREMRANGEBYSCORE', key, '-inf', spelt_now)
         n = redis.call('ZCARD', key)
-        if n >= limit and not redis.call('ZSCORE', key, member) then refuse(number, 1) end
+        if n >= limit and not redis.call('ZSCORE', key, request) then refuse(number, 1) end
       end
       said[2 + 2 * number], said[3 + 2 * number] = math.max(0, limit - n - 1), spelt_now
     else
@@ -40,23 +40,23 @@ local function take_limits(p, member, lease_s, now, first)
     return said
   end
   for i = first, #ARGV, 4 do
-    local number, key = (i - first) / 4 + 1, p .. ':' .. ARGV[i]
+    local number, key = (i - first) / 4 + 1, ARGV[i]
     if fulls[number] then
       redis.call('SET', key, said[3 + 2 * number], 'EX', math.ceil(fulls[number] - now) + 1)
     else
-      redis.call('ZADD', key, exact(now + lease_s), member)
-      redis.call('EXPIRE', key, math.ceil(4 * lease_s))
+      redis.call('ZADD', key, exact(now + permit_s), request)
+      redis.call('EXPIRE', key, math.ceil(4 * permit_s))
     end
   end
   return said
 end
 
 -- What was held is given back, and tokens become what was really used: `cost` more than was taken, or less.
-local function settle_limits(p, member, now, first)
+local function settle_limits(request, now, first)
   for i = first, #ARGV, 4 do
-    local key, kind = p .. ':' .. ARGV[i], ARGV[i + 1]
+    local key, kind = ARGV[i], ARGV[i + 1]
     if kind == 'concurrent' or kind == 'queued' then
-      redis.call('ZREM', key, member)
+      redis.call('ZREM', key, request)
     else
       now = now or clock()
       local full_at = tonumber(redis.call('GET', key) or now)

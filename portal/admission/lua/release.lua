@@ -1,10 +1,10 @@
--- prefix, accept_s, request, replica ('' = it only waited), over → granted. With over = '1' the request has ended.
-local p, request = ARGV[1], ARGV[3]
-if ARGV[4] ~= '' then redis.call('ZREM', slots_key(p, ARGV[4]), request .. '|0') end
-if ARGV[5] == '1' then
-  redis.call('ZREM', p .. ':wait', request)
-  redis.call('HDEL', p .. ':owner', request)
-  redis.call('SREM', p .. ':suspects', request)
-  leave_line(p, request, false)
+-- prefix; accept_s, replica ('' = it only waited), over, place → granted. With over = '1' the request has ended.
+local p, place = KEYS[1], place_at(4)
+if ARGV[2] ~= '' then free(p, ARGV[2], place) end
+if ARGV[3] == '1' then
+  redis.call('ZREM', p .. WAIT, place.request)
+  redis.call('HDEL', p .. OWNER, place.request)
+  redis.call('SREM', p .. SUSPECTS, place.request)
+  leave_line(p, place.request, false)
 end
-return fill(p, tonumber(ARGV[2]))
+return fill(p, tonumber(ARGV[1]))

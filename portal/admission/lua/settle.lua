@@ -1,2 +1,2 @@
--- prefix, member, now ('' = the clock), then the limits, with how much more than was taken → nothing.
-settle_limits(ARGV[1], ARGV[2], tonumber(ARGV[3]), 4)
+-- request, now ('' = the clock), then the limits, with how much more than was taken → nothing.
+settle_limits(ARGV[1], tonumber(ARGV[2]), 3)

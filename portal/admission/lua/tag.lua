@@ -1,16 +1,16 @@
--- prefix, lane, project, share, priority, request ('' = its place is in PostgreSQL only), then nothing, or what was
+-- prefix; lane, project, share, priority, request ('' = its place is in PostgreSQL only), then nothing, or what was
 -- rebuilt from PostgreSQL: virtual time, then (project, priority, finish tag) for each → key, or '' = bring that.
 -- The rule is that of portal/policy/fairshare.py, and a test holds the two together.
-local p, lane, project, share = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local priority, request = tonumber(ARGV[5]), ARGV[6]
-local vtimes, tags = p .. ':vtime', p .. ':tags'
+local p, lane, project, share = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local priority, request = tonumber(ARGV[4]), ARGV[5]
+local vtimes, tags = p .. VTIME, p .. TAGS
 local function field(of, level) return lane .. ':' .. of .. ':' .. level end
 local v = tonumber(redis.call('HGET', vtimes, lane))
 if not v then
-  if not ARGV[7] then return '' end
-  v = tonumber(ARGV[7])
-  redis.call('HSET', vtimes, lane, ARGV[7])
-  for i = 8, #ARGV, 3 do redis.call('HSET', tags, field(ARGV[i], ARGV[i + 1]), ARGV[i + 2]) end
+  if not ARGV[6] then return '' end
+  v = tonumber(ARGV[6])
+  redis.call('HSET', vtimes, lane, ARGV[6])
+  for i = 7, #ARGV, 3 do redis.call('HSET', tags, field(ARGV[i], ARGV[i + 1]), ARGV[i + 2]) end
 end
 local key = tonumber(redis.call('HGET', tags, field(project, priority)))
 if not key or key <= v then
@@ -30,7 +30,7 @@ if request ~= '' then
   local line = line_key(p, project)
   redis.call('ZREMRANGEBYSCORE', line, '-inf', '(' .. exact(v))
   redis.call('ZADD', line, exact(key), request)
-  redis.call('EXPIRE', line, 86400)
-  redis.call('HSET', p .. ':projects', request, project)
+  redis.call('EXPIRE', line, LINE_S)
+  redis.call('HSET', p .. PROJECTS, request, project)
 end
 return exact(key)

@@ -48,15 +48,15 @@ STATES = {
     "asleep": ("quiet", "☾", "Asleep"),
     "stopped": ("quiet", "–", "Stopped"),
     "refused": ("bad", "✕", "Refused"),
-    "live": ("good", "●", "Live"),
+    "live": ("good", "●", "Active"),
     "ends_soon": ("wait", "◔", "Expires soon"),
     "disabled": ("bad", "✕", "Disabled"),
     "sent": ("good", "✓", "Sent"),
     "revoked": ("quiet", "–", "Revoked"),
     "waiting": ("wait", "◌", "Waiting for a job"),
-    "looked_at": ("wait", "◐", "Being looked at"),
-    "proposed": ("good", "◕", "To be saved"),
-    "approval": ("wait", "◔", "Waits for approval"),
+    "looked_at": ("wait", "◐", "Inspecting"),
+    "proposed": ("good", "◕", "Ready to save"),
+    "approval": ("wait", "◔", "Waiting for approval"),
     "saved": ("good", "✓", "In the catalog"),
 }
 
@@ -66,7 +66,7 @@ UNITS = {"s": "s", "mb": "MiB", "min": "min"}
 
 @register.simple_tag(takes_context=True)
 def nav(context: dict[str, Any], name: str, text: str, *below: str) -> SafeString:
-    """A link of the navigation. It is marked on its own page, and on those named `below` it."""
+    """Return a link of the navigation. It is marked on its own page, and on those named `below` it."""
     match = getattr(context.get("request"), "resolver_match", None)
     here = match.view_name if match else ""
     current = "page" if here == name else "true" if here in below else ""
@@ -76,14 +76,14 @@ def nav(context: dict[str, Any], name: str, text: str, *below: str) -> SafeStrin
 
 @register.inclusion_tag("dashboard/_first_run.html", takes_context=True)
 def first_run(context: dict[str, Any], *, as_admin: bool = False) -> dict[str, Any]:
-    """The next step of an installation that is not complete, on every page; `as_admin`: in the admin's looks."""
+    """Show the next step of an installation that is not complete, on every page; `as_admin`: in the admin's looks."""
     user = getattr(context.get("request"), "user", None)
     return {"step": hint(user, timezone.now()) if isinstance(user, User) else None, "as_admin": as_admin}
 
 
 @register.simple_tag
 def state(word: str) -> SafeString:
-    """A state as a chip. An unknown word is shown as it is."""
+    """Return a state as a chip. An unknown word is shown as it is."""
     tone, mark, text = STATES.get(word, ("quiet", "·", word))
     return format_html('<span class="chip {}"><span aria-hidden="true">{}</span> {}</span>', tone, mark, text)
 
@@ -99,7 +99,8 @@ def button(
     back: str = "",
     cluster: str = "",
 ) -> SafeString:
-    """A form of one button that writes a command. Not a template of its own: a page of the fleet has hundreds."""
+    """Return a form of one button that writes a command. It is no template of its own: a page of the fleet has
+    hundreds."""
     which = escape(str(key))
     aim = f'<input type="hidden" name="{target}" value="{which}">' if target else ""
     if cluster:
@@ -122,7 +123,7 @@ def ago(then: datetime | None) -> str:
 
 @register.filter
 def left(until: datetime | None) -> str:
-    """Time that remains, e.g. of a job."""
+    """Return the time that remains, e.g. of a job."""
     if until is None:
         return "–"
     seconds = (until - timezone.now()).total_seconds()
@@ -141,19 +142,19 @@ def clock(at: datetime | None) -> str:
 
 @register.filter
 def exactly(seconds: float) -> str:
-    """As `span`, with the tenths that a short one is about."""
+    """Return the seconds as `span` does, with the tenths that a short time is about."""
     return f"{seconds:.1f} s" if seconds < 10 else span_words(seconds)
 
 
 @register.filter
 def words(name: str) -> str:
-    """A word of the code as people write it: drain_replica → drain replica."""
+    """Return a name of the code as people write it: drain_replica → drain replica."""
     return name.replace("_", " ")
 
 
 @register.simple_tag
 def measured(name: str, value: Any) -> str:
-    """A named number of a decision, with its unit behind it: idle_s 61.2 → idle 61.2 s."""
+    """Return a named number of a decision, with its unit behind it: idle_s 61.2 → idle 61.2 s."""
     stem, _, unit = name.rpartition("_")
     if unit not in UNITS:
         stem, unit = name, ""
@@ -164,7 +165,7 @@ def measured(name: str, value: Any) -> str:
 
 @register.simple_tag
 def tokens(prompt: int | None, completion: int | None) -> str:
-    """In → out; a request that has not come so far has neither."""
+    """Return input → output; a request that has not come so far has neither."""
     if prompt is None and completion is None:
         return "–"
     return f"{'–' if prompt is None else prompt} → {'–' if completion is None else completion}"
@@ -172,13 +173,13 @@ def tokens(prompt: int | None, completion: int | None) -> str:
 
 @register.simple_tag
 def took(start: datetime, *ends: datetime | None) -> str:
-    """From start to the first of the ends that has come, or to now."""
+    """Return the time from start to the first of the ends that has come, or to now."""
     until = next((end for end in ends if end is not None), None) or timezone.now()
     return exactly(max(0.0, (until - start).total_seconds()))
 
 
 @register.simple_tag
 def since(start: datetime, at: datetime) -> str:
-    """How long after it something was; before it, with a minus."""
+    """Return how long after `start` something was; with a minus where it was before."""
     seconds = (at - start).total_seconds()
     return exactly(seconds) if seconds >= 0 else f"− {exactly(-seconds)}"

@@ -40,7 +40,7 @@ def box(settings: Any) -> Iterator[Mailbox]:
 
 @pytest.fixture
 def here(box: Mailbox) -> Config:
-    """Settings of a site with mail, whose webhooks may go to loopback."""
+    """Give the settings of a site with mail, whose webhooks may go to loopback."""
     return dataclasses.replace(config(), mail=Mail(host="127.0.0.1", port=box.port), webhook_private=True)
 
 

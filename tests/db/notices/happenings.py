@@ -35,7 +35,7 @@ def batch_row(world: World, state: str = "completed", **fields: Any) -> Batch:
 
 
 def ending_token(world: World, lives_days: float, left_days: float) -> str:
-    """A token of the owner's; its text."""
+    """Make a token of the owner's that ends soon; return its text."""
     token, minted = issue_token(world.owner.user, world.project, "night run", ["read"])
     ends = timezone.now() + timedelta(days=left_days)
     ApiToken.objects.filter(pk=token.pk).update(created_at=ends - timedelta(days=lives_days), expires_at=ends)
@@ -43,14 +43,14 @@ def ending_token(world: World, lives_days: float, left_days: float) -> str:
 
 
 def going_results(world: World, number: int) -> None:
-    """Answers of the owner's that are deleted within a day."""
+    """Make answers of the owner's that are deleted within a day."""
     ends = timezone.now() - timedelta(days=config().result_keep_days) + timedelta(hours=12)
     for _ in range(number):
         make.request_row(world, "done", ended_at=ends, accepted_at=ends, granted_at=ends)
 
 
 def trouble(world: World) -> None:
-    """All that operators are told of."""
+    """Make all that operators are told of."""
     now = timezone.now()
     PoolState.objects.create(
         pool_id="surf", failures=3, latched_at=now, reason=f"no file named {CANARY_BODY}"
@@ -67,8 +67,11 @@ HOUR_S, DAY_S = 3600.0, 24 * 3600.0
 
 
 def back_s(lasts_s: float, within_s: float) -> float:
-    """So far from now begin so many seconds of one hour, or one day, of UTC, with a minute to spare: what is told once in
-    each is told once in them, whenever a test runs."""
+    """Return how long before now a time must lie of which so many seconds fall into one hour, or one day, of
+    UTC.
+
+    There is a minute to spare: what is told once in each is told once in them, whenever a test runs.
+    """
     left_s = within_s - time.time() % within_s
     return 0.0 if left_s > lasts_s + 60 else -(lasts_s + 60)
 

@@ -108,7 +108,7 @@ def test_who_comes_back_hears_of_it(world: World, here: Config, sink: Receiver, 
 
 
 def drips(sink: Receiver) -> Callable[[BaseHTTPRequestHandler], None]:
-    """A byte now and then: no single read ever takes long."""
+    """Send a byte now and then: no single read ever takes long."""
 
     def act(handler: BaseHTTPRequestHandler) -> None:
         while not sink.released.wait(0.05):
@@ -141,7 +141,7 @@ def test_who_is_slow_is_cut_off_and_not_asked_for_each(
 
 
 def waiting(hook: Webhook, number: int) -> None:
-    """Deliveries that have been due for longer than any other."""
+    """Make deliveries that have been due for longer than any other."""
     before = timezone.now() - timedelta(minutes=1)
     for n in range(number):
         Delivery.objects.create(

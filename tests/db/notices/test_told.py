@@ -118,7 +118,7 @@ def test_nobody_is_told_what_is_not_theirs(world: World, here: Config, box: Mail
     assert len(box.mails) == 1, "who was closed out is told nothing"
 
 
-@pytest.mark.parametrize(("state", "words"), [("failed", "has failed"), ("expired", "ran out of time")])
+@pytest.mark.parametrize(("state", "words"), [("failed", "has failed"), ("expired", "has expired")])
 def test_a_batch_that_went_wrong_is_told_too(
     world: World, here: Config, box: Mailbox, state: str, words: str
 ) -> None:
@@ -187,7 +187,7 @@ def test_operators_hear_of_what_waits_for_them(world: World, here: Config, box: 
     subjects = [subject for whom, subject in to(box)]
     assert {whom for whom, _ in to(box)} == {"operator@example.org"}
     assert sorted(subjects) == [
-        "Requests for surf wait for 2 h 0 min", "Slurm of main does not answer", "surf does not start",
+        "Requests for surf have waited for 2 h 0 min", "Slurm of main does not answer", "surf does not start",
     ]  # fmt: skip
 
 
@@ -221,4 +221,4 @@ def test_the_oldest_is_looked_for_at_the_head_of_each_line(
         make.request_row(world, order_key=place, accepted_at=now - timedelta(hours=hours))
     make.request_row(world, pool="tide", accepted_at=now - timedelta(minutes=5))
     look(here)
-    assert to(box) == [("operator@example.org", "Requests for surf wait for 3 h 0 min")]
+    assert to(box) == [("operator@example.org", "Requests for surf have waited for 3 h 0 min")]

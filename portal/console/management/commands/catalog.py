@@ -8,9 +8,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from portal.catalog_file.applying import Change, apply
-from portal.catalog_file.exporting import export
-from portal.catalog_file.reading import BadFile, read
+from portal.catalog_file.changes import Change, apply
+from portal.catalog_file.export import export
+from portal.catalog_file.tree import BadFile, read
 
 MARKS = {"added": "+", "changed": "~", "deleted": "-", "kept": "!"}
 
@@ -20,16 +20,18 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-        put = verbs.add_parser("apply", help="make the tables say what the file says; show what changes")
+        put = verbs.add_parser("apply", help="apply the file to the catalog; show what changes")
         put.add_argument("file", metavar="FILE", help="a YAML file; - reads standard input")
-        put.add_argument("--dry-run", action="store_true", help="show what would change, change nothing")
+        put.add_argument("--dry-run", action="store_true", help="only show what would change")
         put.add_argument(
             "--prune",
             action="store_true",
-            help="delete what the file's sections do not name and nothing uses",
+            help="delete unused rows that the file's sections do not name",
         )
-        out = verbs.add_parser("export", help="write what the tables say as such a file")
-        out.add_argument("file", metavar="FILE", nargs="?", default="-", help="- or none: standard output")
+        out = verbs.add_parser("export", help="write the catalog as such a file")
+        out.add_argument(
+            "file", metavar="FILE", nargs="?", default="-", help="default, or -: standard output"
+        )
 
     def handle(self, *args: Any, verb: str, file: str, **options: Any) -> None:
         if verb == "export":
@@ -55,12 +57,12 @@ class Command(BaseCommand):
             raise CommandError(f"{file}: {error}") from None
         except BadFile as error:
             lines = "\n".join(f"  {wrong}" for wrong in error.wrongs)
-            raise CommandError(f"{file} is wrong; nothing was applied:\n{lines}") from None
+            raise CommandError(f"{file} has errors; nothing was applied:\n{lines}") from None
         for change in changes:
             self._say(change)
         counts = {kind: sum(change.kind == kind for change in changes) for kind in (*MARKS, "unchanged")}
         told = ", ".join(f"{number} {kind}" for kind, number in counts.items() if number) or "empty"
-        self.stdout.write(f"Dry run, nothing is changed: {told}." if dry_run else f"Applied: {told}.")
+        self.stdout.write(f"Dry run, nothing was changed: {told}." if dry_run else f"Applied: {told}.")
 
     def _say(self, change: Change) -> None:
         if change.kind == "unchanged":

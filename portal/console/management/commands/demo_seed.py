@@ -100,7 +100,8 @@ class Command(BaseCommand):
 
 
 def kept_passwords(path: Path) -> dict[str, str]:
-    """The demo's passwords: random when first asked for, then the same, from a file only its owner may read."""
+    """Return the demo's passwords: random when first asked for, then the same, from a file that only its owner may
+    read."""
     try:
         kept: dict[str, str] = json.loads(path.read_text())
         return kept
@@ -181,7 +182,7 @@ def serve(served: Served, profile: Profile) -> None:
 
 
 def fresh_token(user: User, project: Project) -> str:
-    """A new token in place of the former ones of this name."""
+    """Return a new token, which takes the place of the former ones of this name."""
     for former in ApiToken.objects.filter(user=user, project=project, name=TOKEN_NAME, revoked_at=None):
         revoke(former)
     _, minted = issue_token(user, project, TOKEN_NAME, [ApiToken.Scope.INFERENCE, ApiToken.Scope.READ])

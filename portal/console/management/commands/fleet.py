@@ -22,8 +22,8 @@ from portal.fleet.models import Cluster
 from portal.fleet.models import Command as Row
 from portal.fleet.times import seconds_of
 from portal.services import decision_search, targets
-from portal.services.cluster_state import standing
-from portal.services.commands import Wish, give
+from portal.services.cluster_state import cluster_health
+from portal.services.commands import NewCommand, give
 
 LOOK_S = 0.5
 WAIT_S = 600.0
@@ -32,14 +32,14 @@ Verb = tuple[str, str]
 MODEL, PILOT = "MODEL", "PILOT"
 # Verb → what it takes, and what it does.
 VERBS: dict[str, Verb] = {
-    "drain": (PILOT, "let a pilot, or a replica by its id, finish what runs and end"),
-    "cancel": (PILOT, "end a pilot's job at once; what runs goes back to the queue"),
+    "drain": (PILOT, "drain a pilot, or a replica by its id: finish running requests, then end it"),
+    "cancel": (PILOT, "cancel a pilot's job at once; its running requests go back to the queue"),
     "log": (PILOT, "fetch the end of a pilot's log"),
-    "wake": (MODEL, "have a model ready"),
+    "wake": (MODEL, "load a model, so that it is ready"),
     "pin": (MODEL, "keep a model resident"),
     "unpin": (MODEL, "end a pin"),
     "evict": (MODEL, "drain every replica of a model"),
-    "test-launch": (MODEL, "start a model once, to see whether it works, even if it is latched or paused"),
+    "test-launch": (MODEL, "launch a model once, to check that it works, even if it is latched or paused"),
 }
 
 
@@ -51,39 +51,43 @@ class Command(BaseCommand):
         verbs.add_parser("status", help="clusters, models and pilots")
         why = verbs.add_parser("why", help="why a model or a request does not run yet, and when it will")
         why.add_argument("what", metavar="MODEL|REQUEST")
-        decided = verbs.add_parser("decisions", help="what the control loop did, and why")
+        decided = verbs.add_parser("decisions", help="the decisions of the control loop, with reasons")
         for name, text in decision_search.FILTERS.items():
             decided.add_argument(f"--{name}", default="", help=text)
-        decided.add_argument("--last", type=int, default=30, metavar="N", help="how many (30)")
+        decided.add_argument(
+            "--last", type=int, default=30, metavar="N", help="number of decisions (default: 30)"
+        )
         for name, (metavar, text) in VERBS.items():
             verb = verbs.add_parser(name, help=text)
             verb.add_argument("target", metavar=metavar)
             if name in ("wake", "pin"):
-                usual = "for ever" if name == "pin" else "its keep-alive"
+                usual = "no end" if name == "pin" else "its keep-alive"
                 verb.add_argument(
                     "--for",
                     dest="for_s",
                     type=_length,
                     metavar="TIME",
-                    help=f"such as 30min, 2h, 1d ({usual})",
+                    help=f"such as 30min, 2h, 1d (default: {usual})",
                 )
             _waits(verb)
-        for name, text in (("pause", "start nothing"), ("resume", "end a pause")):
+        for name, text in (("pause", "launch nothing"), ("resume", "end a pause")):
             verb = verbs.add_parser(name, help=f"{text}, for one model or the whole fleet")
-            verb.add_argument("target", metavar=MODEL, nargs="?", help="none: the whole fleet")
-            verb.add_argument("--cluster", help="of one cluster, in place of the whole fleet")
+            verb.add_argument("target", metavar=MODEL, nargs="?", help="default: the whole fleet")
+            verb.add_argument("--cluster", help="one cluster instead of the whole fleet")
             _waits(verb)
-        relaunch = verbs.add_parser("relaunch", help="forget a model's failures, or open a held profile")
+        relaunch = verbs.add_parser(
+            "relaunch", help="clear a model's failure latch, or release a held profile"
+        )
         relaunch.add_argument("target", metavar=MODEL, nargs="?")
         relaunch.add_argument("--profile")
         _waits(relaunch)
-        for name, text in (("adopt", "take an unknown job for a pilot"), ("reject", "cancel an unknown job")):
+        for name, text in (("adopt", "adopt an unknown job as a pilot"), ("reject", "cancel an unknown job")):
             verb = verbs.add_parser(name, help=text)
             verb.add_argument("job", metavar="JOB")
-            verb.add_argument("--cluster", help="where several clusters have such a job")
+            verb.add_argument("--cluster", help="the cluster, if several have such a job")
             if name == "adopt":
                 verb.add_argument(
-                    "--profile", help="that it was submitted under, where its partition does not tell"
+                    "--profile", help="the profile of the job, if its partition does not determine it"
                 )
             _waits(verb)
 
@@ -106,22 +110,22 @@ class Command(BaseCommand):
         except ValidationError as error:
             raise CommandError(" ".join(error.messages)) from None
 
-    def _give(self, wish: Wish, wait_s: float | None) -> None:
+    def _give(self, wish: NewCommand, wait_s: float | None) -> None:
         command = give(wish, f"{getpass.getuser()} at the command line")
         # One loop serves all clusters.
         cluster = Cluster.objects.filter(name=config().cluster).first() or Cluster.objects.first()
-        if cluster is not None and not (said := standing(cluster, timezone.now())).loop_runs:
+        if cluster is not None and not (said := cluster_health(cluster, timezone.now())).loop_runs:
             self.stderr.write(said.loop)
         if wait_s is None:
             self.stdout.write(
-                f"Command {command.pk} ({command.kind}) is written; the control loop carries it out at its next tick. "
-                "With --wait you see what comes of it."
+                f"Command {command.pk} ({command.kind}) is queued; the control loop carries it out at its next tick. "
+                "Use --wait to see its result."
             )
             return
         ended = watch(command, wait_s, self.stdout.write)
         if ended.state == Row.State.PENDING:
             raise CommandError(
-                f"Command {ended.pk} has not ended yet; it goes on without you. `fleet status` shows the fleet."
+                f"Command {ended.pk} has not ended yet and continues in the background. `fleet status` shows the fleet."
             )
         if ended.state != Row.State.DONE:
             raise CommandError(f"{ended.state}: {ended.result}")
@@ -129,7 +133,8 @@ class Command(BaseCommand):
 
 
 def watch(command: Row, wait_s: float, say: Callable[[str], object]) -> Row:
-    """The command when it has ended, or as it stands after wait_s. Each new word of what it waits for is said."""
+    """Return the command when it has ended, or as it stands after `wait_s`. Each new text of what it waits for is
+    printed."""
     until, said = time.monotonic() + wait_s, ""
     while True:
         command.refresh_from_db()
@@ -144,12 +149,12 @@ def watch(command: Row, wait_s: float, say: Callable[[str], object]) -> Row:
 def _waits(parser: Any) -> None:
     parser.add_argument(
         "--wait", type=_length, nargs="?", const=WAIT_S, default=None, metavar="TIME",
-        help="show what comes of it; at most so long (10min)",
+        help="wait for the result, at most this long (10min)",
     )  # fmt: skip
 
 
-def _wish(verb: str, options: dict[str, Any]) -> Wish:
-    """Raises ValidationError."""
+def _wish(verb: str, options: dict[str, Any]) -> NewCommand:
+    """Return the command that the arguments ask for. Raise ValidationError where they make no sense."""
     kind, word = verb.replace("-", "_"), options.get("target")
     args: dict[str, Any] = {}
     if options.get("for_s") is not None:
@@ -161,16 +166,16 @@ def _wish(verb: str, options: dict[str, Any]) -> Wish:
     if options.get("job"):
         args["job_id"] = options["job"]
     if word is None:
-        return Wish(kind, args=args)
+        return NewCommand(kind, args=args)
     if VERBS.get(verb, (MODEL, ""))[0] == MODEL:
-        return Wish(kind, pool=targets.pool(word), args=args)
+        return NewCommand(kind, pool=targets.pool(word), args=args)
     if verb == "drain" and (replica := targets.known_replica(word)) is not None:
-        return Wish(kind, replica=replica)
-    return Wish(kind, pilot=targets.pilot(word))
+        return NewCommand(kind, replica=replica)
+    return NewCommand(kind, pilot=targets.pilot(word))
 
 
 def _length(text: str) -> float:
     try:
         return seconds_of(text)
     except ValueError:
-        raise ArgumentTypeError(f"'{text}' is no length of time: write 30min, 2h or 1d") from None
+        raise ArgumentTypeError(f"'{text}' is not a duration: write 30min, 2h or 1d") from None

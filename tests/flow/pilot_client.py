@@ -11,7 +11,7 @@ from tests.flow.dataplane import Plane
 
 
 class Pilot:
-    """Speaks for one pilot, with the key that its job was given."""
+    """A pilot that a test speaks for, with the key that its job was given."""
 
     def __init__(self, plane: Plane, id_: str, job_id: int = 77) -> None:
         self.plane = plane

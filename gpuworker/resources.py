@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from gpuworker import gpus, hostmem
 from gpuworker.settings import Settings, SettingsError
 
-log = logging.getLogger("berth.holding")
+log = logging.getLogger("berth.resources")
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class Resources:
     gpus: gpus.Gpus
     mem_mb: int
 
 
-def look(env: Mapping[str, str], given: Settings) -> Holding:
+def look(env: Mapping[str, str], given: Settings) -> Resources:
     """Find out what this job holds. Raise SettingsError when it cannot serve with that."""
     try:
         found = gpus.find(env, given.asked_gpus)
@@ -35,4 +35,4 @@ def look(env: Mapping[str, str], given: Settings) -> Holding:
             given.asked_mem_mb, memory.mb, memory.by,
         )  # fmt: skip
     log.info("host memory: %d MiB by %s", memory.mb, memory.by)
-    return Holding(found, memory.mb)
+    return Resources(found, memory.mb)

@@ -40,19 +40,19 @@ class BadFile(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """What stands in the file. `lines` has keys only, by their path."""
+    """The content of the file. `lines` has keys only, by their path."""
 
     values: dict[str, Any]
     lines: dict[Path, int]
 
     def wrong(self, path: Path, text: str) -> Wrong:
-        """With the line of the nearest key that has one."""
+        """Return the mistake with the line of the nearest key that has one."""
         known = (self.lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self.lines)
         return Wrong(path, text, next(known, None))
 
 
 def read(text: str) -> Tree:
-    """Raises BadFile."""
+    """Return the content of a file's text. Raise BadFile."""
     if len(text.encode()) > MOST_BYTES:
         raise BadFile([Wrong((), f"The file is larger than {MOST_BYTES // 2**20} MiB.")])
     lines: dict[Path, int] = {}
@@ -85,7 +85,7 @@ def _walk(node: yaml.Node, path: Path, lines: dict[Path, int], twice: list[Wrong
             continue
         here, line = (*path, str(key.value)), key.start_mark.line + 1
         if here in lines:
-            twice.append(Wrong(here, f"This key stands on line {lines[here]} already.", line))
+            twice.append(Wrong(here, f"This key is already on line {lines[here]}.", line))
             continue
         lines[here] = line
         _walk(value, here, lines, twice)

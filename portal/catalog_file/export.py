@@ -1,4 +1,4 @@
-"""The catalog's tables → the text of a file that `applying` finds nothing to change in.
+"""The catalog's tables → the text of a file that `changes` finds nothing to change in.
 
 Every field is written, also those that have their default, so that applying the file later puts all of it back.
 """
@@ -28,5 +28,5 @@ def export() -> str:
 
 
 def _written(value: Any) -> Any:
-    """Choices are strings of a kind that YAML does not know."""
+    """Return the value as YAML knows it; choices are strings of a kind that it does not know."""
     return str(value) if isinstance(value, str) else value

@@ -14,7 +14,7 @@ from openai.types import Batch
 from gpuworker import wire
 from portal.batches import passes
 from tests.flow.dataplane import Plane, chat
-from tests.flow.speaking import Pilot
+from tests.flow.pilot_client import Pilot
 from tests.flow.test_workerapi_rows import _lease, _result, _send
 
 CHAT = "/v1/chat/completions"
@@ -46,7 +46,8 @@ async def create(plane: Plane, content: bytes, window: str = "24h") -> Batch:
 
 
 async def look(plane: Plane, after_s: float = 0.0) -> None:
-    """What the Celery task does, some time from now. One that was killed holds its lock for a moment longer."""
+    """Do what the Celery task does, some time from now. One that was killed holds its lock for a moment
+    longer."""
     end = time.monotonic() + 60
     while not await in_thread(passes.look, plane.settings, time.time() + after_s):
         assert time.monotonic() < end, "somebody else looks after the batches"
@@ -54,7 +55,7 @@ async def look(plane: Plane, after_s: float = 0.0) -> None:
 
 
 async def in_thread(work: Any, *args: Any) -> Any:
-    """Django's side of a test that runs in an event loop."""
+    """Run Django's side of a test that runs in an event loop."""
 
     def run() -> Any:
         try:
@@ -66,7 +67,7 @@ async def in_thread(work: Any, *args: Any) -> Any:
 
 
 async def read(plane: Plane, file: str | None) -> list[dict[str, Any]]:
-    """The lines of an output file; none when there is no such file."""
+    """Read the lines of an output file; none when there is no such file."""
     if file is None:
         return []
     async with sdk(plane) as client:
@@ -80,7 +81,7 @@ async def state(plane: Plane, batch: str) -> Batch:
 
 
 async def run_some(pilot: Pilot, replica: str, room: int = 4) -> list[str]:
-    """A pilot leases rows, answers each with its own prompt, and says which they were."""
+    """Let a pilot lease rows and answer each with its own prompt; return which they were."""
     rows = await _lease(pilot, replica, room)
     if rows:
         await _send(pilot, *(_result(row, body=echoed(row)) for row in rows))
@@ -98,5 +99,5 @@ def refused(row: dict[str, Any]) -> wire.RowResult:
 
 
 def requests_of(plane: Plane) -> dict[str, str]:
-    """custom_id → state, of every row there is."""
+    """Return the state of every row there is, by custom_id."""
     return dict(plane.sql("SELECT custom_id, state FROM ledger_request ORDER BY batch_line"))

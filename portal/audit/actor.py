@@ -1,6 +1,6 @@
 """Who acts now, and from where: known at the edge (a request, the command line), used where a row is written.
 
-Separate from `recording`, because everything else of a request passes by here and must pay nothing for it: who it is
+Separate from `signals`, because everything else of a request passes by here and must pay nothing for it: who it is
 is only asked when something is recorded. It knows no tables: `manage.py` needs it before there are any.
 """
 
@@ -40,7 +40,7 @@ def acting(origin: str, who: Callable[[], Who]) -> Iterator[None]:
 
 
 class Acting:
-    """Middleware. A token's person is put into the same request by the API, so one look serves both."""
+    """A middleware that notes who acts. The API puts a token's person into the same request, so one look serves both."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self._get_response = get_response

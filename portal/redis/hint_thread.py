@@ -1,4 +1,4 @@
-"""Somebody waits for a model that is not there, or a batch's last line has ended: a Celery task is asked to look now.
+"""An event loop's "look now" → a hint to Celery's tick or to those who look after batches.
 
 A thread, because Celery's publishing blocks; a hint, so its failure is a line in the log and no more.
 """
@@ -12,12 +12,14 @@ LEAST_S = 0.2
 MOST_S = 1.0  # where it is asked without end: telling Celery costs what about ten requests cost
 
 
-class Wake:
+class HintThread:
+    """A thread that tells Celery to look, at most once in a while however often it is asked to."""
+
     def __init__(self, whom: Literal["tick", "batches"] = "tick") -> None:
         self._whom = whom
         self._wanted = threading.Event()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="gateway-wake", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"hints-{whom}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -27,6 +29,7 @@ class Wake:
         self._wanted.set()
 
     def soon(self) -> None:
+        """Have it told soon. Cost the caller nothing."""
         self._wanted.set()
 
     def _run(self) -> None:

@@ -26,7 +26,7 @@ _axe = Axe()
 
 
 async def findings(page: Page, where: str, options: dict[str, Any] = _EVERYTHING) -> list[str]:
-    """Of the page as it stands."""
+    """Return axe's findings on the page as it stands."""
     found: Any = await _axe.run(page, options=options)
     return [
         f"{where}: {violation['id']} ({violation['impact']}): {node['target']} {node['html'][:120]}"
@@ -37,7 +37,8 @@ async def findings(page: Page, where: str, options: dict[str, Any] = _EVERYTHING
 
 
 async def walk(browser: Browser, url: str, cookie: str, paths: Iterable[str]) -> list[str]:
-    """All pages as one person, in both schemes: the page is loaded once, and its colours are changed."""
+    """Visit all pages as one person, in both schemes: the page is loaded once, and its colours are
+    changed."""
     bad: list[str] = []
     context = await browser.new_context()
     if cookie:

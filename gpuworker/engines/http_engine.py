@@ -39,7 +39,7 @@ ERROR_TAIL_BYTES = 4000
 _STARTING, _WARMING = "starting the engine", "answering a first request"
 
 
-class ServedEngine:
+class HttpEngine:
     """An engine that serves HTTP on a socket of its own.
 
     Sub-classes give the command that serves the model; `phases` maps words in its log to words for people.

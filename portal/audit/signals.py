@@ -16,7 +16,7 @@ from django.db.models import Model, QuerySet
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_delete, pre_save
 
 from portal.accounts.models import ApiToken, ClaimRule, Membership, Project, Quota, User
-from portal.audit.acting import actor
+from portal.audit.actor import actor
 from portal.audit.models import Change
 from portal.catalog.models import Access, Environment, Pool, Profile
 from portal.catalog.models import Model as ServedModel
@@ -45,7 +45,7 @@ Values = dict[str, Any]
 
 
 def watch() -> None:
-    """Once, at start."""
+    """Connect the signals, once, at start."""
     for table in WATCHED:
         name = f"audit-{table._meta.label}"
         pre_save.connect(_before_save, sender=table, dispatch_uid=name)
@@ -78,7 +78,7 @@ def _saved(sender: type[Model], instance: Any, created: bool, raw: bool, **_: An
 
 
 def _before_delete(sender: type[Model], instance: Any, **_: Any) -> None:
-    """While what it refers to can still be named."""
+    """Keep the values while what the row refers to can still be named."""
     instance._before = _values(instance)
 
 
@@ -89,7 +89,7 @@ def _deleted(sender: type[Model], instance: Any, **_: Any) -> None:
 
 
 def _linked(sender: type[Model], instance: Any, action: str, reverse: bool, **_: Any) -> None:
-    """Of the lists of a pool or model, before and after."""
+    """Record the lists of a pool or model, before and after."""
     name = LINKS[sender][reverse]
     now = sorted(str(one) for one in getattr(instance, name).all())
     if action.startswith("pre_"):
@@ -114,7 +114,7 @@ def _changed(row: Model, fields: dict[str, tuple[Any, Any]], action: str = Chang
 
 
 def _rows(sender: type[Model]) -> QuerySet[Any]:
-    """With those that they refer to, which are about to be named."""
+    """Return the rows with those that they refer to, which are about to be named."""
     links = [field.name for field in sender._meta.concrete_fields if field.is_relation]
     rows = sender._base_manager.all()
     return rows.select_related(*links) if links else rows
@@ -127,7 +127,7 @@ def _values(row: Any) -> Values:
 
 
 def _value(row: Any, field: Any) -> Any:
-    """Of a row that it refers to, the name: numbers mean nothing to who reads it."""
+    """Return the value; of a row that it refers to, the name: numbers mean nothing to who reads it."""
     if field.is_relation:
         return None if getattr(row, field.attname) is None else str(getattr(row, field.name))
     return getattr(row, field.attname)
@@ -144,7 +144,7 @@ def _hidden(name: str, value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON holds it; a long text is cut."""
+    """Return the value as JSON holds it; a long text is cut."""
     if isinstance(value, str) and len(value) > MOST_TEXT:
         return f"{value[:MOST_TEXT]}…"
     return json.loads(json.dumps(value, cls=DjangoJSONEncoder))

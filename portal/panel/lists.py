@@ -21,18 +21,20 @@ _CHECKBOX = (
 
 
 class QuickListAdmin(admin.ModelAdmin[M]):
-    """Pages of 50, and no second count for the searches."""
+    """A list with pages of 50, and no second count for searches."""
 
     show_full_result_count = False
     list_per_page = 50
 
     def action_checkbox(self, obj: M) -> SafeString:
-        """Django draws a form's field in three templates for each row, which takes as long as four columns."""
+        """Return the box as HTML: Django draws a form's field in three templates for each row, which takes as long as
+        four columns."""
         return format_html(_CHECKBOX, helpers.ACTION_CHECKBOX_NAME, obj.pk, obj)
 
 
 def known(column: str, words: Callable[[], Iterable[str]]) -> type[admin.SimpleListFilter]:
-    """A filter by the words that a column may hold. Django's own reads the whole table for those that it holds."""
+    """Return a filter by the words that a column may hold. Django's own reads the whole table for those that it
+    holds."""
 
     class Known(admin.SimpleListFilter):
         title = column.replace("_", " ")

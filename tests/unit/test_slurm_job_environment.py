@@ -7,8 +7,8 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-from scheduler.slurm.carried import SECRET, without_shell
 from scheduler.slurm.directives import native_fields, rest_fields
+from scheduler.slurm.job_environment import SECRET, without_shell
 from scheduler.slurm.render import render
 from tests.unit.test_slurm_render import SPEC
 

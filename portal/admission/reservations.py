@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from functools import cache
 from typing import Any
 from uuid import UUID
 
 import redis
 from psycopg2.extensions import cursor as Cursor
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from portal.admission.scripts import SCRIPTS, prefix, tag_arguments
-from portal.config import config
+from portal.admission.redis_calls import run
+from portal.admission.scripts import of_pool, tag_arguments
 from portal.ledger import backlog
 from portal.policy import fairshare
+from portal.policy.fairshare import Line
 
 logger = logging.getLogger(__name__)
-
-_ANSWER_S = 1.0
 
 
 def reserve(
@@ -46,49 +42,16 @@ def give_back(cur: Cursor, cancelled: Iterable[UUID]) -> None:
     A reservation that is made in the same moment may be lost with it; it costs others one request's turn."""
     try:
         for pool, lane, project in backlog.lines_left(cur, cancelled):
-            run("give_back", prefix(pool), lane, project)
+            run(of_pool("give_back", pool, lane, project))
     except (redis.RedisError, OSError) as error:
         logger.warning("places of cancelled requests stay reserved: %s", error)
 
 
 def _tag(cur: Cursor, pool: str, lane: str, project: int, share: float, priority: int) -> float:
-    answer = run("tag", prefix(pool), *tag_arguments(lane, project, share, priority, "", None))
+    def ask(seed: Line | None) -> Any:
+        return run(of_pool("tag", pool, *tag_arguments(lane, project, share, priority, "", seed)))
+
+    answer = ask(None)
     while not answer:
-        seed = backlog.line(cur, pool, lane)
-        answer = run("tag", prefix(pool), *tag_arguments(lane, project, share, priority, "", seed))
+        answer = ask(backlog.line(cur, pool, lane))
     return float(answer)
-
-
-def run(script: str, keys: str, *args: Any) -> Any:
-    """One of the gateway's scripts on the keys with this prefix. Raises redis.RedisError."""
-    link, text = _redis(), SCRIPTS[script]
-    command = (1, keys + ":wait", keys, *args)
-    try:
-        return link.evalsha(text.sha, *command)
-    except redis.exceptions.NoScriptError:
-        return link.eval(text.text.decode(), *command)
-
-
-def numbers(keys: Sequence[str]) -> list[float | None]:
-    """What stands there, without touching it. Raises redis.RedisError."""
-    found: Any = _redis().mget(keys)
-    return [float(value) if value is not None else None for value in found]
-
-
-def members(keys: Sequence[str], now: float) -> list[int]:
-    """How many leases each of these sets holds that are not over, without touching it. Raises redis.RedisError."""
-    asked = _redis().pipeline(transaction=False)
-    for key in keys:
-        asked.zcount(key, now, "+inf")
-    return [int(found) for found in asked.execute()]
-
-
-@cache
-def _redis() -> redis.Redis:
-    # One more try on a connection that went stale.
-    return redis.Redis.from_url(
-        config().redis_url,
-        socket_timeout=_ANSWER_S,
-        socket_connect_timeout=_ANSWER_S,
-        retry=Retry(NoBackoff(), 1),
-    )

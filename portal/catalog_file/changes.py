@@ -15,8 +15,8 @@ from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import IntegrityError, transaction
 
 from portal.catalog import doubts
-from portal.catalog_file.reading import BadFile, Path, Tree, Wrong
 from portal.catalog_file.sections import FITS, SECTIONS, Section
+from portal.catalog_file.tree import BadFile, Path, Tree, Wrong
 from portal.catalog_file.use import in_use
 from portal.redis import hints
 
@@ -25,7 +25,7 @@ Kind = Literal["added", "changed", "unchanged", "deleted", "kept"]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What became of one row. `fields`: name → old and new value; `why`: of one that stays although it was to go.
+    """The outcome of one row. `fields`: name → old and new value; `why`: of one that stays although it was to go.
     `doubts`: what could not be checked, or may go wrong."""
 
     kind: Kind
@@ -38,7 +38,7 @@ class Change:
 
 
 def apply(tree: Tree, *, prune: bool = False, dry_run: bool = False) -> list[Change]:
-    """Raises BadFile."""
+    """Apply the file's rows to the catalog, and return what changed. Raise BadFile."""
     wrongs = [*_strangers(tree)]
     if wrongs:
         raise BadFile(wrongs)
@@ -63,12 +63,12 @@ def apply(tree: Tree, *, prune: bool = False, dry_run: bool = False) -> list[Cha
 
 
 def _strangers(tree: Tree) -> Iterator[Wrong]:
-    """Keys that mean nothing here."""
+    """Yield the keys that mean nothing here."""
     known = {section.path[:depth] for section in SECTIONS for depth in range(1, len(section.path) + 1)}
     tops = sorted({path[0] for path in known})
     for top, inside in tree.values.items():
         if (str(top),) not in known:
-            yield tree.wrong((str(top),), f"There is no such section; there are: {', '.join(tops)}.")
+            yield tree.wrong((str(top),), f"Unknown section; the sections are: {', '.join(tops)}.")
         elif inside is not None and not isinstance(inside, dict):
             yield tree.wrong((str(top),), "Write rows by their names here.")
         elif inside and not any(section.path == (top,) for section in SECTIONS):
@@ -79,7 +79,7 @@ def _strangers(tree: Tree) -> Iterator[Wrong]:
 
 
 def _mentioned(section: Section, tree: Tree) -> Any:
-    """The section's part of the file; None where it has none."""
+    """Return the section's part of the file; None where it has none."""
     place: Any = tree.values
     for step in section.path:
         if not isinstance(place, dict) or step not in place:
@@ -116,12 +116,12 @@ def _is_enabled(row: tuple[Any, Any]) -> bool:
 
 
 def _apply_row(section: Section, name: str, said: dict[str, Any], row: Any) -> Change:
-    """Raises ValidationError with the fields that are wrong."""
+    """Apply one row. Raise ValidationError with the fields that are wrong."""
     values = _checked(section, said)
     added = row is None
     if added:
         if missing := [field for field in section.required() if field not in said]:
-            raise ValidationError(dict.fromkeys(missing, "A new one needs this."))
+            raise ValidationError(dict.fromkeys(missing, "A new row needs this."))
         row = section.new(name)
     before = section.plain(row)
     if FITS in values:  # types of GPU that the file does not name stay as they were measured
@@ -145,7 +145,7 @@ def _apply_row(section: Section, name: str, said: dict[str, Any], row: Any) -> C
 
 
 def _checked(section: Section, said: dict[str, Any]) -> dict[str, Any]:
-    """Raises ValidationError."""
+    """Return the row's values, checked. Raise ValidationError."""
     if strange := sorted(str(key) for key in said if key not in section.fields):
         known = ", ".join(section.fields)
         text = f"A {section.word} has no such field; it has: {known}."
@@ -160,7 +160,7 @@ def _checked(section: Section, said: dict[str, Any]) -> dict[str, Any]:
 
 
 def _each(keys: Any, act: Any) -> None:
-    """All of them, also after one that is wrong. Raises ValidationError with each field's own words."""
+    """Check all fields, also after one that is wrong. Raise ValidationError with each field's own words."""
     wrong: dict[str, list[str]] = {}
     for key in keys:
         try:
@@ -181,7 +181,7 @@ def _told(tree: Tree, section: Section, path: Path, error: ValidationError) -> I
 
 
 def _pruned(tree: Tree) -> Iterator[Change]:
-    """What refers goes before what it refers to."""
+    """Delete the rows that the file does not name; what refers goes before what it refers to."""
     for section in reversed(SECTIONS):
         mentioned = _mentioned(section, tree)
         if mentioned is None:
@@ -197,5 +197,5 @@ def _pruned(tree: Tree) -> Iterator[Change]:
 
 
 def _same(before: Any, after: Any) -> bool:
-    """Not ==, for which 1 is True."""
+    """Compare two values, not by ==, for which 1 is True."""
     return json.dumps(before, sort_keys=True) == json.dumps(after, sort_keys=True)

@@ -33,7 +33,10 @@ LOG = "12:00:03 loading weights\n12:00:31 engine is ready\n" * 12
 
 @dataclass(frozen=True, slots=True)
 class Furnished:
-    """`done`, `waiting`, `failed` and `batches`: of the owner's; `pilot`: one that is up."""
+    """A site with something in every place.
+
+    `done`, `waiting`, `failed` and `batches`: of the owner's; `pilot`: one that is up.
+    """
 
     world: World
     admin: User
@@ -45,7 +48,7 @@ class Furnished:
     candidate: Candidate
 
     def names(self) -> dict[str, str]:
-        """Keys in addresses → words for what is there."""
+        """Return words for what is there, by the keys in addresses."""
         return {
             str(self.done.pk): "done",
             str(self.waiting.pk): "waiting",
@@ -134,7 +137,7 @@ def _story(world: World, pilot: Pilot, now: datetime) -> None:
 
 
 def _samples(now: datetime) -> None:
-    """An hour and a half, with a gap in which the loop did not run."""
+    """Make samples of an hour and a half, with a gap in which the loop did not run."""
     minute = now.replace(second=0, microsecond=0)
     Sample.objects.bulk_create(
         Sample(
@@ -149,7 +152,7 @@ def _samples(now: datetime) -> None:
 
 
 def _notices(world: World, now: datetime) -> None:
-    """A webhook of the owner's that was given up once and is tried again."""
+    """Make a webhook of the owner's that was given up once and is tried again."""
     hook = Webhook.objects.create(user=world.owner.user, url="https://hooks.example.org/berth?key=4711")
     for n, (state, attempts, error) in enumerate((("sent", 1, ""), ("failed", 6, "It answered 500."),
                                                   ("pending", 2, "It does not answer: TimeoutError"))):  # fmt: skip
@@ -191,7 +194,7 @@ def _requests(world: World, pilot: Pilot, now: datetime) -> tuple[Request, Reque
 
 
 def _batches(world: World, now: datetime) -> list[Batch]:
-    """One that runs, one that is done, one whose file was bad."""
+    """Make a batch that runs, one that is done, and one whose file was bad."""
     whose = {"project_id": world.project.pk, "user_id": world.owner.user.pk}
     made = []
     for state, counts in (("in_progress", (200, 120, 3)), ("completed", (50, 48, 2)), ("failed", (0, 0, 0))):

@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import redis.asyncio as redis_async
-from redis.exceptions import RedisError
-
 from portal.admission.pipe import QueueDown
-from portal.admission.slots import ACCEPT_S, DIRECTORY_CHANNEL, LEASE_S, Lease, Route, Slots, read_route
+from portal.admission.place import Place
+from portal.admission.slots import ACCEPT_S, LEASE_S, Lease, Route, Slots, read_route
+from portal.redis import keys
+from portal.redis.subscription import listen
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +30,8 @@ _CHECKED_AT_ONCE = 1000  # waiters of one pool looked up per round
 class Waiter:
     """One request in line. `granted` is resolved with its route."""
 
-    pool: str
-    request: str
+    place: Place
     order_key: float
-    alone: bool
     granted: asyncio.Future[Route]
     missing_since: float | None = None
 
@@ -74,8 +72,16 @@ class Keeper:
         self.listening = asyncio.Event()
 
     async def start(self) -> None:
+        listening = listen(
+            self._redis_url,
+            "berth-gateway",
+            self._heard,
+            channels=[keys.GATEWAY.of(self._gateway), keys.DIRECTORY.of()],
+            began=self._came_back,
+            ended=self.listening.clear,
+        )
         self._tasks = [
-            asyncio.create_task(self._listen(), name="gateway-grants"),
+            asyncio.create_task(listening, name="gateway-grants"),
             asyncio.create_task(self._keep(), name="gateway-keeper"),
         ]
 
@@ -91,65 +97,41 @@ class Keeper:
 
     # Leases
 
-    def hold(self, pool: str, route: Route, request: str, *, alone: bool, admitted: bool) -> None:
-        """This slot is ours and in use. One that was granted has only ACCEPT_S: it is renewed in the next round."""
+    def hold(self, place: Place, route: Route, *, admitted: bool) -> None:
+        """Keep a slot that is in use. One that was granted has only ACCEPT_S: it is renewed in the next round."""
         renew_at = time.monotonic() + (LEASE_S / 2 if admitted else 0.0)
-        self._hands(pool).leases[request] = _Held(Lease(route.replica, request, alone), renew_at)
+        self._hands(place.pool).leases[place.request] = _Held(Lease(route.replica, place), renew_at)
 
-    def release(self, pool: str, request: str, *, over: bool) -> None:
-        """The slot is free again; `over`: the request has ended."""
-        self._slots.release(pool, request, self.let_go(pool, request), over=over)
+    def release(self, place: Place, *, over: bool) -> None:
+        """Give the slot back; `over`: the request has ended."""
+        self._slots.release(place, self.let_go(place), over=over)
 
-    def let_go(self, pool: str, request: str) -> str:
-        """The slot is to be given back by somebody else: at which replica, "" where none is held."""
-        held = self._hands(pool).leases.pop(request, None)
+    def let_go(self, place: Place) -> str:
+        """Keep the slot no more, because the caller gives it back. Return its replica, "" where none was held."""
+        held = self._hands(place.pool).leases.pop(place.request, None)
         return held.lease.replica if held else ""
 
     # Waiters
 
-    async def wait(self, pool: str, request: str, order_key: float, *, alone: bool) -> Waiter:
-        """Enters the line. Raises QueueDown, and is then not in line."""
-        waiter = Waiter(pool, request, order_key, alone, asyncio.get_running_loop().create_future())
-        self._hands(pool).waiters[request] = waiter
+    async def wait(self, place: Place, order_key: float) -> Waiter:
+        """Enter the line. Raise QueueDown, and then not be in line."""
+        waiter = Waiter(place, order_key, asyncio.get_running_loop().create_future())
+        self._hands(place.pool).waiters[place.request] = waiter
         try:
-            await self._slots.enqueue(pool, request, order_key, self._gateway, alone)
+            await self._slots.enqueue(place, order_key, self._gateway)
         except QueueDown:
-            self._hands(pool).waiters.pop(request, None)
+            self._hands(place.pool).waiters.pop(place.request, None)
             raise
         return waiter
 
-    def forget(self, pool: str, request: str) -> None:
-        """The request has ended, wherever it was: in line, granted or running."""
-        waiter = self._hands(pool).waiters.pop(request, None)
+    def forget(self, place: Place) -> None:
+        """Let go of a request that has ended, wherever it was: in line, granted or running."""
+        waiter = self._hands(place.pool).waiters.pop(place.request, None)
         if waiter is not None:
             waiter.granted.cancel()
-        self.release(pool, request, over=True)
+        self.release(place, over=True)
 
     # Messages
-
-    async def _listen(self) -> None:
-        pause_s = 0.1
-        while True:
-            client = redis_async.Redis.from_url(self._redis_url, protocol=2, socket_keepalive=True)
-            try:
-                async with client.pubsub(ignore_subscribe_messages=False) as channel:
-                    await channel.subscribe(f"berth:gw:{self._gateway}", DIRECTORY_CHANNEL)
-                    subscribed = 0
-                    async for message in channel.listen():
-                        if message["type"] == "subscribe":
-                            subscribed += 1
-                            if subscribed == 2:
-                                pause_s = 0.1
-                                self._came_back()
-                        elif message["type"] == "message":
-                            self._heard(message["channel"], message["data"])
-            except (RedisError, OSError) as error:
-                log.warning("grants: Redis: %s; again in %.1f s", error, pause_s)
-            finally:
-                self.listening.clear()
-                await client.aclose()
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, 2.0)
 
     def _came_back(self) -> None:
         """While nobody listened, grants to us were dropped together with their waiters."""
@@ -159,8 +141,8 @@ class Keeper:
             for waiter in hands.waiters.values():
                 waiter.missing_since = -math.inf
 
-    def _heard(self, channel: bytes, data: bytes) -> None:
-        if channel == DIRECTORY_CHANNEL.encode():
+    def _heard(self, channel: str, data: bytes) -> None:
+        if channel == keys.DIRECTORY.of():
             self._on_directory()
             return
         try:
@@ -176,9 +158,9 @@ class Keeper:
     def _granted(self, pool: str, request: str, route: Route) -> None:
         waiter = self._hands(pool).waiters.pop(request, None)
         if waiter is None or waiter.granted.done():
-            self._slots.release(pool, request, route.replica, over=False)
+            self._slots.release(Place(pool, request), route.replica, over=False)
             return
-        self.hold(pool, route, request, alone=waiter.alone, admitted=False)
+        self.hold(waiter.place, route, admitted=False)
         waiter.granted.set_result(route)
 
     # Once a second
@@ -229,7 +211,7 @@ class Keeper:
                 waiter.missing_since = now
             elif now - waiter.missing_since > ACCEPT_S:
                 waiter.missing_since = None
-                await self._slots.enqueue(name, request, waiter.order_key, self._gateway, waiter.alone)
+                await self._slots.enqueue(waiter.place, waiter.order_key, self._gateway)
 
     def _hands(self, pool: str) -> _PoolHands:
         hands = self._pools.get(pool)

@@ -24,7 +24,7 @@ FIELD = "file"
 
 
 class Arrived(UploadedFile[bytes]):
-    """What a form finds in its field: the content is in the draft."""
+    """A file as a form finds it in its field; its content is in the draft."""
 
     def __init__(self, draft: Draft, name: str) -> None:
         super().__init__(file=io.BytesIO(), name=name, size=draft.bytes)
@@ -32,7 +32,8 @@ class Arrived(UploadedFile[bytes]):
 
 
 class IntoDraft(FileUploadHandler):
-    """Takes the one file of the form. `refused`: why not to its end. `kept`: said by the view, once its row is."""
+    """Take the one file of the form. `refused`: why it was not read to its end. `kept`: set by the view, once the
+    file's row is."""
 
     chunk_size = 1 << 20
 
@@ -62,7 +63,7 @@ class IntoDraft(FileUploadHandler):
 
 @contextmanager
 def into_draft(request: HttpRequest) -> Iterator[IntoDraft]:
-    """The handler of this request, before anybody has read its form. A draft that is not `kept` is discarded."""
+    """Give the request this handler, before anybody has read its form. A draft that is not `kept` is discarded."""
     handler = IntoDraft(request)
     request.upload_handlers = [handler]
     try:

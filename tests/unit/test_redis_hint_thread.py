@@ -7,21 +7,21 @@ from collections.abc import Callable
 
 import pytest
 
-from portal.admission.wake import LEAST_S, MOST_S, Wake
 from portal.redis import hints
+from portal.redis.hint_thread import LEAST_S, MOST_S, HintThread
 
 
 def test_it_is_told_at_once_and_ever_more_slowly_while_asked_without_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    wake = Wake()
+    wake = HintThread()
     pauses: list[float] = []
     told = threading.Event()
     monkeypatch.setattr(hints, "tick_soon", told.set)
 
     class Stopping(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
-            """Time does not pass; somebody asks again meanwhile, until there have been enough."""
+            """Wait without time: somebody asks again meanwhile, until there have been enough."""
             pauses.append(timeout or 0.0)
             wake.stop() if len(pauses) == 5 else wake.soon()
             return False
@@ -34,8 +34,12 @@ def test_it_is_told_at_once_and_ever_more_slowly_while_asked_without_end(
     assert pauses == [LEAST_S, 2 * LEAST_S, 4 * LEAST_S, MOST_S, MOST_S]
 
 
-@pytest.mark.parametrize(("make", "whom"), [(Wake, "tick_soon"), (lambda: Wake("batches"), "batches_soon")])
-def test_each_tells_its_own(make: Callable[[], Wake], whom: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("make", "whom"), [(HintThread, "tick_soon"), (lambda: HintThread("batches"), "batches_soon")]
+)
+def test_each_tells_its_own(
+    make: Callable[[], HintThread], whom: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = {name: threading.Event() for name in ("tick_soon", "batches_soon")}
     for name, event in told.items():
         monkeypatch.setattr(hints, name, event.set)
