@@ -20,7 +20,7 @@ _USAGE = b'"stream_options":{"include_usage":true},'
 
 
 class Asked(NamedTuple):
-    """What was asked of which model, at which path of the client and of the engine, in which bytes of which type.
+    """Hold what was asked of which model, at which path of the client and of the engine, in bytes of which type.
 
     A tuple, because every request makes one; a frozen dataclass takes four times as long.
 
@@ -118,7 +118,8 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _in_background(endpoint: Endpoint, model: str, raw: dict[str, Any]) -> Asked:
-    """The engine is not told: it would keep the answer in its own memory, which ends with its job."""
+    """Leave `background` out of what the engine is told: it would keep the answer in its own memory,
+    which ends with its job."""
     if raw.get("stream"):
         raise _wrong("stream", "must be false when 'background' is true: ask for the response by its id")
     kept = {name: value for name, value in raw.items() if name not in ("background", "stream", "store")}

@@ -38,7 +38,7 @@ class Crowd:
 
 
 class Facts(NamedTuple):
-    """What the rule knows. `model`: what the catalog has under this name, None = nothing that is enabled.
+    """The knowledge that the rule needs. `model`: what the catalog has under this name, None = nothing that is enabled.
 
     A tuple, because every request makes one; a frozen dataclass takes four times as long.
     """
@@ -52,8 +52,8 @@ class Facts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`state`: in which the request enters the ledger; None = it is refused, with `error`. `crowd`: the limit of waiting
-    requests that refused it, if one did."""
+    """The outcome of the rule. `state`: in which the request enters the ledger; None = it is refused, with `error`.
+    `crowd`: the limit of waiting requests that refused it, if one did."""
 
     state: RequestState | None
     error: ApiError | None = None

@@ -128,7 +128,7 @@ def describe(row: FileRow) -> dict[str, Any]:
 
 
 def _kept_for(fields: dict[str, str], most: timedelta) -> timedelta:
-    """`expires_after` of the form; an owner may shorten what the site allows."""
+    """Return how long a file is kept, by `expires_after` of the form; an owner may shorten what the site allows."""
     text = fields.get("expires_after[seconds]")
     if text is None:
         return most
