@@ -20,7 +20,8 @@ _USAGE = b'"stream_options":{"include_usage":true},'
 
 
 class Asked(NamedTuple):
-    """Hold what was asked of which model, at which path of the client and of the engine, in bytes of which type.
+    """A request as it was asked: of which model, at which path of the client and of the engine, in which bytes of
+    which type.
 
     A tuple, because every request makes one; a frozen dataclass takes four times as long.
 
@@ -118,8 +119,8 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _in_background(endpoint: Endpoint, model: str, raw: dict[str, Any]) -> Asked:
-    """Leave `background` out of what the engine is told: it would keep the answer in its own memory,
-    which ends with its job."""
+    """Return what is asked for later. The engine is not told: it would keep the answer in its own memory, which ends
+    with its job."""
     if raw.get("stream"):
         raise _wrong("stream", "must be false when 'background' is true: ask for the response by its id")
     kept = {name: value for name, value in raw.items() if name not in ("background", "stream", "store")}

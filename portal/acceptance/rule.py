@@ -34,11 +34,12 @@ class Crowd:
 
     @property
     def is_over(self) -> bool:
+        """Say whether more would wait than the limit allows."""
         return self.waiting + self.coming > self.limit.limit
 
 
 class Facts(NamedTuple):
-    """The knowledge that the rule needs. `model`: what the catalog has under this name, None = nothing that is enabled.
+    """The facts that the rule knows. `model`: what the catalog has under this name, None = nothing that is enabled.
 
     A tuple, because every request makes one; a frozen dataclass takes four times as long.
     """
@@ -52,7 +53,7 @@ class Facts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The outcome of the rule. `state`: in which the request enters the ledger; None = it is refused, with `error`.
+    """The rule's answer. `state`: in which the request enters the ledger; None = it is refused, with `error`.
     `crowd`: the limit of waiting requests that refused it, if one did."""
 
     state: RequestState | None
