@@ -82,7 +82,7 @@ def test_an_answer_ends_the_call_and_says_what_was_used() -> None:
     assert settlement(hands).ends(one, End("done", 200, usage=Usage(5, 7)))
     (end,) = hands.written
     assert isinstance(end, Finish) and (end.attempt, end.state, end.completion_tokens) == (2, "done", 7)
-    assert hands.told == [("forget",), ("leave", 12)]
+    assert hands.told == [("forget", "r"), ("leave", 12)]
     assert one.progress.ended
     settlement(hands).give_up(one, ApiError("internal"))
     assert len(hands.written) == 1, "it ends once"
@@ -145,13 +145,13 @@ def test_giving_up_writes_the_end_from_wherever_it_had_come_to(
     hands, one = Hands(), call(stopped=stopped, **stands)
     settlement(hands).give_up(one, ApiError(code))
     assert [type(move) for move in hands.written] == ([written] if written else [])
-    assert one.progress.ended and ("forget",) in hands.told
+    assert one.progress.ended and ("forget", "r") in hands.told
 
 
 def test_who_is_told_to_come_again_keeps_its_place() -> None:
     hands, one = Hands(), call(has_row=True)
     settlement(hands).give_up(one, ApiError("model_starting"))
-    assert not hands.written and hands.told == [("forget",), ("leave_ticket",)]
+    assert not hands.written and hands.told == [("forget", "r"), ("leave_ticket",)]
 
 
 def test_a_server_that_stops_gives_its_running_rows_back() -> None:
