@@ -35,8 +35,6 @@ UNWRITTEN = frozenset(
         "portal/config",
         "portal/db",
         "portal/fleet",
-        "portal/gateway",
-        "portal/http",
         "portal/workerapi",
         "scheduler/observe",
     ]
