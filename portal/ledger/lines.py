@@ -22,7 +22,8 @@ NEXT_FEW = 20
 
 @dataclass(slots=True)
 class Line:
-    """What one project has in one model's queue. `waiting`: by lane. `oldest`: of those that wait or are parked."""
+    """The part that one project has in one model's queue. `waiting`: by lane. `oldest`: of those that wait or are
+    parked."""
 
     pool: str
     model: str
@@ -34,7 +35,8 @@ class Line:
 
 
 class _Counted(NamedTuple):
-    """How many requests of one project are in one state and lane of a model, and when the oldest was accepted."""
+    """A count: how many requests of one project are in one state and lane of a model, and when the oldest was
+    accepted."""
 
     pool: str
     model: str
@@ -58,7 +60,7 @@ class Parked:
 
 
 def lines(cur: Cursor) -> list[Line]:
-    """The longest wait first."""
+    """Return all lines, the longest wait first."""
     cur.execute(
         # State by state: each has a partial index, and `state IN (…)` would read every request that ever ended.
         """SELECT pool, model, project_id, lane, state, count(*) AS n, min(accepted_at) AS oldest FROM (
@@ -84,13 +86,13 @@ def lines(cur: Cursor) -> list[Line]:
 
 
 def depths(cur: Cursor) -> dict[str, int]:
-    """All of them, however many: by state."""
+    """Return how many live requests there are by state, however many."""
     cur.execute("SELECT state, greatest(sum(n), 0) FROM ledger_depth GROUP BY state")
     return {state: int(n) for state, n in cur.fetchall()}
 
 
 def first_parked(cur: Cursor, lines: Sequence[Line]) -> list[Parked]:
-    """Of each of the lines that has any, the one that goes on first."""
+    """Return, of each of the lines that has any, the parked one that goes on first."""
     cur.execute(
         """SELECT DISTINCT ON (r.project_id, r.model) r.token_id, r.user_id, r.project_id, r.model,
              coalesce(r.batch_length, octet_length(p.body), 0) AS length, r.api
@@ -105,7 +107,7 @@ def first_parked(cur: Cursor, lines: Sequence[Line]) -> list[Parked]:
 
 
 def oldest(cur: Cursor) -> dict[str, datetime]:
-    """By pool: since when the oldest waits of the next few in line. Batches are filler: they may wait.
+    """Return by pool since when the oldest waits of the next few in line. Batches are filler: they may wait.
 
     The order is fair, so every project's first is among the next few, unless there are very many projects. However
     long a line is, no more of it is read."""
@@ -124,7 +126,7 @@ def oldest(cur: Cursor) -> dict[str, datetime]:
 
 
 def uncounted(depth: dict[str, int]) -> bool:
-    """Whether there is more than was counted by project."""
+    """Return whether there is more than was counted by project."""
     return any(n > MOST_COUNTED for n in depth.values())
 
 

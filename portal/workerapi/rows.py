@@ -20,8 +20,8 @@ _LONGEST_TYPE = 100  # characters, as the ledger keeps them
 
 
 def claim(cur: Cursor, pilot: UUID, room: dict[str, int], contents: Contents) -> list[wire.LeasedRow]:
-    """Rows for the hot replicas of this pilot that have room. A pilot that drains gets none. A line of a batch
-    whose file is gone fails here."""
+    """Claim rows for the hot replicas of this pilot that have room. A pilot that drains gets none. A line of a
+    batch whose file is gone fails here."""
     cur.execute(
         """SELECT r.id, r.pool_id, r.cap FROM fleet_replica r JOIN fleet_pilot p ON p.id = r.pilot_id
            WHERE p.id = %s AND p.state IN ('submitted', 'pending', 'up') AND r.state = 'hot'""",
@@ -52,8 +52,8 @@ def claim(cur: Cursor, pilot: UUID, room: dict[str, int], contents: Contents) ->
 
 
 def _in_use(cur: Cursor, replica: UUID) -> bool:
-    """Whether it runs anything that the ledger knows of. A pilot's polls may have divided an idle replica's places
-    among them: none of them asks for all, and a suspect, which needs all, would wait for ever."""
+    """Return whether it runs anything that the ledger knows of. A pilot's polls may have divided an idle replica's
+    places among them: none of them asks for all, and a suspect, which needs all, would wait for ever."""
     cur.execute(
         "SELECT 1 FROM ledger_request WHERE replica = %s AND state = 'running' LIMIT 1", (str(replica),)
     )
@@ -81,7 +81,7 @@ def _lost(row: ledger.Claimed, pilot: str, now: datetime) -> ledger.Finish:
 
 
 def pools_of(cur: Cursor, pilot: UUID) -> list[str]:
-    """Pools for which this pilot could run rows: whose hints wake its poll."""
+    """Return the pools for which this pilot could run rows: whose hints wake its poll."""
     cur.execute(
         "SELECT DISTINCT pool_id FROM fleet_replica WHERE pilot_id = %s AND state IN ('wanted', 'starting', 'hot')",
         (str(pilot),),
@@ -90,7 +90,7 @@ def pools_of(cur: Cursor, pilot: UUID) -> list[str]:
 
 
 def give_back(cur: Cursor, pilot: UUID, rows: list[wire.LeasedRow], poison_after: int) -> None:
-    """The pilot left before it had its answer."""
+    """Give back the rows of a pilot that left before it had its answer."""
     lost = [
         ledger.Interrupted(UUID(row.request), row.attempt, str(pilot), "its pilot left the poll")
         for row in rows
@@ -99,7 +99,7 @@ def give_back(cur: Cursor, pilot: UUID, rows: list[wire.LeasedRow], poison_after
 
 
 def take(cur: Cursor, said: wire.Results, poison_after: int) -> wire.ResultsAnswer:
-    """Ends and returns, each fenced by attempt and holder: what is late moves nothing."""
+    """Take ends and returns, each fenced by attempt and holder: what is late moves nothing."""
     ends = [_finish(row, said.pilot) for row in said.results if row.outcome != "back"]
     backs = [
         ledger.Interrupted(
@@ -119,8 +119,9 @@ def take(cur: Cursor, said: wire.Results, poison_after: int) -> wire.ResultsAnsw
 
 
 def last_lines(cur: Cursor, ended: list[str]) -> bool:
-    """Whether these rows, ended and committed, are the last of some batch: each of its lines is counted or waits to
-    be written. Not in the same transaction: of two pilots that end the last two, the later one must see both."""
+    """Return whether these rows, ended and committed, are the last of some batch: each of its lines is counted or
+    waits to be written. Not in the same transaction: of two pilots that end the last two, the later one must see
+    both."""
     cur.execute(
         """SELECT 1 FROM ledger_batch b
            WHERE b.id IN (SELECT batch_id FROM ledger_request WHERE id = ANY(%s::uuid[]))
@@ -158,7 +159,8 @@ def _count(said: int | None) -> int | None:
 
 
 def _message(body: bytes) -> str:
-    """The engine's message is in the result, which only its owner sees; here stands that there is one."""
+    """Say that there is a message: the engine's is in the result, which only its owner sees; here stands that there
+    is one."""
     try:
         kind = json.loads(body)["error"]["type"]
         return f"The engine answered with an error ({str(kind)[:60]})."

@@ -34,17 +34,11 @@ UNWRITTEN = frozenset(
         "portal/acceptance",
         "portal/admission",
         "portal/batches",
-        "portal/catalog",
-        "portal/config",
-        "portal/db",
-        "portal/fleet",
         "portal/gateway",
         "portal/http",
-        "portal/ledger",
         "portal/policy",
         "portal/redis",
         "portal/transport",
-        "portal/workerapi",
         "scheduler",
         "scheduler/act",
         "scheduler/commands",
@@ -75,10 +69,7 @@ PARTICIPLES = frozenset(
         "portal/batches/reading",
         "portal/catalog/allowed",
         "portal/catalog/models/served",
-        "portal/config/generated",
         "portal/ledger/transitions/served",
-        "portal/workerapi/reached",
-        "portal/workerapi/spent",
     ]
 )
 PARTICIPLE = re.compile(
