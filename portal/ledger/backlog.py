@@ -14,8 +14,8 @@ from portal.policy.fairshare import PRIORITIES, Line
 
 
 def line(cur: Cursor, pool: str, lane: str) -> Line:
-    """Return the line's state. Virtual time: the lowest key that waits, or else the highest that runs. A project's
-    next request starts behind its own that wait: new keys never fall below those that stand already."""
+    """Return how a lane of a pool stands. Virtual time: the lowest key that waits, or else the highest that runs. A
+    project's next request starts behind its own that wait: new keys never fall below those that stand already."""
     cur.execute(
         # State by state: each has a partial index, and `state IN (…)` would read every request that ever ended.
         """SELECT project_id, priority, running, min(order_key), max(order_key) FROM (

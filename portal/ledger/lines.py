@@ -22,7 +22,7 @@ NEXT_FEW = 20
 
 @dataclass(slots=True)
 class Line:
-    """The part that one project has in one model's queue. `waiting`: by lane. `oldest`: of those that wait or are
+    """The requests that one project has in one model's queue. `waiting`: by lane. `oldest`: of those that wait or are
     parked."""
 
     pool: str
@@ -60,7 +60,7 @@ class Parked:
 
 
 def lines(cur: Cursor) -> list[Line]:
-    """Return all lines, the longest wait first."""
+    """Return what each project has in each model's queue, the longest wait first."""
     cur.execute(
         # State by state: each has a partial index, and `state IN (…)` would read every request that ever ended.
         """SELECT pool, model, project_id, lane, state, count(*) AS n, min(accepted_at) AS oldest FROM (
@@ -86,13 +86,13 @@ def lines(cur: Cursor) -> list[Line]:
 
 
 def depths(cur: Cursor) -> dict[str, int]:
-    """Return how many live requests there are by state, however many."""
+    """Return how many requests there are by state, however many."""
     cur.execute("SELECT state, greatest(sum(n), 0) FROM ledger_depth GROUP BY state")
     return {state: int(n) for state, n in cur.fetchall()}
 
 
 def first_parked(cur: Cursor, lines: Sequence[Line]) -> list[Parked]:
-    """Return, of each of the lines that has any, the parked one that goes on first."""
+    """Return, of each of the lines that has parked requests, the one that goes on first."""
     cur.execute(
         """SELECT DISTINCT ON (r.project_id, r.model) r.token_id, r.user_id, r.project_id, r.model,
              coalesce(r.batch_length, octet_length(p.body), 0) AS length, r.api
@@ -126,7 +126,7 @@ def oldest(cur: Cursor) -> dict[str, datetime]:
 
 
 def uncounted(depth: dict[str, int]) -> bool:
-    """Return whether there is more than was counted by project."""
+    """Say whether there is more than was counted by project."""
     return any(n > MOST_COUNTED for n in depth.values())
 
 

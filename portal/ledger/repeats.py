@@ -49,7 +49,7 @@ class PutBack:
 
 @dataclass(frozen=True, slots=True)
 class Remember:
-    """A key to remember: `id` answers for it, if no other request does already, or only `instead_of`, which gave no
+    """The wish that `id` answers for this key, if no other request does already, or only `instead_of`, which gave no
     answer."""
 
     id: UUID
@@ -69,7 +69,7 @@ class Unremember:
 
 @dataclass(frozen=True, slots=True)
 class Ticketed:
-    """The thing that a ticket was for. `place`: where it stands in line; None = it is not waiting any more."""
+    """The request that a ticket was for. `place`: where it stands in line; None = it is not waiting any more."""
 
     request: UUID
     place: transitions.Place | None
@@ -113,7 +113,7 @@ def _leave(cur: Cursor, move: Away) -> None:
 
 
 def _claim(cur: Cursor, move: ClaimTicket, now: datetime) -> Ticketed | None:
-    """Return the oldest place of those that are free. A request that was detached meanwhile comes back, if it still
+    """Take the oldest place of those that are free. A request that was detached meanwhile comes back, if it still
     waits; one that runs or has its answer is named, so that the client can have that."""
     cur.execute("SELECT request FROM ledger_ticket WHERE claimed_by = %s", (move.id,))
     found = cur.fetchone()
@@ -158,7 +158,7 @@ def _remember(cur: Cursor, move: Remember, now: datetime) -> Remembered:
 
 
 def expire(cur: Cursor, now: datetime) -> list[UUID]:
-    """Expire the requests of tickets that nobody came back for (queued → expired); return them."""
+    """Move requests whose ticket nobody came back for: queued → expired."""
     cur.execute(
         """DELETE FROM ledger_ticket WHERE request IN (
              SELECT request FROM ledger_ticket WHERE expires_at <= %s LIMIT %s FOR UPDATE SKIP LOCKED)
@@ -181,7 +181,7 @@ def expire(cur: Cursor, now: datetime) -> list[UUID]:
 
 
 def forget(cur: Cursor, now: datetime) -> int:
-    """Forget Idempotency-Keys that are over, and the answers that were kept only for them."""
+    """Delete Idempotency-Keys that are over, and the answers that were kept only for them."""
     cur.execute(
         """WITH gone AS (
              DELETE FROM ledger_idempotencykey WHERE id IN (

@@ -32,8 +32,8 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The timeline of a request. `times`: by step, in the order in which they usually happen. Seconds add up: queue
-    + slurm + load is the time from acceptance to the grant, engine is from there to the end."""
+    """The times of a request. `times`: by step, in the order in which they usually happen. Seconds add up: queue +
+    slurm + load is the time from acceptance to the grant, engine is from there to the end."""
 
     times: dict[str, datetime | None]
     job_id: int | None
@@ -45,8 +45,8 @@ class Timeline:
 
 
 def timeline(facts: Facts) -> Timeline:
-    """Return a request's timeline. Slurm's and the load's seconds count only where they lie between acceptance and
-    grant: a request that meets a running replica waited for neither. The same rule, in SQL, is in
+    """Return the timeline of a request. Slurm's and the load's seconds count only where they lie between acceptance
+    and grant: a request that meets a running replica waited for neither. The same rule, in SQL, is in
     portal.ledger.transitions.served."""
     times = {
         "accepted": facts.accepted_at,

@@ -33,7 +33,7 @@ _CANDIDATES = 10  # for each place among the first
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """A sum of the hour or day that begins at `at`. `gpu_s`: engine time × GPUs, each request for itself."""
+    """The use in the hour or day that begins at `at`. `gpu_s`: engine time × GPUs, each request for itself."""
 
     at: datetime
     project_id: int
@@ -47,7 +47,7 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """A sum of everybody's in the hour or day that begins at `at`. `name`: a model's, or the id of a project or a
+    """The use of everybody in the hour or day that begins at `at`. `name`: a model's, or the id of a project or a
     person; None: of all that are not named."""
 
     at: datetime
@@ -60,7 +60,7 @@ class Total:
 
 
 def fold(cur: Cursor, most: int = AT_ONCE) -> int:
-    """Fold deltas into sums, in one statement: either a delta is there or it is in its sum. Return how many were
+    """Fold deltas into sums, in one statement: either a delta is there or it is in its sum. Returns how many were
     folded, the oldest first, `most` at most. One caller at a time."""
     cur.execute(
         f"""WITH gone AS (
@@ -132,13 +132,13 @@ def of_everybody(cur: Cursor, kind: Kind, most: int, since: datetime, step: Step
 
 
 def _begin(since: datetime, step: Step) -> datetime:
-    """Return the beginning of the day or month that holds it."""
+    """Return the beginning of the day or month that holds the moment."""
     day = since.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     return day if step == "hour" else day.replace(day=1)
 
 
 def every_name(cur: Cursor, kind: Kind, since: datetime, step: Step) -> list[Total]:
-    """Return the same of all names, for a file."""
+    """Return the same of all of them, for a file."""
     cur.execute(
         f"SELECT at, name, {_NAMED_SUMS} FROM ({_totals(kind)}) spent GROUP BY 1, 2 ORDER BY 1, 2",
         {"step": step, "since": since},

@@ -68,7 +68,7 @@ _OWNED = "user_id = %s AND project_id = %s"
 
 
 def file(cur: Cursor, id_: UUID, owner: Owner) -> FileRow | None:
-    """Not one whose content is erased."""
+    """Return the owner's file, if there is one of this id whose content is not erased."""
     cur.execute(
         f"SELECT {_FILE} FROM ledger_file WHERE id = %s AND {_OWNED} AND erased_at IS NULL",
         (id_, owner.user_id, owner.project_id),
@@ -99,7 +99,7 @@ def batch(cur: Cursor, id_: UUID, owner: Owner) -> BatchRow | None:
 
 
 def batches(cur: Cursor, owner: Owner, *, after: UUID | None, most: int) -> list[BatchRow]:
-    """Newest first."""
+    """Return the owner's batches, newest first."""
     cur.execute(
         f"""SELECT {_BATCH} FROM ledger_batch
             WHERE {_OWNED}
@@ -111,19 +111,19 @@ def batches(cur: Cursor, owner: Owner, *, after: UUID | None, most: int) -> list
 
 
 def live(cur: Cursor) -> list[BatchRow]:
-    """Those that are not over, oldest first."""
+    """Return the batches that are not over, oldest first."""
     cur.execute(f"SELECT {_BATCH} FROM ledger_batch WHERE state = ANY(%s) ORDER BY created_at", (list(LIVE),))
     return named(cur, _batch)
 
 
 def locked(cur: Cursor, id_: UUID) -> BatchRow | None:
-    """One batch, whose files nobody else writes until the caller commits."""
+    """Return one batch, whose files nobody else writes until the caller commits."""
     cur.execute(f"SELECT {_BATCH} FROM ledger_batch WHERE id = %s FOR NO KEY UPDATE", (id_,))
     return first(cur, _batch)
 
 
 def lengths(cur: Cursor, files: Sequence[UUID]) -> dict[UUID, int]:
-    """Committed lengths."""
+    """Return the committed lengths of files in bytes."""
     cur.execute("SELECT id, bytes FROM ledger_file WHERE id = ANY(%s::uuid[])", ([str(f) for f in files],))
     return {UUID(str(id_)): length for id_, length in cur.fetchall()}
 
@@ -133,5 +133,5 @@ def _batch(*, metadata: Any, errors: Any, **known: Any) -> BatchRow:
 
 
 def _json(value: Any) -> Any:
-    """psycopg2 decodes jsonb by itself, but Django's connections are told not to."""
+    """Return the value of a jsonb column: psycopg2 decodes it by itself, but Django's connections are told not to."""
     return json.loads(value) if isinstance(value, str) else value
