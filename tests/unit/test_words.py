@@ -31,14 +31,9 @@ UNWRITTEN = frozenset(
     [
         "gpuworker",
         "portal",
-        "portal/admission",
         "portal/gateway",
         "portal/http",
-        "portal/policy",
-        "portal/redis",
-        "portal/transport",
         "scheduler/observe",
-        "scheduler/policy",
     ]
 )
 # Modules whose names look like participles and are nouns.
