@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from portal.config import mail, oidc
-from portal.config.generated import kept
+from portal.config.installation import kept
 from portal.policy.limits import Quota
 
 
@@ -22,7 +22,7 @@ class ConfigError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Every setting of portal and scheduler. Name in the environment: BERTH_<FIELD IN CAPITALS>."""
+    """The settings of portal and scheduler. Name in the environment: BERTH_<FIELD IN CAPITALS>."""
 
     database_url: str
     """PostgreSQL, e.g. postgresql://berth@127.0.0.1:5432/berth."""

@@ -88,7 +88,7 @@ def _loading(replica: ReplicaFacts, facts: PoolFacts, now: float) -> Phase:
 
 
 def _submitted(replica: ReplicaFacts, facts: PoolFacts, now: float) -> Phase:
-    """Its job has been asked of Slurm, and no agent has called home from it."""
+    """Explain a replica whose job has been asked of Slurm, while no agent has called home from it."""
     job = replica.job
     profile = _profile(job, facts)
     load = _load(profile, facts)
@@ -108,7 +108,7 @@ def _submitted(replica: ReplicaFacts, facts: PoolFacts, now: float) -> Phase:
 
 
 def _wait(job: JobFacts, profile: ProfileFacts, now: float) -> Part:
-    """What is left of Slurm's wait: its own estimate, or else what jobs of the profile waited today."""
+    """Return what is left of Slurm's wait: its own estimate, or else what jobs of the profile waited today."""
     if job.starts_at is not None and job.starts_at > now:
         return Part("slurm", f"Slurm expects to start it at {clock(job.starts_at, now)}", job.starts_at - now)
     p50_s, p90_s = profile.wait_p50_s, profile.wait_p90_s
@@ -123,7 +123,7 @@ def _wait(job: JobFacts, profile: ProfileFacts, now: float) -> Part:
 
 
 def _absent(facts: PoolFacts, asleep: bool, now: float) -> Phase:
-    """No replica of it is on its way."""
+    """Explain a pool of which no replica is on its way."""
     if facts.fleet_paused:
         reason = "The model is not loaded: an operator has paused the whole fleet, and nothing is started."
         return Phase("not_loaded", None, reason, next_step=_RESUME)
@@ -152,7 +152,7 @@ def _absent(facts: PoolFacts, asleep: bool, now: float) -> Phase:
 
 
 def _first_request(facts: PoolFacts, now: float) -> Phase:
-    """Nobody has asked for it. What it would take: the profile that would bring it soonest."""
+    """Explain what it would take, when nobody has asked for it: the profile that would bring it soonest."""
     begin = "The model is not loaded; the first request starts it"
     usable = [
         profile
@@ -167,7 +167,7 @@ def _first_request(facts: PoolFacts, now: float) -> Phase:
 
 
 def _new_job(profile: ProfileFacts, now: float) -> Part:
-    """The wait of a job that would be submitted now, if it takes one."""
+    """Return the wait of a job that would be submitted now, if it takes one."""
     if profile.has_room:
         return Part("slurm", "a running job has room for it now", 0.0)
     p50_s, p90_s = profile.wait_p50_s, profile.wait_p90_s
@@ -186,12 +186,12 @@ def _new_job(profile: ProfileFacts, now: float) -> Part:
 
 
 def _profile(job: JobFacts, facts: PoolFacts) -> ProfileFacts:
-    """That of the job, as far as it is still one of the pool's."""
+    """Return the profile of the job, as far as it is still one of the pool's."""
     return next((p for p in facts.profiles if p.name == job.profile), ProfileFacts(job.profile))
 
 
 def _load(profile: ProfileFacts, facts: PoolFacts) -> Part:
-    """On the profile's type of GPU where that was measured."""
+    """Return the load time, on the profile's type of GPU where that was measured."""
     load_s = profile.load_s if profile.load_s is not None else facts.load_s
     if load_s is None:
         return Part("load", "how long loading takes has not been measured", None)
@@ -205,7 +205,7 @@ def _wake(facts: PoolFacts) -> Part:
 
 
 def in_line(phase: Phase, position: int | None) -> Phase:
-    """The phase as the request at this place of the line sees it; 1 = next."""
+    """Return the phase as the request at this place of the line sees it; 1 = next."""
     if position is None:
         return phase
     ahead = position - 1
@@ -244,7 +244,7 @@ def _silence(of: JobFacts | ProfileFacts, now: float) -> str:
 
 
 def _sentence(text: str) -> str:
-    """With a capital, unless it begins with a name such as config.json, and with a full stop."""
+    """Return the text with a capital, unless it begins with a name such as config.json, and with a full stop."""
     text = text.strip()
     if text.partition(" ")[0].isalpha():
         text = text[:1].upper() + text[1:]

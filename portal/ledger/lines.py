@@ -35,7 +35,8 @@ class Line:
 
 
 class _Counted(NamedTuple):
-    """Count the requests of one project in one state and lane of a model, with the time when the oldest was accepted."""
+    """A count: how many requests of one project are in one state and lane of a model, and when the oldest was
+    accepted."""
 
     pool: str
     model: str

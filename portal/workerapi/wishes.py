@@ -29,7 +29,7 @@ _DESIRED: dict[str, wire.DesiredState] = {
 
 
 class PilotRow(NamedTuple):
-    """What the worker API has to know of a pilot before it answers. Times are UNIX seconds."""
+    """The facts that the worker API has to know of a pilot before it answers. Times are UNIX seconds."""
 
     state: str
     agent_job_id: int | None

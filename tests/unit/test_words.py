@@ -31,11 +31,6 @@ UNWRITTEN = frozenset(
     [
         "gpuworker",
         "portal",
-        "portal/catalog",
-        "portal/config",
-        "portal/db",
-        "portal/fleet",
-        "portal/workerapi",
         "scheduler/observe",
     ]
 )
@@ -60,10 +55,7 @@ PARTICIPLES = frozenset(
         "portal/acceptance/asked",
         "portal/catalog/allowed",
         "portal/catalog/models/served",
-        "portal/config/generated",
         "portal/ledger/transitions/served",
-        "portal/workerapi/reached",
-        "portal/workerapi/spent",
     ]
 )
 PARTICIPLE = re.compile(

@@ -15,7 +15,7 @@ from portal.catalog.models.names import directive
 
 
 class Profile(models.Model):
-    """How and where jobs are submitted. Every value that becomes a directive is allow-listed again there."""
+    """A way in which jobs are submitted, and where. Every value that becomes a directive is allow-listed again there."""
 
     class Charge(models.TextChoices):
         SERVICE = "service", "shared pilots under a service account"

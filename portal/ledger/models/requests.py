@@ -182,8 +182,7 @@ class Depth(models.Model):
     """One counter of live requests per pool, lane and state, kept by a trigger as deltas; their sum is the depth.
 
     Deltas, because one counter row per pool would make every writer wait for every other; the control loop
-    folds them together.
-    """
+    folds them together."""
 
     pool = models.CharField(max_length=128)
     lane = models.CharField(max_length=5)
