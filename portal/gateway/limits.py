@@ -1,7 +1,7 @@
 """A call and the quotas that concern it → admitted or refused with 429; where nobody waits, what its rates say.
 
 Every level (token, user, project, model) is asked in one Redis call, which takes nothing when one refuses. What is
-counted (concurrent, queued) is held by leases that this gateway renews, so a gateway's death gives it back. While
+counted (concurrent, queued) is held by permits that this gateway renews, so a gateway's death gives it back. While
 Redis is away nothing is let through uncounted: held requests wait as for a slot, rows are parked.
 """
 
