@@ -35,7 +35,7 @@ class Line:
 
 
 class _Counted(NamedTuple):
-    """How many requests of one project are in one state and lane of a model, and when the oldest was accepted."""
+    """A count of one project's requests in one state and lane of a model, and when the oldest was accepted."""
 
     pool: str
     model: str
