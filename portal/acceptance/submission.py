@@ -16,7 +16,7 @@ from uuid import UUID
 import redis
 from psycopg2.extensions import cursor as Cursor
 
-from portal.acceptance.asked import Asked
+from portal.acceptance.inference_request import InferenceRequest
 from portal.acceptance.rule import Crowd, Facts, Rates, priority, share, verdict
 from portal.accounts.callers import Principal
 from portal.admission import quotas, reservations
@@ -36,7 +36,7 @@ class Submission:
 
     id: UUID
     principal: Principal
-    asked: Asked
+    asked: InferenceRequest
     priority: int | None
     accepted_at: datetime
 

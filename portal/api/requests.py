@@ -18,8 +18,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from portal.acceptance import asked
-from portal.acceptance.asked import Asked
+from portal.acceptance import inference_request
+from portal.acceptance.inference_request import InferenceRequest
 from portal.acceptance.submission import Submission, submit
 from portal.accounts.callers import read_principal
 from portal.accounts.models import ApiToken, Project
@@ -51,7 +51,7 @@ class Requests(APIView):
         project = access.project_to_charge(request, said.validated_data["project"])
         api, model = said.validated_data["api"], said.validated_data["model"]
         body = engine_body(api, said.validated_data["body"], model)
-        row = _accept(request, project, asked.read(api, body), said.validated_data["priority"])
+        row = _accept(request, project, inference_request.read(api, body), said.validated_data["priority"])
         return Response(
             RequestDetail(request_story.detail(row, with_result=True)).data,
             status.HTTP_202_ACCEPTED,
@@ -114,7 +114,7 @@ class OneRequest(APIView):
         )
 
 
-def _accept(request: Request, project: Project, what: Asked, priority: int | None) -> Row:
+def _accept(request: Request, project: Project, what: InferenceRequest, priority: int | None) -> Row:
     """Accept the request by the rule of all that nobody waits for, and wake those who run it. Raises ApiError."""
     token = request.auth.pk if isinstance(request.auth, ApiToken) else None
     with transaction.atomic(), connection.cursor() as django_cur:

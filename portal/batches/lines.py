@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from portal.acceptance import asked
+from portal.acceptance import inference_request
 from portal.errors import ApiError
 
 MOST_ERRORS = 100
@@ -115,7 +115,7 @@ def _read(number: int, offset: int, line: bytes, rules: Rules, seen: set[bytes])
         raise BadLine("invalid_body", "'body' must be an object.", "body")
     try:
         text = _encode(body).encode()
-        request = asked.read(rules.endpoint, text)
+        request = inference_request.read(rules.endpoint, text)
     except ValueError:
         raise BadLine("invalid_body", "The body holds a number that JSON does not know.", "body") from None
     except RecursionError:

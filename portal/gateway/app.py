@@ -16,8 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gpuworker.wire import ENDPOINTS, RESPONSE
-from portal.acceptance import asked as asking
-from portal.acceptance import rule
+from portal.acceptance import inference_request, rule
 from portal.acceptance.rule import Facts, verdict
 from portal.accounts import tokens
 from portal.accounts.callers import Caller
@@ -202,7 +201,7 @@ class Gateway:
 
     async def _infer(self, ex: Exchange, caller: Caller, _: str) -> None:
         body = await ex.read(self._config.max_body_bytes)
-        asked = asking.read(ex.scope["path"], body, ex.header(b"content-type"))
+        asked = inference_request.read(ex.scope["path"], body, ex.header(b"content-type"))
         model = await self.directory.model(asked.model, caller.project_id)
         facts = Facts(asked.model, model, caller.project_id)
         verdict(facts).accepted()

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from uuid import UUID
 
 from gpuworker.wire import JSON
-from portal.acceptance.asked import Asked
+from portal.acceptance.inference_request import InferenceRequest
 from portal.accounts.callers import Caller
 from portal.admission.place import Place
 from portal.admission.slots import Route
@@ -48,7 +48,7 @@ class Call(NamedTuple):
     """
 
     ex: Exchange
-    asked: Asked
+    asked: InferenceRequest
     caller: Caller
     pool: str
     priority: int  # among what its project has waiting

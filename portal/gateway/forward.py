@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gpuworker import wire
-from portal.acceptance.asked import Asked
+from portal.acceptance.inference_request import InferenceRequest
 from portal.admission.slots import Route
 from portal.errors import ApiError
 from portal.gateway.usage import Usage, UsageTap, of_answer
@@ -60,7 +60,9 @@ class Forward:
     async def stop(self) -> None:
         self._links.close()
 
-    async def run(self, ex: Exchange, asked: Asked, route: Route, attempt: int, *, alone: bool) -> End:
+    async def run(
+        self, ex: Exchange, asked: InferenceRequest, route: Route, attempt: int, *, alone: bool
+    ) -> End:
         """Send the answer to the client as it comes. The caller ends the exchange unless it is done or failed
         with the answer sent. Cancelled: the connection to the engine is closed, which aborts it there."""
         headers = (
@@ -94,7 +96,7 @@ class Forward:
                 end.kind, end.error = "failed", ApiError("replica_lost")
         return end
 
-    async def _stream(self, ex: Exchange, asked: Asked, answer: Link, end: End) -> None:
+    async def _stream(self, ex: Exchange, asked: InferenceRequest, answer: Link, end: End) -> None:
         tap = UsageTap(asked.strips_usage)
         try:
             while chunk := await answer.some():
@@ -116,7 +118,7 @@ class Forward:
         end.kind, end.why = "done", ""
         await ex.end_stream()
 
-    async def _whole(self, ex: Exchange, asked: Asked, answer: Link, end: End) -> None:
+    async def _whole(self, ex: Exchange, asked: InferenceRequest, answer: Link, end: End) -> None:
         body = await answer.rest()
         of_bytes = asked.endpoint.answer == "bytes"
         if answer.status == 200 and (asked.stream or not (of_bytes or _is_object(body))):

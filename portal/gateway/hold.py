@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 
-from portal.acceptance.asked import Asked
+from portal.acceptance.inference_request import InferenceRequest
 from portal.admission import patience
 from portal.admission.keeper import Waiter
 from portal.admission.pipe import QueueDown
@@ -35,7 +35,7 @@ class Hold:
         self._directory = directory
         self._config = config
 
-    async def wait(self, ex: Exchange, asked: Asked, waiter: Waiter, since: float) -> Route:
+    async def wait(self, ex: Exchange, asked: InferenceRequest, waiter: Waiter, since: float) -> Route:
         """Return where the request may run. Raises ApiError when it is not going to. `since`: monotonic, its arrival."""
         until = math.inf if asked.stream else since + self.patience_s(ex)
         beat_at = 0.0 if ex.streaming else time.monotonic() + FIRST_BEAT_S

@@ -13,8 +13,8 @@ import pytest
 
 from gpuworker import endpoints
 from gpuworker.endpoints import Endpoint
-from portal.acceptance import asked
-from portal.acceptance.asked import Asked
+from portal.acceptance import inference_request
+from portal.acceptance.inference_request import InferenceRequest
 from tests.flow.dataplane import Plane
 from tests.flow.gpuworker_job import ROOT, job, planned
 
@@ -42,8 +42,8 @@ endpoints.ENGINE_PATHS[tensor.engine_path] = tensor
 """
 
 
-def read_tensor(endpoint: Endpoint, body: bytes, content_type: str) -> Asked:
-    return Asked(endpoint, "demo", False, False, body, content_type=content_type)
+def read_tensor(endpoint: Endpoint, body: bytes, content_type: str) -> InferenceRequest:
+    return InferenceRequest(endpoint, "demo", False, False, body, content_type=content_type)
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def with_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Add the line to the table before the gateway reads it."""
     monkeypatch.setitem(endpoints.ENDPOINTS, TENSOR.path, TENSOR)
     monkeypatch.setitem(endpoints.ENGINE_PATHS, TENSOR.engine_path, TENSOR)
-    monkeypatch.setitem(asked.READERS, TENSOR.name, read_tensor)
+    monkeypatch.setitem(inference_request.READERS, TENSOR.name, read_tensor)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import ast
 import pytest
 
 from gpuworker.endpoints import ENDPOINTS, ENGINE_PATHS, JSON, at_engines
-from portal.acceptance.asked import READERS
+from portal.acceptance.inference_request import READERS
 from portal.api.document.inference import PATHS
 from portal.batches import intake
 from portal.catalog.proposal import USES

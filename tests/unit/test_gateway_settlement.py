@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gpuworker.endpoints import CHAT
-from portal.acceptance.asked import Asked
+from portal.acceptance.inference_request import InferenceRequest
 from portal.accounts.callers import Caller
 from portal.admission.place import Place
 from portal.admission.slots import Route
@@ -62,7 +62,7 @@ class Hands:
 def call(**stands: Any) -> Call:
     caller: Any = SimpleNamespace(token_id=1, user_id=2, project_id=3, weight=1.0)
     ex: Any = SimpleNamespace(request_id="r", kept=None, content_at=None)
-    asked = Asked(CHAT, "m", False, False, b"{}")
+    asked = InferenceRequest(CHAT, "m", False, False, b"{}")
     progress = Progress(uuid.uuid4(), datetime.now(UTC), **stands)
     who: Caller = caller
     return Call(ex, asked, who, "pool", 0, "", False, time.monotonic(), progress)

@@ -52,7 +52,6 @@ NOUNS = {
 # Modules that are still named by a participle.
 PARTICIPLES = frozenset(
     [
-        "portal/acceptance/asked",
         "portal/catalog/allowed",
         "portal/catalog/models/served",
         "portal/ledger/transitions/served",

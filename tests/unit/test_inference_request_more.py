@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gpuworker.endpoints import EMBEDDING, RESPONSE
-from portal.acceptance import asked
+from portal.acceptance import inference_request
 from portal.errors import ApiError
 from portal.gateway.usage import Usage, UsageTap, of_answer
 
@@ -21,23 +21,29 @@ def _body(**said: object) -> bytes:
 @pytest.mark.parametrize("given", ["text", ["a", "b"], [1, 2, 3], [[1], [2]]])
 def test_embeddings_take_texts_and_tokens(given: object) -> None:
     body = _body(input=given, encoding_format="base64", dimensions=4)
-    assert asked.read(EMBEDDINGS, body) == asked.Asked(EMBEDDING, "m", False, False, body)
+    assert inference_request.read(EMBEDDINGS, body) == inference_request.InferenceRequest(
+        EMBEDDING, "m", False, False, body
+    )
 
 
 @pytest.mark.parametrize("given", [None, "", [], 5, {}])
 def test_embeddings_of_nothing_are_refused(given: object) -> None:
     with pytest.raises(ApiError) as caught:
-        asked.read(EMBEDDINGS, _body(input=given))
+        inference_request.read(EMBEDDINGS, _body(input=given))
     assert (caught.value.code, caught.value.param) == ("invalid_parameter", "input")
 
 
 def test_a_streamed_response_is_not_asked_for_usage_which_it_always_reports() -> None:
     body = _body(input="hi", stream=True)
-    assert asked.read(RESPONSES, body) == asked.Asked(RESPONSE, "m", True, False, body)
+    assert inference_request.read(RESPONSES, body) == inference_request.InferenceRequest(
+        RESPONSE, "m", True, False, body
+    )
 
 
 def test_a_background_response_is_an_ordinary_one_to_the_engine() -> None:
-    read = asked.read(RESPONSES, _body(input="hi", background=True, store=True, metadata={"a": "b"}))
+    read = inference_request.read(
+        RESPONSES, _body(input="hi", background=True, store=True, metadata={"a": "b"})
+    )
     assert read.background and not read.stream
     assert json.loads(read.body) == {"model": "m", "input": "hi", "metadata": {"a": "b"}}
 
@@ -55,7 +61,7 @@ def test_a_background_response_is_an_ordinary_one_to_the_engine() -> None:
 )
 def test_what_cannot_be_done_is_said_by_name(said: dict[str, object], param: str) -> None:
     with pytest.raises(ApiError) as caught:
-        asked.read(RESPONSES, _body(**{"input": "hi", **said}))
+        inference_request.read(RESPONSES, _body(**{"input": "hi", **said}))
     assert (caught.value.status, caught.value.param) == (400, param)
 
 

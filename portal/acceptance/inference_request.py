@@ -1,8 +1,9 @@
 """A request's path and bytes → what was asked, or a 400 that names the parameter. Pure.
 
-Checks shape, not taste: what decides whether a request may stand in line for minutes is checked before it does;
-what only the engine can judge (temperatures, lengths) is left to it. The body itself travels on unchanged. Only the
-readers below know what the bytes of a body mean: whatever carries a request further takes an `Asked` and its bytes.
+Checks shape, not taste: what decides whether a request may stand in line for minutes is checked before it does; what
+only the engine can judge (temperatures, lengths) is left to it. The body itself travels on unchanged. Only the
+readers below know what the bytes of a body mean: whatever carries a request further takes an `InferenceRequest` and
+its bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from portal.policy import estimate
 _USAGE = b'"stream_options":{"include_usage":true},'
 
 
-class Asked(NamedTuple):
+class InferenceRequest(NamedTuple):
     """A request as it was asked: of which model, at which path of the client and of the engine, in which bytes of
     which type.
 
@@ -52,10 +53,10 @@ class Asked(NamedTuple):
         return estimate.tokens(self.body, self.endpoint.estimate)
 
 
-Reader = Callable[[Endpoint, bytes, str], Asked]
+Reader = Callable[[Endpoint, bytes, str], InferenceRequest]
 
 
-def read(path: str, body: bytes, content_type: str = JSON) -> Asked:
+def read(path: str, body: bytes, content_type: str = JSON) -> InferenceRequest:
     """Return what is asked at one of ENDPOINTS. Raises ApiError."""
     endpoint = ENDPOINTS[path]
     return READERS[endpoint.name](endpoint, body, _media_type(endpoint, content_type))
@@ -71,7 +72,9 @@ def _media_type(endpoint: Endpoint, said: str) -> str:
     return media_type
 
 
-def _of_json(check: Callable[[dict[str, Any]], None], endpoint: Endpoint, body: bytes, _: str) -> Asked:
+def _of_json(
+    check: Callable[[dict[str, Any]], None], endpoint: Endpoint, body: bytes, _: str
+) -> InferenceRequest:
     """Read OpenAI's JSON, and check by `check` what is particular to its endpoint."""
     raw = _object(body)
     model = raw.get("model")
@@ -92,10 +95,10 @@ def _of_json(check: Callable[[dict[str, Any]], None], endpoint: Endpoint, body: 
     if endpoint is RESPONSE and raw.get("background"):
         return _in_background(endpoint, model, raw)
     if not stream:
-        return Asked(endpoint, model, False, False, body)
+        return InferenceRequest(endpoint, model, False, False, body)
     if endpoint.usage != "on_request" or (options and options.get("include_usage")):
-        return Asked(endpoint, model, True, False, body)
-    return Asked(endpoint, model, True, True, _with_usage(raw, body))
+        return InferenceRequest(endpoint, model, True, False, body)
+    return InferenceRequest(endpoint, model, True, True, _with_usage(raw, body))
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -118,13 +121,13 @@ def _object(body: bytes) -> dict[str, Any]:
     return raw
 
 
-def _in_background(endpoint: Endpoint, model: str, raw: dict[str, Any]) -> Asked:
+def _in_background(endpoint: Endpoint, model: str, raw: dict[str, Any]) -> InferenceRequest:
     """Return what is asked for later. The engine is not told: it would keep the answer in its own memory, which ends
     with its job."""
     if raw.get("stream"):
         raise _wrong("stream", "must be false when 'background' is true: ask for the response by its id")
     kept = {name: value for name, value in raw.items() if name not in ("background", "stream", "store")}
-    return Asked(endpoint, model, False, False, json.dumps(kept).encode(), background=True)
+    return InferenceRequest(endpoint, model, False, False, json.dumps(kept).encode(), background=True)
 
 
 def _with_usage(raw: dict[str, Any], body: bytes) -> bytes:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuworker.wire import ENDPOINTS
-from portal.acceptance import asked
+from portal.acceptance import inference_request
 from portal.errors import KINDS, ApiError
 
 CHAT = "/v1/chat/completions"
@@ -21,12 +21,14 @@ def _body(**more: object) -> bytes:
 
 def test_a_plain_body_travels_on_unchanged() -> None:
     body = b' {"model":"m",  "messages":[{"role":"user","content":"x"}], "logit_bias":{"5":1}}'
-    assert asked.read(CHAT, body) == asked.Asked(ENDPOINTS[CHAT], "m", False, False, body)
+    assert inference_request.read(CHAT, body) == inference_request.InferenceRequest(
+        ENDPOINTS[CHAT], "m", False, False, body
+    )
 
 
 def test_a_stream_always_reports_its_usage_to_us() -> None:
     for body in (_body(stream=True), b"\n\t" + _body(stream=True), _body(stream=True, stream_options=None)):
-        read = asked.read(CHAT, body)
+        read = inference_request.read(CHAT, body)
         assert read.stream and read.strips_usage
         sent = json.loads(read.body)
         assert sent.pop("stream_options") == {"include_usage": True}
@@ -36,9 +38,9 @@ def test_a_stream_always_reports_its_usage_to_us() -> None:
 
 
 def test_options_of_the_client_stay_beside_ours() -> None:
-    read = asked.read(CHAT, _body(stream=True, stream_options={"continuous_usage_stats": False}))
+    read = inference_request.read(CHAT, _body(stream=True, stream_options={"continuous_usage_stats": False}))
     assert json.loads(read.body)["stream_options"] == {"continuous_usage_stats": False, "include_usage": True}
-    read = asked.read(CHAT, _body(stream=True, stream_options={"include_usage": True}))
+    read = inference_request.read(CHAT, _body(stream=True, stream_options={"include_usage": True}))
     assert not read.strips_usage
 
 
@@ -53,7 +55,7 @@ names = st.sampled_from(["model", "messages", "prompt", "max_tokens", "stream", 
 @given(st.dictionaries(names, json_values, max_size=6) | json_values, st.sampled_from(sorted(ENDPOINTS)))
 def test_any_json_is_either_read_or_a_400(raw: object, api: str) -> None:
     try:
-        read = asked.read(api, json.dumps(raw).encode())
+        read = inference_request.read(api, json.dumps(raw).encode())
     except ApiError as error:
         assert error.status == 400
     else:
@@ -63,7 +65,7 @@ def test_any_json_is_either_read_or_a_400(raw: object, api: str) -> None:
 @given(st.binary(max_size=60))
 def test_any_bytes_are_either_read_or_a_400(body: bytes) -> None:
     with pytest.raises(ApiError) as caught:
-        asked.read(CHAT, body)
+        inference_request.read(CHAT, body)
     assert caught.value.status == 400
 
 
