@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from portal.admission.subjects import over
 from portal.catalog.entries import ModelEntry
@@ -34,12 +34,15 @@ class Crowd:
 
     @property
     def is_over(self) -> bool:
+        """Say whether more would wait than the limit allows."""
         return self.waiting + self.coming > self.limit.limit
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What the rule knows. `model`: what the catalog has under this name, None = nothing that is enabled."""
+class Facts(NamedTuple):
+    """The facts that the rule knows. `model`: what the catalog has under this name, None = nothing that is enabled.
+
+    A tuple, because every request makes one; a frozen dataclass takes four times as long.
+    """
 
     name: str
     model: ModelEntry | None
@@ -50,8 +53,8 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`state`: in which the request enters the ledger; None = it is refused, with `error`. `crowd`: the limit of waiting
-    requests that refused it, if one did."""
+    """The rule's answer. `state`: in which the request enters the ledger; None = it is refused, with `error`.
+    `crowd`: the limit of waiting requests that refused it, if one did."""
 
     state: RequestState | None
     error: ApiError | None = None
@@ -63,6 +66,9 @@ class Verdict:
             assert self.error is not None
             raise self.error
         return self.state
+
+
+_PARKED, _QUEUED = Verdict(RequestState.PARKED), Verdict(RequestState.QUEUED)
 
 
 def verdict(facts: Facts) -> Verdict:
@@ -79,8 +85,8 @@ def verdict(facts: Facts) -> Verdict:
         if crowd.is_over:
             return Verdict(None, over(crowd.limit, RETRY_S), crowd)
     if facts.rates != "allow":  # 3
-        return Verdict(RequestState.PARKED)
-    return Verdict(RequestState.QUEUED)  # 4
+        return _PARKED
+    return _QUEUED  # 4
 
 
 def share(tokens: int, weight: float) -> float:

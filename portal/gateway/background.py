@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import psycopg2
@@ -38,7 +37,8 @@ TELL_S = 0.02
 
 
 class Background:
-    """`database`: of its own, because whoever comes under a limit of waiting requests waits for those before it."""
+    """The way in of requests for later. `database`: of its own, because whoever comes under a limit of waiting
+    requests waits for those before it."""
 
     def __init__(
         self,
@@ -73,9 +73,9 @@ class Background:
         state. Raises ApiError, DatabaseDown, psycopg2.Error."""
         waits = wants(self._limits.concerning(call), ("queued",), 0)
         if waits:
-            facts = replace(facts, crowds=await self._database.run(partial(crowds, waits=waits)))
+            facts = facts._replace(crowds=await self._database.run(partial(crowds, waits=waits)))
         verdict(facts).accepted()
-        facts = replace(facts, rates=await self._limits.take_rates(call))
+        facts = facts._replace(rates=await self._limits.take_rates(call))
         state = verdict(facts).accepted()
         call.progress.order_key = await self._order.key(call, Lane.ASYNC)
         await self._write(call, state, facts, waits)
@@ -109,7 +109,7 @@ class Background:
             raise
 
     def _tell(self, pool: str) -> None:
-        """Pilots that wait for rows of this pool. Nobody waits for it: they also look by themselves."""
+        """Wake pilots that wait for rows of this pool. Nobody waits for it: they also look by themselves."""
         if pool in self._told:
             self._told[pool] = True
             return
@@ -123,7 +123,7 @@ class Background:
 
 
 async def told(call: Call, state: str) -> None:
-    """What is asked for later has been taken up, now or when it was asked before."""
+    """Answer that what is asked for later has been taken up, now or when it was asked before."""
     if call.asked.background:
         said = pending(call.ex.request_id, call.asked.model, call.progress.accepted_at, state)
         await call.ex.answer_json(200, said)

@@ -107,8 +107,8 @@ class Serve:
     async def _try_in_line(self, call: Call) -> bool:
         """Wait in line for a grant, then try once. True when the call has ended."""
         progress = call.progress
-        alone = progress.crashes > 0
-        waiter = await patiently(lambda: self._keeper.wait(call.place, progress.order_key))
+        place = call.place
+        waiter = await patiently(lambda: self._keeper.wait(place, progress.order_key))
         if not waiter.granted.done():
             self._waits(call.pool)
         route = await self._hold.wait(call.ex, call.asked, waiter, call.since)
@@ -120,7 +120,7 @@ class Serve:
         self._running(call, route, granted)
         if call.ex.streaming:  # the headers are out
             await call.ex.comment(wait_headers.event(call.ex.extra))
-        return await self._tried(call, route, alone=alone)
+        return await self._tried(call, route, alone=place.alone)
 
     async def _tried(self, call: Call, route: Route, *, alone: bool) -> bool:
         """Run it at the replica. True when the call has ended, False when it is back in its old place."""
