@@ -64,7 +64,7 @@ class Call(NamedTuple):
 
     @property
     def place(self) -> Place:
-        """Return what it asks of its pool's replicas."""
+        """Return what it asks of its pool's replicas now."""
         return Place(self.pool, self.request, alone=self.progress.crashes > 0)
 
     @property

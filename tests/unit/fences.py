@@ -188,7 +188,7 @@ MOST_COLUMNS = 6  # that a reader counts at a glance
 
 
 def rows_by_position(path: str, source: str) -> list[str]:
-    """Return the rows of a cursor that are counted instead of named (portal.db.rows), and SQL patched as text."""
+    """Return the rows of a cursor whose columns are counted instead of named (portal.db.rows), and patched SQL text."""
     if path == "portal/db/rows.py":
         return []
     found = []

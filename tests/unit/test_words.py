@@ -38,10 +38,6 @@ UNWRITTEN = frozenset(
         "portal/gateway",
         "portal/http",
         "portal/workerapi",
-        "scheduler",
-        "scheduler/act",
-        "scheduler/commands",
-        "scheduler/maintenance",
         "scheduler/observe",
         "scheduler/policy",
     ]
