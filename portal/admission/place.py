@@ -4,15 +4,14 @@ scripts, so that whatever else decides which replica a request may have is one m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A request's place in its pool: in line, or in a slot of a replica.
 
     No rule looks at the adapter yet: an adapter's model is a pool of its own until replicas load adapters. The scripts
-    find it in their `place`."""
+    find it in their `place`. A tuple with names, because each request makes some."""
 
     pool: str
     request: str

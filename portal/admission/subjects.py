@@ -15,6 +15,7 @@ from portal.redis import keys
 
 PERMIT_S = 20.0  # a request that is counted (concurrent, queued) holds a permit, which its gateway renews
 
+_KEY = keys.LIMIT.pattern  # filled in some times for each request
 Quotas = Mapping[tuple[Level, str], Quota]
 
 
@@ -55,7 +56,7 @@ def of_subjects(
 
 def key_of(want: Want) -> str:
     """Return the key under which Redis counts what this limit has given out."""
-    return keys.LIMIT.of(want.level, want.subject, want.kind)
+    return _KEY % (want.level, want.subject, want.kind)
 
 
 def over(want: Want, retry_s: float) -> ApiError:
