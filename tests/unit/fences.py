@@ -94,7 +94,7 @@ def process_starts(path: str, source: str) -> list[str]:
 
 
 def spelled_keys(path: str, source: str) -> list[str]:
-    """Strings in which a Redis key, a channel or the ending of a pool's key is spelled, other than in `redis.keys`.
+    """Find strings in which a Redis key, a channel or the ending of a pool's key is spelled, other than in `redis.keys`.
 
     Docstrings may name one. Of a Lua script every string is looked at."""
     if path in _SPELL_KEYS:
