@@ -51,8 +51,7 @@ async def _api(plane: Plane, model: str) -> str:
 
 
 async def _batch(plane: Plane, model: str) -> str:
-    """Hand in a line as a batch. One that is refused stands in the batch's errors, or is why the whole of
-    it is."""
+    """Hand in a batch of one line. One that is refused stands in the batch's errors, or is why the whole of it is."""
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": TOKENS}
     batch = await batch_world.create(plane, batch_world.jsonl(batch_world.line("a", body=body)))
     await batch_world.look(plane)
@@ -83,11 +82,8 @@ def _verdict(told: dict[str, Any]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A case of acceptance.
-
-    `before`: handed in by the same caller first. `sets`: SQL. `spent`: the project's rate that has nothing
-    left.
-    """
+    """A line of the table. `before`: handed in by the same caller first. `sets`: SQL. `spent`: the project's rate
+    that has nothing left."""
 
     verdict: str
     model: str = "demo"

@@ -31,16 +31,13 @@ UNWRITTEN = frozenset(
     [
         "gpuworker",
         "portal",
-        "portal/acceptance",
         "portal/admission",
-        "portal/batches",
         "portal/catalog",
         "portal/config",
         "portal/db",
         "portal/fleet",
         "portal/gateway",
         "portal/http",
-        "portal/ledger",
         "portal/policy",
         "portal/redis",
         "portal/transport",
@@ -72,7 +69,6 @@ NOUNS = {
 PARTICIPLES = frozenset(
     [
         "portal/acceptance/asked",
-        "portal/batches/reading",
         "portal/catalog/allowed",
         "portal/catalog/models/served",
         "portal/config/generated",
