@@ -56,7 +56,7 @@ def notices() -> None:
 
 
 def wake() -> None:
-    """Asks for a tick at once."""
+    """Ask for a tick at once."""
     tick.apply_async(expires=max(config().tick_s * 2, 5))
 
 

@@ -21,7 +21,7 @@ _FEATURE = re.compile(r"[A-Za-z_][\w.+:=-]*|\d[\w.+:=-]*[A-Za-z][\w.+:=-]*")
 
 
 class Asked(Protocol):
-    """What of a profile Slurm has a say in. Minutes."""
+    """The part of a profile in which Slurm has a say. Times are minutes."""
 
     name: str
     enabled: bool
@@ -41,8 +41,10 @@ class Asked(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """`gpus`: type → most on one node; "" is the type of GPUs that have none. `features`: of its nodes; None where the
-    client that was asked does not tell."""
+    """A partition of a cluster. `gpus`: type → most on one node; "" is the type of GPUs that have none.
+
+    `features` are those of its nodes; None where the client that was asked does not tell.
+    """
 
     name: str
     up: bool
@@ -54,7 +56,8 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a cluster. `accounts`: those that we may use → their QOS; empty where Slurm keeps no accounts."""
+    """The facts of a cluster. `accounts`: those that we may use → their QOS; empty where Slurm keeps no
+    accounts."""
 
     partitions: dict[str, Partition]
     accounts: dict[str, list[str]]
@@ -62,7 +65,7 @@ class Known:
 
 
 def known(cluster: str) -> Known | None:
-    """None before the control loop has asked."""
+    """Return the facts of a cluster; None before the control loop has asked."""
     row: Any = apps.get_model("fleet", "Cluster")._default_manager.filter(name=cluster).first()
     if row is None or not row.partitions:
         return None
@@ -72,7 +75,7 @@ def known(cluster: str) -> Known | None:
 
 
 def check(profile: Asked) -> None:
-    """Raises ValidationError with the fields that Slurm would refuse."""
+    """Raise ValidationError with the fields that Slurm would refuse."""
     facts = known(profile.cluster) if profile.enabled else None
     if facts is None:
         return
@@ -95,7 +98,7 @@ def check(profile: Asked) -> None:
 
 
 def doubts(profile: Asked) -> str:
-    """What could not be checked, will be cut, or is not there yet, in words; "" when there is nothing to say."""
+    """Say what could not be checked, will be cut, or is not there yet; "" when there is nothing to say."""
     facts = known(profile.cluster)
     if facts is None:
         return (
@@ -134,7 +137,7 @@ def _gpus(profile: Asked, partition: Partition) -> dict[str, str]:
 
 
 def _features(profile: Asked, partition: Partition) -> dict[str, str]:
-    """Names only: whether one node has all that is asked for, Slurm says."""
+    """Check the names of features only: whether one node has all that is asked for, Slurm says."""
     if partition.features is None:
         return {}
     if strange := sorted(set(_FEATURE.findall(profile.constraint)) - partition.features):

@@ -52,19 +52,20 @@ def folder(field: str, path: str) -> str:
 
 
 def words(field: str, value: Any) -> None:
-    """A JSON list of short words, e.g. GPU types."""
+    """Check a JSON list of short words, e.g. GPU types."""
     if not isinstance(value, list) or not all(isinstance(w, str) and _WORD.fullmatch(w) for w in value):
         raise ValidationError({field: 'Write a JSON list of names, e.g. ["a100", "h100"].'})
 
 
 def command(field: str, value: Any) -> None:
-    """A JSON list of arguments. It is run without a shell."""
+    """Check a JSON list of arguments. It is run without a shell."""
     if not isinstance(value, list) or not all(isinstance(part, str) and part for part in value):
         raise ValidationError({field: 'Write a JSON list of arguments, e.g. ["ssh", "login01"].'})
 
 
 def door(field: str, value: str) -> None:
-    """Where a pilot listens: empty, an interface, a network, or an address that every node of the profile has."""
+    """Check where a pilot listens: empty, an interface, a network, or an address that every node of the
+    profile has."""
     if not value:
         return
     try:
@@ -116,7 +117,8 @@ def at_most(field: str, value: int | None, most: int) -> None:
 
 
 def arguments(field: str, value: Any) -> None:
-    """Engine arguments: names of the engine's own, with plain values. The engine refuses what it does not know."""
+    """Check engine arguments: names of the engine's own, with plain values. The engine refuses what it
+    does not know."""
     plain = isinstance(value, dict) and all(
         re.fullmatch(r"[a-z][a-z0-9_]*", name) and isinstance(given, str | int | float | bool)
         for name, given in value.items()
@@ -128,7 +130,10 @@ def arguments(field: str, value: Any) -> None:
 
 
 def parallel(engine: str, nodes: int | None, gpus: int | None, args: Any) -> None:
-    """A model over several GPUs is cut into one process per GPU; the engine would say so too, after Slurm's wait."""
+    """Check that a model over several GPUs can be cut into one process per GPU.
+
+    The engine would say so too, after Slurm's wait.
+    """
     if not nodes or not gpus:
         return
     if nodes > 1 and engine not in ("vllm", "echo"):
@@ -158,13 +163,13 @@ def alone(field: str, pool: str, other: str | None) -> None:
 
 
 def built(field: str, value: str, before: str | None) -> None:
-    """What is planned and not there yet cannot be chosen; a row that has it already stays editable."""
+    """Refuse what is planned and not there yet; a row that has it already stays editable."""
     if value in NOT_BUILT and value != before:
         raise ValidationError({field: f"{value} is not implemented yet: choose {NOT_BUILT[value]}."})
 
 
 def interpreter(field: str, engine: str, python: str) -> None:
-    """Only the echo engine runs in the agent's own environment: it has no libraries for the others."""
+    """Refuse the agent's own environment for any engine but echo: it has no libraries for the others."""
     absolute(field, python)
     if engine in ("vllm", "torch") and not python:
         raise ValidationError({field: f"The {engine} engine needs an interpreter of its own."})
@@ -179,7 +184,7 @@ def weights(field: str, engine: str, kind: str, path: str) -> None:
 
 
 class Imaged(Protocol):
-    """What of an environment has to do with its image."""
+    """The part of an environment that has to do with its image."""
 
     python: str
     image: str
@@ -188,7 +193,10 @@ class Imaged(Protocol):
 
 
 def image(environment: Imaged) -> None:
-    """A file or an unpacked folder on the nodes: what is fetched from a registry is fetched by a person, once."""
+    """Check an image: a file or an unpacked folder on the nodes.
+
+    What is fetched from a registry is fetched by a person, once.
+    """
     absolute("image", environment.image)
     if "://" in environment.image or not _is_plain(environment.image):
         raise ValidationError({"image": "Write the path of an image file or folder, without ':' and ','."})
@@ -206,7 +214,7 @@ def image(environment: Imaged) -> None:
 
 
 def is_bind(text: str) -> bool:
-    """FOLDER, FOLDER:INSIDE or FOLDER:INSIDE:ro|rw, absolute ones."""
+    """Tell whether a text is FOLDER, FOLDER:INSIDE or FOLDER:INSIDE:ro|rw, absolute ones."""
     folders, mode = text.split(":"), ""
     if len(folders) == 3:
         *folders, mode = folders
@@ -216,7 +224,7 @@ def is_bind(text: str) -> bool:
 
 
 def _is_plain(path: str) -> bool:
-    """Apptainer parts its lists of folders by ":" and ","."""
+    """Tell whether a path has no ":" and ",", by which Apptainer parts its lists of folders."""
     return not any(ord(c) < 32 or c in ":," for c in path)
 
 
@@ -237,7 +245,7 @@ def memory(asked: str, mem_mb: int | None, gpus: int | None) -> None:
 
 
 def extra(field: str, value: Any) -> None:
-    """Directives of a profile that have no field of their own."""
+    """Check the directives of a profile that have no field of their own."""
     if not isinstance(value, dict):
         raise ValidationError({field: 'Write a JSON object of directives, e.g. {"switches": "1@60"}.'})
     if wrong := [text for name, given in value.items() if (text := allowed.extra_refused(name, given))]:

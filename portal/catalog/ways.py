@@ -27,7 +27,7 @@ _TOKEN = re.compile(r"eyJ[\w-]{8,}\.[\w-]+")  # how a JWT begins
 
 
 def check(access: Any) -> None:
-    """Raises ValidationError with the fields of an Access that are wrong."""
+    """Raise ValidationError with the fields of an Access that are wrong."""
     if access.kind not in _FIELDS:
         return  # its own field says so
     for field in ("submit_prefix", "token_command"):
@@ -63,7 +63,8 @@ def doubts(access: Any) -> str:
 
 
 def check_profile(profile: Any) -> None:
-    """Raises ValidationError where a profile's access and cluster contradict each other, or change under live jobs."""
+    """Raise ValidationError where a profile's access and cluster contradict each other, or change under
+    live jobs."""
     table = type(profile)
     old = table._default_manager.filter(pk=profile.pk).first() if profile.pk else None
     if profile.access is not None:
@@ -108,7 +109,7 @@ def _useless(access: Any) -> dict[str, str]:
 
 
 def _secrets(access: Any) -> dict[str, str]:
-    """Catalogs are exported, printed and put under version control."""
+    """Refuse secrets: catalogs are exported, printed and put under version control."""
     return {
         field: "This holds a token. Keep it in a file that only Berth's account may read, and write the file's path."
         for field in ("submit_prefix", "address", "user", "token_file", "token_command")
@@ -145,7 +146,11 @@ _IDENTITY = ("kind", "cluster", "submit_prefix", "conf", "user", "token_file", "
 
 
 def _moved(access: Any) -> dict[str, str]:
-    """A job is known by its number in one cluster, listed for one account, and has its log and secret in one folder."""
+    """Refuse to move an access under live jobs.
+
+    A job is known by its number in one cluster, listed for one account, and has its log and secret in one
+    folder.
+    """
     old = type(access)._default_manager.filter(pk=access.pk).first() if access.pk else None
     if old is None:
         return {}
@@ -159,7 +164,7 @@ def _moved(access: Any) -> dict[str, str]:
 
 
 def _live(**which: Any) -> str:
-    """How many live jobs there are, in words; "" for none."""
+    """Say how many live jobs there are; "" for none."""
     rows = apps.get_model("fleet", "Pilot")._default_manager.filter(**which).exclude(state="ended")
     count = rows.count()
     return f"{count} job{'s' if count > 1 else ''}" if count else ""

@@ -17,7 +17,7 @@ register_uuid()  # type: ignore[no-untyped-call]
 
 
 def connect(url: str, name: str, *, autocommit: bool = False, statement_s: float = 20.0) -> Connection:
-    """A connection seen in pg_stat_activity as `name`. Raises psycopg2.OperationalError."""
+    """Open a connection seen in pg_stat_activity as `name`. Raise psycopg2.OperationalError."""
     link: Connection = psycopg2.connect(
         url,
         application_name=name[:63],
@@ -33,7 +33,7 @@ def connect(url: str, name: str, *, autocommit: bool = False, statement_s: float
 
 
 def plain(cur: Any) -> Cursor:
-    """Django's cursor → psycopg2's own, which the transitions take, inside Django's transaction."""
+    """Return psycopg2's own cursor of Django's, which the transitions take, inside Django's transaction."""
     inner = cur.cursor
     assert isinstance(inner, Cursor)
     return inner

@@ -31,9 +31,10 @@ class Database:
         self._links: list[Connection] = []
 
     async def run(self, ask: Callable[[Cursor], T]) -> T:
-        """`ask` in a transaction of its own, committed when it returns. Raises psycopg2.Error.
+        """Run `ask` in a transaction of its own, committed when it returns. Raise psycopg2.Error.
 
-        Tried a second time when the connection turns out to be dead before anything was asked on it."""
+        It is tried a second time when the connection turns out to be dead before anything was asked on it.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, ask)
 
     def _run(self, ask: Callable[[Cursor], T]) -> T:

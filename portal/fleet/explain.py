@@ -19,10 +19,15 @@ _RESUME = "Requests keep their place in the queue; it starts when an operator re
 
 
 def explain(facts: PoolFacts, now: float) -> Phase:
-    """1. hot → ready, with what holds further replicas back. 2. latched → unavailable. 3. an engine starts → the load
-    time that is left. 4. a replica is wanted in a job that runs → the load time. 5. its job is on its way → Slurm's
-    reason and wait, then the load. 6. else not loaded: a pause, Slurm's silence, a back-off, no room, a held profile,
-    sleep, or simply nobody who asked."""
+    """Explain how a pool is doing.
+
+    1. hot → ready, with what holds further replicas back.
+    2. latched → unavailable.
+    3. an engine starts → the load time that is left.
+    4. a replica is wanted in a job that runs → the load time.
+    5. its job is on its way → Slurm's reason and wait, then the load.
+    6. else not loaded: a pause, Slurm's silence, a back-off, no room, a held profile, sleep, or simply nobody who asked.
+    """
     return replace(
         _explained(facts, now),
         seats=facts.cap * max(1, sum(replica.state == ReplicaState.HOT for replica in facts.replicas)),
@@ -32,21 +37,21 @@ def explain(facts: PoolFacts, now: float) -> Phase:
 
 def _explained(facts: PoolFacts, now: float) -> Phase:
     by_state = {replica.state: replica for replica in reversed(facts.replicas)}
-    if ReplicaState.HOT in by_state:
+    if ReplicaState.HOT in by_state:  # 1
         return Phase("ready", 0.0, _sentence(facts.hold_reason))
-    if facts.latched_reason:
+    if facts.latched_reason:  # 2
         reason = f"The model cannot be started. {_sentence(facts.latched_reason)}"
         return Phase("unavailable", None, reason, next_step=_RELAUNCH)
-    if ReplicaState.STARTING in by_state:
+    if ReplicaState.STARTING in by_state:  # 3
         return _after_failures(_loading(by_state[ReplicaState.STARTING], facts, now), facts)
     wanted = [replica for replica in facts.replicas if replica.state == ReplicaState.WANTED]
-    if any(replica.job.state not in ON_ITS_WAY for replica in wanted):
+    if any(replica.job.state not in ON_ITS_WAY for replica in wanted):  # 4
         load = _load(_profile(wanted[0].job, facts), facts)
         ready = _starting("The model is not loaded yet. A running job has room for it", (load,))
         return _after_failures(ready, facts)
-    if wanted:
+    if wanted:  # 5
         return _after_failures(_submitted(wanted[0], facts, now), facts)
-    return _absent(facts, ReplicaState.ASLEEP in by_state, now)
+    return _absent(facts, ReplicaState.ASLEEP in by_state, now)  # 6
 
 
 def _after_failures(phase: Phase, facts: PoolFacts) -> Phase:
@@ -77,7 +82,7 @@ def _loading(replica: ReplicaFacts, facts: PoolFacts, now: float) -> Phase:
 
 
 def _submitted(replica: ReplicaFacts, facts: PoolFacts, now: float) -> Phase:
-    """Its job has been asked of Slurm, and no agent has called home from it."""
+    """Explain a replica whose job has been asked of Slurm, and from which no agent has called home."""
     job = replica.job
     profile = _profile(job, facts)
     load = _load(profile, facts)
@@ -97,7 +102,8 @@ def _submitted(replica: ReplicaFacts, facts: PoolFacts, now: float) -> Phase:
 
 
 def _wait(job: JobFacts, profile: ProfileFacts, now: float) -> Part:
-    """What is left of Slurm's wait: its own estimate, or else what jobs of the profile waited today."""
+    """Return what is left of Slurm's wait: its own estimate, or else what jobs of the profile waited
+    today."""
     if job.starts_at is not None and job.starts_at > now:
         return Part("slurm", f"Slurm expects to start it at {clock(job.starts_at, now)}", job.starts_at - now)
     p50_s, p90_s = profile.wait_p50_s, profile.wait_p90_s
@@ -112,7 +118,7 @@ def _wait(job: JobFacts, profile: ProfileFacts, now: float) -> Part:
 
 
 def _absent(facts: PoolFacts, asleep: bool, now: float) -> Phase:
-    """No replica of it is on its way."""
+    """Explain a pool of which no replica is on its way."""
     if facts.fleet_paused:
         reason = "The model is not loaded: an operator has paused the whole fleet, and nothing is started."
         return Phase("not_loaded", None, reason, next_step=_RESUME)
@@ -141,7 +147,8 @@ def _absent(facts: PoolFacts, asleep: bool, now: float) -> Phase:
 
 
 def _first_request(facts: PoolFacts, now: float) -> Phase:
-    """Nobody has asked for it. What it would take: the profile that would bring it soonest."""
+    """Explain a pool that nobody has asked for: what it would take on the profile that would bring it
+    soonest."""
     begin = "The model is not loaded; the first request starts it"
     usable = [
         profile
@@ -156,7 +163,7 @@ def _first_request(facts: PoolFacts, now: float) -> Phase:
 
 
 def _new_job(profile: ProfileFacts, now: float) -> Part:
-    """The wait of a job that would be submitted now, if it takes one."""
+    """Return the wait of a job that would be submitted now, if it takes one."""
     if profile.has_room:
         return Part("slurm", "a running job has room for it now", 0.0)
     p50_s, p90_s = profile.wait_p50_s, profile.wait_p90_s
@@ -175,12 +182,12 @@ def _new_job(profile: ProfileFacts, now: float) -> Part:
 
 
 def _profile(job: JobFacts, facts: PoolFacts) -> ProfileFacts:
-    """That of the job, as far as it is still one of the pool's."""
+    """Return the profile of the job, as far as it is still one of the pool's."""
     return next((p for p in facts.profiles if p.name == job.profile), ProfileFacts(job.profile))
 
 
 def _load(profile: ProfileFacts, facts: PoolFacts) -> Part:
-    """On the profile's type of GPU where that was measured."""
+    """Return the load time on the profile's type of GPU where that was measured."""
     load_s = profile.load_s if profile.load_s is not None else facts.load_s
     if load_s is None:
         return Part("load", "how long loading takes has not been measured", None)
@@ -194,7 +201,7 @@ def _wake(facts: PoolFacts) -> Part:
 
 
 def in_line(phase: Phase, position: int | None) -> Phase:
-    """The phase as the request at this place of the line sees it; 1 = next."""
+    """Return the phase as the request at this place of the line sees it; 1 = next."""
     if position is None:
         return phase
     ahead = position - 1
@@ -233,7 +240,8 @@ def _silence(of: JobFacts | ProfileFacts, now: float) -> str:
 
 
 def _sentence(text: str) -> str:
-    """With a capital, unless it begins with a name such as config.json, and with a full stop."""
+    """Write a sentence with a capital, unless it begins with a name such as config.json, and with a full
+    stop."""
     text = text.strip()
     if text.partition(" ")[0].isalpha():
         text = text[:1].upper() + text[1:]

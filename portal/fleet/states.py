@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class PilotState(StrEnum):
-    """planned → submitted → pending → up → draining → ended."""
+    """The states of a pilot: planned → submitted → pending → up → draining → ended."""
 
     PLANNED = "planned"  # the intent, before sbatch
     SUBMITTED = "submitted"  # sbatch answered with a job id
@@ -27,7 +27,7 @@ ON_NODES = frozenset({PilotState.UP, PilotState.DRAINING})
 
 
 class ReplicaState(StrEnum):
-    """wanted → starting → hot → draining → asleep | stopped | failed."""
+    """The states of a replica: wanted → starting → hot → draining → asleep | stopped | failed."""
 
     WANTED = "wanted"
     STARTING = "starting"
@@ -46,7 +46,7 @@ REPLICA_ENDED = frozenset({ReplicaState.STOPPED, ReplicaState.FAILED})
 
 
 class ReplicaStart(StrEnum):
-    """Why a replica is starting."""
+    """The reason why a replica is starting."""
 
     LOAD = "load"  # its weights are loaded
     WAKE = "wake"  # its engine is woken

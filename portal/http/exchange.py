@@ -46,17 +46,17 @@ class Exchange:
         self.kept: list[bytes] | None = None  # what is answered, where it will be asked for again
 
     def rename(self, request_id: str) -> None:
-        """The client means a request that is known already."""
+        """Rename the exchange: the client means a request that is known already."""
         self.request_id = request_id
         self._id_header = (b"x-request-id", request_id.encode())
 
     def header(self, name: bytes) -> str:
-        """The first of this name, "" where there is none."""
+        """Return the first header of this name, "" where there is none."""
         value: bytes = self._headers.get(name, b"")
         return value.decode("latin-1")
 
     async def read(self, most: int) -> bytes:
-        """The body. Raises ApiError when it is too large, Gone when the client left."""
+        """Read the body. Raise ApiError when it is too large, Gone when the client left."""
         self._check_announced(most)
         message = await self._receive()
         if message["type"] == "http.request" and not message.get("more_body"):  # as most are: in one piece
@@ -67,13 +67,13 @@ class Exchange:
         return b"".join([part async for part in self._parts(message, most)])
 
     async def parts(self, most: int) -> AsyncIterator[bytes]:
-        """The body as it comes. Raises what `read` raises."""
+        """Yield the body as it comes. Raise what `read` raises."""
         self._check_announced(most)
         async for part in self._parts(await self._receive(), most):
             yield part
 
     async def _parts(self, message: dict[str, Any], most: int) -> AsyncIterator[bytes]:
-        """From the first message on."""
+        """Yield the body from the first message on."""
         size = 0
         while True:
             if message["type"] == "http.disconnect":
@@ -96,7 +96,8 @@ class Exchange:
             raise ApiError("body_too_large", detail=str(most))
 
     def watch(self, left: Callable[[], None]) -> asyncio.Future[Any]:
-        """Calls `left` once the client is gone. After `read`. Cancel what comes back when it is over."""
+        """Watch the client, and call `left` once it is gone. Call it after `read`, and cancel what comes
+        back when it is over."""
 
         def over(done: asyncio.Future[Any]) -> None:
             if not done.cancelled() and not self.ended and not self.complete:
@@ -107,8 +108,10 @@ class Exchange:
         return watching
 
     def watch_soon(self, left: Callable[[], None]) -> None:
-        """`watch`, until `unwatch`, of an answer that takes longer than most: one that comes at once need not pay
-        for the task that watches."""
+        """Watch the client from now until `unwatch`, if the answer takes longer than most.
+
+        One that comes at once need not pay for the task that watches.
+        """
         self._watching = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._watch, left)
 
     def unwatch(self) -> None:
@@ -136,7 +139,7 @@ class Exchange:
         await self.answer(status, answers.encoded(said), headers)
 
     async def answer_bytes(self, parts: AsyncIterator[bytes], length: int) -> None:
-        """A whole answer of `length` bytes as a download."""
+        """Send a whole answer of `length` bytes as a download."""
         headers = [
             (b"content-type", b"application/octet-stream"),
             (b"content-length", str(length).encode()),
@@ -149,7 +152,7 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": b""})
 
     async def begin_stream(self) -> None:
-        """Status 200 and the headers of an event stream, once."""
+        """Send status 200 and the headers of an event stream, once."""
         if not self.streaming:
             self.streaming = True
             headers = [*_STREAM, self._id_header, *self.extra]
@@ -161,7 +164,7 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def comment(self, said: dict[str, Any]) -> None:
-        """A heartbeat: an SSE comment, which clients skip."""
+        """Send a heartbeat: an SSE comment, which clients skip."""
         await self.begin_stream()
         beat = b": berth " + answers.encoded(said) + b"\n\n"
         await self._send({"type": "http.response.body", "body": beat, "more_body": True})
@@ -171,7 +174,7 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": b""})
 
     async def fail(self, error: ApiError) -> None:
-        """The error in the form that still fits; nothing when the answer has ended."""
+        """Send the error in the form that still fits; nothing when the answer has ended."""
         if self.ended:
             return
         body = error.body(self.request_id)

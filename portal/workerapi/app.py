@@ -53,7 +53,7 @@ _NO_UPGRADE = failure(
 
 
 class WorkerApi:
-    """`start`, then call it as an ASGI application, then `stop`."""
+    """The worker API: `start`, then call it as an ASGI application, then `stop`."""
 
     def __init__(self, config: Config, reverse: Reverse) -> None:
         self._config = config
@@ -124,7 +124,7 @@ class WorkerApi:
             await ex.fail(ApiError("internal"))
 
     def _read(self, ex: Exchange, kind: type[T], body: bytes) -> T:
-        """The message, from the pilot that it names. Raises ApiError."""
+        """Return the message, from the pilot that it names. Raise ApiError."""
         _, _, token = ex.header(b"authorization").partition(" ")
         try:
             named = json.loads(body)["pilot"]
@@ -174,7 +174,8 @@ class WorkerApi:
         return wire.dumps(heard.answer)
 
     async def _forget_sync(self, pilot: str) -> None:
-        """A new agent counts from its own clock, which may have been set back since the last one's report."""
+        """Forget a pilot's last report: a new agent counts from its own clock, which may have been set
+        back since."""
         try:
             await self._slots.delete(keys.SYNC.of(pilot))
         except QueueDown as error:
@@ -188,7 +189,8 @@ class WorkerApi:
             return False
 
     async def _pass_on(self, said: wire.Sync, heard: reports.Heard) -> None:
-        """To Redis: the observation, the routes, hints. It may be away; the next sync says it all again."""
+        """Pass on to Redis: the observation, the routes, hints. It may be away; the next sync tells it all
+        again."""
         observation = json.loads(wire.dumps(said)) | {"received_at": time.time(), "log_tail": None}
         try:
             await self._slots.set(
@@ -205,7 +207,8 @@ class WorkerApi:
             self._tick_hints.soon()
 
     async def _is_reached(self, pilot: str, address: str) -> bool:
-        """Whether a request could go there now. Where the pilot opens the links, some process has to hold one."""
+        """Tell whether a request could go there now. Where the pilot opens the links, some process has to
+        hold one."""
         if not address.startswith(wire.REVERSE) or self._reverse.holds(pilot):
             return True
         return bool(await self._slots.links_of(pilot))
@@ -237,8 +240,11 @@ class WorkerApi:
             watching.cancel()
 
     async def _started(self, found: list[wire.LeasedRow]) -> None:
-        """The virtual time of their lines goes on. A word that is lost is made up for by the next claim; the
-        rows are the pilot's already and must reach it."""
+        """Let the virtual time of these rows' lines go on.
+
+        A message that is lost is made up for by the next claim; the rows are the pilot's already and must
+        reach it.
+        """
         ids = [UUID(row.request) for row in found]
         try:
             lines = await self._database.run(partial(backlog.furthest, rows=ids))
@@ -265,7 +271,8 @@ class WorkerApi:
         return wire.dumps(answer)
 
     async def _settle(self, ended: list[str]) -> None:
-        """Limits hear what the rows used. The results are in the ledger whatever becomes of this."""
+        """Settle the limits with what the rows used. The results are in the ledger whatever becomes of
+        this."""
         try:
             work = partial(spent.spent, ended=ended, defaults=self._config.limits)
             for row in await self._database.run(work):
@@ -274,7 +281,7 @@ class WorkerApi:
             log.warning("limits: PostgreSQL: %s", str(error).strip().split("\n")[0])
 
     async def _look_at_batches(self, ended: list[str]) -> None:
-        """A batch whose last line has ended is over at once, not at the next look."""
+        """Look at batches whose last line has ended: they are over at once, not at the next look."""
         try:
             if await self._database.run(partial(claims.last_lines, ended=ended)):
                 self._batch_hints.soon()
@@ -293,7 +300,7 @@ def _check_ids(ids: Any) -> None:
 def _routes(
     said: wire.Sync, heard: reports.Heard, reached: bool
 ) -> dict[str, tuple[dict[str, dict[str, Any]], list[str]]]:
-    """pool → (routes of hot replicas, replicas that are not routable)."""
+    """Return by pool the routes of hot replicas, and the replicas that are not routable."""
     routable = (
         reached
         and heard.pilot.state not in (PilotState.DRAINING, PilotState.ENDED)

@@ -47,11 +47,11 @@ _NOT_HERE = {(6, errno.EADDRNOTAVAIL), (6, errno.EAFNOSUPPORT), (4, errno.EAFNOS
 
 
 class Busy(Exception):
-    """This process could not ask: out of files, ports or time. The text says which."""
+    """An error where this process could not ask: out of files, ports or time. The text says which."""
 
 
 class _Failed(Exception):
-    """Why one address was not reached."""
+    """The reason why one address was not reached."""
 
 
 class _NotHere(_Failed):
@@ -60,7 +60,8 @@ class _NotHere(_Failed):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`address` is "" where none was reached; then `tried` says why, in the order of the offer."""
+    """The result of a probe. `address` is "" where none was reached; then `tried` says why, in the order
+    of the offer."""
 
     address: str
     tried: tuple[wire.Tried, ...] = ()
@@ -95,7 +96,7 @@ async def first(addresses: Sequence[str], ingress_key: str) -> Found:
 
 
 async def _ask(address: str, ingress_key: str) -> None:
-    """Raises _Failed, Busy."""
+    """Ask one address for its proof. Raise _Failed, Busy."""
     host, port, name = _dialled(address)
     nonce = secrets.token_hex(16)
     began = time.monotonic()
@@ -126,7 +127,7 @@ async def _ask(address: str, ingress_key: str) -> None:
 
 
 def _judge(answer: bytes, expected: str) -> None:
-    """Raises _Failed unless the answer is the proof."""
+    """Raise _Failed unless the answer is the proof."""
     head, _, body = answer.partition(b"\r\n\r\n")
     if not answer:
         raise _Failed(_WORDS[errno.ECONNRESET])
@@ -142,7 +143,7 @@ def _judge(answer: bytes, expected: str) -> None:
 
 
 async def _answer(reader: asyncio.StreamReader) -> bytes:
-    """Everything until the other end closes, bounded."""
+    """Read everything until the other end closes, bounded."""
     data = b""
     while len(data) < _MOST_BYTES and (part := await reader.read(_MOST_BYTES)):
         data += part

@@ -21,7 +21,7 @@ from portal.policy.limits import Quota, Want, wants
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What one request used, for the limits that had only its estimate."""
+    """The tokens that one request used, for the limits that had only its estimate."""
 
     request: str
     used: int  # tokens

@@ -30,18 +30,11 @@ SAME_NAME = {
 UNWRITTEN = frozenset(
     [
         "gpuworker",
-        "portal",
         "portal/admission",
-        "portal/catalog",
-        "portal/config",
-        "portal/db",
-        "portal/fleet",
         "portal/gateway",
-        "portal/http",
         "portal/policy",
         "portal/redis",
         "portal/transport",
-        "portal/workerapi",
         "scheduler",
         "scheduler/act",
         "scheduler/commands",

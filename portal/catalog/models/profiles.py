@@ -15,7 +15,8 @@ from portal.catalog.models.names import directive
 
 
 class Profile(models.Model):
-    """How and where jobs are submitted. Every value that becomes a directive is allow-listed again there."""
+    """A profile: how and where jobs are submitted. Every value that becomes a directive is allow-listed
+    again there."""
 
     class Charge(models.TextChoices):
         SERVICE = "service", "shared pilots under a service account"

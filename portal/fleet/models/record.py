@@ -54,16 +54,18 @@ class Command(models.Model):
 
     @property
     def asked_by(self) -> str:
-        """Who gave it: an account, or at the command line somebody without one."""
+        """Return who gave it: an account, or at the command line somebody without one."""
         if self.created_by is not None:
             return self.created_by.get_username()
         return str(self.args.get("by") or "Someone")
 
 
 class Decision(models.Model):
-    """What the loop did to which pilot or replica, with inputs in brief and the reason in English.
+    """A decision: what the loop did to which pilot or replica, with inputs in brief and the reason in
+    English.
 
-    `scheduler.act.decision_rows` alone writes them."""
+    `scheduler.act.decision_rows` alone writes them.
+    """
 
     at = models.DateTimeField(db_index=True)
     kind = models.CharField(max_length=30)
@@ -85,7 +87,7 @@ class Decision(models.Model):
 
 
 class FleetEvent(models.Model):
-    """Every move of a pilot or replica, as it happened."""
+    """A move of a pilot or replica, as it happened."""
 
     at = models.DateTimeField(db_index=True)
     pilot = models.UUIDField(db_index=True)

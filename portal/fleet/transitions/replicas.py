@@ -20,7 +20,7 @@ LIVE_REPLICA = "('wanted', 'starting', 'hot', 'draining', 'asleep')"
 
 
 class _Home(NamedTuple):
-    """Where a replica is."""
+    """The home of a replica: where it is."""
 
     pilot: UUID
     pool: str
