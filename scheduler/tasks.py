@@ -14,7 +14,7 @@ from portal.batches.passes import look
 from portal.celery import BATCHES, FILES, NOTICES, TICK, USAGE, app
 from portal.config import config
 from portal.db.transaction import NOTICES_LOCK, loop_lock
-from portal.notices.look import look as tell
+from portal.notices.look import look as send_notices
 from portal.redis import clients, keys
 from scheduler.maintenance.usage import fold
 from scheduler.reconcile import run_once
@@ -22,6 +22,7 @@ from scheduler.reconcile import run_once
 
 @app.task(name=TICK, ignore_result=True)
 def tick() -> None:
+    """Run the control loop once, and once more for each look that was asked for meanwhile."""
     redis = _redis()
     if not run_once(config(), redis):
         # That one may have looked before whatever this one was woken for.
@@ -35,24 +36,28 @@ def tick() -> None:
 
 @app.task(name=BATCHES, ignore_result=True)
 def batches() -> None:
+    """Look after batches: import, finish, expire them."""
     look(config(), time.time())
 
 
 @app.task(name=FILES, ignore_result=True)
 def files() -> None:
+    """Delete files whose time is over."""
     retain(config(), time.time())
 
 
 @app.task(name=USAGE, ignore_result=True)
 def usage() -> None:
+    """Fold usage into the sums by hour."""
     fold()
 
 
 @app.task(name=NOTICES, ignore_result=True)
 def notices() -> None:
+    """Send what notices are due, in one process at a time."""
     with loop_lock(NOTICES_LOCK) as ours:
         if ours:
-            tell(config())
+            send_notices(config())
 
 
 def wake() -> None:

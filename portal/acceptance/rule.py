@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from portal.admission.subjects import over
 from portal.catalog.entries import ModelEntry
@@ -38,9 +38,11 @@ class Crowd:
         return self.waiting + self.coming > self.limit.limit
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """The facts that the rule knows. `model`: what the catalog has under this name, None = nothing that is enabled."""
+class Facts(NamedTuple):
+    """The facts that the rule knows. `model`: what the catalog has under this name, None = nothing that is enabled.
+
+    A tuple, because every request makes one; a frozen dataclass takes four times as long.
+    """
 
     name: str
     model: ModelEntry | None
@@ -66,6 +68,9 @@ class Verdict:
         return self.state
 
 
+_PARKED, _QUEUED = Verdict(RequestState.PARKED), Verdict(RequestState.QUEUED)
+
+
 def verdict(facts: Facts) -> Verdict:
     """Decide, in this order.
 
@@ -80,8 +85,8 @@ def verdict(facts: Facts) -> Verdict:
         if crowd.is_over:
             return Verdict(None, over(crowd.limit, RETRY_S), crowd)
     if facts.rates != "allow":  # 3
-        return Verdict(RequestState.PARKED)
-    return Verdict(RequestState.QUEUED)  # 4
+        return _PARKED
+    return _QUEUED  # 4
 
 
 def share(tokens: int, weight: float) -> float:

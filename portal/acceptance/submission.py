@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -54,7 +54,7 @@ def submit(cur: Cursor, handed: Submission) -> NewRequest:
     verdict(facts).accepted()  # nothing is taken for one that is refused
     assert model is not None
     cost, level = asked.estimated_tokens(), priority(handed.priority, principal.priority)
-    state = verdict(replace(facts, rates=rates(limits, handed.id, cost))).accepted()
+    state = verdict(facts._replace(rates=rates(limits, handed.id, cost))).accepted()
     (key,) = reservations.reserve(
         cur, model.pool, Lane.ASYNC, principal.project, [share(cost, principal.weight)], level
     )
@@ -85,7 +85,7 @@ def enter(cur: Cursor, row: NewRequest, facts: Facts, waits: Sequence[Want]) -> 
     """Write the row of a request that was found to be acceptable, unless others have come before it meanwhile. Raises
     ApiError. The caller commits."""
     queue_limit.lock(cur, waits)
-    verdict(replace(facts, crowds=crowds(cur, waits))).accepted()
+    verdict(facts._replace(crowds=crowds(cur, waits))).accepted()
     transitions.accept(cur, [row])
 
 

@@ -46,7 +46,7 @@ class _TokenRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The one for whom a request is accepted: a user in a project, with a token or, in a browser, without one."""
+    """One for whom a request is accepted: a user in a project, with a token or, in a browser, without one."""
 
     token: int | None
     user: int

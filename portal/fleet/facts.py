@@ -130,7 +130,7 @@ def _profiles(cur: Cursor, pools: list[str] | None) -> dict[str, list[ProfileFac
     run."""
     cur.execute(
         f"""WITH room AS MATERIALIZED (
-             SELECT DISTINCT q.profile_id, q.nodes, q.gpus - c.gpus AS gpus, q.mem_mb - r.mem_mb AS mem_mb
+             SELECT DISTINCT q.profile_id, q.gpu_type, q.nodes, q.gpus - c.gpus AS gpus, q.mem_mb - r.mem_mb AS mem_mb
              FROM fleet_pilot q,
                LATERAL (SELECT count(*) AS gpus FROM fleet_gpuclaim WHERE pilot_id = q.id) c,
                LATERAL (SELECT coalesce(sum(CASE state WHEN 'asleep' THEN coalesce(asleep_mem_mb, mem_mb)
@@ -142,6 +142,7 @@ def _profiles(cur: Cursor, pools: list[str] | None) -> dict[str, list[ProfileFac
              {_WHO} AS silent, extract(epoch FROM w.answered_at)::float8 AS silent_since,
              coalesce((SELECT k.paused FROM fleet_cluster k WHERE k.name = f.cluster), false) AS paused,
              EXISTS (SELECT FROM room WHERE room.profile_id = f.id AND room.nodes = p.nodes
+                     AND (e.gpu_types = '[]' OR room.gpu_type = '' OR e.gpu_types @> to_jsonb(room.gpu_type::text))
                      AND room.gpus >= p.gpus * p.nodes AND room.mem_mb >= p.mem_mb) AS has_room,
              EXISTS (SELECT FROM catalog_pool_profiles po JOIN catalog_pool o ON o.name = po.pool_id
                      WHERE po.profile_id = f.id AND o.nodes > p.nodes AND o.nodes <= f.nodes AND o.gpus = f.gpus)

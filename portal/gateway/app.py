@@ -194,7 +194,7 @@ class Gateway:
             raise ApiError("token_expired")
         if caller.scopes.isdisjoint(scopes):
             raise ApiError("scope_missing", detail=scopes[0])
-        self.writer.used(uuid.UUID(ex.request_id), caller.token_id)
+        self.writer.used(ex.request_id, caller.token_id)
         return caller
 
     async def _infer(self, ex: Exchange, caller: Caller, _: str) -> None:

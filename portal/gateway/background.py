@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import psycopg2
@@ -74,9 +73,9 @@ class Background:
         state. Raises ApiError, DatabaseDown, psycopg2.Error."""
         waits = wants(self._limits.concerning(call), ("queued",), 0)
         if waits:
-            facts = replace(facts, crowds=await self._database.run(partial(crowds, waits=waits)))
+            facts = facts._replace(crowds=await self._database.run(partial(crowds, waits=waits)))
         verdict(facts).accepted()
-        facts = replace(facts, rates=await self._limits.take_rates(call))
+        facts = facts._replace(rates=await self._limits.take_rates(call))
         state = verdict(facts).accepted()
         call.progress.order_key = await self._order.key(call, Lane.ASYNC)
         await self._write(call, state, facts, waits)

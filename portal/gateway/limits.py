@@ -11,8 +11,8 @@ import asyncio
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from portal.acceptance.rule import Rates
 from portal.accounts.callers import Caller
@@ -32,8 +32,7 @@ _EVERY_S = 5.0
 Left = Sequence[tuple[int, float]]  # (remaining, seconds until whole) of each
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What a request got on entering. `route`: its slot, None where there was none or nobody asked for one."""
 
     asked_for_slot: bool = False

@@ -20,7 +20,7 @@ from uuid import UUID
 
 from portal.config import Config
 from portal.errors import ApiError
-from portal.gateway.call import Call
+from portal.gateway.call import Call, Progress
 from portal.gateway.directory import REFRESH_S, Directory
 from portal.gateway.replay import Replay
 from portal.gateway.writer import DatabaseDown, Writer
@@ -42,7 +42,7 @@ class Repeats:
         self._ticket_s = config.ticket_s
         self._keep_s = config.idempotency_s
         self._own: dict[int, float] = {}  # token → monotonic time until which it is taken to have tickets
-        self._claims: dict[Call, UUID] = {}  # by the call, the try that took up its ticket
+        self._claims: dict[Progress, UUID] = {}  # which try took up a ticket
 
     async def begin(self, call: Call) -> bool:
         """Make the call the request that its client means, and return True; False when it has been answered.
@@ -67,7 +67,7 @@ class Repeats:
 
     def end(self, call: Call) -> None:
         """Leave things as they were where the call was refused before it was served."""
-        claim = self._claims.pop(call, None)
+        claim = self._claims.pop(call.progress, None)
         if claim is not None and not call.progress.ended:
             self._writer.later(PutBack(claim))
         elif call.key and not call.progress.has_row:
@@ -116,17 +116,17 @@ class Repeats:
             return True
         progress, id_ = call.progress, call.progress.id
         move = ClaimTicket(id_, self._gateway, call.caller.token_id, _ticket(call, digest))
-        self._claims[call] = id_
+        self._claims[progress] = id_
         try:
             ticket = await self._writer.repeat(move)
         except (DatabaseDown, asyncio.CancelledError):
             self._writer.later(PutBack(id_))  # after the claim, if that still happens
             raise
         if not isinstance(ticket, Ticketed):
-            del self._claims[call]
+            del self._claims[progress]
             return True
         if ticket.place is None:  # a pilot has it: its gateway had gone
-            del self._claims[call]
+            del self._claims[progress]
             return not await self._replay.follow(call, ticket.request)
         call.ex.rename(str(ticket.request))
         progress.id = ticket.request

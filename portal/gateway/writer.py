@@ -122,12 +122,12 @@ class Writer:
     def later(self, move: Finish | Interrupted | Cancel | EndQueued | Repeat) -> None:
         self._queue.put([_Job(move)])
 
-    def used(self, id_: UUID, token_id: int) -> None:
+    def used(self, request: str, token_id: int) -> None:
         """This request showed that token: written often enough to tell one that is used from one that is not."""
         now = time.monotonic()
         if now - self._used_at.get(token_id, -USE_NOTED_EVERY_S) >= USE_NOTED_EVERY_S:
             self._used_at[token_id] = now
-            self._queue.put([_Job(Used(id_, token_id))])
+            self._queue.put([_Job(Used(UUID(request), token_id))])
 
     def record(self, row: Recorded) -> None:
         """Handed over by the hundred, not one by one: what wakes the thread takes the loop's time."""

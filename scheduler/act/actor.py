@@ -16,7 +16,7 @@ from scheduler.observe.ways import Site
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who carries out one tick. `clock` gives UNIX seconds."""
+    """The values that acting in one tick needs. `clock` gives UNIX seconds."""
 
     site: Site
     client_for: ClientFor

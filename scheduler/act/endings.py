@@ -87,14 +87,14 @@ def _tell(cur: Cursor, pilot: UUID, reason: str, at: datetime) -> None:
     pools = sorted(hosted.values_list("pool_id", flat=True).distinct())
     begun = "SELECT count(*) FROM ledger_request WHERE holder = %s AND state = 'running' AND lane <> 'held'"
     cur.execute(begun, (str(pilot),))
-    found = cur.fetchone()
-    back = int(found[0]) if found else 0
+    counted = cur.fetchone()
+    back = int(counted[0]) if counted else 0
     where = f" on {row.node}" if row.node else ""
-    said = f"{reason} It hosted {' and '.join(pools)}{where}." if pools else reason
+    text = f"{reason} It hosted {' and '.join(pools)}{where}." if pools else reason
     if back:
-        said += f" {back} request{'s go' if back > 1 else ' goes'} back to the queue, with the old place."
+        text += f" {back} request{'s go' if back > 1 else ' goes'} back to the queue, with the old place."
     inputs: dict[str, str | int | float] = {"job": row.job_id or 0, "node": row.node, "given_back": back}
-    write(DecisionKind.ENDED, said, at, pilot=pilot, pool=pools[0] if len(pools) == 1 else "", inputs=inputs)
+    write(DecisionKind.ENDED, text, at, pilot=pilot, pool=pools[0] if len(pools) == 1 else "", inputs=inputs)
 
 
 def clean_up(actor: Actor) -> None:

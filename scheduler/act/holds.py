@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
+from uuid import UUID
 
 from portal.catalog.models import Profile
 from portal.db.transaction import moving
@@ -34,12 +35,16 @@ def hold_pool(actor: Actor, decision: HoldPool) -> bool:
 
 def hold_profile(actor: Actor, decision: HoldProfile) -> bool:
     """Latch a profile with the reason."""
-    profile = Profile.objects.get(name=decision.profile)
+    latch_profile(actor, Profile.objects.get(name=decision.profile), decision)
+    return True
+
+
+def latch_profile(actor: Actor, profile: Profile, decision: HoldProfile, pilot: UUID | None = None) -> None:
+    """Submit nothing more under a profile. `pilot`: the one whose job was refused, for the row."""
     with moving():
         latch = {"latched_at": actor.now(), "reason": decision.reason}
         ProfileState.objects.update_or_create(profile=profile, defaults=latch)
-        write_decided(decision, actor.now())
-    return True
+        write_decided(decision, actor.now(), pilot=pilot)
 
 
 def pause_cluster(actor: Actor, decision: PauseCluster) -> bool:

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """Why no job is launched under a profile. `passes`: it goes by itself or by a fleet's resume; else a person has to
-    change the profile."""
+    """A reason why no job is launched under a profile. `passes`: it goes by itself or by a fleet's resume; else a
+    person has to change the profile."""
 
     reason: str
     passes: bool
@@ -43,7 +43,7 @@ def obstacle(actor: Actor, profile: Profile, gpus: int, *, insist: bool = False)
         return Obstacle(f"No jobs are launched under profile {profile.name}.", passes=False)
     # 2.
     if error := actor.site.error(way):
-        return Obstacle(f"{actor.site.word(way)} does not answer: {error}", passes=True)
+        return Obstacle(f"{actor.site.label(way)} does not answer: {error}", passes=True)
     # 3.
     if actor.site.paused(profile.cluster) and not insist:
         where = f"The fleet is paused in cluster {profile.cluster}"

@@ -40,15 +40,15 @@ def note(
     if row is not None:
         amend(row, {"asked_at": now})
         return row.reason
-    said = (
+    text = (
         f"Slurm refused to cancel job {job_id}: {error.reason.rstrip('.')}. Cancel it as the account that owns it, or "
         "as Slurm's operator; Berth asks again in an hour, and all else goes on."
     )
-    logger.warning("%s", said)
+    logger.warning("%s", text)
     inputs: Inputs = {"job": job_id, "name": name, "cluster": cluster, "asked_at": now}
     at = datetime.fromtimestamp(now, UTC)
-    write(DecisionKind.CANCEL_REFUSED, said, at, pilot=pilot, inputs=inputs)
-    return said
+    write(DecisionKind.CANCEL_REFUSED, text, at, pilot=pilot, inputs=inputs)
+    return text
 
 
 def _row(cluster: str, job_id: int, name: str) -> Decision | None:

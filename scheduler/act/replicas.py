@@ -80,7 +80,7 @@ def wake(actor: Actor, decision: WakeReplica) -> bool:
 
 
 def stage(actor: Actor, decision: StageWeights) -> bool:
-    """Wish that a pilot's agent copies a pool's weights to scratch. Return False where there is nothing to copy, or the
+    """Ask a pilot's agent to copy a pool's weights to scratch. Return False where there is nothing to copy, or the
     pilot has moved on."""
     if not Pool.objects.filter(pk=decision.pool, base__enabled=True).exclude(base__path="").exists():
         return False

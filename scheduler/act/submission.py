@@ -11,19 +11,20 @@ from uuid import UUID
 from portal.catalog.models import Pool
 from portal.db.transaction import moving
 from portal.fleet import transitions as fleet
-from portal.fleet.decision_kinds import DecisionKind
-from portal.fleet.models import Pilot, ProfileState
+from portal.fleet.models import Pilot
 from portal.fleet.slurm_words import refused_for_good
 from portal.fleet.states import PilotState
 from scheduler.act import endings
 from scheduler.act.actor import Actor
-from scheduler.act.decision_rows import write, write_decided
+from scheduler.act.decision_rows import write_decided
+from scheduler.act.holds import latch_profile
 from scheduler.act.notes import no_answer
 from scheduler.jobs.spec import spec_of
 from scheduler.observe import bad_nodes
 from scheduler.observe.pool_views import catalogued, profile_view
 from scheduler.observe.ways import served
 from scheduler.policy.consequences import ResubmitPilot
+from scheduler.policy.decisions import HoldProfile
 from scheduler.policy.profiles import could_host
 from scheduler.slurm.patience import LeftAlone
 from scheduler.slurm.protocol import NoAnswer, NotOffered, Rejected
@@ -50,14 +51,14 @@ def submit(actor: Actor, pilot_id: UUID) -> bool:
             actor.site.leave(way, actor.clock() + actor.config.slurm_timeout_s)
         return False
     except Rejected as error:
-        said = f"Slurm refused the job: {error}"
-        held = refused_for_good(error.reason) and _hold_profile(actor, pilot, said)
-        endings.end(actor, pilot_id, said, failed=not held)
+        reason = f"Slurm refused the job: {error}"
+        held = refused_for_good(error.reason) and _hold_profile(actor, pilot, reason)
+        endings.end(actor, pilot_id, reason, failed=not held)
         return False
     except BadDirective as error:
-        said = f"Its profile: {error}"
-        held = _hold_profile(actor, pilot, said)
-        endings.end(actor, pilot_id, said, failed=not held)
+        reason = f"Its profile: {error}"
+        held = _hold_profile(actor, pilot, reason)
+        endings.end(actor, pilot_id, reason, failed=not held)
         return False
     if not endings.make_room(actor, pilot, job_id):
         _give_up(actor, job_id, way)
@@ -112,8 +113,6 @@ def _hold_profile(actor: Actor, pilot: Pilot, reason: str) -> bool:
     waiting = catalogued(Pool.objects.filter(replicas__pilot=pilot.pk).distinct())
     if not all(any(could_host(pool, profile) for profile in offered) for pool in waiting):
         return False
-    with moving():
-        latch = {"latched_at": actor.now(), "reason": reason}
-        ProfileState.objects.update_or_create(profile=pilot.profile, defaults=latch)
-        write(DecisionKind.HOLD_PROFILE, reason, actor.now(), pilot=pilot.pk)
+    decision = HoldProfile(profile=pilot.profile.name, reason=reason)
+    latch_profile(actor, pilot.profile, decision, pilot.pk)
     return True

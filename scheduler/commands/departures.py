@@ -61,15 +61,15 @@ def _heard(actor: Actor, decision: CancelPilot) -> None:
     pilot = Pilot.objects.select_related("profile__access").get(pk=decision.pilot)
     way = actor.site.way_of(pilot.profile)
     if error := actor.site.error(way):
-        raise Later(f"{actor.site.word(way)} does not answer: {error}")
+        raise Later(f"{actor.site.label(way)} does not answer: {error}")
 
 
 def _allowed(decision: CancelPilot) -> None:
     """Raise Refused where it was Slurm that refused."""
     pilot = Pilot.objects.exclude(state=PilotState.ENDED).filter(pk=decision.pilot).first()
-    said = pilot and refusals.reason(pilot.cluster, pilot.job_id or 0, pilot.job_name)
-    if said:
-        raise Refused(said)
+    refusal = pilot and refusals.reason(pilot.cluster, pilot.job_id or 0, pilot.job_name)
+    if refusal:
+        raise Refused(refusal)
 
 
 def evict(actor: Actor, command: Command) -> str:

@@ -60,8 +60,8 @@ def _look(actor: Actor, command: Command, candidate: Candidate) -> None:
             raise Failed(f"Job {pilot.job_id} did not answer within {span(LOOK_PATIENCE_S)}.")
         raise Later(f"Job {pilot.job_id} looks at the folder.")
     if pilot is not None and pilot.state in ON_ITS_WAY:
-        said = meaning(pilot.slurm_state, pilot.slurm_reason)
-        if pilot.slurm_state == "PENDING" and said.phase == "hopeless":
+        listed = meaning(pilot.slurm_state, pilot.slurm_reason)
+        if pilot.slurm_state == "PENDING" and listed.phase == "hopeless":
             raise Failed(
                 f"Slurm will never start the job under profile {pilot.profile.name}: {pilot.slurm_reason}."
             )

@@ -17,9 +17,9 @@ def fetch(actor: Actor, command: Command) -> str:
     """Fetch the end of the log of a pilot, and return how long it is: from the agent, which sees its job's log wherever
     the node keeps it; else from the spool. Raises Later, Refused."""
     pilot = pilot_of(command)
-    kept = PilotLog.objects.filter(pilot=pilot).first()
-    if kept is not None and kept.at >= command.created_at:
-        return f"{len(kept.text)} characters of the log came from the agent."
+    stored = PilotLog.objects.filter(pilot=pilot).first()
+    if stored is not None and stored.at >= command.created_at:
+        return f"{len(stored.text)} characters of the log came from the agent."
     waited_s = actor.clock() - command.created_at.timestamp()
     if pilot.state in (PilotState.UP, PilotState.DRAINING) and waited_s < LOG_PATIENCE_S:
         raise Later("The agent has been asked.")

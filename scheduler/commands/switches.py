@@ -75,18 +75,18 @@ def unpin(actor: Actor, command: Command) -> str:
 
 def pause(actor: Actor, command: Command, paused: bool) -> str:
     """Pause a pool, a cluster or the whole fleet; resume it where `paused` is False."""
-    word = "starts nothing" if paused else "starts what is needed"
+    effect = "starts nothing" if paused else "starts what is needed"
     with moving():
         if command.pool is not None:
             Pool.objects.filter(pk=command.pool.pk).update(paused=paused)
-            result = f"{command.pool} {word} from now on."
+            result = f"{command.pool} {effect} from now on."
         else:
             names = [cluster_of(actor, command)] if command.args.get("cluster") else [*actor.site.clusters]
             Cluster.objects.filter(pk__in=names).update(paused=paused)
             for name in names:
                 actor.site.clusters[name].paused = paused
             whole = len(names) == len(actor.site.clusters)
-            result = f"{'The fleet' if whole else f'Cluster {names[0]}'} {word} from now on."
+            result = f"{'The fleet' if whole else f'Cluster {names[0]}'} {effect} from now on."
         _note(actor, command, f"{command.asked_by} asked for it: {result}")
     return result
 

@@ -57,9 +57,9 @@ def _begin(actor: Actor, command: Command, pool: Pool, who: str, look: Look) -> 
         raise Refused(f"No enabled model belongs to {pool}: enable one first.")
     there = Replica.objects.filter(pool=pool, state__in=SERVING).order_by("hot_at", "wanted_at").first()
     if there is not None:
-        said = f"{reason} A replica of it is there already, or on its way."
+        there_already = f"{reason} A replica of it is there already, or on its way."
         return write(
-            DecisionKind.TEST_LAUNCH, said, actor.now(),
+            DecisionKind.TEST_LAUNCH, there_already, actor.now(),
             pool=pool.name, pilot=there.pilot_id, replica=there.pk, inputs={"command": command.pk},
         )  # fmt: skip
     start, why = trial(pool.name, look())
@@ -97,12 +97,12 @@ def _ready(replica: Replica, begun: Decision, actor: Actor) -> str:
 
 
 def _afterwards(pool: Pool) -> str:
-    said = [f"Unless it is used, it is let go after its keep-alive of {span(pool.keep_alive_s)}."]
+    notes = [f"Unless it is used, it is let go after its keep-alive of {span(pool.keep_alive_s)}."]
     if PoolState.objects.filter(pool=pool, latched_at__isnull=False).exists():
-        said.append("It is still latched: the command relaunch lets requests start it again.")
+        notes.append("It is still latched: the command relaunch lets requests start it again.")
     if pool.paused:
-        said.append("It is still paused: the command resume lets requests start it again.")
-    return " ".join(said)
+        notes.append("It is still paused: the command resume lets requests start it again.")
+    return " ".join(notes)
 
 
 def _progress(pool: Pool, actor: Actor) -> str:

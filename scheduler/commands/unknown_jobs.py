@@ -128,20 +128,20 @@ def _profile(site: Site, job: OurJob, name: str) -> Profile:
 
 def _nodes(job: OurJob, profile: Profile) -> int:
     """Return how many nodes it has, or asked for. What would be placed on a wrong number of them could not start."""
-    said = job.info.node_count
-    if said is None and profile.nodes == 1:
+    count = job.info.node_count
+    if count is None and profile.nodes == 1:
         return 1
-    if said is None:
+    if count is None:
         raise Refused(
             f"Slurm's listing does not say how many nodes job {job.info.job_id} has, and jobs of {profile.name} have "
             f"up to {profile.nodes}: try again after the next listing, or reject it."
         )
-    if said > profile.nodes:
+    if count > profile.nodes:
         raise Refused(
-            f"Job {job.info.job_id} has {said} nodes, and jobs of {profile.name} have {profile.nodes} at most: name the "
+            f"Job {job.info.job_id} has {count} nodes, and jobs of {profile.name} have {profile.nodes} at most: name the "
             "profile that it was submitted under, or reject it."
         )
-    return said
+    return count
 
 
 def _sees(site: Site, way: Way, job: OurJob) -> bool:

@@ -18,10 +18,12 @@ def job_name(config: Config, pilot: str) -> str:
 
 
 def log_path(config: Config, pilot: Pilot) -> str:
+    """Return where the output of a job goes, as its nodes see it."""
     return f"{_spool(config, pilot.profile)}/log/{pilot.pk}.out"
 
 
 def secret_path(config: Config, pilot: Pilot) -> str:
+    """Return where the secret of a job lies, as its nodes see it."""
     return f"{_spool(config, pilot.profile)}/secret/{pilot.pk}.json"
 
 

@@ -47,8 +47,8 @@ class _ParkedRow(NamedTuple):
 
 
 def unpark() -> list[UUID]:
-    """One look at the parked rows, lowest order_key first. Those of one owner keep their order: once one is
-    refused, the others wait too."""
+    """Look once at the parked rows, lowest order_key first, and return those that are queued now. Those of one owner
+    keep their order: once one is refused, the others wait too."""
     with moving() as cur:
         cur.execute(
             # The recursion steps from project to project through the index, however many rows each has parked.

@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 
 
 def sweep(redis: redis_library.Redis, config: Config, now: float) -> int:
-    """How many were erased. A Redis that is away or was flushed means that it is done sooner or later, not never."""
+    """Erase what is over, and return how many payloads that were. A Redis that is away or was flushed means that it is
+    done sooner or later, not never."""
     try:
         if not redis.set(keys.RETENTION.of(), 1, nx=True, ex=keys.RETENTION.expires_s):
             return 0

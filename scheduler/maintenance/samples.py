@@ -21,7 +21,8 @@ _LOOKED_AT = 10_000
 
 
 def take(cluster: str, snapshot: Snapshot, now: float) -> None:
-    """Once a minute; the tick that comes first in it writes. Of the whole fleet; `cluster`: under whose name."""
+    """Write the sample of this minute, if no earlier tick has; of the whole fleet, under the name of `cluster`. Samples
+    that are older than KEPT are deleted."""
     at = datetime.fromtimestamp(now // EVERY_S * EVERY_S, UTC)
     if Sample.objects.filter(cluster=cluster, at=at).exists():
         return
@@ -46,7 +47,7 @@ def take(cluster: str, snapshot: Snapshot, now: float) -> None:
 
 
 def gpus(snapshot: Snapshot) -> dict[str, int]:
-    """How many GPUs do what. Pure. What its agent does not tell of counts as ready."""
+    """Return how many GPUs do what. Pure. What its agent does not tell of counts as ready."""
     doing = {"busy": 0, "ready": 0, "loading": 0, "empty": 0, "asked": 0}
     for pilot in snapshot.pilots:
         if pilot.state in ON_ITS_WAY:
@@ -54,8 +55,8 @@ def gpus(snapshot: Snapshot) -> dict[str, int]:
             continue
         free = pilot.gpus
         for replica in snapshot.by_pilot[pilot.id]:
-            word = "loading" if replica.state in COMING else "busy" if replica.in_flight else "ready"
-            doing[word] += len(replica.gpu_indices)
+            use = "loading" if replica.state in COMING else "busy" if replica.in_flight else "ready"
+            doing[use] += len(replica.gpu_indices)
             free -= len(replica.gpu_indices)
         doing["empty"] += max(0, free)
     return doing
@@ -69,7 +70,8 @@ def _parked() -> int:
 
 
 def _waits(now: datetime) -> tuple[float | None, float | None]:
-    """Median and 95th percentile of what those waited that were handed out a short while ago, batches left out."""
+    """Return the median and the 95th percentile, in seconds, of what requests waited that were handed out a short while
+    ago, batches left out."""
     with moving() as cur:
         cur.execute(
             """SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY wait_s),

@@ -7,7 +7,7 @@ from portal.ledger import usage
 
 
 def fold() -> int:
-    """How many deltas were folded; 0 when somebody else is at it."""
+    """Fold deltas into the sums, and return how many; 0 when somebody else is at it."""
     folded = 0
     with loop_lock(USAGE_LOCK) as ours:
         while ours:

@@ -40,6 +40,8 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
+    """A node that explains failures in a row, and the reason of the last one."""
+
     node: str
     failures: int
     reason: str
@@ -48,12 +50,11 @@ class Suspect:
 def suspects(
     starts: Sequence[Start], excluded: Collection[str], forgiven: Mapping[str, float], after: int
 ) -> Iterator[Suspect]:
-    """Nodes with `after` failures in a row that nothing but the node explains. Pure.
+    """Yield the nodes with `after` failures in a row that nothing but the node explains. Pure.
 
-    `forgiven`: failures before it do not count. A failed engine counts if its pool became ready on another node;
-    an agent that never spoke, if one of the same profile did elsewhere. While no node is left out, the latter
-    counts without such a witness: on a fresh installation the bad node may be all that was tried.
-    """
+    `forgiven`: failures before it do not count. A failed engine counts if its pool became ready on another node; an
+    agent that never spoke, if one of the same profile did elsewhere. While no node is left out, the latter counts
+    without such a witness: on a fresh installation the bad node may be all that was tried."""
     good = {node for node in {start.node for start in starts} if node not in excluded}
     for node in sorted(good):
         mine = sorted((s for s in starts if s.node == node and s.at > forgiven.get(node, 0.0)), key=_when)
@@ -77,7 +78,7 @@ def _is_nodes_fault(start: Start, others: Sequence[Start], excluded: Collection[
 
 
 def excluded(cluster: str, now: float) -> tuple[str, ...]:
-    """Nodes that a job submitted now leaves out."""
+    """Return the nodes that a job submitted now leaves out."""
     until = datetime.fromtimestamp(now, UTC)
     rows = BadNode.objects.filter(cluster=cluster, excluded_until__gt=until).order_by("-excluded_until")
     return tuple(sorted(rows.values_list("node", flat=True)[:_MOST]))
@@ -104,7 +105,7 @@ def _look(cluster: str, config: Config, now: float) -> Iterator[ExcludeNode | Re
 
 
 def _named(node: str, cluster: str, config: Config) -> str:
-    """Two clusters may both have a gpu01."""
+    """Return the node's name, with its cluster where that is not ours: two may both have a gpu01."""
     return node if cluster == config.cluster else f"{node} of cluster {cluster}"
 
 

@@ -33,8 +33,8 @@ ACCOUNTS_EVERY_S = 3600.0
 
 
 def refresh(site: Site, client_for: ClientFor, config: Config, now: float) -> None:
-    """At most one question of each kind per cluster and tick, each at its own pace. A way that does not answer one of
-    them is not asked the others in this tick."""
+    """Ask what is due: at most one question of each kind per cluster and tick, each at its own pace. A way that does
+    not answer one of them is not asked the others in this tick."""
     at = datetime.fromtimestamp(now, UTC)
     for cluster in site.clusters.values():
         open_ = [way for way in _asked(site, cluster.name, config) if not site.error(way)]
@@ -47,7 +47,7 @@ def refresh(site: Site, client_for: ClientFor, config: Config, now: float) -> No
 
 
 def _asked(site: Site, cluster: str, config: Config) -> list[Way]:
-    """Ways of enabled profiles that have been heard already."""
+    """Return the ways of enabled profiles that have been heard already."""
     enabled = served(config).filter(cluster=cluster, enabled=True).select_related("access")
     used = {site.way_of(profile) for profile in enabled}
     return sorted(way for way in used if way in site.ways and site.ways[way].answered_at is not None)
@@ -56,7 +56,8 @@ def _asked(site: Site, cluster: str, config: Config) -> list[Way]:
 def _describe(
     cluster: Cluster, client_for: ClientFor, ways: Iterable[Way], mute: set[Way], at: datetime
 ) -> None:
-    """What one way does not tell stays as it was known. `mute` gets those that did not answer."""
+    """Store partitions and reservations. What one way does not tell stays as it was known. `mute` gets those that did
+    not answer."""
     cluster.facts_at = at  # also when it fails: a slow slurmctld is not asked again at once
     partitions: dict[str, Any] = {}
     reservations: dict[str, Any] = {}
@@ -82,7 +83,8 @@ def _describe(
 
 
 def _ask_accounts(cluster: Cluster, client_for: ClientFor, ways: Iterable[Way], at: datetime) -> None:
-    """Rarely: it is another server's work. A site without accounting has none, and nothing is checked against them."""
+    """Store the accounts that we may use, rarely: it is another server's work. A site without accounting has none, and
+    nothing is checked against them."""
     cluster.accounts_at = at
     cluster.save(update_fields=["accounts_at"])
     found: dict[str, set[str]] = {}
@@ -98,8 +100,8 @@ def _ask_accounts(cluster: Cluster, client_for: ClientFor, ways: Iterable[Way], 
 
 
 def _estimate(site: Site, client_for: ClientFor, config: Config, ways: Collection[Way], at: datetime) -> None:
-    """For the profile whose estimate is the oldest, of those that are reached by `ways`: one a tick. Slurm computes it
-    against the whole queue."""
+    """Ask for the profile whose estimate is the oldest, of those that are reached by `ways`: one a tick. Slurm computes
+    it against the whole queue."""
     old = Q(state__isnull=True) | Q(state__estimated_at__isnull=True)
     old |= Q(state__estimated_at__lt=at - timedelta(seconds=ESTIMATE_EVERY_S))
     due = served(config).filter(old, enabled=True, pool__isnull=False).select_related("access").distinct()
@@ -122,8 +124,9 @@ def _estimate(site: Site, client_for: ClientFor, config: Config, ways: Collectio
 
 
 def _like_ours(profile: Profile, config: Config) -> Pilot:
-    """A pilot that is never saved: what a job under this profile would look like, for the model with the most nodes. A
-    smaller job starts no later, as a rule; `portal.fleet.facts` reads the estimate of its pools with the same rule."""
+    """Return a pilot that is never saved: what a job under this profile would look like, for the model with the most
+    nodes. A smaller job starts no later, as a rule; `portal.fleet.facts` reads the estimate of its pools with the same
+    rule."""
     fits = Q(nodes=1) | Q(nodes__lte=profile.nodes, gpus=profile.gpus)
     nodes = profile.pool_set.filter(fits).aggregate(most=Max("nodes"))["most"] or 1
     asked = intent(config, profile, nodes=nodes)
@@ -140,7 +143,7 @@ def _like_ours(profile: Profile, config: Config) -> Pilot:
 
 
 def _clean(value: Any) -> Any:
-    """A fact whose texts a table can hold."""
+    """Return a fact whose texts a table can hold."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, dict):

@@ -34,7 +34,7 @@ class LiveJob:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """How long agents may be silent, in seconds: before their first word, and later."""
+    """The times for which agents may be silent, in seconds: before their first word, and later."""
 
     register_s: float
     silent_cancel_s: float
@@ -54,25 +54,25 @@ def emergency(live: LiveJob, allowance: Allowance, now: float) -> DrainPilot | C
     inputs: Inputs = {"job": job.job_id, "node": job.nodes, "silent_s": round(live.silent_s, 1)}
     # 1.
     if live.state in ON_ITS_WAY and not live.registered and live.silent_s >= allowance.register_s:
-        said = (
+        reason = (
             f"Its job has run on {job.nodes} for {live.silent_s:.0f} s, and its agent has not said a word. "
             f"{_dialled(live.portal_url)}"
         )
-        return CancelPilot(pilot=live.pilot, failed=True, reason=said, inputs=inputs)
+        return CancelPilot(pilot=live.pilot, failed=True, reason=reason, inputs=inputs)
     # 2.
     if live.state in ON_NODES and live.silent_s >= allowance.silent_cancel_s:
-        said = f"Its agent on {job.nodes} has been silent for {live.silent_s:.0f} s: the job is given up."
-        return CancelPilot(pilot=live.pilot, failed=True, reason=said, inputs=inputs)
+        reason = f"Its agent on {job.nodes} has been silent for {live.silent_s:.0f} s: the job is given up."
+        return CancelPilot(pilot=live.pilot, failed=True, reason=reason, inputs=inputs)
     # 3.
     if live.state == PilotState.UP and job.ends_at is not None and live.ends_at is not None:
         earlier_s, left_s = live.ends_at - job.ends_at, job.ends_at - now
         if earlier_s >= _MOVED_S and left_s <= _NEAR_S:
-            said = (
+            reason = (
                 f"Slurm wants its GPUs back: it moved the job's end, which now lies {max(0.0, left_s):.0f} s ahead. "
                 "What runs is finished or goes back to the queue."
             )
             inputs = {"job": job.job_id, "left_s": round(left_s, 1), "earlier_s": round(earlier_s, 1)}
-            return DrainPilot(pilot=live.pilot, reason=said, inputs=inputs)
+            return DrainPilot(pilot=live.pilot, reason=reason, inputs=inputs)
     return None
 
 

@@ -41,7 +41,7 @@ class Past:
 
 
 def failures_in_a_row(past: Past) -> tuple[Failure, ...]:
-    """Failed launches since the last one that went well or the last time a person cleared them. Pure."""
+    """Return the failed launches since the last one that went well or the last time a person cleared them. Pure."""
     since = past.cleared_at
     failed = []
     for launch in past.launches:
@@ -56,6 +56,7 @@ def failures_in_a_row(past: Past) -> tuple[Failure, ...]:
 
 
 def pasts(now: float) -> dict[str, Past]:
+    """Return the launches of the last day and the last relaunch, by pool."""
     after = datetime.fromtimestamp(now, UTC) - HISTORY
     launches: dict[str, list[Launch]] = defaultdict(list)
     rows: Iterable[Any] = Replica.objects.filter(wanted_at__gt=after).values_list(
@@ -76,6 +77,6 @@ def pasts(now: float) -> dict[str, Past]:
 
 
 def _brief(reason: str) -> str:
-    """The first line: what follows is the engine's log, for operators."""
+    """Return the first line: what follows is the engine's log, for operators."""
     line = reason.strip().splitlines()[0] if reason.strip() else ""
     return line[:300]

@@ -41,7 +41,7 @@ class OurJob:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What one way said."""
+    """The answer of one way, or what is kept of its last one."""
 
     jobs: dict[str, tuple[OurJob, ...]]  # by pilot id, lowest job id first
     answered_at: float | None  # when Slurm was asked for the answer that this is; None = never heard
@@ -63,15 +63,17 @@ def listen(site: Site, config: Config, client_for: ClientFor, now: float) -> dic
 
 
 def _jobs(client_for: ClientFor, way: Way) -> Jobs:
-    """Making a client is part of the question: one that cannot be made is this way's trouble, too."""
+    """Ask for the jobs. Making a client is part of the question: one that cannot be made is this way's trouble, too."""
     return client_for(way).jobs()
 
 
 def of_cluster(listings: Listings, cluster: str) -> dict[Way, Listing]:
+    """Return the listings of one cluster's ways."""
     return {way: listing for way, listing in listings.items() if way.cluster == cluster}
 
 
-def kept(way: Way, row: WayState) -> Listing:
+def stored_listing(way: Way, row: WayState) -> Listing:
+    """Return the last good listing that is stored of a way. Never one that is taken now."""
     jobs = {pilot: tuple(OurJob(JobInfo(**job), pilot, way) for job in js) for pilot, js in row.jobs.items()}
     return Listing(jobs, row.answered_at.timestamp() if row.answered_at else None, False)
 
@@ -85,29 +87,29 @@ def _is_due(row: WayState, config: Config, now: float) -> bool:
 
 
 def _believed(at: datetime | None, config: Config, now: float) -> float | None:
-    """UNIX seconds; None for a time further ahead than the loop ever writes one: the clock was set back since, and what
-    it says would hold the way until the clock is there again."""
+    """Return UNIX seconds; None for a time further ahead than the loop ever writes one: the clock was set back since,
+    and what it says would hold the way until the clock is there again."""
     longest_s = max(config.slurm_timeout_s, config.slurm_min_interval_s)
     return None if at is None or at.timestamp() > now + longest_s else at.timestamp()
 
 
 def _is_outdated(row: WayState, asked_at: float, config: Config, now: float) -> bool:
-    """Whether something was asked by this way since: another process may have listed and submitted meanwhile, and this
-    answer, good or bad, knows nothing of that."""
+    """Return whether something was asked by this way since: another process may have listed and submitted meanwhile,
+    and this answer, good or bad, knows nothing of that."""
     tried_at = _believed(row.tried_at, config, now)
     return tried_at is not None and asked_at <= tried_at
 
 
 def _heard(site: Site, way: Way, answer: Answered[Jobs] | None, config: Config, now: float) -> Listing:
-    """The way's listing after this tick's question, if there was one and it has ended. Writes the way's row."""
+    """Return the way's listing after this tick's question, if there was one and it has ended. Writes the way's row."""
     row = site.ways[way]
     if answer is None or _is_outdated(row, answer.asked_at, config, now):
-        return kept(way, row)
+        return stored_listing(way, row)
     row.tried_at = datetime.fromtimestamp(answer.asked_at, UTC)
     if answer.value is None:
         row.save(update_fields=["tried_at"])
         site.silence(way, answer.error)
-        return kept(way, row)
+        return stored_listing(way, row)
     jobs = _ours(answer.value, config.instance, way)
     site.answered(way, row.tried_at)
     row.jobs = {pilot: [_packed(job.info) for job in js] for pilot, js in jobs.items()}

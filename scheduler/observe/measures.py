@@ -21,7 +21,7 @@ WORTH_WRITING = 0.05
 
 
 def remember(cluster: Cluster, pilots: Iterable[Pilot], heard: Mapping[str, Heard], now: float) -> None:
-    """Writes what changed, every EVERY_S at most; of the pilots of all clusters. `cluster`: whose row keeps the time."""
+    """Write what changed, every EVERY_S at most; of the pilots of all clusters. `cluster`: whose row keeps the time."""
     if cluster.measured_at is not None and now - cluster.measured_at.timestamp() < EVERY_S:
         return
     at = datetime.fromtimestamp(now, UTC)
@@ -35,7 +35,8 @@ def remember(cluster: Cluster, pilots: Iterable[Pilot], heard: Mapping[str, Hear
 def service_times(
     gpu_types: Mapping[str, str], heard: Mapping[str, Heard]
 ) -> dict[tuple[str, str], tuple[int, float]]:
-    """(pool, GPU type) → requests and seconds spent on them, over the lives of the replicas that report. Pure."""
+    """Return the requests, and the seconds spent on them, by pool and GPU type, over the lives of the replicas that
+    report. Pure."""
     sums: dict[tuple[str, str], tuple[int, float]] = defaultdict(lambda: (0, 0.0))
     for pilot, report in heard.items():
         for replica in report.replicas.values():
@@ -63,8 +64,8 @@ def _service(sums: Mapping[tuple[str, str], tuple[int, float]], at: datetime) ->
 
 
 def _waits(at: datetime) -> None:
-    """Until the agent spoke, not only until the job ran: a Python on a busy file system takes its time, too, and
-    nothing loads before."""
+    """Measure waits until the agent spoke, not only until the job ran: a Python on a busy file system takes its time,
+    too, and nothing loads before."""
     with moving() as cur:
         cur.execute(
             """SELECT profile_id, percentile_cont(0.5) WITHIN GROUP (ORDER BY wait_s),

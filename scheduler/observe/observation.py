@@ -30,7 +30,7 @@ from scheduler.observe.restore_mark import Behind
 from scheduler.observe.silence import Silence
 from scheduler.observe.vanished_jobs import accounted
 from scheduler.observe.verdicts import Patience, PilotFacts, Verdict, adoption, ending, judge
-from scheduler.observe.ways import Site, untold
+from scheduler.observe.ways import Site, silence_notes
 from scheduler.policy.consequences import Consequence, EndPilot, FollowJobs, ResubmitPilot
 from scheduler.policy.decisions import CancelPilot, DrainPilot
 
@@ -39,8 +39,9 @@ FactsByTime = Mapping[float, list[fleet.SlurmFact]]
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What was seen. `consequences` are to be carried out before anything else is decided, in their order; `resubmit`
-    after the commands, which may hold them. `kept_back` and `behind` are what `settle` stores once that is done."""
+    """The facts of one tick. `consequences` are to be carried out before anything else is decided, in their order;
+    `resubmit` after the commands, which may hold them. `kept_back` and `behind` are what `settle` stores once that is
+    done."""
 
     heard: Mapping[str, Heard]
     lost: frozenset[str] = frozenset()  # pilots that are up and silent for alive_s, though others were heard
@@ -75,24 +76,24 @@ def observe(
     _store(_facts_of([pilot for pilot in fresh if str(pilot.pk) not in drained], verdicts, own))
     ends = tuple(_ends(site, pilots, verdicts, client_for))
     live = {str(pilot.pk) for pilot in pilots} - {end.pilot for end in ends}
-    strange = [_strange(site, name, listings, live, redis, config, now) for name in site.clusters]
+    unexplained = [_unexplained(site, name, listings, live, redis, config, now) for name in site.clusters]
     return Observed(
         heard=reports or {},
         lost=silent.lost(config.alive_s),
         consequences=(
-            *untold(site),
-            *(one.pause for one in strange if one.pause is not None),
+            *silence_notes(site),
+            *(one.pause for one in unexplained if one.pause is not None),
             *(found for pilot, verdict in verdicts.items() if (found := adoption(str(pilot), verdict))),
             *_moves(pilots, fresh, verdicts),
             *ends,
             *silent.notes,
             *(unknown_jobs.surplus(job) for pilot in fresh for job in verdicts[pilot.pk].surplus),
-            *(cancellation for one in strange for cancellation in one.cancellations),
+            *(cancellation for one in unexplained for cancellation in one.cancellations),
             *emergencies,
         ),
         resubmit=tuple(_resubmissions(pilots, verdicts)),
         kept_back=_facts_of([pilot for pilot in fresh if str(pilot.pk) in drained], verdicts, own),
-        behind={one.cluster: one.behind for one in strange},
+        behind={one.cluster: one.behind for one in unexplained},
     )
 
 
@@ -238,8 +239,8 @@ def _emergencies(
 
 
 @dataclass(frozen=True, slots=True)
-class Strange:
-    """What one cluster has that no pilot of ours explains, and what follows from it."""
+class Unexplained:
+    """A cluster's jobs that no pilot of ours explains: what follows from them, and what is left to be heard."""
 
     cluster: str
     behind: Behind | None
@@ -247,7 +248,7 @@ class Strange:
     cancellations: tuple[Consequence, ...] = ()
 
 
-def _strange(
+def _unexplained(
     site: Site,
     name: str,
     listings: Listings,
@@ -255,7 +256,7 @@ def _strange(
     redis: redis_library.Redis,
     config: Config,
     now: float,
-) -> Strange:
+) -> Unexplained:
     """Look for unknown jobs of one cluster. They are cancelled once they are overdue; never while the cluster is
     paused, as it is after a restored database, and never by a listing that is not new. `live`: pilots of all clusters:
     the name of none is unknown."""
@@ -267,7 +268,7 @@ def _strange(
     if behind is not None:
         pause, behind = restore_mark.deal(cluster, behind, found, own)
     if not fresh:
-        return Strange(name, behind, pause)
+        return Unexplained(name, behind, pause)
     due: list[unknown_jobs.UnknownJob] = []
     if found and not cluster.paused and pause is None:
         reports = hear(redis, [job.job.pilot for job in found])
@@ -277,4 +278,4 @@ def _strange(
         cluster.orphans = since
         cluster.save(update_fields=["orphans"])
     orphans = (unknown_jobs.orphan(one.job) for one in due if one.job.way in fresh)
-    return Strange(name, behind, pause, tuple(orphans))
+    return Unexplained(name, behind, pause, tuple(orphans))

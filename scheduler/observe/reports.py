@@ -30,7 +30,7 @@ class Heard:
 
 
 def hear(redis: redis_library.Redis, pilots: Iterable[str]) -> dict[str, Heard] | None:
-    """By pilot id; those without a report are missing. None when Redis did not answer."""
+    """Return the last reports by pilot id; those without one are missing. None when Redis did not answer."""
     ids = list(pilots)
     if not ids:
         return {}
@@ -45,8 +45,8 @@ def hear(redis: redis_library.Redis, pilots: Iterable[str]) -> dict[str, Heard] 
         if text is None:
             continue
         try:
-            said = json.loads(text)
-            sync, received_at = read(Sync, said), float(said["received_at"])
+            report = json.loads(text)
+            sync, received_at = read(Sync, report), float(report["received_at"])
         except (WireError, KeyError, TypeError, ValueError) as error:
             logger.warning("pilot %s: unreadable report: %s", pilot, error)
             continue

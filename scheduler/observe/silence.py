@@ -25,21 +25,23 @@ from scheduler.policy.consequences import NotePilotHeard, NotePilotSilent
 logger = logging.getLogger(__name__)
 
 _SINCE = keys.SILENT_SINCE.of()
-_TOLD = keys.SILENT_TOLD.of()
+_NOTED = keys.SILENT_NOTED.of()
 
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """How long agents have been silent: seconds, by pilot. Those that were heard lately are missing. `notes`: what nobody
-    has been told of yet."""
+    """The silent agents: for how many seconds, by pilot. Those that were heard lately are missing. `notes`: what no row
+    tells of yet."""
 
     for_s: Mapping[str, float]
     notes: tuple[NotePilotSilent | NotePilotHeard, ...] = ()
 
     def of(self, pilot: str) -> float:
+        """Return for how many seconds a pilot's agent has been silent."""
         return self.for_s.get(pilot, 0.0)
 
     def lost(self, alive_s: float) -> frozenset[str]:
+        """Return the pilots that have been silent for alive_s or longer."""
         return frozenset(pilot for pilot, silent_s in self.for_s.items() if silent_s >= alive_s)
 
 
@@ -61,18 +63,19 @@ def look(
     late = {pilot for pilot, at in last.items() if now - at > due_s} if _listening(config, now) else set()
     try:
         for_s = _clock(redis, late, now)
-        told = _told(redis, rows)
+        noted = _noted(redis, rows)
     except redis_library.RedisError as error:
         logger.warning("Redis did not answer: %s", error)
         return Silence({})
-    return Silence(for_s, tuple(untold(rows, for_s, told, config.alive_s)))
+    return Silence(for_s, tuple(notes_on(rows, for_s, noted, config.alive_s)))
 
 
 def _last_heard(
     pilots: Iterable[Pilot], running: set[str], reports: Mapping[str, Heard], now: float
 ) -> dict[str, float]:
-    """By any witness: the report in Redis, the heartbeat in PostgreSQL, the registration. Of a job that runs and
-    never registered: its start. Pilots of which nothing can be expected yet are missing."""
+    """Return when each pilot was last heard by any witness: the report in Redis, the heartbeat in PostgreSQL, the
+    registration. Of a job that runs and never registered: its start. Pilots of which nothing can be expected yet are
+    missing."""
     seen = dict(Holder.objects.filter(kind=Holder.Kind.PILOT).values_list("pk", "seen_at"))
     found = {}
     for pilot in pilots:
@@ -89,15 +92,16 @@ def _last_heard(
 
 
 def _listening(config: Config, now: float) -> bool:
-    """A process that takes reports was alive a moment ago: gateways and the worker API are one process."""
+    """Return whether a process that takes reports was alive a moment ago: gateways and the worker API are one
+    process."""
     after = datetime.fromtimestamp(now, UTC) - timedelta(seconds=config.holder_stale_s)
     return Holder.objects.filter(kind=Holder.Kind.GATEWAY, seen_at__gt=after).exists()
 
 
 def _clock(redis: redis_library.Redis, late: set[str], now: float) -> dict[str, float]:
-    kept = redis.hgetall(_SINCE)
-    assert isinstance(kept, dict)
-    since = {_text(pilot): float(at) for pilot, at in kept.items()}
+    stored = redis.hgetall(_SINCE)
+    assert isinstance(stored, dict)
+    since = {_text(pilot): float(at) for pilot, at in stored.items()}
     if gone := since.keys() - late:
         redis.hdel(_SINCE, *gone)
     if new := late - since.keys():
@@ -105,38 +109,38 @@ def _clock(redis: redis_library.Redis, late: set[str], now: float) -> dict[str, 
     return {pilot: now - since.get(pilot, now) for pilot in late}
 
 
-def _told(redis: redis_library.Redis, pilots: Iterable[Pilot]) -> set[str]:
+def _noted(redis: redis_library.Redis, pilots: Iterable[Pilot]) -> set[str]:
     """Return the live pilots of which a row says that they do not serve. Those that are gone are forgotten."""
-    found = redis.smembers(_TOLD)
+    found = redis.smembers(_NOTED)
     assert isinstance(found, set)
     live = {str(pilot.pk) for pilot in pilots}
     known = {_text(pilot) for pilot in found}
     if gone := known - live:
-        redis.srem(_TOLD, *gone)
+        redis.srem(_NOTED, *gone)
     return known & live
 
 
-def mark_told(redis: redis_library.Redis, pilot: str, silent: bool) -> None:
+def mark_noted(redis: redis_library.Redis, pilot: str, silent: bool) -> None:
     """Keep that a row tells of a pilot's silence, or of its end. Raises RedisError."""
     if silent:
-        redis.sadd(_TOLD, pilot)
+        redis.sadd(_NOTED, pilot)
     else:
-        redis.srem(_TOLD, pilot)
+        redis.srem(_NOTED, pilot)
 
 
-def untold(
-    pilots: Iterable[Pilot], for_s: Mapping[str, float], told: set[str], alive_s: float
+def notes_on(
+    pilots: Iterable[Pilot], for_s: Mapping[str, float], noted: set[str], alive_s: float
 ) -> Iterator[NotePilotSilent | NotePilotHeard]:
     """Yield one note when a pilot that served is lost, one when it is back. Pure."""
     up = {str(pilot.pk): pilot for pilot in pilots if pilot.state in (PilotState.UP, PilotState.DRAINING)}
     lost = {pilot for pilot, silent_s in for_s.items() if silent_s >= alive_s and pilot in up}
-    for name in sorted(lost - told):
+    for name in sorted(lost - noted):
         reason = (
             f"Its agent on {up[name].node} has been silent for {for_s[name]:.0f} s while others were heard: what it "
             "hosts does not count as serving until it speaks again."
         )
         yield NotePilotSilent(pilot=name, reason=reason)
-    for name in sorted((told - lost) & up.keys()):
+    for name in sorted((noted - lost) & up.keys()):
         yield NotePilotHeard(pilot=name, reason="Its agent speaks again: what it hosts counts as serving.")
 
 

@@ -86,7 +86,7 @@ def _silent(site: Site, profiles: Iterable[Profile]) -> dict[str, str]:
         if row is None or row.answered_at is None or row.error:
             said = row.error if row is not None else ""
             found[profile.name] = (
-                f"{site.word(way)} does not answer; nothing is started until it does. {said}".strip()
+                f"{site.label(way)} does not answer; nothing is started until it does. {said}".strip()
             )
     return found
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from portal.fleet.models import Pilot
 from portal.fleet.states import PilotState
-from scheduler.observe.listing import Listing, OurJob, kept
+from scheduler.observe.listing import Listing, OurJob, stored_listing
 from scheduler.observe.reports import Heard
 from scheduler.observe.verdicts import is_over
 from scheduler.observe.ways import Site
@@ -73,7 +73,7 @@ def _reports(job: OurJob, heard: Heard | None, alive_s: float, now: float) -> bo
 def of(site: Site, cluster: str, now: float) -> list[UnknownJob]:
     """Return the unknown jobs of a cluster's last good listings."""
     live = Pilot.objects.exclude(state=PilotState.ENDED).values_list("pk", flat=True)
-    listings = [kept(way, row) for way, row in site.ways.items() if way.cluster == cluster]
+    listings = [stored_listing(way, row) for way, row in site.ways.items() if way.cluster == cluster]
     return unknown(listings, map(str, live), site.clusters[cluster].orphans, now)
 
 

@@ -26,11 +26,11 @@ def accounted(pilots: Iterable[Pilot], site: Site, client_for: ClientFor) -> dic
     found = {}
     for way, jobs in by_way.items():
         try:
-            said = client_for(way).usage(sorted(jobs))
+            answer = client_for(way).usage(sorted(jobs))
         except (NoAnswer, NotOffered) as error:
             logger.info("jobs %s vanished, and accounting does not say why: %s", sorted(jobs), error)
             continue
-        for job_id, usage in said.items():
+        for job_id, usage in answer.items():
             if job_id in jobs:
                 found[jobs[job_id]] = replace(usage, state=clean(usage.state, 100))
     return found

@@ -48,7 +48,7 @@ class PilotFacts:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How old an agent's last report may be, in seconds, to count against a listing."""
+    """The ages up to which an agent's last report counts against a listing, in seconds."""
 
     alive_s: float  # a report within it outweighs a listing that lacks the job
     quiet_s: float  # a report within it outweighs a listing that says the job has ended
@@ -56,7 +56,7 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What to do with one pilot. Several may apply at once."""
+    """A judgement of one pilot: what is to be done with it. Several may apply at once."""
 
     adopt: int | None = None  # this job is the pilot's
     job: OurJob | None = None  # what Slurm says of it
@@ -105,9 +105,11 @@ def judge(
     surplus = tuple(job for job in live if job.info.job_id != own.info.job_id)
     adopt = own.info.job_id if pilot.state == PilotState.PLANNED else None
     # 5.
-    said = meaning(own.info.state, own.info.reason)
-    if said.phase == "ended" and (silent_s > patience.quiet_s or (heard and heard.job_id != own.info.job_id)):
-        reason = f"Job {own.info.job_id}: {said.text}."
+    listed = meaning(own.info.state, own.info.reason)
+    if listed.phase == "ended" and (
+        silent_s > patience.quiet_s or (heard and heard.job_id != own.info.job_id)
+    ):
+        reason = f"Job {own.info.job_id}: {listed.text}."
         return Verdict(adopt, own, surplus, ended=reason, failed=own.info.state not in BLAMELESS)
     return Verdict(adopt, own, surplus)
 

@@ -48,11 +48,12 @@ class Site:
             row.error if row is not None else "It is not asked: no access of an enabled profile leads there."
         )
 
-    def word(self, way: Way) -> str:
+    def label(self, way: Way) -> str:
         """Return what people call it: plain Slurm where there is no other."""
         return "Slurm" if len(self.ways) <= 1 else way.said
 
     def paused(self, cluster: str) -> bool:
+        """Return whether nothing is launched in the cluster. One that is not known is not paused."""
         row = self.clusters.get(cluster)
         return row is not None and row.paused
 
@@ -92,10 +93,10 @@ class Site:
         row.answered_at, row.error = at, ""
 
 
-def untold(site: Site) -> Iterator[NoteWaySilent | NoteWayAnswers]:
+def silence_notes(site: Site) -> Iterator[NoteWaySilent | NoteWayAnswers]:
     """Yield the silences, and the ends of silences, of which no decision row tells yet. Pure."""
     for way, row in site.ways.items():
-        if row.error and not row.silence_told:
+        if row.error and not row.silence_noted:
             reason = (
                 f"Slurm does not answer: nothing is launched or cancelled until it does, what runs goes on. {row.error}"
                 if len(site.ways) == 1
@@ -103,17 +104,19 @@ def untold(site: Site) -> Iterator[NoteWaySilent | NoteWayAnswers]:
                 f"on. The other ways to Slurm are not held. {row.error}"
             )
             yield NoteWaySilent(cluster=way.cluster, way=way.name, reason=reason)
-        elif row.silence_told and not row.error:
-            reason = f"{site.word(way)} answers again: what waited for it goes on."
+        elif row.silence_noted and not row.error:
+            reason = f"{site.label(way)} answers again: what waited for it goes on."
             yield NoteWayAnswers(cluster=way.cluster, way=way.name, reason=reason)
 
 
 def way_of(profile: Profile) -> Way:
+    """Return the way by which jobs of a profile are submitted. Reads its access."""
     access = profile.access
     return Way(cluster=profile.cluster) if access is None else way_by(access)
 
 
 def way_by(access: Access) -> Way:
+    """Return the way that an access describes."""
     return Way(
         kind=access.kind,  # type: ignore[arg-type]  # the database's choices are those of Kind
         cluster=access.cluster,
@@ -129,8 +132,8 @@ def way_by(access: Access) -> Way:
 
 
 def served(config: Config) -> QuerySet[Profile]:
-    """Profiles whose jobs this loop may submit. Without an access, a cluster of another name than ours cannot be reached:
-    Slurm's commands on this host lead to one."""
+    """Return the profiles whose jobs this loop may submit. Without an access, a cluster of another name than ours
+    cannot be reached: Slurm's commands on this host lead to one."""
     return Profile.objects.filter(Q(access__isnull=False) | Q(cluster=config.cluster))
 
 
@@ -143,7 +146,8 @@ def site(config: Config) -> Site:
 
 
 def _clusters(names: Iterable[str]) -> dict[str, Cluster]:
-    """Those that nobody uses now are ticked, too: else they would look as if the loop had died."""
+    """Return the rows of all clusters, and make those that are missing. Those that nobody uses now are ticked, too:
+    else they would look as if the loop had died."""
     found = {row.name: row for row in Cluster.objects.all()}
     for name in names:
         if name not in found:
@@ -152,8 +156,8 @@ def _clusters(names: Iterable[str]) -> dict[str, Cluster]:
 
 
 def _states(ways: Iterable[Way]) -> dict[Way, WayState]:
-    """By way; what is left of a way that nobody uses any more is forgotten: it is asked no more, so it would stay silent
-    for ever."""
+    """Return the rows of these ways; what is left of a way that nobody uses any more is forgotten: it is asked no more,
+    so it would stay silent for ever."""
     rows = {(row.cluster_id, row.name): row for row in WayState.objects.all()}
     found = {}
     for way in ways:

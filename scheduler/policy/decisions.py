@@ -16,7 +16,7 @@ Inputs = dict[str, str | int | float | bool | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
-    """What all decisions carry."""
+    """A decision: what all of them carry."""
 
     kind: ClassVar[DecisionKind]
     reason: str
@@ -25,7 +25,7 @@ class Decided:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchPilot(Decided):
-    """A new job whose first replica serves `pool`. `replaces`: the pilot that it takes over from."""
+    """Launch a new job whose first replica serves `pool`. `replaces`: the pilot that it takes over from."""
 
     kind: ClassVar[DecisionKind] = DecisionKind.LAUNCH
     pool: str
@@ -37,7 +37,7 @@ class LaunchPilot(Decided):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceReplica(Decided):
-    """A replica in a pilot that exists."""
+    """Place a replica in a pilot that exists."""
 
     kind: ClassVar[DecisionKind] = DecisionKind.PLACE
     pool: str
@@ -47,7 +47,7 @@ class PlaceReplica(Decided):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainReplica(Decided):
-    """Out of routing; when nothing is in flight it stops, or sleeps as deep as `sleep_level`."""
+    """Take a replica out of routing; when nothing is in flight it stops, or sleeps as deep as `sleep_level`."""
 
     kind: ClassVar[DecisionKind] = DecisionKind.DRAIN_REPLICA
     pool: str
@@ -58,7 +58,7 @@ class DrainReplica(Decided):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WakeReplica(Decided):
-    """asleep → starting: its engine gets its GPUs back."""
+    """Move a replica asleep → starting: its engine gets its GPUs back."""
 
     kind: ClassVar[DecisionKind] = DecisionKind.WAKE_REPLICA
     pool: str
@@ -69,7 +69,7 @@ class WakeReplica(Decided):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageWeights(Decided):
-    """Its agent copies the pool's weights to node-local scratch, ahead of need."""
+    """Have an agent copy the pool's weights to node-local scratch, ahead of need."""
 
     kind: ClassVar[DecisionKind] = DecisionKind.STAGE
     pool: str
@@ -78,7 +78,7 @@ class StageWeights(Decided):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainPilot(Decided):
-    """Lets a running job go: its agent ends it once nothing runs."""
+    """Let a running job go: its agent ends it once nothing runs."""
 
     kind: ClassVar[DecisionKind] = DecisionKind.DRAIN_PILOT
     pilot: str
@@ -86,7 +86,7 @@ class DrainPilot(Decided):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelPilot(Decided):
-    """scancel. `failed`: it counts as a failed launch of the pools that waited for it."""
+    """Cancel a pilot's job. `failed`: it counts as a failed launch of the pools that waited for it."""
 
     kind: ClassVar[DecisionKind] = DecisionKind.CANCEL
     pilot: str
@@ -95,7 +95,7 @@ class CancelPilot(Decided):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldPool(Decided):
-    """What the pool's state says from now on: failures in a row, the next try, a latch, and why nothing runs."""
+    """Store what a pool's state says from now on: failures in a row, the next try, a latch, and why nothing runs."""
 
     kind: ClassVar[DecisionKind] = DecisionKind.HOLD
     pool: str
@@ -104,7 +104,7 @@ class HoldPool(Decided):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldProfile(Decided):
-    """Nothing is submitted under the profile until a person has looked."""
+    """Submit nothing under the profile until a person has looked."""
 
     kind: ClassVar[DecisionKind] = DecisionKind.HOLD_PROFILE
     profile: str

@@ -218,9 +218,9 @@ def _without_successor(
 
 def _is_useless(pool: PoolView, pilot: PilotView, snapshot: Snapshot, wanted: Mapping[str, int]) -> bool:
     """Return whether nobody misses what the pilot hosts, and the pool's successor cannot go there."""
-    suits = pool.suits(pilot.nodes, pilot.gpus)
-    fits = pilot.profile in pool.profiles and suits and pilot.mem_mb >= pool.mem_mb
-    if fits and not snapshot.is_closing(pool, pilot):
+    large = pool.suits(pilot.nodes, pilot.gpus) and pilot.mem_mb >= pool.mem_mb
+    could_go_there = pilot.profile in pool.profiles and large and pool.fits_on(pilot.gpu_type)
+    if could_go_there and not snapshot.is_closing(pool, pilot):
         return False
     return all(_is_dispensable(replica, snapshot, wanted) for replica in snapshot.by_pilot[pilot.id])
 

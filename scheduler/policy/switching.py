@@ -30,9 +30,6 @@ from scheduler.policy.views import PilotView, PoolView, ReplicaView
 
 TURN = 4.0
 
-# The least loss among them, the pilot, and what could leave it, the cheapest first.
-Shelf = tuple[float, PilotView, list[Leaver]]
-
 
 @dataclass(frozen=True, slots=True)
 class Clearing:
@@ -43,6 +40,20 @@ class Clearing:
     gain_s: float
     loss_s: float
     forced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """Name what could leave a pilot, the cheapest first."""
+
+    pilot: PilotView
+    leavers: list[Leaver]
+    gpus: int  # that all of them hold
+
+    @property
+    def cheapest_s(self) -> float:
+        """Return the least loss among them."""
+        return self.leavers[0].loss_s
 
 
 class Residents:
@@ -85,9 +96,11 @@ class Residents:
         """Return the pilots and what could leave them, both the cheapest first."""
         for here in leavers.values():
             here.sort(key=lambda leaver: (leaver.loss_s, leaver.replica.id))
-        pilots = sorted((here[0].loss_s, pilot) for pilot, here in leavers.items())
-        by_id = self._allocation.snapshot.pilots_by_id
-        return [(loss_s, by_id[pilot], leavers[pilot]) for loss_s, pilot in pilots]
+        pilots = self._allocation.snapshot.pilots_by_id
+        shelves = [
+            Shelf(pilots[pilot], here, sum(leaver.gpus for leaver in here)) for pilot, here in leavers.items()
+        ]
+        return sorted(shelves, key=lambda shelf: (shelf.cheapest_s, shelf.pilot.id))
 
     def _is_evictable(self, replica: ReplicaView) -> bool:
         """Return whether the rules let it leave, whatever that would cost."""
@@ -145,10 +158,11 @@ def _forced(claim: Claim, residents: Residents, allocation: Allocation) -> Clear
         or _is_served(pool, allocation)
     ):
         return None
-    for _, pilot, leavers in residents.all:
-        if pilot.id in allocation.filled or not _is_one_for(claim, pilot):
+    for shelf in residents.all:
+        pilot = shelf.pilot
+        if pilot.id in allocation.filled or not _could_let_in(claim, shelf, allocation):
             continue
-        ripe = [leaver for leaver in leavers if _had_its_turn(leaver.replica, pool, allocation)]
+        ripe = [leaver for leaver in shelf.leavers if _had_its_turn(leaver.replica, pool, allocation)]
         if chosen := room.fewest(claim, pilot, ripe, residents.spare, allocation):
             return Clearing(pilot, chosen, _bound_s(pool, allocation), room.loss_s(chosen), forced=True)
     return None
@@ -161,27 +175,32 @@ def _worth_it(
     pool, snapshot = claim.pool, allocation.snapshot
     bound_s = _bound_s(pool, allocation)
     count = pool.weight * max(1.0, autoscale.urgent(pool))
-    for cheapest_s, pilot, leavers in residents.idle:
+    for shelf in residents.idle:
+        pilot = shelf.pilot
         if pilot.id in allocation.filled:
             continue
         load_s = pool.load_on(pilot.gpu_type)
         else_s = min(bound_s, spot.ready_s - load_s) if isinstance(spot, NewPilot) else bound_s
-        if cheapest_s >= count * else_s:
+        if shelf.cheapest_s >= count * else_s:
             break
-        if not _is_one_for(claim, pilot):
+        if not _could_let_in(claim, shelf, allocation):
             continue
         left_s = pilot.ends_at - snapshot.now - load_s if pilot.ends_at is not None else else_s
         gain_s = count * min(else_s, left_s)
-        willing = leavers if pool.queued else [x for x in leavers if not _is_asked_for(x.replica, allocation)]
+        willing = shelf.leavers
+        if not pool.queued:
+            willing = [leaver for leaver in willing if not _is_asked_for(leaver.replica, allocation)]
         chosen = room.fewest(claim, pilot, willing, residents.spare, allocation)
         if chosen and gain_s > room.loss_s(chosen) + load_s:
             return Clearing(pilot, chosen, gain_s, room.loss_s(chosen) + load_s, forced=False)
     return None
 
 
-def _is_one_for(claim: Claim, pilot: PilotView) -> bool:
-    """Return whether the claim could be met in such a pilot at all."""
-    return pilot.gpus >= claim.pool.gpus and pilot.profile in claim.profiles
+def _could_let_in(claim: Claim, shelf: Shelf, allocation: Allocation) -> bool:
+    """Return whether the claim could be met in the pilot if all of them left. A first look, for speed."""
+    if shelf.pilot.profile not in claim.profiles:
+        return False
+    return shelf.gpus + len(allocation.free_gpus(shelf.pilot.id)) >= claim.pool.gpus
 
 
 def _bound_s(pool: PoolView, allocation: Allocation) -> float:

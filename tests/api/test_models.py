@@ -78,6 +78,13 @@ def test_a_job_with_free_gpus_and_memory_is_room_for_it(world: World) -> None:
     guest.mem_mb = 0
     guest.save()
     assert phase(world.owner)["eta_s"] == 100
+    world.pool.environment.gpu_types, job.gpu_type = ["a100"], "v100"
+    world.pool.environment.save()
+    job.save()
+    assert phase(world.owner)["eta_s"] is None  # its GPUs are none on which the environment runs
+    job.gpu_type = "a100"
+    job.save()
+    assert phase(world.owner)["eta_s"] == 100
     for gpu in range(2):
         GpuClaim.objects.create(pilot=job, gpu=gpu, replica=guest)
     assert phase(world.owner)["eta_s"] is None  # its GPUs are

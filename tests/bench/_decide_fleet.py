@@ -22,17 +22,18 @@ TYPES = ("a100", "h100")
 ROUNDS = 41
 
 
-def fleet(seed: int = 0, pools: int = POOLS, pilots: int = PILOTS) -> Snapshot:
+def fleet(seed: int = 0, pools: int = POOLS, pilots: int = PILOTS, gpus_each: int = GPUS_EACH) -> Snapshot:
+    """Return the fleet of a seed: jobs with as many GPUs each, and pools that want them."""
     rng = Random(seed)
-    made = tuple(_pool(rng, f"model-{n:03}") for n in range(pools))
+    made = tuple(_pool(rng, f"model-{n:03}", gpus_each) for n in range(pools))
     jobs: list[PilotView] = []
     replicas: list[ReplicaView] = []
     for n in range(pilots):
-        jobs.append(_pilot(rng, n))
+        jobs.append(_pilot(rng, n, gpus_each))
         replicas += _hosted(rng, jobs[-1], made, len(replicas))
     return Snapshot(
-        made, tuple(jobs), tuple(replicas), tuple(_profile(kind) for kind in TYPES),
-        Limits(pilot_idle_s=300.0, launch_backoff_s=30.0, latch_after=3, max_gpus=pilots * GPUS_EACH), NOW,
+        made, tuple(jobs), tuple(replicas), tuple(_profile(kind, pilots, gpus_each) for kind in TYPES),
+        Limits(pilot_idle_s=300.0, launch_backoff_s=30.0, latch_after=3, max_gpus=pilots * gpus_each), NOW,
     )  # fmt: skip
 
 
@@ -56,12 +57,12 @@ def measure() -> float:
     return median_ms(lambda: decide(next(fresh)))
 
 
-def _pool(rng: Random, name: str) -> PoolView:
+def _pool(rng: Random, name: str, most: int) -> PoolView:
     queued = rng.choice([0, 0, 0, 1, 4, 40])
     return PoolView(
         name,
         profiles=TYPES,
-        gpus=rng.choice([1, 1, 1, 2, 4]),
+        gpus=min(most, rng.choice([1, 1, 1, 2, 4])),
         mem_mb=rng.choice([16_000, 32_000, 64_000]),
         keep_alive_s=rng.choice([600.0, 3600.0]),
         load_s=rng.choice([40.0, 120.0, 300.0]),
@@ -79,16 +80,16 @@ def _pool(rng: Random, name: str) -> PoolView:
     )
 
 
-def _profile(gpu_type: str) -> ProfileView:
+def _profile(gpu_type: str, pilots: int, gpus: int) -> ProfileView:
     return ProfileView(
-        gpu_type, True, GPUS_EACH, MEM_MB, PILOTS // 2, gpu_type=gpu_type, wait_p50_s=120.0, wait_p90_s=600.0
+        gpu_type, True, gpus, MEM_MB, pilots // 2, gpu_type=gpu_type, wait_p50_s=120.0, wait_p90_s=600.0
     )
 
 
-def _pilot(rng: Random, n: int) -> PilotView:
+def _pilot(rng: Random, n: int, gpus: int) -> PilotView:
     kind = TYPES[n % len(TYPES)]
     return PilotView(
-        f"pilot-{n:02}", kind, PilotState.UP, GPUS_EACH, MEM_MB, alive=True, ends_at=NOW + rng.uniform(300, 14_400),
+        f"pilot-{n:02}", kind, PilotState.UP, gpus, MEM_MB, alive=True, ends_at=NOW + rng.uniform(300, 14_400),
         gpu_type=kind, node=f"node{n:02}",
     )  # fmt: skip
 

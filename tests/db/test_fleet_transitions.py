@@ -11,6 +11,7 @@ from psycopg2.extensions import connection as Connection
 
 from portal.catalog.models import Environment, Pool, Profile
 from portal.fleet import transitions as fleet
+from portal.fleet.decision_kinds import DecisionKind
 from portal.fleet.transitions import NewPilot, NewReplica, Registration, Seen, SlurmFact
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -203,3 +204,12 @@ def test_a_nodes_name_is_slurms_whatever_the_node_calls_itself(pg: Connection, p
         fleet.slurm_said(cur, [SlurmFact(pilot, "RUNNING", "None", None, None, "n001")], NOW)
         assert fleet.register(cur, said, NOW)
         assert one(pg, "SELECT node FROM fleet_pilot") == ("n001",)
+
+
+def test_a_decision_of_no_known_kind_is_refused(pg: Connection) -> None:
+    row = "INSERT INTO fleet_decision (at, kind, pool, reason, inputs) VALUES (now(), %s, '', '', '{}')"
+    with pg.cursor() as cur:
+        for kind in DecisionKind:
+            cur.execute(row, (kind.value,))
+        with pytest.raises(psycopg2.errors.CheckViolation):
+            cur.execute(row, ("explode",))

@@ -35,12 +35,7 @@ UNWRITTEN = frozenset(
         "portal/policy",
         "portal/redis",
         "portal/transport",
-        "scheduler",
-        "scheduler/act",
-        "scheduler/commands",
-        "scheduler/maintenance",
         "scheduler/observe",
-        "scheduler/policy",
     ]
 )
 # Modules whose names look like participles and are nouns.

@@ -22,10 +22,10 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name='waystate',
-            name='silence_told',
+            name='silence_noted',
             field=models.BooleanField(default=False, help_text='A decision row tells of the silence that `error` is about.'),
         ),
         migrations.RunSQL(
-            "UPDATE fleet_waystate SET silence_told = true WHERE error <> ''", reverse_sql=migrations.RunSQL.noop
+            "UPDATE fleet_waystate SET silence_noted = true WHERE error <> ''", reverse_sql=migrations.RunSQL.noop
         ),
     ]

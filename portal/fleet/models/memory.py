@@ -136,7 +136,7 @@ class WayState(models.Model):
     error = models.TextField(
         blank=True, help_text="Why the last question had no answer; empty when it had one."
     )
-    silence_told = models.BooleanField(
+    silence_noted = models.BooleanField(
         default=False, help_text="A decision row tells of the silence that `error` is about."
     )
     jobs = models.JSONField(default=dict, help_text="The last good listing, by pilot.")
