@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from django.core.exceptions import ValidationError
 
-from portal.catalog import allowed
+from portal.catalog import patterns
 
 # Linux' longest name of an interface has 15 bytes.
 _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")
@@ -42,7 +42,7 @@ def absolute(field: str, path: str) -> None:
 def folder(field: str, path: str) -> str:
     """Return a folder that a job script names, without a slash at its end; "" for none."""
     plain = path.rstrip("/") or path[:1]
-    if plain and not allowed.matches_text(allowed.PATH, plain):
+    if plain and not patterns.matches_text(patterns.PATH, plain):
         raise ValidationError(
             {
                 field: "Write an absolute folder of letters, digits and . _ + @ -, without blanks, '$' and '..'."
@@ -69,7 +69,7 @@ def door(field: str, value: str) -> None:
     if not value:
         return
     try:
-        if not allowed.matches(allowed.DOOR_ADDRESS, value):
+        if not patterns.matches(patterns.DOOR_ADDRESS, value):
             raise ValueError("10.0.0.0/255.0.0.0 or fd00::1%ib0, for example")
         found = ipaddress.ip_network(value, strict=False)
     except ValueError:
@@ -235,7 +235,7 @@ def prologue(field: str, text: str) -> None:
 
 def like(field: str, pattern: str, value: str, hint: str) -> None:
     """Empty, or what a directive of this kind may be."""
-    if value and not allowed.matches_text(pattern, value):
+    if value and not patterns.matches_text(pattern, value):
         raise ValidationError({field: hint})
 
 
@@ -248,5 +248,5 @@ def extra(field: str, value: Any) -> None:
     """Check the directives of a profile that have no field of their own."""
     if not isinstance(value, dict):
         raise ValidationError({field: 'Write a JSON object of directives, e.g. {"switches": "1@60"}.'})
-    if wrong := [text for name, given in value.items() if (text := allowed.extra_refused(name, given))]:
+    if wrong := [text for name, given in value.items() if (text := patterns.extra_refused(name, given))]:
         raise ValidationError({field: wrong})

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from portal.config import mail, oidc
-from portal.config.generated import kept
+from portal.config.installation import kept
 from portal.policy.limits import Quota
 
 

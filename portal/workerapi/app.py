@@ -34,10 +34,10 @@ from portal.ledger import backlog
 from portal.redis import keys
 from portal.redis.hint_thread import HintThread
 from portal.transport.reverse import Reverse
-from portal.workerapi import probe, reports, rows, spent
+from portal.workerapi import probe, reports, rows, settlement
 from portal.workerapi.admission import Admission
 from portal.workerapi.hints import Hints
-from portal.workerapi.reached import NotReached, by_our_clock, reached
+from portal.workerapi.reachability import NotReached, by_our_clock, reached
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -274,7 +274,7 @@ class WorkerApi:
         """Settle the limits with what the rows used. The results are in the ledger whatever becomes of
         this."""
         try:
-            work = partial(spent.spent, ended=ended, defaults=self._config.limits)
+            work = partial(settlement.spent, ended=ended, defaults=self._config.limits)
             for row in await self._database.run(work):
                 self._slots.settle(row.request, row.wants, row.used)
         except psycopg2.Error as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from portal.config.generated import kept
+from portal.config.installation import kept
 from portal.config.secret_files import SecretFileError, read_secret
 
 

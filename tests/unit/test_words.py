@@ -24,7 +24,7 @@ SOURCES = ("portal", "scheduler", "gpuworker", "bin", "tests")
 # A name that stands in several files of its room, and why it may.
 SAME_NAME = {
     ("portal/console", "Command"): "Django looks for a class of this name in each module of commands",
-    ("portal/catalog", "Kind"): "not yet settled",
+    ("portal/catalog", "Kind"): "choices inside a model, named with it: Access.Kind, Model.Kind",
 }
 # Rooms whose docstrings are not yet all sentences that begin with a verb.
 UNWRITTEN = frozenset(
@@ -57,12 +57,6 @@ NOUNS = {
 PARTICIPLES = frozenset(
     [
         "portal/acceptance/asked",
-        "portal/catalog/allowed",
-        "portal/catalog/models/served",
-        "portal/config/generated",
-        "portal/ledger/transitions/served",
-        "portal/workerapi/reached",
-        "portal/workerapi/spent",
     ]
 )
 PARTICIPLE = re.compile(
