@@ -29,7 +29,8 @@ App = Callable[[Scope, Any, Any], Awaitable[None]]
 
 
 class Application:
-    """Routes by path prefix; starts and stops the parts with the server."""
+    """The ASGI application of the site: it routes by path prefix, and starts and stops the parts with the
+    server."""
 
     def __init__(self, settings: Config) -> None:
         serve = settings.serve
@@ -95,7 +96,7 @@ async def _nothing(scope: Scope, receive: Any, send: Any) -> None:
 
 
 def __getattr__(name: str) -> Any:
-    """`portal.asgi:application`, made when a server asks for it, so that tests can import the class."""
+    """Make `portal.asgi:application` when a server asks for it, so that tests can import the class."""
     if name == "application":
         made = globals()["application"] = Application(config())
         return made

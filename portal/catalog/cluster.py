@@ -21,7 +21,7 @@ _FEATURE = re.compile(r"[A-Za-z_][\w.+:=-]*|\d[\w.+:=-]*[A-Za-z][\w.+:=-]*")
 
 
 class Asked(Protocol):
-    """The part of a profile that Slurm has a say in. Times are in minutes."""
+    """The part of a profile in which Slurm has a say. Times are minutes."""
 
     name: str
     enabled: bool
@@ -54,7 +54,7 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The facts known of a cluster. `accounts`: those that we may use → their QOS; empty where Slurm keeps no
+    """The facts of a cluster. `accounts`: those that we may use → their QOS; empty where Slurm keeps no
     accounts."""
 
     partitions: dict[str, Partition]
@@ -63,7 +63,7 @@ class Known:
 
 
 def known(cluster: str) -> Known | None:
-    """Return what is known of a cluster; None before the control loop has asked."""
+    """Return the facts of a cluster; None before the control loop has asked."""
     row: Any = apps.get_model("fleet", "Cluster")._default_manager.filter(name=cluster).first()
     if row is None or not row.partitions:
         return None
@@ -135,7 +135,7 @@ def _gpus(profile: Asked, partition: Partition) -> dict[str, str]:
 
 
 def _features(profile: Asked, partition: Partition) -> dict[str, str]:
-    """Return the names of features; whether one node has all that is asked for, Slurm says."""
+    """Check the names of features only: whether one node has all that is asked for, Slurm says."""
     if partition.features is None:
         return {}
     if strange := sorted(set(_FEATURE.findall(profile.constraint)) - partition.features):

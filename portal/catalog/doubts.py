@@ -56,8 +56,7 @@ def _shared(access: Access) -> str:
 
 
 def _homeless(pool: Pool) -> str:
-    """Return why no profile can hold the pool by the rules of placement (`scheduler.policy.profiles`), before a
-    request waits for nothing."""
+    """Apply the rules of placement (`scheduler.policy.profiles`) before a request waits for nothing."""
     profiles = list(Profile.objects.filter(pool=pool, enabled=True).order_by("name"))
     if not profiles:
         return f"No profile of pool {pool.name} is enabled: its requests wait until one is."

@@ -27,7 +27,7 @@ USES = {"chat": "chat", "completion": "text completion", "embedding": "embedding
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A proposal of how to serve a model. `use`: one of USES. `admin_only`: why only an administrator may save it."""
+    """A proposal for a model. `use`: one of USES. `admin_only`: why only an administrator may save it."""
 
     use: str
     context_tokens: int | None
@@ -41,7 +41,7 @@ class Proposal:
 
 
 def propose(facts: Mapping[str, Any], most_gpus: int, most_mem_mb: int) -> Proposal:
-    """Propose how to serve a model in a job with so many GPUs and so much host memory."""
+    """Propose for a job with so many GPUs and so much host memory."""
     use = (
         "embedding"
         if facts.get("is_embedding")
@@ -83,7 +83,7 @@ def cpu_args(facts: Mapping[str, Any], context: int) -> dict[str, Any]:
 
 
 def _cache_gib(facts: Mapping[str, Any], context: int) -> float:
-    """Return the GiB that the keys and values take of four requests of full length."""
+    """Estimate the GiB of keys and values of four requests of full length."""
     per_token = 2 * KV_BYTES
     for name in ("layers", "kv_heads", "head_dim"):
         per_token *= _number(facts, name, 2**14)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from django.core.exceptions import ValidationError
 
-from portal.catalog import allowed
+from portal.catalog import patterns
 
 # Linux' longest name of an interface has 15 bytes.
 _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")
@@ -42,7 +42,7 @@ def absolute(field: str, path: str) -> None:
 def folder(field: str, path: str) -> str:
     """Return a folder that a job script names, without a slash at its end; "" for none."""
     plain = path.rstrip("/") or path[:1]
-    if plain and not allowed.matches_text(allowed.PATH, plain):
+    if plain and not patterns.matches_text(patterns.PATH, plain):
         raise ValidationError(
             {
                 field: "Write an absolute folder of letters, digits and . _ + @ -, without blanks, '$' and '..'."
@@ -52,24 +52,24 @@ def folder(field: str, path: str) -> str:
 
 
 def words(field: str, value: Any) -> None:
-    """Raise ValidationError unless it is a JSON list of short words, e.g. GPU types."""
+    """Check a JSON list of short words, e.g. GPU types."""
     if not isinstance(value, list) or not all(isinstance(w, str) and _WORD.fullmatch(w) for w in value):
         raise ValidationError({field: 'Write a JSON list of names, e.g. ["a100", "h100"].'})
 
 
 def command(field: str, value: Any) -> None:
-    """Raise ValidationError unless it is a JSON list of arguments. It is run without a shell."""
+    """Check a JSON list of arguments. It is run without a shell."""
     if not isinstance(value, list) or not all(isinstance(part, str) and part for part in value):
         raise ValidationError({field: 'Write a JSON list of arguments, e.g. ["ssh", "login01"].'})
 
 
 def door(field: str, value: str) -> None:
-    """Raise ValidationError unless it says where a pilot listens: empty, an interface, a network, or an address
-    that every node of the profile has."""
+    """Check where a pilot listens: empty, an interface, a network, or an address that every node of the
+    profile has."""
     if not value:
         return
     try:
-        if not allowed.matches(allowed.DOOR_ADDRESS, value):
+        if not patterns.matches(patterns.DOOR_ADDRESS, value):
             raise ValueError("10.0.0.0/255.0.0.0 or fd00::1%ib0, for example")
         found = ipaddress.ip_network(value, strict=False)
     except ValueError:
@@ -117,8 +117,8 @@ def at_most(field: str, value: int | None, most: int) -> None:
 
 
 def arguments(field: str, value: Any) -> None:
-    """Raise ValidationError unless these are engine arguments: names of the engine's own, with plain values. The
-    engine refuses what it does not know."""
+    """Check engine arguments: names of the engine's own, with plain values. The engine refuses what it
+    does not know."""
     plain = isinstance(value, dict) and all(
         re.fullmatch(r"[a-z][a-z0-9_]*", name) and isinstance(given, str | int | float | bool)
         for name, given in value.items()
@@ -130,8 +130,10 @@ def arguments(field: str, value: Any) -> None:
 
 
 def parallel(engine: str, nodes: int | None, gpus: int | None, args: Any) -> None:
-    """Raise ValidationError where a model's parts are not as many as its GPUs: over several it is cut into one
-    process per GPU; the engine would say so too, after Slurm's wait."""
+    """Check that a model over several GPUs can be cut into one process per GPU.
+
+    The engine would say so too, after Slurm's wait.
+    """
     if not nodes or not gpus:
         return
     if nodes > 1 and engine not in ("vllm", "echo"):
@@ -161,14 +163,13 @@ def alone(field: str, pool: str, other: str | None) -> None:
 
 
 def built(field: str, value: str, before: str | None) -> None:
-    """Raise ValidationError for what is planned and not there yet; a row that has it already stays editable."""
+    """Refuse what is planned and not there yet; a row that has it already stays editable."""
     if value in NOT_BUILT and value != before:
         raise ValidationError({field: f"{value} is not implemented yet: choose {NOT_BUILT[value]}."})
 
 
 def interpreter(field: str, engine: str, python: str) -> None:
-    """Raise ValidationError where an interpreter is missing: only the echo engine runs in the agent's own
-    environment: it has no libraries for the others."""
+    """Refuse the agent's own environment for any engine but echo: it has no libraries for the others."""
     absolute(field, python)
     if engine in ("vllm", "torch") and not python:
         raise ValidationError({field: f"The {engine} engine needs an interpreter of its own."})
@@ -192,8 +193,10 @@ class Imaged(Protocol):
 
 
 def image(environment: Imaged) -> None:
-    """Raise ValidationError unless the image is a file or an unpacked folder on the nodes: what is fetched from a
-    registry is fetched by a person, once."""
+    """Check an image: a file or an unpacked folder on the nodes.
+
+    What is fetched from a registry is fetched by a person, once.
+    """
     absolute("image", environment.image)
     if "://" in environment.image or not _is_plain(environment.image):
         raise ValidationError({"image": "Write the path of an image file or folder, without ':' and ','."})
@@ -211,7 +214,7 @@ def image(environment: Imaged) -> None:
 
 
 def is_bind(text: str) -> bool:
-    """Return whether it is FOLDER, FOLDER:INSIDE or FOLDER:INSIDE:ro|rw, absolute ones."""
+    """Tell whether a text is FOLDER, FOLDER:INSIDE or FOLDER:INSIDE:ro|rw, absolute ones."""
     folders, mode = text.split(":"), ""
     if len(folders) == 3:
         *folders, mode = folders
@@ -221,7 +224,7 @@ def is_bind(text: str) -> bool:
 
 
 def _is_plain(path: str) -> bool:
-    """Return whether Apptainer takes it for one folder: it parts its lists of folders by ":" and ","."""
+    """Tell whether a path has no ":" and ",", by which Apptainer parts its lists of folders."""
     return not any(ord(c) < 32 or c in ":," for c in path)
 
 
@@ -232,7 +235,7 @@ def prologue(field: str, text: str) -> None:
 
 def like(field: str, pattern: str, value: str, hint: str) -> None:
     """Empty, or what a directive of this kind may be."""
-    if value and not allowed.matches_text(pattern, value):
+    if value and not patterns.matches_text(pattern, value):
         raise ValidationError({field: hint})
 
 
@@ -242,8 +245,8 @@ def memory(asked: str, mem_mb: int | None, gpus: int | None) -> None:
 
 
 def extra(field: str, value: Any) -> None:
-    """Raise ValidationError for directives that a profile may not add; these have no field of their own."""
+    """Check the directives of a profile that have no field of their own."""
     if not isinstance(value, dict):
         raise ValidationError({field: 'Write a JSON object of directives, e.g. {"switches": "1@60"}.'})
-    if wrong := [text for name, given in value.items() if (text := allowed.extra_refused(name, given))]:
+    if wrong := [text for name, given in value.items() if (text := patterns.extra_refused(name, given))]:
         raise ValidationError({field: wrong})

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from django.apps import apps
 from django.core.exceptions import ValidationError
 
-from portal.catalog import allowed, rules
+from portal.catalog import patterns, rules
 from portal.config import config
 
 # What each kind of client reads beside the cluster's name; anything else would have no effect.
@@ -34,7 +34,7 @@ def check(access: Any) -> None:
         rules.command(field, getattr(access, field))
     for field in ("conf", "token_file", "python"):
         rules.absolute(field, getattr(access, field))
-    rules.like("agent_python", allowed.PROGRAM, access.agent_python, rules.PROGRAM_HINT)
+    rules.like("agent_python", patterns.PROGRAM, access.agent_python, rules.PROGRAM_HINT)
     for field in ("spool", "agent_home"):
         setattr(access, field, rules.folder(field, getattr(access, field)))
     wrong = _useless(access) | _secrets(access) | (_rest(access) if access.kind == "rest" else {})
@@ -50,7 +50,7 @@ def check(access: Any) -> None:
 def doubts(access: Any) -> str:
     """Return what is dangerous about a way and no mistake, or what its profiles lose by it; "" for nothing."""
     extras = access.profiles.order_by("name").values_list("name", "extra") if access.pk else ()
-    said = [f"{name}: {text}" for name, extra in extras for text in allowed.extra_unsaid(extra, access.kind)]
+    said = [f"{name}: {text}" for name, extra in extras for text in patterns.extra_unsaid(extra, access.kind)]
     # Not urlsplit: it raises an error of brackets that do not close, which the pattern of addresses lets through.
     host = access.address.removeprefix("http://").partition("/")[0]
     here = re.fullmatch(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", host)
@@ -63,11 +63,12 @@ def doubts(access: Any) -> str:
 
 
 def check_profile(profile: Any) -> None:
-    """Raise ValidationError where a profile's access and cluster contradict each other, or change under live jobs."""
+    """Raise ValidationError where a profile's access and cluster contradict each other, or change under
+    live jobs."""
     table = type(profile)
     old = table._default_manager.filter(pk=profile.pk).first() if profile.pk else None
     if profile.access is not None:
-        if wordless := allowed.extra_unsaid(profile.extra, profile.access.kind):
+        if wordless := patterns.extra_unsaid(profile.extra, profile.access.kind):
             raise ValidationError({"extra": wordless})
         leads_to = profile.access.cluster
         # As it was, or never written: then it follows the access.
@@ -108,7 +109,7 @@ def _useless(access: Any) -> dict[str, str]:
 
 
 def _secrets(access: Any) -> dict[str, str]:
-    """Find secrets written into the catalog: it is exported, printed and put under version control."""
+    """Refuse secrets: catalogs are exported, printed and put under version control."""
     return {
         field: "This holds a token. Keep it in a file that only Berth's account may read, and write the file's path."
         for field in ("submit_prefix", "address", "user", "token_file", "token_command")
@@ -145,8 +146,11 @@ _IDENTITY = ("kind", "cluster", "submit_prefix", "conf", "user", "token_file", "
 
 
 def _moved(access: Any) -> dict[str, str]:
-    """Find what may not move under live jobs: a job is known by its number in one cluster, listed for one account,
-    and has its log and secret in one folder."""
+    """Refuse to move an access under live jobs.
+
+    A job is known by its number in one cluster, listed for one account, and has its log and secret in one
+    folder.
+    """
     old = type(access)._default_manager.filter(pk=access.pk).first() if access.pk else None
     if old is None:
         return {}

@@ -22,7 +22,7 @@ class ConfigError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The settings of portal and scheduler. Name in the environment: BERTH_<FIELD IN CAPITALS>."""
+    """The settings of portal and scheduler. The name in the environment is BERTH_<FIELD IN CAPITALS>."""
 
     database_url: str
     """PostgreSQL, e.g. postgresql://berth@127.0.0.1:5432/berth."""

@@ -33,7 +33,8 @@ class Database:
     async def run(self, ask: Callable[[Cursor], T]) -> T:
         """Run `ask` in a transaction of its own, committed when it returns. Raise psycopg2.Error.
 
-        Tried a second time when the connection turns out to be dead before anything was asked on it."""
+        It is tried a second time when the connection turns out to be dead before anything was asked on it.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, ask)
 
     def _run(self, ask: Callable[[Cursor], T]) -> T:

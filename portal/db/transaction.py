@@ -22,7 +22,7 @@ NOTICES_LOCK = 0x6E6F7469  # "noti"
 
 @contextmanager
 def moving() -> Iterator[Cursor]:
-    """Open a transaction that commits at the end and rolls back on an error. Inside another one it is a savepoint
+    """Open a transaction: commit at the end, roll back on an error. Inside another one it is a savepoint
     of it."""
     with transaction.atomic():
         connection.ensure_connection()
@@ -33,8 +33,11 @@ def moving() -> Iterator[Cursor]:
 
 @contextmanager
 def loop_lock(number: int = LOOP_LOCK) -> Iterator[bool]:
-    """Yield whether this process is the loop now, or holds another lock. Held by the session that does the work: if
-    the connection is lost, the lock goes and so does the power to move anything."""
+    """Tell whether this process is the loop now, or holds another lock.
+
+    The lock is held by the session that does the work: if the connection is lost, the lock goes and so does
+    the power to move anything.
+    """
     with connection.cursor() as cur:
         cur.execute("SELECT pg_try_advisory_lock(%s)", (number,))
         taken = bool(cur.fetchone()[0])

@@ -10,8 +10,8 @@ from enum import StrEnum
 
 
 class DecisionKind(StrEnum):
-    """The kinds of what the loop decided, what befell the fleet without it, and commands that move nothing by
-    themselves."""
+    """The kind of a decision: what the loop decided, what befell the fleet without it, and commands that
+    move nothing."""
 
     # Decided by the policies, or by a person's command in their place.
     LAUNCH = "launch"

@@ -88,7 +88,7 @@ def _loading(replica: ReplicaFacts, facts: PoolFacts, now: float) -> Phase:
 
 
 def _submitted(replica: ReplicaFacts, facts: PoolFacts, now: float) -> Phase:
-    """Explain a replica whose job has been asked of Slurm, while no agent has called home from it."""
+    """Explain a replica whose job has been asked of Slurm, and from which no agent has called home."""
     job = replica.job
     profile = _profile(job, facts)
     load = _load(profile, facts)
@@ -108,7 +108,8 @@ def _submitted(replica: ReplicaFacts, facts: PoolFacts, now: float) -> Phase:
 
 
 def _wait(job: JobFacts, profile: ProfileFacts, now: float) -> Part:
-    """Return what is left of Slurm's wait: its own estimate, or else what jobs of the profile waited today."""
+    """Return what is left of Slurm's wait: its own estimate, or else what jobs of the profile waited
+    today."""
     if job.starts_at is not None and job.starts_at > now:
         return Part("slurm", f"Slurm expects to start it at {clock(job.starts_at, now)}", job.starts_at - now)
     p50_s, p90_s = profile.wait_p50_s, profile.wait_p90_s
@@ -152,7 +153,8 @@ def _absent(facts: PoolFacts, asleep: bool, now: float) -> Phase:
 
 
 def _first_request(facts: PoolFacts, now: float) -> Phase:
-    """Explain what it would take, when nobody has asked for it: the profile that would bring it soonest."""
+    """Explain a pool that nobody has asked for: what it would take on the profile that would bring it
+    soonest."""
     begin = "The model is not loaded; the first request starts it"
     usable = [
         profile
@@ -191,7 +193,7 @@ def _profile(job: JobFacts, facts: PoolFacts) -> ProfileFacts:
 
 
 def _load(profile: ProfileFacts, facts: PoolFacts) -> Part:
-    """Return the load time, on the profile's type of GPU where that was measured."""
+    """Return the load time on the profile's type of GPU where that was measured."""
     load_s = profile.load_s if profile.load_s is not None else facts.load_s
     if load_s is None:
         return Part("load", "how long loading takes has not been measured", None)
@@ -244,7 +246,8 @@ def _silence(of: JobFacts | ProfileFacts, now: float) -> str:
 
 
 def _sentence(text: str) -> str:
-    """Return the text with a capital, unless it begins with a name such as config.json, and with a full stop."""
+    """Write a sentence with a capital, unless it begins with a name such as config.json, and with a full
+    stop."""
     text = text.strip()
     if text.partition(" ")[0].isalpha():
         text = text[:1].upper() + text[1:]

@@ -85,10 +85,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A phase as people see it: Ready · Starting (≈ 4 min) · Not loaded · Unavailable, with the reason in English.
+    """The phase of a pool: Ready · Starting (≈ 4 min) · Not loaded · Unavailable, with the reason in English.
 
-    `eta_s` is the sum of the parts, and unknown if one of them is or something else holds it. `seats`: requests
-    that run at once."""
+    `eta_s` is the sum of the parts, and unknown if one of them is or something else holds it. `seats`:
+    requests that run at once.
+    """
 
     residency: Residency
     eta_s: float | None
@@ -99,12 +100,12 @@ class Phase:
     service_s: float | None = None
 
     def named(self, model: str) -> Phase:
-        """Return the same of a model with a name."""
+        """Return the same phase of a model with a name."""
         if not self.reason.startswith(_SUBJECT):
             return self
         return replace(self, reason=f"{model} {self.reason.removeprefix(_SUBJECT)}")
 
     @property
     def says(self) -> str:
-        """Return reason and next step, for those who have room for one text only."""
+        """Say reason and next step, for those who have room for one text only."""
         return " ".join(filter(None, (self.reason, self.next_step)))

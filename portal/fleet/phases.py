@@ -12,5 +12,5 @@ from portal.fleet.phase import Phase
 
 
 def read_phases(cur: Cursor, now: float, only: Sequence[str] | None = None) -> dict[str, Phase]:
-    """Return how each pool is doing, in the words people see; of some, or of all."""
+    """Read how each pool is doing, in the words people see; of some, or of all."""
     return {pool: explain(facts, now) for pool, facts in read_facts(cur, only).items()}

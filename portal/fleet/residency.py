@@ -18,7 +18,7 @@ _SOONEST: tuple[Residency, ...] = ("ready", "starting", "not_loaded", "unavailab
 
 
 class Phased(Protocol):
-    """A thing that is shown of a model together with its phase."""
+    """The shape of whatever is shown of a model together with its phase."""
 
     @property
     def phase(self) -> Phase: ...
@@ -42,6 +42,6 @@ def residency(models: Iterable[Model]) -> list[Shown]:
 
 
 def soonest(shown: Iterable[P]) -> P | None:
-    """Return the first of those that answer soonest: at once, else the one that can be started. None where there is
-    none."""
+    """Return the first of those that answer soonest: at once, else the one that can be started; None
+    without any."""
     return min(shown, key=lambda one: _SOONEST.index(one.phase.residency), default=None)

@@ -101,14 +101,13 @@ class Meaning:
 
 
 def refused_for_good(reason: str) -> bool:
-    """Return whether a job that sbatch refused for this reason would be refused again."""
+    """Tell whether a job that sbatch refused for this reason would be refused again."""
     said = reason.lower()
     return any(words in said for words in _REFUSED)
 
 
 def meaning(state: str, reason: str) -> Meaning:
-    """Return what Slurm's words mean: `state` and `reason` as squeue prints them; the reason may carry a tail after
-    a comma."""
+    """Explain `state` and `reason` as squeue prints them; the reason may carry a tail after a comma."""
     code = reason.split(",")[0].strip().strip("()")
     word = state.split(" ")[0]
     if word in _ENDED:

@@ -46,7 +46,7 @@ REPLICA_ENDED = frozenset({ReplicaState.STOPPED, ReplicaState.FAILED})
 
 
 class ReplicaStart(StrEnum):
-    """The reason for which a replica is starting."""
+    """The reason why a replica is starting."""
 
     LOAD = "load"  # its weights are loaded
     WAKE = "wake"  # its engine is woken

@@ -12,7 +12,7 @@ FOR_EVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 def span(seconds: float) -> str:
-    """Write seconds in the words of a person: 40 s, 12 min, 3 h 5 min, 2 d 4 h."""
+    """Say seconds in the words of a person: 40 s, 12 min, 3 h 5 min, 2 d 4 h."""
     s = max(0, int(seconds))
     if s < 120:
         return f"{s} s"
@@ -24,7 +24,7 @@ def span(seconds: float) -> str:
 
 
 def between(least_s: float, most_s: float) -> str:
-    """Write a range: 6–25 min, 40 s – 12 min; one number where both read the same."""
+    """Say a range: 6–25 min, 40 s – 12 min; one number where both read the same."""
     low, high = span(least_s), span(max(least_s, most_s))
     if low == high:
         return f"about {low}"
@@ -35,7 +35,7 @@ def between(least_s: float, most_s: float) -> str:
 
 
 def clock(at: float, now: float) -> str:
-    """Write a moment in UTC: 09:12 UTC on the same day, else 20 Nov 09:12 UTC."""
+    """Say a moment in UTC: 09:12 UTC on the same day, else 20 Nov 09:12 UTC."""
     moment, today = datetime.fromtimestamp(at, UTC), datetime.fromtimestamp(now, UTC)
     day = "" if moment.date() == today.date() else f"{moment.day} {moment:%b} "
     if day and abs(at - now) > 300 * 86_400:
@@ -44,7 +44,7 @@ def clock(at: float, now: float) -> str:
 
 
 def until(at: datetime) -> str:
-    """Write the end of a pin or a wish, in full."""
+    """Say the end of a pin or a wish, in full."""
     return "for ever" if at >= FOR_EVER else f"until {at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
@@ -53,8 +53,10 @@ def ago(then: datetime, now: datetime) -> str:
 
 
 def seconds_of(text: str) -> float:
-    """Return the seconds of a length of time as people write it: 90s, 30min, 2h, 1d, 1h30m; a bare number is
-    seconds. Raise ValueError."""
+    """Read a length of time as people write it: 90s, 30min, 2h, 1d, 1h30m; a bare number is seconds.
+
+    Raise ValueError.
+    """
     words = re.findall(r"(\d+(?:\.\d+)?)\s*(min|[smhdw])", text.strip().lower())
     if words and "".join(number + unit for number, unit in words) == re.sub(r"\s", "", text.lower()):
         return sum(float(number) * _UNIT_S[unit] for number, unit in words)

@@ -47,7 +47,7 @@ class Timeline:
 def timeline(facts: Facts) -> Timeline:
     """Return the timeline of a request. Slurm's and the load's seconds count only where they lie between acceptance
     and grant: a request that meets a running replica waited for neither. The same rule, in SQL, is in
-    portal.ledger.transitions.served."""
+    portal.ledger.transitions.provenance."""
     times = {
         "accepted": facts.accepted_at,
         "job_submitted": facts.job_submitted_at,

@@ -22,7 +22,7 @@ from portal.workerapi.link import Refused
 
 
 class Admission:
-    """The thing that `link.Upgrade` finds in the application's state."""
+    """The admission of links, which `link.Upgrade` finds in the application's state."""
 
     def __init__(self, site_key: bytes, database: Database, reverse: Reverse) -> None:
         self._site_key = site_key

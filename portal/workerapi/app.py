@@ -53,7 +53,7 @@ _NO_UPGRADE = failure(
 
 
 class WorkerApi:
-    """An ASGI application: `start` it, then call it as an ASGI application, then `stop`."""
+    """The worker API: `start`, then call it as an ASGI application, then `stop`."""
 
     def __init__(self, config: Config, reverse: Reverse) -> None:
         self._config = config
@@ -124,7 +124,7 @@ class WorkerApi:
             await ex.fail(ApiError("internal"))
 
     def _read(self, ex: Exchange, kind: type[T], body: bytes) -> T:
-        """Return the message, of the pilot that it names. Raise ApiError."""
+        """Return the message, from the pilot that it names. Raise ApiError."""
         _, _, token = ex.header(b"authorization").partition(" ")
         try:
             named = json.loads(body)["pilot"]
@@ -174,8 +174,8 @@ class WorkerApi:
         return wire.dumps(heard.answer)
 
     async def _forget_sync(self, pilot: str) -> None:
-        """Forget the last number of a report: a new agent counts from its own clock, which may have been set
-        back since the last one's report."""
+        """Forget a pilot's last report: a new agent counts from its own clock, which may have been set
+        back since."""
         try:
             await self._slots.delete(keys.SYNC.of(pilot))
         except QueueDown as error:
@@ -189,7 +189,8 @@ class WorkerApi:
             return False
 
     async def _pass_on(self, said: wire.Sync, heard: reports.Heard) -> None:
-        """Pass observation, routes and hints on to Redis. It may be away; the next sync says it all again."""
+        """Pass on to Redis: the observation, the routes, hints. It may be away; the next sync tells it all
+        again."""
         observation = json.loads(wire.dumps(said)) | {"received_at": time.time(), "log_tail": None}
         try:
             await self._slots.set(
@@ -206,7 +207,8 @@ class WorkerApi:
             self._tick_hints.soon()
 
     async def _is_reached(self, pilot: str, address: str) -> bool:
-        """Return whether a request could go there now. Where the pilot opens the links, some process has to hold one."""
+        """Tell whether a request could go there now. Where the pilot opens the links, some process has to
+        hold one."""
         if not address.startswith(wire.REVERSE) or self._reverse.holds(pilot):
             return True
         return bool(await self._slots.links_of(pilot))
@@ -238,8 +240,11 @@ class WorkerApi:
             watching.cancel()
 
     async def _started(self, found: list[wire.LeasedRow]) -> None:
-        """Move the virtual time of their lines on. A word that is lost is made up for by the next claim; the
-        rows are the pilot's already and must reach it."""
+        """Let the virtual time of these rows' lines go on.
+
+        A message that is lost is made up for by the next claim; the rows are the pilot's already and must
+        reach it.
+        """
         ids = [UUID(row.request) for row in found]
         try:
             lines = await self._database.run(partial(backlog.furthest, rows=ids))
@@ -275,7 +280,7 @@ class WorkerApi:
             log.warning("limits: PostgreSQL: %s", str(error).strip().split("\n")[0])
 
     async def _look_at_batches(self, ended: list[str]) -> None:
-        """Ask for a look at batches: one whose last line has ended is over at once, not at the next look."""
+        """Look at batches whose last line has ended: they are over at once, not at the next look."""
         try:
             if await self._database.run(partial(claims.last_lines, ended=ended)):
                 self._batch_hints.soon()
@@ -294,7 +299,7 @@ def _check_ids(ids: Any) -> None:
 def _routes(
     said: wire.Sync, heard: reports.Heard, reached: bool
 ) -> dict[str, tuple[dict[str, dict[str, Any]], list[str]]]:
-    """Return pool → (routes of hot replicas, replicas that are not routable)."""
+    """Return by pool the routes of hot replicas, and the replicas that are not routable."""
     routable = (
         reached
         and heard.pilot.state not in (PilotState.DRAINING, PilotState.ENDED)

@@ -24,7 +24,7 @@ MOST_LISTED = 20
 
 
 def keep(cur: Cursor, pilot: UUID, said: Iterable[wire.Inspected], now: datetime) -> bool:
-    """Keep what an agent found in folders; return whether anything of it was news."""
+    """Keep what an agent found, and return whether anything of it was news."""
     asked = {wish.id for wish in wishes.inspections(cur, pilot)}
     news = False
     for one in said:
@@ -52,5 +52,5 @@ def _bounded(value: Any) -> Any:
 
 
 def _text(value: str) -> str:
-    """Return the text as it can be stored: PostgreSQL holds neither a NUL nor half a surrogate pair."""
+    """Return a text without what PostgreSQL cannot hold: a NUL, or half a surrogate pair."""
     return value[:MOST_TEXT].replace("\0", "").encode("utf-8", "replace").decode()

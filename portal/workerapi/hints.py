@@ -24,7 +24,7 @@ class Hint:
         self._heard.set()
 
     async def wait(self, limit_s: float, left: asyncio.Event) -> None:
-        """Wait until rung, the client has left, or the time is over."""
+        """Wait until rung, until the client has left, or until the time is over."""
         waits = [asyncio.ensure_future(self._heard.wait()), asyncio.ensure_future(left.wait())]
         try:
             await asyncio.wait(waits, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)

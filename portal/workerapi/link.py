@@ -24,7 +24,7 @@ _NOBODY = "This process takes no links."
 
 
 class Refused(Exception):
-    """A refusal of a link: with an HTTP status and the reason in words."""
+    """A refusal of a link, with an HTTP status and the reason in words."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
@@ -32,7 +32,7 @@ class Refused(Exception):
 
 
 class Admits(Protocol):
-    """The part that the worker API does about links (`admission`)."""
+    """The part of the worker API that knows about links (`admission`)."""
 
     async def admit(self, headers: Mapping[bytes, bytes]) -> str:
         """Return the pilot that this is. Raises Refused."""
@@ -72,7 +72,7 @@ class Upgrade(asyncio.Protocol):
             self._task.cancel()
 
     def shutdown(self) -> None:
-        """End with uvicorn: what is idle is closed, what is in use when its request is over."""
+        """Shut down as uvicorn ends: what is idle is closed, what is in use when its request is over."""
         if self._tunnel is None or self._admits is None:
             self._close()
         else:
@@ -136,7 +136,7 @@ class Upgrade(asyncio.Protocol):
 
 
 def _read(head: bytes) -> tuple[bytes, dict[bytes, bytes]]:
-    """Return the path and the headers, names in lower case, as uvicorn hands them over. Raise Refused."""
+    """Read the path and the headers, names in lower case, as uvicorn hands them over. Raise Refused."""
     first, *lines = head.partition(b"\r\n\r\n")[0].split(b"\r\n")
     words = first.split(b" ")
     if len(words) != 3 or words[0] != b"GET":

@@ -29,8 +29,10 @@ class NotReached(Exception):
 
 
 async def reached(said: wire.Register, database: Database, site_key: bytes) -> wire.Register:
-    """Return the registration with the address that was reached. Raise NotReached, probe.Busy, and what
-    `reports.known` raises."""
+    """Return the message with the address at which this process reached the ingress.
+
+    Raise NotReached, probe.Busy, and what `reports.known` raises.
+    """
     known = await database.run(partial(reports.known, said=said))
     if said.address.startswith(wire.REVERSE) and said.address != f"{wire.REVERSE}{said.pilot}":
         raise ApiError("invalid_parameter", detail="The links of another pilot are not this one's address.")
@@ -49,8 +51,10 @@ async def reached(said: wire.Register, database: Database, site_key: bytes) -> w
 
 
 def by_our_clock(said: wire.Register, now: float) -> wire.Register:
-    """Return the registration by our clock: an agent that registers first does not know our clock yet. What the way
-    may have taken is no difference."""
+    """Return the message in our time: an agent that registers first does not know our clock yet.
+
+    What the way may have taken is no difference.
+    """
     ahead_s = now - said.sent_at
     if not said.sent_at or abs(ahead_s) < CLOCK_SLACK_S:
         return said

@@ -28,8 +28,10 @@ class Ended(Exception):
 
 
 class Unknown(Exception):
-    """A pilot of no row, whose key is ours: the database was put back to an earlier time. It may yet be adopted, so
-    its agent is told to wait, not to end."""
+    """A pilot without a row, whose key is ours: the database was put back to an earlier time.
+
+    It may yet be adopted, so its agent is told to wait, not to end.
+    """
 
 
 class Unregistered(Exception):
@@ -37,7 +39,7 @@ class Unregistered(Exception):
 
 
 class NotYours(Exception):
-    """The refusal of a job: another one is this pilot."""
+    """An error where another job is this pilot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +65,12 @@ def known(cur: Cursor, said: wire.Register) -> bool:
 
 
 def heard(cur: Cursor, pilot: str) -> None:
-    """Note that an agent speaks, though it is not registered."""
+    """Note that a pilot's agent speaks, though it is not registered."""
     ledger.heartbeat(cur, pilot, "pilot", datetime.now(UTC))
 
 
 def _row(cur: Cursor, pilot: UUID) -> PilotRow:
-    """Return the pilot's row. Raise Ended, Unknown."""
+    """Return a pilot's row. Raise Ended, Unknown."""
     row = wishes.pilot_row(cur, pilot)
     if row is None:
         raise Unknown
@@ -78,7 +80,7 @@ def _row(cur: Cursor, pilot: UUID) -> PilotRow:
 
 
 def register(cur: Cursor, said: wire.Register, interval_s: float) -> wire.SyncAnswer:
-    """Register an agent; return what is wanted of it. Raise Ended, NotYours, Unknown."""
+    """Register a pilot. Raise Ended, NotYours, Unknown."""
     pilot = UUID(said.pilot)
     now = datetime.now(UTC)
     took = fleet.register(
@@ -112,8 +114,10 @@ def register(cur: Cursor, said: wire.Register, interval_s: float) -> wire.SyncAn
 def sync(
     cur: Cursor, said: wire.Sync, *, stale: bool, beat: bool, interval_s: float, poison_after: int
 ) -> Heard:
-    """Take a report. `stale`: a later one has been heard already; it changes nothing. Raise Ended, NotYours,
-    Unknown, Unregistered."""
+    """Take a pilot's report. `stale`: a later one has been heard already, so it changes nothing.
+
+    Raise Ended, NotYours, Unknown, Unregistered.
+    """
     pilot = UUID(said.pilot)
     now = datetime.now(UTC)
     row = wishes.pilot_row(cur, pilot)
@@ -190,7 +194,7 @@ def _is_news(known: ReplicaRow | None, seen: wire.ObservedReplica) -> bool:
 
 
 def _remember_load(cur: Cursor, pilot: UUID, pool: str, load_s: float) -> None:
-    """Remember a load time, smoothed, of the pool and of the pool on this type of GPU."""
+    """Remember how long a load took, smoothed, of the pool and of the pool on this type of GPU."""
     cur.execute(
         """INSERT INTO fleet_poolstate (pool_id, failures, reason, load_s) VALUES (%s, 0, '', %s)
            ON CONFLICT (pool_id) DO UPDATE SET
@@ -207,7 +211,10 @@ def _remember_load(cur: Cursor, pilot: UUID, pool: str, load_s: float) -> None:
 
 
 def _remember_wake(cur: Cursor, pool: str, wake_s: float) -> None:
-    """Remember a wake time, smoothed; the one on trial counts. One that failed is none: its replica got a new engine."""
+    """Remember how long waking took, smoothed; the one on trial counts.
+
+    One that failed is none: its replica got a new engine.
+    """
     cur.execute(
         """INSERT INTO fleet_poolstate (pool_id, failures, reason, wake_s) VALUES (%s, 0, '', %s)
            ON CONFLICT (pool_id) DO UPDATE SET
@@ -225,8 +232,11 @@ def _keep_log(cur: Cursor, pilot: UUID, text: str, now: datetime) -> None:
 
 
 def _give_back_lost(cur: Cursor, said: wire.Sync, now: datetime, poison_after: int) -> list[UUID]:
-    """Give back rows granted to this pilot well before it spoke, which it does not have: their lease answer never
-    arrived, or the agent was started anew. A node whose clock runs ahead must not lose young ones."""
+    """Give back rows granted to this pilot well before it spoke, which it does not have.
+
+    Their lease answer never arrived, or the agent was started anew. A node whose clock runs ahead must not
+    lose young ones.
+    """
     cur.execute(
         """SELECT id, attempt FROM ledger_request
            WHERE holder = %s AND state = 'running' AND granted_at < %s""",
@@ -247,6 +257,6 @@ def _at(unix_s: float | None) -> datetime | None:
 
 
 def _clean(text: str) -> str:
-    """Return the text as it can be stored: PostgreSQL holds neither a NUL nor half a surrogate pair; engines'
-    output can."""
+    """Return a text without what PostgreSQL cannot hold, a NUL or half a surrogate pair; engines' output
+    can."""
     return text.replace("\0", "\ufffd").encode(errors="replace").decode()

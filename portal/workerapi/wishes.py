@@ -29,7 +29,8 @@ _DESIRED: dict[str, wire.DesiredState] = {
 
 
 class PilotRow(NamedTuple):
-    """The facts that the worker API has to know of a pilot before it answers. Times are UNIX seconds."""
+    """The row of a pilot, as far as the worker API has to know it before it answers. Times are UNIX
+    seconds."""
 
     state: str
     agent_job_id: int | None

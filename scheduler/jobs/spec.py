@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpuworker.wire import Secret, derive_key, dumps
-from portal.catalog import allowed
+from portal.catalog import patterns
 from portal.catalog.models import Profile
 from portal.config import Config
 from portal.fleet.models import Pilot
@@ -83,7 +83,7 @@ def spec_of(pilot: Pilot, config: Config, exclude: tuple[str, ...] = ()) -> JobS
         exclusive=profile.exclusive,
         nice=profile.nice,
         wckey=profile.wckey,
-        extra=allowed.extra_pairs(profile.extra),
+        extra=patterns.extra_pairs(profile.extra),
         exclude=",".join(exclude),
         signal_s=SIGNAL_S,
         door_address=profile.door_address,

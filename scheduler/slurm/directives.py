@@ -14,19 +14,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from portal.catalog import allowed
+from portal.catalog import patterns
 from scheduler.slurm.spec import JobSpec
 
 Fields = dict[str, Any]
 Column = Callable[[Any], Fields]
 Value = str | int
 
-PATH = allowed.PATH
+PATH = patterns.PATH
 NAME = r"berth-[A-Za-z0-9]{1,32}-[A-Za-z0-9_-]{1,64}"
 # A gres is name[:type]:count, several joined by commas.
 _GRES = r"[A-Za-z0-9_]+(:[A-Za-z0-9_.+-]+)?(:[0-9]+)?(,[A-Za-z0-9_]+(:[A-Za-z0-9_.+-]+)?(:[0-9]+)?)*"
-_YEAR_MIN = allowed.MOST["walltime_min"]
-_MEM_MB = allowed.MOST["mem_mb"]
+_YEAR_MIN = patterns.MOST["walltime_min"]
+_MEM_MB = patterns.MOST["mem_mb"]
 
 
 class BadDirective(ValueError):
@@ -123,12 +123,14 @@ DIRECTIVES: tuple[Directive, ...] = (
     Directive(
         "nodes",
         "nodes",
-        (1, allowed.MOST["nodes"]),
+        (1, patterns.MOST["nodes"]),
         lambda n: {"minimum_nodes": n, "maximum_nodes": n},
         _as("nodes", str),
     ),
-    Directive("nodes", "ntasks", (1, allowed.MOST["nodes"]), _as("tasks"), _as("ntasks")),
-    Directive("cpus", "cpus-per-task", (1, allowed.MOST["cpus"]), _as("cpus_per_task"), _as("cpus_per_task")),
+    Directive("nodes", "ntasks", (1, patterns.MOST["nodes"]), _as("tasks"), _as("ntasks")),
+    Directive(
+        "cpus", "cpus-per-task", (1, patterns.MOST["cpus"]), _as("cpus_per_task"), _as("cpus_per_task")
+    ),
     Directive("limit_min", "time", (1, _YEAR_MIN), _as("time_limit", _number), _as("time_limit")),
     Directive(
         "least_limit_min", "time-min", (0, _YEAR_MIN), _as("time_minimum", _number), _as("time_limit_min")
@@ -144,32 +146,32 @@ DIRECTIVES: tuple[Directive, ...] = (
         _as("memory_per_gpu", _mib),
         _mib,
     ),
-    Directive("partition", "partition", allowed.WORDS, _as("partition"), _as("partitions", _split)),
-    Directive("account", "account", allowed.WORD, _as("account"), _as("account")),
-    Directive("qos", "qos", allowed.WORD, _as("qos"), _as("qos")),
+    Directive("partition", "partition", patterns.WORDS, _as("partition"), _as("partitions", _split)),
+    Directive("account", "account", patterns.WORD, _as("account"), _as("account")),
+    Directive("qos", "qos", patterns.WORD, _as("qos"), _as("qos")),
     Directive("gres", "gres", _GRES, _as("tres_per_node", _tres), _as("gres_per_node", _gres_dict)),
     Directive(
         "gpus_per_node",
         "gpus-per-node",
-        allowed.GPUS,
+        patterns.GPUS,
         _as("tres_per_node", lambda gpus: _tres(f"gpu:{gpus}")),
         _as("gres_per_node", lambda gpus: _gres_dict(f"gpu:{gpus}")),
     ),
-    Directive("constraint", "constraint", allowed.FEATURES, _as("constraints"), _as("constraints")),
-    Directive("reservation", "reservation", allowed.WORDS, _as("reservation"), _as("reservations", _split)),
-    Directive("licenses", "licenses", allowed.LICENCES, _as("licenses"), _as("licenses", _split)),
+    Directive("constraint", "constraint", patterns.FEATURES, _as("constraints"), _as("constraints")),
+    Directive("reservation", "reservation", patterns.WORDS, _as("reservation"), _as("reservations", _split)),
+    Directive("licenses", "licenses", patterns.LICENCES, _as("licenses"), _as("licenses", _split)),
     Directive(
         "exclusive",
         "exclusive",
-        allowed.EXCLUSIVE,
+        patterns.EXCLUSIVE,
         lambda who: {"shared": ["none" if who == "node" else who]},
         lambda who: {"resource_sharing": "no" if who == "node" else who},
         lambda who: "" if who == "node" else str(who),
     ),
-    Directive("nice", "nice", (0, allowed.MOST_NICE), _as("nice"), _as("nice")),
-    Directive("wckey", "wckey", allowed.WORD, _as("wckey"), _as("wckey")),
+    Directive("nice", "nice", (0, patterns.MOST_NICE), _as("nice"), _as("nice")),
+    Directive("wckey", "wckey", patterns.WORD, _as("wckey"), _as("wckey")),
     Directive(
-        "exclude", "exclude", allowed.WORDS, _as("excluded_nodes", _split), _as("excluded_nodes", _split)
+        "exclude", "exclude", patterns.WORDS, _as("excluded_nodes", _split), _as("excluded_nodes", _split)
     ),
     Directive(
         "signal_s",
@@ -218,7 +220,7 @@ _EXTRA: dict[str, tuple[Column | None, Column | None]] = {
     "tmp": (_as("temporary_disk_per_node", _size_mib), _as("temporary_disk_per_node", _size_mib)),
 }
 EXTRA: dict[str, Directive] = {
-    name: Directive(f"extra.{name}", name, allowed.EXTRA[name], rest, native)
+    name: Directive(f"extra.{name}", name, patterns.EXTRA[name], rest, native)
     for name, (rest, native) in _EXTRA.items()
 }
 
@@ -235,8 +237,8 @@ def check(spec: JobSpec) -> None:
         raise BadDirective("extra", spec.extra)
     for name, value in spec.extra:
         if name not in EXTRA:
-            raise BadDirective("extra", name, allowed.extra_refused(name, value))
-        if not allowed.matches(allowed.EXTRA[name], value):
+            raise BadDirective("extra", name, patterns.extra_refused(name, value))
+        if not patterns.matches(patterns.EXTRA[name], value):
             raise BadDirective(f"extra.{name}", value)
 
 
@@ -306,5 +308,5 @@ def _check_value(row: Directive, value: object) -> None:
 
 def check_text(field: str, pattern: str, value: object) -> None:
     """Raise BadDirective unless the whole value matches, and leads to no folder above."""
-    if not allowed.matches_text(pattern, value):
+    if not patterns.matches_text(pattern, value):
         raise BadDirective(field, value)

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import jinja2
 
-from portal.catalog import allowed
+from portal.catalog import patterns
 from scheduler.slurm import directives
 from scheduler.slurm.directives import PATH, BadDirective, check_text
 from scheduler.slurm.spec import JobSpec
@@ -25,10 +25,10 @@ TEMPLATES = Path(__file__).resolve().parents[2] / "slurm_templates"
 # Words of the script that are no directives → whether they may be empty.
 _WORDS = {
     "pilot": (r"[A-Za-z0-9_-]{1,64}", False),
-    "agent_python": (allowed.PROGRAM, False),
+    "agent_python": (patterns.PROGRAM, False),
     "agent_home": (PATH, False),
-    "door_address": (allowed.DOOR_ADDRESS, True),
-    "door_ports": (allowed.DOOR_PORTS, True),
+    "door_address": (patterns.DOOR_ADDRESS, True),
+    "door_ports": (patterns.DOOR_PORTS, True),
     "link": (r"direct|reverse", False),
     "scratch": (PATH, True),
 }
@@ -41,7 +41,7 @@ def check(spec: JobSpec) -> None:
         value = getattr(spec, field)
         if value != "" or not may_be_empty:
             check_text(field, pattern, value)
-    if type(spec.gpus) is not int or not 0 <= spec.gpus <= allowed.MOST["gpus"]:
+    if type(spec.gpus) is not int or not 0 <= spec.gpus <= patterns.MOST["gpus"]:
         raise BadDirective("gpus", spec.gpus)
     check_text("secret.path", PATH, spec.secret.path)
     if "\n" in spec.secret.text or "\0" in spec.secret.text:

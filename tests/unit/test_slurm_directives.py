@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portal.catalog import allowed
+from portal.catalog import patterns
 from scheduler.slurm import directives
 from scheduler.slurm.directives import BadDirective
 from scheduler.slurm.render import render
@@ -73,7 +73,7 @@ def test_no_value_of_any_field_breaks_out_of_its_line(field: str, value: str) ->
 
 
 @settings(max_examples=1500, deadline=None)
-@given(st.sampled_from(sorted(allowed.EXTRA)) | hostile, hostile)
+@given(st.sampled_from(sorted(patterns.EXTRA)) | hostile, hostile)
 def test_no_further_directive_breaks_out_of_its_line(name: str, value: str) -> None:
     try:
         assert_is_one_directive_a_line(replace(PLAIN, extra=((name, value),)))
@@ -84,14 +84,14 @@ def test_no_further_directive_breaks_out_of_its_line(name: str, value: str) -> N
 @settings(max_examples=500, deadline=None)
 @given(
     st.dictionaries(
-        st.sampled_from([*sorted(allowed.EXTRA), "output", "uid", "gres", "strange"]),
+        st.sampled_from([*sorted(patterns.EXTRA), "output", "uid", "gres", "strange"]),
         hostile | st.sampled_from(GOOD) | st.booleans() | st.integers(-2, 2_000_000) | st.none(),
         max_size=3,
     )
 )
 def test_what_the_catalog_takes_is_what_a_script_takes_and_the_other_way_round(extra: dict[str, Any]) -> None:
-    refused = any(allowed.extra_refused(name, value) for name, value in extra.items())
-    spec = replace(PLAIN, extra=allowed.extra_pairs(extra))
+    refused = any(patterns.extra_refused(name, value) for name, value in extra.items())
+    spec = replace(PLAIN, extra=patterns.extra_pairs(extra))
     if refused:
         with pytest.raises(BadDirective):
             render(spec)
@@ -129,7 +129,7 @@ def test_what_the_catalog_takes_is_what_a_script_takes_and_the_other_way_round(e
     ],
 )
 def test_what_would_change_what_a_job_is_to_berth_is_refused_with_the_reason(name: str) -> None:
-    assert allowed.extra_refused(name, "x").startswith(f"{name} cannot be set: ")
+    assert patterns.extra_refused(name, "x").startswith(f"{name} cannot be set: ")
     with pytest.raises(BadDirective, match="cannot be set"):
         render(replace(PLAIN, extra=((name, "x"),)))
 
@@ -155,14 +155,14 @@ def test_values_that_contradict_or_are_none_are_refused_by_name(change: dict[str
 
 
 def test_every_directive_that_a_profile_may_add_has_its_row() -> None:
-    assert set(directives.EXTRA) == set(allowed.EXTRA)
+    assert set(directives.EXTRA) == set(patterns.EXTRA)
 
 
 @pytest.mark.parametrize("kind", ["rest", "native"])
 def test_what_the_catalog_refuses_for_an_access_is_what_its_client_has_no_words_for(kind: str) -> None:
     rows = directives.EXTRA.items()
-    assert {name for name, row in rows if getattr(row, kind) is None} == allowed.NO_WORDS[kind]
-    assert allowed.extra_unsaid(dict.fromkeys(allowed.EXTRA, "x"), "cli") == []
+    assert {name for name, row in rows if getattr(row, kind) is None} == patterns.NO_WORDS[kind]
+    assert patterns.extra_unsaid(dict.fromkeys(patterns.EXTRA, "x"), "cli") == []
 
 
 @pytest.mark.parametrize("column", [directives.rest_fields, directives.native_fields])

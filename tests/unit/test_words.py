@@ -24,7 +24,7 @@ SOURCES = ("portal", "scheduler", "gpuworker", "bin", "tests")
 # A name that stands in several files of its room, and why it may.
 SAME_NAME = {
     ("portal/console", "Command"): "Django looks for a class of this name in each module of commands",
-    ("portal/catalog", "Kind"): "not yet settled",
+    ("portal/catalog", "Kind"): "choices inside a model, named with it: Access.Kind, Model.Kind",
 }
 # Rooms whose docstrings are not yet all sentences that begin with a verb.
 UNWRITTEN = frozenset(
@@ -50,13 +50,7 @@ NOUNS = {
     "scheduler/slurm/listing": "Slurm's answer to squeue",
 }
 # Modules that are still named by a participle.
-PARTICIPLES = frozenset(
-    [
-        "portal/catalog/allowed",
-        "portal/catalog/models/served",
-        "portal/ledger/transitions/served",
-    ]
-)
+PARTICIPLES = frozenset([])
 PARTICIPLE = re.compile(
     r".+(ed|ing)|taken|kept|found|spent|held|sent|told|said|known|seen|given|shown|written"
 )

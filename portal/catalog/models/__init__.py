@@ -9,8 +9,8 @@ from __future__ import annotations
 from portal.catalog.models.access import Access
 from portal.catalog.models.environments import Engine, Environment, ImageGpu
 from portal.catalog.models.names import model_name
+from portal.catalog.models.pools import Model, Pool, settle_bases
 from portal.catalog.models.profiles import Profile
-from portal.catalog.models.served import Model, Pool, settle_bases
 
 __all__ = [
     "Access", "Engine", "Environment", "ImageGpu", "Model", "Pool", "Profile", "model_name", "settle_bases",

@@ -9,13 +9,14 @@ from django.db import models
 from django.db.models import F, Q
 
 from portal.accounts.models import Project
-from portal.catalog import allowed, cluster, rules, ways
+from portal.catalog import cluster, patterns, rules, ways
 from portal.catalog.models.access import Access
 from portal.catalog.models.names import directive
 
 
 class Profile(models.Model):
-    """A way in which jobs are submitted, and where. Every value that becomes a directive is allow-listed again there."""
+    """A profile: how and where jobs are submitted. Every value that becomes a directive is allow-listed
+    again there."""
 
     class Charge(models.TextChoices):
         SERVICE = "service", "shared pilots under a service account"
@@ -93,7 +94,7 @@ class Profile(models.Model):
     )
     nice = models.PositiveIntegerField(
         default=0,
-        validators=[MaxValueValidator(allowed.MOST_NICE)],
+        validators=[MaxValueValidator(patterns.MOST_NICE)],
         help_text="How much its jobs stand back behind others, Slurm's nice.",
     )
     wckey = models.CharField(max_length=64, blank=True, help_text="Key under which the site books its jobs.")
@@ -186,21 +187,23 @@ class Profile(models.Model):
         rules.at_least_one("cpus", self.cpus)
         rules.at_least_one("nodes", self.nodes)
         rules.at_least_one("walltime_least_min", self.walltime_least_min)
-        for field, most in allowed.MOST.items():
+        for field, most in patterns.MOST.items():
             rules.at_most(field, getattr(self, field), most)
         rules.like(
-            "constraint", allowed.FEATURES, self.constraint, "Write features such as a100 or a100&nvlink."
+            "constraint", patterns.FEATURES, self.constraint, "Write features such as a100 or a100&nvlink."
         )
-        rules.like("reservation", allowed.WORDS, self.reservation, "Write a reservation's name.")
-        rules.like("licenses", allowed.LICENCES, self.licenses, "Write licences such as ansys:2,matlab@flex.")
-        rules.like("wckey", allowed.WORD, self.wckey, "Letters, digits and . _ + - only.")
+        rules.like("reservation", patterns.WORDS, self.reservation, "Write a reservation's name.")
+        rules.like(
+            "licenses", patterns.LICENCES, self.licenses, "Write licences such as ansys:2,matlab@flex."
+        )
+        rules.like("wckey", patterns.WORD, self.wckey, "Letters, digits and . _ + - only.")
         rules.memory(self.mem_request, self.mem_mb, self.gpus)
         rules.extra("extra", self.extra)
         rules.door("door_address", self.door_address)
         rules.ports("door_ports", self.door_ports)
         rules.url("portal_url_from_nodes", self.portal_url_from_nodes)
         self.scratch = rules.folder("scratch", self.scratch)
-        rules.like("agent_python", allowed.PROGRAM, self.agent_python, rules.PROGRAM_HINT)
+        rules.like("agent_python", patterns.PROGRAM, self.agent_python, rules.PROGRAM_HINT)
         rules.prologue("prologue", self.prologue)
         ways.check_profile(self)
         cluster.check(self)

@@ -9,7 +9,7 @@ from portal.catalog.models import Pool, Profile
 
 
 class PoolState(models.Model):
-    """The things that the loop remembers of a pool between ticks. Writer: the control loop."""
+    """The loop's memory of a pool between ticks. Writer: the control loop."""
 
     pool = models.OneToOneField(Pool, on_delete=models.CASCADE, primary_key=True, related_name="state")
     failures = models.PositiveSmallIntegerField(default=0, help_text="Failed launches in a row.")
@@ -58,7 +58,7 @@ class Fit(models.Model):
 
 
 class ProfileState(models.Model):
-    """The things that the loop remembers of a profile: how long Slurm let its jobs wait, and why it submits none."""
+    """The loop's memory of a profile: how long Slurm let its jobs wait, and why it submits none."""
 
     profile = models.OneToOneField(Profile, on_delete=models.CASCADE, primary_key=True, related_name="state")
     wait_p50_s = models.FloatField(null=True, help_text="Median wait of its jobs within a day.")
@@ -97,7 +97,7 @@ class BadNode(models.Model):
 
 
 class Cluster(models.Model):
-    """The things that the loop knows of a Slurm cluster, whichever way it heard it."""
+    """The loop's knowledge of a Slurm cluster, whichever way it heard it."""
 
     name = models.CharField(max_length=64, primary_key=True)
     paused = models.BooleanField(default=False, help_text="Nothing is launched in this cluster.")
@@ -123,7 +123,7 @@ class Cluster(models.Model):
 
 
 class WayState(models.Model):
-    """The news that came by one way to a cluster's Slurm: the last listing, and whether it answers. Writer: the
+    """The state of one way to a cluster's Slurm: the last listing, and whether it answers. Writer: the
     control loop."""
 
     cluster = models.ForeignKey(Cluster, on_delete=models.CASCADE, related_name="ways")

@@ -104,8 +104,8 @@ class Pilot(models.Model):
 
     @property
     def slurm_words(self) -> str:
-        """Return what Slurm said of the job, as people read it, with its own words behind; empty before it said
-        anything."""
+        """Return what Slurm said of the job, as people read it, with its own words behind; empty before it
+        said anything."""
         if not self.slurm_state:
             return ""
         said = meaning(self.slurm_state, self.slurm_reason)

@@ -61,9 +61,11 @@ class Command(models.Model):
 
 
 class Decision(models.Model):
-    """A deed of the loop: what it did to which pilot or replica, with inputs in brief and the reason in English.
+    """A decision: what the loop did to which pilot or replica, with inputs in brief and the reason in
+    English.
 
-    `scheduler.act.decision_rows` alone writes them."""
+    `scheduler.act.decision_rows` alone writes them.
+    """
 
     at = models.DateTimeField(db_index=True)
     kind = models.CharField(max_length=30)

@@ -6,8 +6,10 @@ from django.db import models
 
 
 class Sample(models.Model):
-    """A sample of GPUs by what they do, of the queue, and of how long requests waited. Writer: the control loop,
-    which also forgets old ones."""
+    """A sample of GPUs by what they do, of the queue, and of how long requests waited.
+
+    Writer: the control loop, which also forgets old ones.
+    """
 
     cluster = models.CharField(max_length=64)
     at = models.DateTimeField(help_text="A full minute.")

@@ -130,8 +130,10 @@ def end_pilots(
 
 
 def wish_staged(cur: Cursor, pilot: UUID, pool: str) -> bool:
-    """Ask a pilot's agent to copy the pool's weights to scratch, instead of an earlier wish; return whether that is
-    new."""
+    """Mark that a pilot's agent shall copy the pool's weights to scratch, instead of an earlier wish.
+
+    Return whether that is new.
+    """
     cur.execute(
         "UPDATE fleet_pilot SET stage_wish = %s WHERE id = %s AND state = 'up' AND stage_wish <> %s",
         (pool, str(pilot), pool),

@@ -20,7 +20,7 @@ LIVE_REPLICA = "('wanted', 'starting', 'hot', 'draining', 'asleep')"
 
 
 class _Home(NamedTuple):
-    """The place of a replica."""
+    """The home of a replica: where it is."""
 
     pilot: UUID
     pool: str

@@ -8,7 +8,7 @@ from uuid import UUID
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
-from portal.ledger.transitions import served
+from portal.ledger.transitions import provenance
 from portal.ledger.transitions.traces import ids_of
 from portal.ledger.transitions.values import NewRequest, Recorded
 
@@ -69,14 +69,14 @@ def record(cur: Cursor, rows: Sequence[Recorded]) -> list[UUID]:
            SELECT v.id, v.pool, v.model, v.project_id, v.user_id, v.token_id, v.api, v.stream,
              to_timestamp(v.accepted), v.accepted, v.state, v.holder, v.replica, to_timestamp(v.granted),
              to_timestamp(v.first_token), to_timestamp(v.ended), v.http_status, v.error_code, v.error_text,
-             v.prompt_tokens, v.completion_tokens, 'held', 0, 1, 0, {served.revision("v")},
+             v.prompt_tokens, v.completion_tokens, 'held', 0, 1, 0, {provenance.revision("v")},
              nullif(s.engine_version, ''), s.gpu_type, 0, 0
            FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[],
              %s::bool[], %s::float8[], %s::text[], %s::text[], %s::uuid[], %s::float8[], %s::float8[], %s::float8[],
              %s::int[], %s::text[], %s::text[], %s::int[], %s::int[])
              AS v (id, pool, model, project_id, user_id, token_id, api, stream, accepted, state, holder, replica,
              granted, first_token, ended, http_status, error_code, error_text, prompt_tokens, completion_tokens)
-             {served.REPLICA}
+             {provenance.REPLICA}
            ON CONFLICT (id) DO NOTHING RETURNING id""",
         [list(column) for column in zip(*values, strict=True)],
     )

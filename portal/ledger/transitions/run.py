@@ -13,7 +13,7 @@ from psycopg2.extras import execute_values
 
 from portal.db.rows import first, named
 from portal.ledger.states import Lane, RequestState
-from portal.ledger.transitions import served
+from portal.ledger.transitions import provenance
 from portal.ledger.transitions.traces import erase, event, tell_batches
 from portal.ledger.transitions.values import Claimed, Grant, Granted, Interrupted, Place, Span
 
@@ -67,8 +67,8 @@ def grant(cur: Cursor, grants: Sequence[Grant], now: datetime) -> dict[UUID, Gra
         cur,
         f"""UPDATE ledger_request r
            SET state = 'running', attempt = r.attempt + 1, replica = v.replica, granted_at = v.at,
-             {served.facts("r", "v.at")}
-           FROM (VALUES %s) AS v (id, holder, replica, at) {served.REPLICA}
+             {provenance.facts("r", "v.at")}
+           FROM (VALUES %s) AS v (id, holder, replica, at) {provenance.REPLICA}
            WHERE r.id = v.id AND r.state = 'queued' AND r.lane = 'held' AND r.holder = v.holder
            RETURNING r.id, r.attempt, r.slurm_s, r.load_s""",
         [(g.id, g.holder, g.replica, now) for g in grants],
@@ -173,9 +173,9 @@ def _claim_lane(
               WHERE whole <= %s OR (%s AND n = 1))
             UPDATE ledger_request r
             SET state = 'running', attempt = r.attempt + 1, holder = %s, replica = v.replica, granted_at = v.at,
-             {served.facts("r", "v.at")}
+             {provenance.facts("r", "v.at")}
             FROM (VALUES (%s::uuid, %s::timestamptz)) AS v (replica, at)
-              {served.REPLICA}
+              {provenance.REPLICA}
             WHERE r.id = ANY(ARRAY(SELECT id FROM fits)) AND r.state = 'queued'
             RETURNING r.id, r.attempt, r.api, r.crashes, r.order_key, r.batch_id AS batch, r.batch_offset AS offset,
               r.batch_length AS length, (SELECT size FROM fits WHERE fits.id = r.id) AS size""",
@@ -222,7 +222,7 @@ def interrupt(
              error_text = CASE WHEN v.crashed = 1 AND r.crashes + 1 >= v.poison
                THEN 'The engine died ' || (r.crashes + 1) || ' times while running this request.' END,
              holder = CASE WHEN r.lane = 'held' THEN r.holder END,
-             {served.NOBODY}
+             {provenance.NOBODY}
            FROM (VALUES %s) AS v (id, attempt, holder, crashed, poison, at, reason)
            WHERE r.id = v.id AND r.state = 'running' AND r.attempt = v.attempt AND r.holder = v.holder
            RETURNING r.id, r.state, r.attempt, v.reason, r.batch_id AS batch""",

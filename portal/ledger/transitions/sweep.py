@@ -13,7 +13,7 @@ from uuid import UUID
 
 from psycopg2.extensions import cursor as Cursor
 
-from portal.ledger.transitions import served
+from portal.ledger.transitions import provenance
 from portal.ledger.transitions.traces import event, ids_of
 
 
@@ -33,7 +33,7 @@ def detach(cur: Cursor, stale_before: datetime, now: datetime) -> list[UUID]:
     by its request id."""
     cur.execute(
         f"""UPDATE ledger_request r
-           SET lane = 'async', state = 'queued', holder = NULL, {served.NOBODY}
+           SET lane = 'async', state = 'queued', holder = NULL, {provenance.NOBODY}
            FROM (SELECT q.id FROM ledger_request q LEFT JOIN ledger_holder h ON h.id = q.holder
                  WHERE q.lane = 'held' AND q.state IN ('queued', 'running') AND q.holder IS NOT NULL
                    AND (h.id IS NULL OR h.seen_at < %s)
@@ -52,7 +52,7 @@ def release(cur: Cursor, pilot: UUID, now: datetime, reason: str) -> list[UUID]:
     them."""
     cur.execute(
         f"""UPDATE ledger_request r
-           SET state = 'queued', holder = NULL, {served.NOBODY}
+           SET state = 'queued', holder = NULL, {provenance.NOBODY}
            FROM (SELECT id FROM ledger_request WHERE holder = %s AND state = 'running'
                  FOR UPDATE SKIP LOCKED) lost
            WHERE r.id = lost.id AND r.lane <> 'held' RETURNING r.id, r.attempt""",

@@ -16,7 +16,7 @@ from portal.catalog.models.profiles import Profile
 
 
 class Pool(models.Model):
-    """A group that shares replicas and a queue: a base model with its adapters, or a group of dnn models."""
+    """A pool shares replicas and a queue: a base model with its adapters, or a group of dnn models."""
 
     name = models.CharField(max_length=128, primary_key=True, validators=[model_name])
     base = models.ForeignKey(
@@ -107,7 +107,7 @@ class Pool(models.Model):
 
 
 class Model(models.Model):
-    """A servable thing, addressed by its name."""
+    """A model is something servable, addressed by its name."""
 
     class Kind(models.TextChoices):
         LLM = "llm", "language model (vLLM)"

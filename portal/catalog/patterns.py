@@ -105,13 +105,13 @@ _OURS = {
 
 
 def matches(pattern: str, value: object) -> bool:
-    """Return whether the whole value is what the pattern allows."""
+    """Tell whether the whole value is what the pattern allows."""
     # fullmatch, because $ would let a trailing newline through.
     return isinstance(value, str) and re.fullmatch(pattern, value) is not None
 
 
 def matches_text(pattern: str, value: object) -> bool:
-    """Return whether the whole value is what the pattern allows, and leads to no folder above."""
+    """Tell whether the whole value is what the pattern allows, and leads to no folder above."""
     return matches(pattern, value) and "/../" not in f"{value}/"
 
 
