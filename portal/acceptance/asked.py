@@ -22,7 +22,8 @@ _USAGE = b'"stream_options":{"include_usage":true},'
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What was asked of which model, at which path of the client and of the engine, in which bytes of which type.
+    """A request as it was asked: of which model, at which path of the client and of the engine, in which bytes of
+    which type.
 
     `body` is what the engine gets: streams always report their usage. `strips_usage`: the client did not
     ask for it and does not see it. `background`: /v1/responses' own way to ask for an answer later."""
@@ -118,7 +119,8 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _in_background(endpoint: Endpoint, model: str, raw: dict[str, Any]) -> Asked:
-    """The engine is not told: it would keep the answer in its own memory, which ends with its job."""
+    """Return what is asked for later. The engine is not told: it would keep the answer in its own memory, which ends
+    with its job."""
     if raw.get("stream"):
         raise _wrong("stream", "must be false when 'background' is true: ask for the response by its id")
     kept = {name: value for name, value in raw.items() if name not in ("background", "stream", "store")}

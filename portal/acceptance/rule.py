@@ -34,12 +34,13 @@ class Crowd:
 
     @property
     def is_over(self) -> bool:
+        """Say whether more would wait than the limit allows."""
         return self.waiting + self.coming > self.limit.limit
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the rule knows. `model`: what the catalog has under this name, None = nothing that is enabled."""
+    """The facts that the rule knows. `model`: what the catalog has under this name, None = nothing that is enabled."""
 
     name: str
     model: ModelEntry | None
@@ -50,8 +51,8 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`state`: in which the request enters the ledger; None = it is refused, with `error`. `crowd`: the limit of waiting
-    requests that refused it, if one did."""
+    """The rule's answer. `state`: in which the request enters the ledger; None = it is refused, with `error`.
+    `crowd`: the limit of waiting requests that refused it, if one did."""
 
     state: RequestState | None
     error: ApiError | None = None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
+from portal.db.rows import named
 from portal.policy.limits import Level, Quota
 
 Standing = Literal["active", "revoked", "disabled"]
@@ -28,9 +29,24 @@ class Caller:
     priority: int  # of the user's requests in the project, where they name none
 
 
+class _TokenRow(NamedTuple):
+    """A token with its owner. `active`: user, project and membership are."""
+
+    digest: str
+    id: int
+    user: int
+    project: int
+    scopes: str  # JSON
+    expires_at: float
+    revoked: bool
+    active: bool
+    weight: float
+    priority: int
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """For whom a request is accepted: a user in a project, with a token or, in a browser, without one."""
+    """One for whom a request is accepted: a user in a project, with a token or, in a browser, without one."""
 
     token: int | None
     user: int
@@ -52,30 +68,34 @@ def read_principal(cur: Cursor, token: int | None, user: int, project: int) -> P
 
 
 def read_callers(cur: Cursor, digests: Iterable[str]) -> dict[str, Caller]:
+    """Return who calls with the tokens of these digests, by digest; revoked, expired and disabled ones too."""
     wanted = list(digests)
     if not wanted:
         return {}
     cur.execute(
-        """SELECT t.digest, t.id, t.user_id, t.project_id, t.scopes::text, extract(epoch FROM t.expires_at),
-             t.revoked_at IS NOT NULL,
-             u.is_active AND p.is_active AND m.id IS NOT NULL, p.weight, coalesce(m.priority, 0)
+        """SELECT t.digest, t.id, t.user_id AS user, t.project_id AS project, t.scopes::text,
+             extract(epoch FROM t.expires_at)::float8 AS expires_at, t.revoked_at IS NOT NULL AS revoked,
+             u.is_active AND p.is_active AND m.id IS NOT NULL AS active, p.weight, coalesce(m.priority, 0) AS priority
            FROM accounts_apitoken t JOIN accounts_user u ON u.id = t.user_id
              JOIN accounts_project p ON p.id = t.project_id
              LEFT JOIN accounts_membership m ON m.user_id = t.user_id AND m.project_id = t.project_id
            WHERE t.digest = ANY(%s)""",
         (wanted,),
     )
-    callers = {}
-    for digest, id_, user, project, scopes, expires_at, revoked, active, weight, priority in cur.fetchall():
-        standing: Standing = "revoked" if revoked else "active" if active else "disabled"
-        callers[digest] = Caller(
-            id_, user, project, _scopes(scopes), float(expires_at), standing, weight, priority
-        )
-    return callers
+    return {row.digest: _caller(row) for row in named(cur, _TokenRow)}
 
 
-def _scopes(text: str) -> frozenset[str]:
-    return frozenset(str(scope) for scope in json.loads(text))
+def _caller(row: _TokenRow) -> Caller:
+    return Caller(
+        token_id=row.id,
+        user_id=row.user,
+        project_id=row.project,
+        scopes=frozenset(map(str, json.loads(row.scopes))),
+        expires_at=row.expires_at,
+        standing="revoked" if row.revoked else "active" if row.active else "disabled",
+        weight=row.weight,
+        priority=row.priority,
+    )
 
 
 def read_quotas(cur: Cursor, of: Iterable[tuple[Level, str]] | None = None) -> dict[tuple[Level, str], Quota]:

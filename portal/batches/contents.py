@@ -27,12 +27,12 @@ class Contents:
         return self._folder / str(file)
 
     def draft(self, file: UUID) -> Path:
-        """Where a file is written before it is complete; the folder exists after this."""
+        """Return where a file is written before it is complete; the folder exists after this."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return self._folder / f"{file}{PART}"
 
     def complete(self, file: UUID) -> None:
-        """The draft, synced by its writer, becomes the file; also after a power cut."""
+        """Make the draft, which its writer has synced, the file; it is one also after a power cut."""
         (self._folder / f"{file}{PART}").rename(self.path(file))
         self.sync_folder()
 
@@ -48,7 +48,7 @@ class Contents:
             path.unlink(missing_ok=True)
 
     def strays(self, older_than: float) -> Iterator[tuple[UUID, bool]]:
-        """(id, whether it is a draft) of what was last written before then (UNIX s)."""
+        """Yield (id, whether it is a draft) of what was last written before then (UNIX s)."""
         try:
             found = list(os.scandir(self._folder))
         except FileNotFoundError:
@@ -61,7 +61,8 @@ class Contents:
                     continue  # not ours
 
     def bodies(self, spans: Iterable[Span]) -> dict[Span, bytes]:
-        """The request bodies of batches' lines; what cannot be read any more is missing. Each file is opened once."""
+        """Return the request bodies of batches' lines; what cannot be read any more is missing. Each file is opened
+        once."""
         by_file: dict[UUID, list[Span]] = {}
         for span in spans:
             by_file.setdefault(span.file, []).append(span)
@@ -82,7 +83,7 @@ class Contents:
 
 
 async def parts(handle: int, length: int) -> AsyncIterator[bytes]:
-    """The first `length` bytes of an open file, which may grow meanwhile. Raises OSError."""
+    """Yield the first `length` bytes of an open file, which may grow meanwhile. Raises OSError."""
     at = 0
     while at < length:
         part = await asyncio.to_thread(os.pread, handle, min(_READ_BYTES, length - at), at)

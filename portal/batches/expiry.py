@@ -6,8 +6,8 @@ import logging
 from datetime import UTC, datetime
 from uuid import UUID
 
-from portal.batches import transitions
 from portal.batches.contents import Contents
+from portal.batches.erasure import erase
 from portal.config import Config
 from portal.db.transaction import moving
 from portal.ledger.models import File
@@ -22,8 +22,7 @@ def retain(settings: Config, now: float) -> None:
     at = datetime.fromtimestamp(now, UTC)
     due = list(File.objects.filter(erased_at=None, expires_at__lte=at).values_list("id", flat=True))
     with moving() as cur:
-        for file in transitions.erase_files(cur, due, at):
-            contents.erase(file)
+        erase(cur, contents, due, at)
     strays = dict(contents.strays(now - _STRAY_S))
     known = set(File.objects.filter(id__in=strays, erased_at=None).values_list("id", flat=True))
     for file, is_draft in strays.items():

@@ -28,7 +28,7 @@ from portal.admission import quotas, reservations
 from portal.admission.subjects import Subjects
 from portal.batches import transitions
 from portal.batches.contents import Contents
-from portal.batches.lines import Good, Judged, Rules, judge
+from portal.batches.lines import GoodLine, Judgement, Rules, judge
 from portal.batches.values import NewLine
 from portal.catalog.entries import ModelEntry, read_models
 from portal.config import Config
@@ -70,7 +70,7 @@ def import_batch(id_: UUID, settings: Config, now: float) -> bool:
     return began
 
 
-def _judge(batch: Batch, settings: Config, models: Mapping[str, ModelEntry]) -> Judged:
+def _judge(batch: Batch, settings: Config, models: Mapping[str, ModelEntry]) -> Judgement:
     def refusal(name: str) -> ApiError | None:
         return verdict(Facts(name, models.get(name), batch.project_id)).error
 
@@ -85,11 +85,11 @@ def _judge(batch: Batch, settings: Config, models: Mapping[str, ModelEntry]) -> 
             "message": "The input file cannot be read.",
             "param": None,
         }
-        return Judged([], [said])
+        return Judgement([], [said])
 
 
 def _verdict(
-    cur: Cursor, principal: Principal, lines: Sequence[Good], models: Mapping[str, ModelEntry]
+    cur: Cursor, principal: Principal, lines: Sequence[GoodLine], models: Mapping[str, ModelEntry]
 ) -> Verdict:
     """Judge all lines as one: refused as soon as those of one model are, else parked as soon as those of one are.
 
@@ -128,7 +128,7 @@ def _too_many(crowd: Crowd) -> dict[str, Any]:
 
 
 def _places(
-    cur: Cursor, principal: Principal, lines: Sequence[Good], models: Mapping[str, ModelEntry], level: int
+    cur: Cursor, principal: Principal, lines: Sequence[GoodLine], models: Mapping[str, ModelEntry], level: int
 ) -> dict[str, Iterator[float]]:
     """Return the order keys by pool: one reservation per pool, and within it the file's order."""
     shares: dict[str, list[float]] = {}
@@ -141,7 +141,7 @@ def _places(
 
 
 def _placed(
-    lines: Sequence[Good], models: Mapping[str, ModelEntry], keys: Mapping[str, Iterator[float]]
+    lines: Sequence[GoodLine], models: Mapping[str, ModelEntry], keys: Mapping[str, Iterator[float]]
 ) -> Iterator[NewLine]:
     for line in lines:
         pool = models[line.model].pool

@@ -15,13 +15,15 @@ from uuid import UUID, uuid4
 
 from gpuworker.wire import ENDPOINTS as SERVED
 from portal.batches.contents import Contents
-from portal.batches.reading import Owner
+from portal.batches.queries import Owner
 from portal.batches.values import NewBatch, NewFile
 from portal.errors import ApiError
 
 ENDPOINTS = frozenset(path for path, endpoint in SERVED.items() if endpoint.batch)
 WINDOWS = {"24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
+KEPT_FOR = "expires_after[seconds]"  # of the form that uploads a file
 _MOST_NAME = 255
+_LEAST_KEPT_S = 3600
 
 
 class Draft:
@@ -31,7 +33,7 @@ class Draft:
     another file's by then."""
 
     def __init__(self, contents: Contents, file: UUID, most: int) -> None:
-        """Raises OSError."""
+        """Open the draft, whose folder is made. Raises OSError."""
         self.file = file
         self.bytes = 0
         self._contents = contents
@@ -41,7 +43,7 @@ class Draft:
         self._lock = threading.Lock()
 
     def write(self, data: bytes) -> None:
-        """Raises ApiError when the file grows too large, OSError when the disk is full."""
+        """Append the bytes. Raises ApiError when the file grows too large, OSError when the disk is full."""
         if self.bytes + len(data) > self._most:
             raise ApiError("body_too_large", detail=str(self._most))
         with self._lock:
@@ -53,7 +55,7 @@ class Draft:
                 rest = rest[os.write(self._handle, rest) :]
 
     def complete(self) -> None:
-        """It is on the disk, also after a power cut. Raises OSError."""
+        """Make it a file that is on the disk, also after a power cut. Raises OSError."""
         if not self._is_complete:
             with self._lock:
                 os.fsync(self._handle)
@@ -62,7 +64,7 @@ class Draft:
             self._is_complete = True
 
     def discard(self) -> None:
-        """Nothing is left of it; not of a complete one either, whose row was not committed."""
+        """Delete all of it; also of a complete one, whose row was not committed."""
         self._close()
         self._contents.erase(self.file)
 
@@ -79,15 +81,26 @@ def new_file(draft: Draft, owner: Owner, name: str, keep: timedelta, now: dateti
     )
 
 
+def kept_for(said: str | None, most: timedelta) -> timedelta:
+    """Return how long a file is kept: as the site allows, or shorter where its owner says so. Raises ApiError."""
+    if said is None:
+        return most
+    if not said.isascii() or not said.isdigit() or int(said[:12]) < _LEAST_KEPT_S:
+        raise _wrong(KEPT_FOR, f"must be a whole number, at least {_LEAST_KEPT_S}")
+    return min(most, timedelta(seconds=min(int(said[:12]), most.total_seconds())))
+
+
 def clean_name(name: str) -> str:
-    """Shown to people, never a path: PostgreSQL's text cannot hold a NUL, and nobody needs control characters."""
+    """Return the name as people are shown it, never a path: PostgreSQL's text cannot hold a NUL, and nobody needs
+    control characters."""
     return "".join(c for c in name if c.isprintable())[:_MOST_NAME] or "file"
 
 
 def new_batch(
     owner: Owner, token: int | None, file: UUID, said: Mapping[str, Any], now: datetime
 ) -> NewBatch:
-    """`said`: endpoint, completion_window and metadata, as anybody may have said them. Raises ApiError."""
+    """Return the batch to create. `said`: endpoint, completion_window and metadata, as anybody may have said them. Raises
+    ApiError."""
     endpoint, window = said.get("endpoint"), said.get("completion_window")
     if not isinstance(endpoint, str) or endpoint not in ENDPOINTS:
         raise _wrong("endpoint", f"must be one of {', '.join(sorted(ENDPOINTS))}")
@@ -119,7 +132,7 @@ def _metadata(said: Any) -> dict[str, str]:
 
 
 def _storable(text: str) -> bool:
-    """PostgreSQL's JSON holds neither NUL nor half a surrogate pair."""
+    """Say whether a text can be kept: PostgreSQL's JSON holds neither NUL nor half a surrogate pair."""
     return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 

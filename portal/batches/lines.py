@@ -22,7 +22,7 @@ _encode = json.JSONEncoder(allow_nan=False).encode  # json.dumps would make one 
 
 
 @dataclass(frozen=True, slots=True)
-class Good:
+class GoodLine:
     number: int  # from 1, as an editor counts
     offset: int
     length: int
@@ -53,16 +53,16 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """`lines` only counts when there are no `errors`."""
+class Judgement:
+    """The lines of a file, which count only when there are no `errors`."""
 
-    lines: list[Good]
+    lines: list[GoodLine]
     errors: list[dict[str, Any]]
 
 
-def judge(path: Path, rules: Rules) -> Judged:
-    """Raises OSError."""
-    good: list[Good] = []
+def judge(path: Path, rules: Rules) -> Judgement:
+    """Return the lines of the file, or what is wrong with them. Raises OSError."""
+    good: list[GoodLine] = []
     errors: list[dict[str, Any]] = []
     seen: set[bytes] = set()
     for number, offset, line in _lines(path, rules.most_line_bytes):
@@ -81,11 +81,11 @@ def judge(path: Path, rules: Rules) -> Judged:
                 break
     if not good and not errors:
         errors.append(BadLine("empty_file", "The file holds no requests.").told(None))
-    return Judged(good, errors)
+    return Judgement(good, errors)
 
 
 def _lines(path: Path, most: int) -> Iterator[tuple[int, int, bytes]]:
-    """(number, offset, line) without its end. Of a line that is too long only the beginning is kept."""
+    """Yield (number, offset, line without its end). Of a line that is too long only the beginning is kept."""
     offset = 0
     with path.open("rb", buffering=1 << 20) as file:
         number = 0
@@ -100,8 +100,8 @@ def _lines(path: Path, most: int) -> Iterator[tuple[int, int, bytes]]:
             yield number, start, line.rstrip(b"\r\n") if length <= most + 1 else line
 
 
-def _read(number: int, offset: int, line: bytes, rules: Rules, seen: set[bytes]) -> Good:
-    """Raises BadLine."""
+def _read(number: int, offset: int, line: bytes, rules: Rules, seen: set[bytes]) -> GoodLine:
+    """Return the line as a request that can be queued. Raises BadLine."""
     if len(line) > rules.most_line_bytes:
         raise BadLine("line_too_long", f"The line is longer than {rules.most_line_bytes} bytes.")
     said = _object(line)
@@ -128,7 +128,7 @@ def _read(number: int, offset: int, line: bytes, rules: Rules, seen: set[bytes])
             raise BadLine("invalid_parameter", f"Nobody listens: '{name}' must be false.", f"body.{name}")
     if refusal := rules.refusal(request.model):
         raise BadLine(refusal.code, refusal.message, "body.model")
-    return Good(number, offset, len(line), custom_id, request.model, request.estimated_tokens())
+    return GoodLine(number, offset, len(line), custom_id, request.model, request.estimated_tokens())
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from uuid import UUID, uuid4
 
 from psycopg2.extensions import cursor as Cursor
 
-from portal.batches import reading, transitions
+from portal.batches import queries, transitions
 from portal.batches.contents import Contents
-from portal.batches.reading import BatchRow
+from portal.batches.queries import BatchRow
 from portal.batches.values import End, NewFile, Written
 from portal.config import Config
 from portal.db.transaction import moving
@@ -37,10 +37,10 @@ _WORDS = {
 
 
 def write_step(id_: UUID, settings: Config, now: float) -> bool:
-    """Whether the step was full, so that more is likely to wait: one that ends while lines keep ending must not keep
-    other batches from being looked at. Raises OSError."""
+    """Write ended lines to the batch's files; return whether the step was full, so that more is likely to wait: one
+    that ends while lines keep ending must not keep other batches from being looked at. Raises OSError."""
     with moving() as cur:
-        batch = reading.locked(cur, id_)
+        batch = queries.locked(cur, id_)
         ends = transitions.take_ends(cur, id_, STEP_LINES, STEP_BYTES)
         if batch is None or not ends:
             return False
@@ -48,7 +48,7 @@ def write_step(id_: UUID, settings: Config, now: float) -> bool:
         failures = [end for end in ends if end.state != RequestState.DONE]
         opened = _open(cur, batch, settings, now, bool(answers), bool(failures))
         contents = Contents(settings.files_dir)
-        lengths = reading.lengths(cur, [file for file in opened if file is not None])
+        lengths = queries.lengths(cur, [file for file in opened if file is not None])
         new_lengths = [
             0 if file is None else _append(contents, file, lengths[file], part)
             for file, part in zip(opened, (answers, failures), strict=True)
@@ -61,7 +61,7 @@ def write_step(id_: UUID, settings: Config, now: float) -> bool:
 def _open(
     cur: Cursor, batch: BatchRow, settings: Config, now: float, needs_output: bool, needs_error: bool
 ) -> tuple[UUID | None, UUID | None]:
-    """The batch's output and error file; made when they get their first line."""
+    """Return the batch's output and error file; each is made when it gets its first line."""
     at = datetime.fromtimestamp(now, UTC)
     made: list[NewFile | None] = []
     for file, needed, kind in (
@@ -86,7 +86,7 @@ def _open(
 
 
 def _append(contents: Contents, file: UUID, length: int, ends: Iterable[End]) -> int:
-    """Writes the lines at `length`, whatever a crash left behind it. Answers the new length."""
+    """Write the lines at `length`, whatever a crash left behind it, and return the new length."""
     data = b"".join(_line(end) for end in ends)
     if not data:
         return length
@@ -107,7 +107,7 @@ def _append(contents: Contents, file: UUID, length: int, ends: Iterable[End]) ->
 
 
 def _line(end: End) -> bytes:
-    """One line as OpenAI writes it. The engine's JSON goes in as it came: it is not parsed again."""
+    """Return one line as OpenAI writes it. The engine's JSON goes in as it came: it is not parsed again."""
     head = json.dumps({"id": f"batch_req_{end.request}", "custom_id": end.custom_id})[:-1].encode()
     error = b"null" if end.state == RequestState.DONE else json.dumps(_error(end)).encode()
     return head + b', "response": ' + _response(end) + b', "error": ' + error + b"}\n"

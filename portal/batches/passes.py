@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from portal.admission import reservations
-from portal.batches import reading, transitions
+from portal.batches import queries, transitions
 from portal.batches.ingestion import import_batch
 from portal.batches.output import write_step
-from portal.batches.reading import BatchRow
+from portal.batches.queries import BatchRow
 from portal.config import Config
 from portal.db.transaction import BATCH_LOCK, loop_lock, moving
 from portal.ledger.states import RequestState
@@ -26,11 +26,11 @@ GRACE_S = 60.0
 
 
 def look(settings: Config, now: float) -> bool:
-    """False when somebody else is looking."""
+    """Move every batch that is not over; return False when somebody else is looking."""
     with loop_lock(BATCH_LOCK) as ours:
         if ours:
             with moving() as cur:
-                found = reading.live(cur)
+                found = queries.live(cur)
             for batch in found:
                 try:
                     advance(batch, settings, now)
@@ -41,7 +41,7 @@ def look(settings: Config, now: float) -> bool:
 
 
 def advance(batch: BatchRow, settings: Config, now: float) -> None:
-    """As far as it goes now. Raises what files and the database raise."""
+    """Move a batch as far as it goes now. Raises what files and the database raise."""
     at = datetime.fromtimestamp(now, UTC)
     if batch.state == "validating" and batch.expires_at > at:
         import_batch(batch.id, settings, now)

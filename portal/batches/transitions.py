@@ -20,6 +20,7 @@ from uuid import UUID, uuid4
 from psycopg2.extensions import cursor as Cursor
 
 from portal.batches.values import End, NewBatch, NewFile, NewLine, Written
+from portal.db.rows import named
 from portal.ledger.states import BatchState, Lane, RequestState
 
 NobodyRan = Literal[RequestState.CANCELLED, RequestState.EXPIRED]
@@ -36,7 +37,8 @@ def add_file(cur: Cursor, file: NewFile) -> None:
 
 
 def erase_files(cur: Cursor, files: Iterable[UUID], now: datetime) -> list[UUID]:
-    """→ erased, for those that no live batch reads or writes. The caller deletes the content before it commits."""
+    """Mark the files erased that no live batch reads or writes, and return them. The caller deletes the content
+    before it commits."""
     wanted = [str(file) for file in files]
     # A statement of its own, so that the next one sees a batch that was created while this one waited.
     cur.execute("SELECT 1 FROM ledger_file WHERE id = ANY(%s::uuid[]) ORDER BY id FOR UPDATE", (wanted,))
@@ -52,8 +54,8 @@ def erase_files(cur: Cursor, files: Iterable[UUID], now: datetime) -> list[UUID]
 
 
 def create(cur: Cursor, batch: NewBatch) -> bool:
-    """→ validating; False when the input file is not the owner's to use, or gone. The lock keeps it from being
-    erased at the same moment."""
+    """Create a batch that validates; False when the input file is not the owner's to use, or gone. The lock keeps it
+    from being erased at the same moment."""
     cur.execute(
         """SELECT 1 FROM ledger_file WHERE id = %s AND project_id = %s AND user_id = %s AND purpose = 'batch'
              AND erased_at IS NULL FOR SHARE""",
@@ -72,7 +74,7 @@ def create(cur: Cursor, batch: NewBatch) -> bool:
 
 
 def fail(cur: Cursor, batch: UUID, errors: Sequence[dict[str, Any]], now: datetime) -> bool:
-    """validating → failed: its file holds lines that cannot be run. Nothing of it was queued."""
+    """Move validating → failed: its file holds lines that cannot be run. Nothing of it was queued."""
     cur.execute(
         """UPDATE ledger_batch SET state = 'failed', errors = %s, ended_at = %s
            WHERE id = %s AND state = 'validating'""",
@@ -89,7 +91,7 @@ def begin(
     state: str = RequestState.QUEUED,
     priority: int = 0,
 ) -> bool:
-    """validating → in_progress, with one request, queued or parked, for each line, all or none. False: it was
+    """Move validating → in_progress, with one request, queued or parked, for each line, all or none. False: it was
     cancelled, or somebody else began it; the caller then rolls back.
 
     COPY, because it takes a tenth of the time of INSERT. The state moves last: a person who cancels meanwhile must
@@ -122,7 +124,7 @@ def begin(
 
 
 class _CopySource:
-    """Lines as the text that COPY reads, made as it reads it."""
+    """A source of lines as the text that COPY reads, made as it reads it."""
 
     def __init__(self, lines: Iterable[NewLine], tail: str) -> None:
         self._lines = iter(lines)
@@ -150,14 +152,14 @@ class _CopySource:
 
 
 def _quoted(text: str) -> str:
-    """For COPY's text format."""
+    """Return the text as COPY's text format has it."""
     if "\\" in text or "\t" in text or "\n" in text or "\r" in text:
         return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
     return text
 
 
 def ask_cancel(cur: Cursor, batch: UUID, now: datetime) -> bool:
-    """validating | in_progress → cancelling. What it had queued ends with the next `end_waiting`."""
+    """Move validating | in_progress → cancelling. What it had queued ends with the next `end_waiting`."""
     cur.execute(
         """UPDATE ledger_batch SET state = 'cancelling', cancelling_at = %s
            WHERE id = %s AND state IN ('validating', 'in_progress')""",
@@ -167,7 +169,7 @@ def ask_cancel(cur: Cursor, batch: UUID, now: datetime) -> bool:
 
 
 def end_waiting(cur: Cursor, batch: UUID, state: NobodyRan, now: datetime, *, running_too: bool) -> int:
-    """queued | parked (| running) → cancelled | expired for all requests of the batch, each into the outbox.
+    """Move queued | parked (| running) → cancelled | expired for all requests of the batch, each into the outbox.
     Answers how many. A pilot learns with its next sync that a row it runs is not wanted any more.
 
     Rows that somebody holds locked are passed over: the next look finds them."""
@@ -186,7 +188,7 @@ def end_waiting(cur: Cursor, batch: UUID, state: NobodyRan, now: datetime, *, ru
 
 
 def open_files(cur: Cursor, batch: UUID, output: NewFile | None, error: NewFile | None) -> None:
-    """Gives the batch the files that it did not have yet."""
+    """Give the batch the files that it did not have yet."""
     for file, column in ((output, "output_file_id"), (error, "error_file_id")):
         if file is not None:
             add_file(cur, file)
@@ -196,7 +198,7 @@ def open_files(cur: Cursor, batch: UUID, output: NewFile | None, error: NewFile 
 
 
 def take_ends(cur: Cursor, batch: UUID, most: int, most_bytes: int) -> list[End]:
-    """Removes ended lines from the outbox, oldest first: what the caller writes before it commits. At least one if
+    """Remove ended lines from the outbox, oldest first: what the caller writes before it commits. At least one if
     there is one; with it no more than `most`, nor more than `most_bytes` of results."""
     cur.execute(
         """WITH gone AS (
@@ -207,18 +209,19 @@ def take_ends(cur: Cursor, batch: UUID, most: int, most_bytes: int) -> list[End]
                  WINDOW w AS (ORDER BY id)) sized
                WHERE n = 1 OR size <= %s))
              RETURNING id, request_id, result)
-           SELECT r.id, r.custom_id, r.state, r.http_status, r.error_code, r.error_text, gone.result
+           SELECT r.id AS request, r.custom_id, r.state, r.http_status, r.error_code, r.error_text, gone.result
            FROM gone JOIN ledger_request r ON r.id = gone.request_id ORDER BY gone.id""",
         (batch, most, most_bytes),
     )
-    return [
-        End(UUID(str(id_)), custom_id, state, status, code, text, None if result is None else bytes(result))
-        for id_, custom_id, state, status, code, text, result in cur.fetchall()
-    ]
+    return named(cur, _end)
+
+
+def _end(*, result: Any, **known: Any) -> End:
+    return End(result=None if result is None else bytes(result), **known)
 
 
 def written(cur: Cursor, batch: UUID, step: Written) -> None:
-    """Counts what was written and says how far the files may be read; commits together with `take_ends`."""
+    """Count what was written and say how far the files may be read; commits together with `take_ends`."""
     ends = step.ends
     cur.execute(
         """UPDATE ledger_batch SET completed = completed + %s, failed = failed + %s, cancelled = cancelled + %s,
@@ -240,7 +243,7 @@ def written(cur: Cursor, batch: UUID, step: Written) -> None:
 
 
 def finalize(cur: Cursor, batch: UUID, now: datetime) -> bool:
-    """in_progress → finalizing, once every line's end is written."""
+    """Move in_progress → finalizing, once every line's end is written."""
     cur.execute(
         """UPDATE ledger_batch SET state = 'finalizing', finalizing_at = %s
            WHERE id = %s AND state = 'in_progress' AND completed + failed + cancelled + expired = total""",
@@ -250,7 +253,7 @@ def finalize(cur: Cursor, batch: UUID, now: datetime) -> bool:
 
 
 def end(cur: Cursor, batch: UUID, now: datetime) -> bool:
-    """finalizing → completed, or expired when lines ran out of time; cancelling → cancelled once every line's end
+    """Move finalizing → completed, or expired when lines ran out of time; cancelling → cancelled once every line's end
     is written; a validating one whose window is over → expired."""
     cur.execute(
         """UPDATE ledger_batch SET ended_at = %s, state = CASE

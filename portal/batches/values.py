@@ -66,7 +66,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a step of writing adds: lines by how they ended, and the files' lengths after it."""
+    """A step of writing: lines by how they ended, and the files' lengths after it."""
 
     ends: dict[str, int]
     output_bytes: int

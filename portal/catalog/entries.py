@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from psycopg2.extensions import cursor as Cursor
+
+from portal.db.rows import named
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +29,15 @@ class ModelEntry:
 def read_models(cur: Cursor, names: Sequence[str] | None = None) -> dict[str, ModelEntry]:
     """Return the enabled models by name: those with one of the names, or all."""
     cur.execute(
-        """SELECT m.name, m.pool_id, m.kind, m.is_public, m.context_tokens, extract(epoch FROM m.created_at),
-             array(SELECT mp.project_id FROM catalog_model_projects mp WHERE mp.model_id = m.id)
+        """SELECT m.name, m.pool_id AS pool, m.kind, m.is_public, m.context_tokens,
+             extract(epoch FROM m.created_at)::bigint AS created,
+             array(SELECT mp.project_id FROM catalog_model_projects mp WHERE mp.model_id = m.id) AS projects
            FROM catalog_model m
            WHERE m.enabled AND (%(names)s::text[] IS NULL OR m.name = ANY(%(names)s::text[])) ORDER BY m.name""",
         {"names": None if names is None else list(names)},
     )
-    return {
-        name: ModelEntry(name, pool, kind, public, frozenset(projects), context, int(created))
-        for name, pool, kind, public, context, created, projects in cur.fetchall()
-    }
+    return {entry.name: entry for entry in named(cur, _entry)}
+
+
+def _entry(*, projects: Iterable[int], **known: Any) -> ModelEntry:
+    return ModelEntry(projects=frozenset(projects), **known)

@@ -30,9 +30,9 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from gpuworker.wire import CHAT
 from portal.accounts.models import Project, User
-from portal.batches import intake, transitions
+from portal.batches import cancellation, intake, transitions
 from portal.batches.contents import Contents, parts
-from portal.batches.reading import Owner
+from portal.batches.queries import Owner
 from portal.catalog.models import Model
 from portal.config import config
 from portal.dashboard.fragments import unchanged_is_304
@@ -43,7 +43,7 @@ from portal.errors import ApiError
 from portal.fleet.phase import Phase
 from portal.fleet.residency import residency
 from portal.ledger.models import Batch, File, Request
-from portal.ledger.states import BatchState, RequestState
+from portal.ledger.states import RequestState
 from portal.redis import hints
 from portal.services.access import caller
 
@@ -171,15 +171,16 @@ def one_fragment(request: HttpRequest, id: UUID) -> HttpResponse:
 @require_POST
 def cancel(request: HttpRequest, id: UUID) -> HttpResponse:
     batch = _mine(caller(request), id)
-    with transaction.atomic(), connection.cursor() as cur:
-        moved = transitions.ask_cancel(plain(cur), batch.pk, timezone.now())
+    owner = Owner(batch.project_id, batch.user_id)
+    try:
+        with transaction.atomic(), connection.cursor() as cur:
+            _, moved = cancellation.cancel(plain(cur), batch.pk, owner, timezone.now())
+    except ApiError as refusal:
+        messages.error(request, refusal.message)
+        return redirect("batch", id)
     if moved:
         hints.batches_soon()
         messages.success(request, "The batch is being cancelled. Completed results stay in its output.")
-    else:
-        batch.refresh_from_db()
-        if batch.state not in (BatchState.CANCELLING, BatchState.CANCELLED):
-            messages.error(request, f"The batch is {batch.state} and can no longer be cancelled.")
     return redirect("batch", id)
 
 

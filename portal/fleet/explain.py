@@ -19,10 +19,15 @@ _RESUME = "Requests keep their place in the queue; it starts when an operator re
 
 
 def explain(facts: PoolFacts, now: float) -> Phase:
-    """1. hot → ready, with what holds further replicas back. 2. latched → unavailable. 3. an engine starts → the load
-    time that is left. 4. a replica is wanted in a job that runs → the load time. 5. its job is on its way → Slurm's
-    reason and wait, then the load. 6. else not loaded: a pause, Slurm's silence, a back-off, no room, a held profile,
-    sleep, or simply nobody who asked."""
+    """Return the phase of a pool, with its reason and estimate, by the first of these that is true.
+
+    1. A replica is hot: ready, with what holds further replicas back.
+    2. It is latched: unavailable.
+    3. An engine starts: the load time that is left.
+    4. A replica is wanted in a job that runs: the load time.
+    5. Its job is on its way: Slurm's reason and wait, then the load.
+    6. Else it is not loaded: a pause, Slurm's silence, a back-off, no room, a held profile, sleep, or nobody asked.
+    """
     return replace(
         _explained(facts, now),
         seats=facts.cap * max(1, sum(replica.state == ReplicaState.HOT for replica in facts.replicas)),
@@ -32,20 +37,26 @@ def explain(facts: PoolFacts, now: float) -> Phase:
 
 def _explained(facts: PoolFacts, now: float) -> Phase:
     by_state = {replica.state: replica for replica in reversed(facts.replicas)}
+    # 1.
     if ReplicaState.HOT in by_state:
         return Phase("ready", 0.0, _sentence(facts.hold_reason))
+    # 2.
     if facts.latched_reason:
         reason = f"The model cannot be started. {_sentence(facts.latched_reason)}"
         return Phase("unavailable", None, reason, next_step=_RELAUNCH)
+    # 3.
     if ReplicaState.STARTING in by_state:
         return _after_failures(_loading(by_state[ReplicaState.STARTING], facts, now), facts)
+    # 4.
     wanted = [replica for replica in facts.replicas if replica.state == ReplicaState.WANTED]
     if any(replica.job.state not in ON_ITS_WAY for replica in wanted):
         load = _load(_profile(wanted[0].job, facts), facts)
         ready = _starting("The model is not loaded yet. A running job has room for it", (load,))
         return _after_failures(ready, facts)
+    # 5.
     if wanted:
         return _after_failures(_submitted(wanted[0], facts, now), facts)
+    # 6.
     return _absent(facts, ReplicaState.ASLEEP in by_state, now)
 
 

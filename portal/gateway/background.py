@@ -38,7 +38,8 @@ TELL_S = 0.02
 
 
 class Background:
-    """`database`: of its own, because whoever comes under a limit of waiting requests waits for those before it."""
+    """The way in of requests for later. `database`: of its own, because whoever comes under a limit of waiting
+    requests waits for those before it."""
 
     def __init__(
         self,
@@ -109,7 +110,7 @@ class Background:
             raise
 
     def _tell(self, pool: str) -> None:
-        """Pilots that wait for rows of this pool. Nobody waits for it: they also look by themselves."""
+        """Wake pilots that wait for rows of this pool. Nobody waits for it: they also look by themselves."""
         if pool in self._told:
             self._told[pool] = True
             return
@@ -123,7 +124,7 @@ class Background:
 
 
 async def told(call: Call, state: str) -> None:
-    """What is asked for later has been taken up, now or when it was asked before."""
+    """Answer that what is asked for later has been taken up, now or when it was asked before."""
     if call.asked.background:
         said = pending(call.ex.request_id, call.asked.model, call.progress.accepted_at, state)
         await call.ex.answer_json(200, said)

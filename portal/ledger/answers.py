@@ -49,7 +49,8 @@ def find(cur: Cursor, id_: UUID) -> Found | None:
     """Return the request of this id, or None where there is none."""
     cur.execute(
         """SELECT r.id, r.user_id, r.project_id, r.api, r.model, r.lane, r.stream, r.state, r.accepted_at, r.ended_at,
-             r.http_status, r.error_code, r.error_text, coalesce(p.result_type, 'application/json'), p.result
+             r.http_status, r.error_code, r.error_text, coalesce(p.result_type, 'application/json')
+             AS result_type, p.result
            FROM ledger_request r LEFT JOIN ledger_payload p ON p.request = r.id WHERE r.id = %s""",
         (str(id_),),
     )

@@ -14,8 +14,8 @@ from portal.policy.fairshare import PRIORITIES, Line
 
 
 def line(cur: Cursor, pool: str, lane: str) -> Line:
-    """Virtual time: the lowest key that waits, or else the highest that runs. A project's next request starts
-    behind its own that wait: new keys never fall below those that stand already."""
+    """Return how a lane of a pool stands. Virtual time: the lowest key that waits, or else the highest that runs. A
+    project's next request starts behind its own that wait: new keys never fall below those that stand already."""
     cur.execute(
         # State by state: each has a partial index, and `state IN (…)` would read every request that ever ended.
         """SELECT project_id, priority, running, min(order_key), max(order_key) FROM (
@@ -42,7 +42,7 @@ def line(cur: Cursor, pool: str, lane: str) -> Line:
 
 
 def lines_left(cur: Cursor, rows: Iterable[UUID]) -> list[tuple[str, str, int]]:
-    """(pool, lane, project) of those among the rows' lines in which nothing of the project waits any more."""
+    """Return (pool, lane, project) of those among the rows' lines in which nothing of the project waits any more."""
     cur.execute(
         """SELECT DISTINCT e.pool, e.lane, e.project_id FROM ledger_request e
            WHERE e.id = ANY(%s::uuid[])
@@ -56,7 +56,7 @@ def lines_left(cur: Cursor, rows: Iterable[UUID]) -> list[tuple[str, str, int]]:
 
 
 def furthest(cur: Cursor, rows: Iterable[UUID]) -> list[tuple[str, str, float]]:
-    """(pool, lane, highest order key) of rows that have just been claimed."""
+    """Return (pool, lane, highest order key) of rows that have just been claimed."""
     cur.execute(
         "SELECT pool, lane, max(order_key) FROM ledger_request WHERE id = ANY(%s::uuid[]) GROUP BY 1, 2",
         ([str(row) for row in rows],),

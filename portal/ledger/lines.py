@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
@@ -21,7 +22,8 @@ NEXT_FEW = 20
 
 @dataclass(slots=True)
 class Line:
-    """What one project has in one model's queue. `waiting`: by lane. `oldest`: of those that wait or are parked."""
+    """The requests that one project has in one model's queue. `waiting`: by lane. `oldest`: of those that wait or are
+    parked."""
 
     pool: str
     model: str
@@ -30,6 +32,18 @@ class Line:
     running: int = 0
     parked: int = 0
     oldest: datetime | None = None
+
+
+class _Counted(NamedTuple):
+    """How many requests of one project are in one state and lane of a model, and when the oldest was accepted."""
+
+    pool: str
+    model: str
+    project_id: int
+    lane: str
+    state: str
+    n: int
+    oldest: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +59,10 @@ class Parked:
 
 
 def lines(cur: Cursor) -> list[Line]:
-    """The longest wait first."""
+    """Return what each project has in each model's queue, the longest wait first."""
     cur.execute(
         # State by state: each has a partial index, and `state IN (…)` would read every request that ever ended.
-        """SELECT pool, model, project_id, lane, state, count(*), min(accepted_at) FROM (
+        """SELECT pool, model, project_id, lane, state, count(*) AS n, min(accepted_at) AS oldest FROM (
              (SELECT * FROM ledger_request WHERE state = 'queued' LIMIT %(most)s)
              UNION ALL (SELECT * FROM ledger_request WHERE state = 'parked' LIMIT %(most)s)
              UNION ALL (SELECT * FROM ledger_request WHERE state = 'running' LIMIT %(most)s)) live
@@ -56,27 +70,28 @@ def lines(cur: Cursor) -> list[Line]:
         {"most": MOST_COUNTED},
     )
     found: dict[tuple[str, str, int], Line] = {}
-    for pool, model, project, lane, state, n, oldest in cur.fetchall():
-        line = found.setdefault((pool, model, project), Line(pool, model, project))
-        if state == RequestState.RUNNING:
-            line.running += n
+    for row in named(cur, _Counted):
+        key = row.pool, row.model, row.project_id
+        line = found.setdefault(key, Line(*key))
+        if row.state == RequestState.RUNNING:
+            line.running += row.n
             continue
-        if state == RequestState.QUEUED:
-            line.waiting[lane] = n
+        if row.state == RequestState.QUEUED:
+            line.waiting[row.lane] = row.n
         else:
-            line.parked += n
-        line.oldest = min(filter(None, (line.oldest, oldest)))
+            line.parked += row.n
+        line.oldest = min(filter(None, (line.oldest, row.oldest)))
     return sorted(found.values(), key=_by_wait)
 
 
 def depths(cur: Cursor) -> dict[str, int]:
-    """All of them, however many: by state."""
+    """Return how many requests there are by state, however many."""
     cur.execute("SELECT state, greatest(sum(n), 0) FROM ledger_depth GROUP BY state")
     return {state: int(n) for state, n in cur.fetchall()}
 
 
 def first_parked(cur: Cursor, lines: Sequence[Line]) -> list[Parked]:
-    """Of each of the lines that has any, the one that goes on first."""
+    """Return, of each of the lines that has parked requests, the one that goes on first."""
     cur.execute(
         """SELECT DISTINCT ON (r.project_id, r.model) r.token_id, r.user_id, r.project_id, r.model,
              coalesce(r.batch_length, octet_length(p.body), 0) AS length, r.api
@@ -91,7 +106,7 @@ def first_parked(cur: Cursor, lines: Sequence[Line]) -> list[Parked]:
 
 
 def oldest(cur: Cursor) -> dict[str, datetime]:
-    """By pool: since when the oldest waits of the next few in line. Batches are filler: they may wait.
+    """Return by pool since when the oldest waits of the next few in line. Batches are filler: they may wait.
 
     The order is fair, so every project's first is among the next few, unless there are very many projects. However
     long a line is, no more of it is read."""
@@ -110,7 +125,7 @@ def oldest(cur: Cursor) -> dict[str, datetime]:
 
 
 def uncounted(depth: dict[str, int]) -> bool:
-    """Whether there is more than was counted by project."""
+    """Say whether there is more than was counted by project."""
     return any(n > MOST_COUNTED for n in depth.values())
 
 

@@ -49,7 +49,8 @@ class PutBack:
 
 @dataclass(frozen=True, slots=True)
 class Remember:
-    """`id` answers for this key, if no other request does already, or only `instead_of`, which gave no answer."""
+    """The wish that `id` answers for this key, if no other request does already, or only `instead_of`, which gave no
+    answer."""
 
     id: UUID
     token_id: int
@@ -68,7 +69,7 @@ class Unremember:
 
 @dataclass(frozen=True, slots=True)
 class Ticketed:
-    """What a ticket was for. `place`: where it stands in line; None = it is not waiting any more."""
+    """The request that a ticket was for. `place`: where it stands in line; None = it is not waiting any more."""
 
     request: UUID
     place: transitions.Place | None
@@ -112,7 +113,7 @@ def _leave(cur: Cursor, move: Away) -> None:
 
 
 def _claim(cur: Cursor, move: ClaimTicket, now: datetime) -> Ticketed | None:
-    """The oldest place of those that are free. A request that was detached meanwhile comes back, if it still
+    """Take the oldest place of those that are free. A request that was detached meanwhile comes back, if it still
     waits; one that runs or has its answer is named, so that the client can have that."""
     cur.execute("SELECT request FROM ledger_ticket WHERE claimed_by = %s", (move.id,))
     found = cur.fetchone()
@@ -157,7 +158,7 @@ def _remember(cur: Cursor, move: Remember, now: datetime) -> Remembered:
 
 
 def expire(cur: Cursor, now: datetime) -> list[UUID]:
-    """Tickets nobody came back for: queued → expired."""
+    """Move requests whose ticket nobody came back for: queued → expired."""
     cur.execute(
         """DELETE FROM ledger_ticket WHERE request IN (
              SELECT request FROM ledger_ticket WHERE expires_at <= %s LIMIT %s FOR UPDATE SKIP LOCKED)
@@ -180,7 +181,7 @@ def expire(cur: Cursor, now: datetime) -> list[UUID]:
 
 
 def forget(cur: Cursor, now: datetime) -> int:
-    """Idempotency-Keys that are over, and the answers that were kept only for them."""
+    """Delete Idempotency-Keys that are over, and the answers that were kept only for them."""
     cur.execute(
         """WITH gone AS (
              DELETE FROM ledger_idempotencykey WHERE id IN (
@@ -194,6 +195,6 @@ def forget(cur: Cursor, now: datetime) -> int:
 
 
 def read_ticketed(cur: Cursor) -> frozenset[int]:
-    """Tokens with places in line that are kept for clients who were told to come again."""
+    """Return the tokens with places in line that are kept for clients who were told to come again."""
     cur.execute("SELECT DISTINCT token_id FROM ledger_ticket WHERE claimed_by IS NULL AND expires_at > now()")
     return frozenset(token for (token,) in cur.fetchall())

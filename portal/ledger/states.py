@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Lane(StrEnum):
-    """Who waits for a request, in the order in which a pool serves them."""
+    """A lane: who waits for a request, in the order in which a pool serves them."""
 
     HELD = "held"  # a client waits on a connection
     ASYNC = "async"  # nobody waits
@@ -18,7 +18,7 @@ class Lane(StrEnum):
 
 
 class RequestState(StrEnum):
-    """queued → running → done | failed | cancelled | expired; parked: over a limit that refills."""
+    """A state of a request: queued → running → done | failed | cancelled | expired; parked: over a limit that refills."""
 
     QUEUED = "queued"
     PARKED = "parked"
@@ -35,7 +35,8 @@ REQUEST_ENDED = frozenset(
 
 
 class BatchState(StrEnum):
-    """validating → in_progress → finalizing → completed | expired, or failed, or cancelling → cancelled."""
+    """A state of a batch: validating → in_progress → finalizing → completed | expired, or failed, or cancelling →
+    cancelled."""
 
     VALIDATING = "validating"
     FAILED = "failed"

@@ -11,7 +11,7 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Stored times; None = has not happened, or is not known."""
+    """The stored times; None = has not happened, or is not known."""
 
     accepted_at: datetime
     granted_at: datetime | None = None
@@ -32,8 +32,8 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """`times`: by step, in the order in which they usually happen. Seconds add up: queue + slurm + load is the
-    time from acceptance to the grant, engine is from there to the end."""
+    """The times of a request. `times`: by step, in the order in which they usually happen. Seconds add up: queue +
+    slurm + load is the time from acceptance to the grant, engine is from there to the end."""
 
     times: dict[str, datetime | None]
     job_id: int | None
@@ -45,8 +45,9 @@ class Timeline:
 
 
 def timeline(facts: Facts) -> Timeline:
-    """Slurm's and the load's seconds count only where they lie between acceptance and grant: a request that meets
-    a running replica waited for neither. The same rule, in SQL, is in portal.ledger.transitions.served."""
+    """Return the timeline of a request. Slurm's and the load's seconds count only where they lie between acceptance
+    and grant: a request that meets a running replica waited for neither. The same rule, in SQL, is in
+    portal.ledger.transitions.served."""
     times = {
         "accepted": facts.accepted_at,
         "job_submitted": facts.job_submitted_at,
@@ -75,7 +76,7 @@ def _or(stored_s: float | None, seconds: float) -> float:
 
 
 def _overlap_s(window: tuple[datetime, datetime], start: datetime | None, end: datetime | None) -> float:
-    """Seconds of [start, end] within `window`. Clocks of nodes and portal differ a little: never negative."""
+    """Return the seconds of [start, end] within `window`. Clocks of nodes and portal differ a little: never negative."""
     if start is None or end is None:
         return 0.0
     seconds = (min(end, window[1]) - max(start, window[0])).total_seconds()

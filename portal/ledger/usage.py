@@ -33,7 +33,7 @@ _CANDIDATES = 10  # for each place among the first
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """In the hour or day that begins at `at`. `gpu_s`: engine time × GPUs, each request for itself."""
+    """The use in the hour or day that begins at `at`. `gpu_s`: engine time × GPUs, each request for itself."""
 
     at: datetime
     project_id: int
@@ -47,8 +47,8 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """Everybody's in the hour or day that begins at `at`. `name`: a model's, or the id of a project or a person; None:
-    of all that are not named."""
+    """The use of everybody in the hour or day that begins at `at`. `name`: a model's, or the id of a project or a
+    person; None: of all that are not named."""
 
     at: datetime
     name: str | None
@@ -60,8 +60,8 @@ class Total:
 
 
 def fold(cur: Cursor, most: int = AT_ONCE) -> int:
-    """Deltas → sums, in one statement: either a delta is there or it is in its sum. Answers how many were folded, the
-    oldest first, `most` at most. One caller at a time."""
+    """Fold deltas into sums, in one statement: either a delta is there or it is in its sum. Returns how many were
+    folded, the oldest first, `most` at most. One caller at a time."""
     cur.execute(
         f"""WITH gone AS (
              DELETE FROM ledger_usagedelta WHERE id = ANY(ARRAY(
@@ -94,17 +94,18 @@ def fold(cur: Cursor, most: int = AT_ONCE) -> int:
 
 
 def of_user(cur: Cursor, user: int, since: datetime, step: Step) -> list[Used]:
-    """What a person's own requests used, in all their projects; oldest first."""
+    """Return what a person's own requests used, in all their projects; oldest first."""
     return _read(cur, "user_id = %s", user, since, step)
 
 
 def of_projects(cur: Cursor, projects: Sequence[int], since: datetime, step: Step) -> list[Used]:
-    """What everybody's requests in these projects used."""
+    """Return what everybody's requests in these projects used."""
     return _read(cur, "project_id = ANY(%s)", list(projects), since, step)
 
 
 def of_everybody(cur: Cursor, kind: Kind, most: int, since: datetime, step: Step) -> list[Total]:
-    """What all requests used, of the `most` models, projects or people with the most of them, and of the others in one.
+    """Return what all requests used, of the `most` models, projects or people with the most of them, and of the
+    others in one.
 
     Three queries, and few rows however many people there are: whole days or months say who may be among the first, and
     only of those the hours or days are read. Who was among the first in the time asked for and far behind in the whole
@@ -131,13 +132,13 @@ def of_everybody(cur: Cursor, kind: Kind, most: int, since: datetime, step: Step
 
 
 def _begin(since: datetime, step: Step) -> datetime:
-    """Of the day or month that holds it."""
+    """Return the beginning of the day or month that holds the moment."""
     day = since.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     return day if step == "hour" else day.replace(day=1)
 
 
 def every_name(cur: Cursor, kind: Kind, since: datetime, step: Step) -> list[Total]:
-    """The same of all of them, for a file."""
+    """Return the same of all of them, for a file."""
     cur.execute(
         f"SELECT at, name, {_NAMED_SUMS} FROM ({_totals(kind)}) spent GROUP BY 1, 2 ORDER BY 1, 2",
         {"step": step, "since": since},

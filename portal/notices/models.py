@@ -13,13 +13,13 @@ from portal.config import config
 
 
 class Kind(models.TextChoices):
-    MODEL_READY = "model_ready", "a model is ready that I asked to be told of"
+    MODEL_READY = "model_ready", "a model is ready and I asked to be notified"
     BATCH_ENDED = "batch_ended", "a batch of mine is finished or has failed"
-    TOKEN_EXPIRING = "token_expiring", "a token of mine expires in a week, and in a day"
+    TOKEN_EXPIRING = "token_expiring", "a token of mine expires in a week, and again in a day"
     RESULT_EXPIRING = "result_expiring", "results of mine are about to be deleted"
-    MODEL_LATCHED = "model_latched", "a model does not start and waits for a person"
+    MODEL_LATCHED = "model_latched", "a model does not start and an operator has to relaunch it"
     SLURM_SILENT = "slurm_silent", "Slurm does not answer"
-    QUEUE_OLD = "queue_old", "requests wait for very long"
+    QUEUE_OLD = "queue_old", "requests wait too long"
 
 
 FOR_OPERATORS = (Kind.MODEL_LATCHED, Kind.SLURM_SILENT, Kind.QUEUE_OLD)

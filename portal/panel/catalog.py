@@ -6,12 +6,13 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
+from django.forms import TypedChoiceField
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from portal.catalog import cluster, doubts
+from portal.catalog import cluster, doubts, rules
 from portal.catalog.models import Access, Environment, Model, Pool, Profile
 from portal.fleet.models import Command, WayState
 from portal.panel.editable import EditableAdmin, M
@@ -21,7 +22,19 @@ from portal.services.commands import NewCommand
 
 
 class CatalogAdmin(EditableAdmin[M]):
-    """Warn of what may go wrong with a row, once it and what it refers to are saved."""
+    """Offer what is built, and warn of what may go wrong with a row, once it and what it refers to are saved."""
+
+    def get_form(
+        self, request: HttpRequest, obj: M | None = None, change: bool = False, **kwargs: Any
+    ) -> Any:
+        """Return the form without choices that are not built yet; a row that has one of them keeps it."""
+        form = super().get_form(request, obj, change, **kwargs)
+        for name, field in form.base_fields.items():
+            if isinstance(field, TypedChoiceField):
+                own = getattr(obj, name, None)
+                offered: Any = field.choices
+                field.choices = [pair for pair in offered if pair[0] not in rules.NOT_BUILT or pair[0] == own]
+        return form
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
@@ -30,7 +43,7 @@ class CatalogAdmin(EditableAdmin[M]):
 
 
 @admin.register(Environment)
-class EnvironmentAdmin(EditableAdmin[Environment]):
+class EnvironmentAdmin(CatalogAdmin[Environment]):
     list_display = ["name", "engine", "engine_version", "python", "gpu_types"]
     list_filter = ["engine"]
     search_fields = ["name", "python", "image"]
@@ -146,17 +159,17 @@ def _described(partition: cluster.Partition) -> str:
 @admin.register(Pool)
 class PoolAdmin(CatalogAdmin[Pool]):
     list_display = [
-        "name", "environment", "gpus", "cap", "min_replicas", "max_replicas", "keep_alive_s", "paused", "replicas",
-        "decisions",
+        "name", "base", "environment", "gpus", "cap", "min_replicas", "max_replicas", "keep_alive_s", "paused",
+        "replicas", "decisions",
     ]  # fmt: skip
     list_filter = ["paused", "environment", "profiles"]
     search_fields = ["name"]
-    list_select_related = ["environment"]
+    list_select_related = ["environment", "base"]
     filter_horizontal = ["profiles"]
     # The loop's commands move it, so that a pause leaves a trace of who and when.
-    readonly_fields = ["paused"]
+    readonly_fields = ["base", "paused"]
     fieldsets = [
-        (None, {"fields": ["name", "environment", "profiles", "paused"]}),
+        (None, {"fields": ["name", "base", "environment", "profiles", "paused"]}),
         ("One replica", {"fields": ["gpus", "nodes", "mem_mb", "cap", "args"]}),
         ("Replicas and keep-alive", {"fields": ["min_replicas", "max_replicas", "keep_alive_s"]}),
         ("Loading and draining", {"fields": ["load_estimate_s", "load_limit_s", "drain_limit_s"]}),
@@ -213,7 +226,7 @@ class PoolAdmin(CatalogAdmin[Pool]):
 
 
 @admin.register(Model)
-class ModelAdmin(EditableAdmin[Model]):
+class ModelAdmin(CatalogAdmin[Model]):
     list_display = ["name", "kind", "of_pool", "enabled", "is_public", "context_tokens", "path"]
     list_filter = ["enabled", "is_public", "kind", "pool__environment"]
     search_fields = ["name", "path", "description"]

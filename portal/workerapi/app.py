@@ -22,6 +22,7 @@ import psycopg2
 from gpuworker import wire
 from portal.admission.pipe import QueueDown
 from portal.admission.slots import Slots
+from portal.batches import claims
 from portal.batches.contents import Contents
 from portal.config import Config
 from portal.db.threads import Database
@@ -275,7 +276,7 @@ class WorkerApi:
     async def _look_at_batches(self, ended: list[str]) -> None:
         """A batch whose last line has ended is over at once, not at the next look."""
         try:
-            if await self._database.run(partial(rows.last_lines, ended=ended)):
+            if await self._database.run(partial(claims.last_lines, ended=ended)):
                 self._batch_hints.soon()
         except psycopg2.Error as error:
             log.warning("batches: PostgreSQL: %s", str(error).strip().split("\n")[0])

@@ -9,9 +9,9 @@ from uuid import UUID
 from psycopg2.extensions import cursor as Cursor
 
 from gpuworker import wire
+from portal.batches.claims import with_bodies
 from portal.batches.contents import Contents
 from portal.ledger import transitions as ledger
-from portal.ledger.states import RequestState
 
 _MOST_AT_ONCE = 256  # rows in one answer
 # Of their bodies, or a single row: prompts may be long, and the whole answer lies in memory several times.
@@ -20,7 +20,7 @@ _LONGEST_TYPE = 100  # characters, as the ledger keeps them
 
 
 def claim(cur: Cursor, pilot: UUID, room: dict[str, int], contents: Contents) -> list[wire.LeasedRow]:
-    """Rows for the hot replicas of this pilot that have room. A pilot that drains gets none. A line of a batch
+    """Hand out rows for the hot replicas of this pilot that have room. A pilot that drains gets none. A line of a batch
     whose file is gone fails here."""
     cur.execute(
         """SELECT r.id, r.pool_id, r.cap FROM fleet_replica r JOIN fleet_pilot p ON p.id = r.pilot_id
@@ -45,14 +45,11 @@ def claim(cur: Cursor, pilot: UUID, room: dict[str, int], contents: Contents) ->
             idle=places >= cap or not _in_use(cur, replica),
             most_bytes=bytes_left,
         )
-    lines = contents.bodies(row.span for row in rows if row.span is not None)
-    lost = [row for row in rows if row.span is not None and row.span not in lines]
-    ledger.finish(cur, [_lost(row, str(pilot), now) for row in lost])
-    return [_leased(row, lines[row.span] if row.span else row.body) for row in rows if row not in lost]
+    return [_leased(row, body) for row, body in with_bodies(cur, rows, contents, str(pilot), now)]
 
 
 def _in_use(cur: Cursor, replica: UUID) -> bool:
-    """Whether it runs anything that the ledger knows of. A pilot's polls may have divided an idle replica's places
+    """Say whether it runs anything that the ledger knows of. A pilot's polls may have divided an idle replica's places
     among them: none of them asks for all, and a suspect, which needs all, would wait for ever."""
     cur.execute(
         "SELECT 1 FROM ledger_request WHERE replica = %s AND state = 'running' LIMIT 1", (str(replica),)
@@ -73,15 +70,8 @@ def _leased(row: ledger.Claimed, body: bytes) -> wire.LeasedRow:
     )
 
 
-def _lost(row: ledger.Claimed, pilot: str, now: datetime) -> ledger.Finish:
-    text = "The line cannot be read any more: its input file was deleted or changed."
-    return ledger.Finish(
-        row.id, row.attempt, pilot, RequestState.FAILED, now, error_code="input_lost", error_text=text
-    )
-
-
 def pools_of(cur: Cursor, pilot: UUID) -> list[str]:
-    """Pools for which this pilot could run rows: whose hints wake its poll."""
+    """Return the pools for which this pilot could run rows: whose hints wake its poll."""
     cur.execute(
         "SELECT DISTINCT pool_id FROM fleet_replica WHERE pilot_id = %s AND state IN ('wanted', 'starting', 'hot')",
         (str(pilot),),
@@ -90,7 +80,7 @@ def pools_of(cur: Cursor, pilot: UUID) -> list[str]:
 
 
 def give_back(cur: Cursor, pilot: UUID, rows: list[wire.LeasedRow], poison_after: int) -> None:
-    """The pilot left before it had its answer."""
+    """Take back the rows of a pilot that left before it had its answer."""
     lost = [
         ledger.Interrupted(UUID(row.request), row.attempt, str(pilot), "its pilot left the poll")
         for row in rows
@@ -99,7 +89,7 @@ def give_back(cur: Cursor, pilot: UUID, rows: list[wire.LeasedRow], poison_after
 
 
 def take(cur: Cursor, said: wire.Results, poison_after: int) -> wire.ResultsAnswer:
-    """Ends and returns, each fenced by attempt and holder: what is late moves nothing."""
+    """Write ends and returns of rows, each fenced by attempt and holder: what is late moves nothing."""
     ends = [_finish(row, said.pilot) for row in said.results if row.outcome != "back"]
     backs = [
         ledger.Interrupted(
@@ -116,19 +106,6 @@ def take(cur: Cursor, said: wire.Results, poison_after: int) -> wire.ResultsAnsw
         taken=[request for request in named if request in taken],
         late=[request for request in named if request not in taken],
     )
-
-
-def last_lines(cur: Cursor, ended: list[str]) -> bool:
-    """Whether these rows, ended and committed, are the last of some batch: each of its lines is counted or waits to
-    be written. Not in the same transaction: of two pilots that end the last two, the later one must see both."""
-    cur.execute(
-        """SELECT 1 FROM ledger_batch b
-           WHERE b.id IN (SELECT batch_id FROM ledger_request WHERE id = ANY(%s::uuid[]))
-             AND b.total = b.completed + b.failed + b.cancelled + b.expired
-               + (SELECT count(*) FROM ledger_batchend e WHERE e.batch_id = b.id) LIMIT 1""",
-        (ended,),
-    )
-    return cur.fetchone() is not None
 
 
 def _finish(row: wire.RowResult, pilot: str) -> ledger.Finish:
@@ -158,7 +135,8 @@ def _count(said: int | None) -> int | None:
 
 
 def _message(body: bytes) -> str:
-    """The engine's message is in the result, which only its owner sees; here stands that there is one."""
+    """Return what the ledger says of an engine's error. Its message is in the result, which only its owner sees; here
+    stands that there is one."""
     try:
         kind = json.loads(body)["error"]["type"]
         return f"The engine answered with an error ({str(kind)[:60]})."

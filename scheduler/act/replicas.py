@@ -50,7 +50,7 @@ def new_replica(pool: Pool, pilot: UUID, gpu_indices: tuple[int, ...]) -> fleet.
 
 def no_model(pool: Pool) -> bool:
     """Write down why nothing is started for the pool. Always returns False."""
-    reason = "No enabled model belongs to it: nothing is started."
+    reason = "No enabled language model belongs to it: nothing is started."
     PoolState.objects.update_or_create(pool=pool, defaults={"reason": reason})
     return False
 

@@ -68,14 +68,14 @@ def test_a_model_of_another_project_is_not_found(world: World) -> None:
     world.model.is_public = False
     world.model.save()
     world.model.projects.add(world.project)
-    refused(world.outsider.api.send("POST", "requests", ASK), 404, "model_not_found")
+    refused(world.outsider.api.send("POST", "requests", ASK), 404, "model_not_found", "model")
     assert world.owner.api.send("POST", "requests", ASK).status_code == 202
 
 
 def test_a_disabled_model_is_not_found(world: World) -> None:
     world.model.enabled = False
     world.model.save()
-    refused(world.owner.api.send("POST", "requests", ASK), 404, "model_not_found")
+    refused(world.owner.api.send("POST", "requests", ASK), 404, "model_not_found", "model")
 
 
 @pytest.mark.parametrize(

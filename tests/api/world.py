@@ -95,7 +95,7 @@ def build() -> World:
 
 
 def another_model(world: World, name: str, **fields: Any) -> Model:
-    """A model in a pool of its own, which has the environment and the profiles of the first one's."""
+    """Make a model in a pool of its own, which has the environment and the profiles of the first one's."""
     pool = Pool.objects.create(name=name, environment=world.pool.environment)
     pool.profiles.set(world.pool.profiles.all())
     return Model.objects.create(name=name, pool=pool, **fields)

@@ -51,7 +51,7 @@ def median_ms(decide_it: Callable[[], object], rounds: int = ROUNDS) -> float:
 
 
 def measure() -> float:
-    """Each call on a snapshot of its own, as in a tick: nothing that a snapshot remembers is used twice."""
+    """Measure each call on a snapshot of its own, as in a tick: nothing that a snapshot remembers is used twice."""
     fresh = iter([fleet() for _ in range(ROUNDS)])
     return median_ms(lambda: decide(next(fresh)))
 

@@ -30,7 +30,7 @@ async def test_an_operator_drains_a_pilot_from_the_page(browser: Browser, whole:
     await tab.get_by_role("link", name=f"Job {job}").click()
     await expect(tab.get_by_role("heading", name=f"Job {job} Up")).to_be_visible()
     await tab.get_by_role("button", name="Drain").first.click()
-    await expect(tab.get_by_role("status")).to_contain_text("(drain) is written")
+    await expect(tab.get_by_role("status")).to_contain_text("(drain) is queued")
     # Without a click: the page asks again by itself.
     await expect(tab.get_by_role("heading", name=f"Job {job} Ended")).to_be_visible(timeout=WITHIN_MS)
     await expect(tab.get_by_role("region", name="Decisions")).to_contain_text(f"{name} asked to drain it")

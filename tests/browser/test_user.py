@@ -50,7 +50,7 @@ async def test_a_person_makes_a_token_chats_with_a_cold_model_and_runs_a_batch(
         )
         await page.get_by_role("link", name="Models", exact=True).click()
         row = page.get_by_role("row").filter(has_text=POOL)
-        await expect(row.get_by_text("Ready")).to_be_visible(timeout=COLD_MS)
+        await expect(row.locator(".chip", has_text="Ready")).to_be_visible(timeout=COLD_MS)
 
         # The token of the page works as a program's.
         async with openai.AsyncOpenAI(base_url=whole.site.url + "/v1", api_key=token) as client:

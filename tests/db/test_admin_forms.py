@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from portal.accounts.models import Project, Quota, User
-from portal.catalog.models import Access, Model, Pool, Profile
+from portal.catalog.models import Access, Environment, Model, Pool, Profile
 from portal.fleet.models import Cluster, WayState
 from portal.redis import hints
 from tests.api.world import ApiClient, World
@@ -159,3 +159,14 @@ def test_an_access_that_is_not_saved_yet_has_heard_nothing(root: ApiClient) -> N
     WayState.objects.create(cluster=cluster, name="", answered_at=timezone.now())
     page = root.get(reverse("admin:catalog_access_add")).content.decode()
     assert "It has not been used yet." in page and "Slurm answered" not in page
+
+
+def test_what_is_not_built_is_not_offered_and_a_row_that_has_it_keeps_it(
+    root: ApiClient, world: World
+) -> None:
+    old = Environment.objects.create(name="nets", engine="torch", python="/p")
+    offered = root.get(admin_url(Environment, "add")).content.decode()
+    assert 'value="vllm"' in offered and 'value="torch"' not in offered
+    assert 'value="torch" selected' in root.get(admin_url(Environment, "change", old.pk)).content.decode()
+    offered = root.get(admin_url(Model, "add")).content.decode()
+    assert 'value="llm"' in offered and 'value="dnn"' not in offered

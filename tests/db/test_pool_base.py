@@ -37,7 +37,7 @@ def base_of(name: str) -> str | None:
 
 
 def check() -> None:
-    """What a COMMIT would check."""
+    """Check what a COMMIT would check."""
     with connection.cursor() as cur:
         cur.execute("SET CONSTRAINTS ALL IMMEDIATE")
         cur.execute("SET CONSTRAINTS ALL DEFERRED")

@@ -51,7 +51,7 @@ async def _api(plane: Plane, model: str) -> str:
 
 
 async def _batch(plane: Plane, model: str) -> str:
-    """A line that is refused stands in the batch's errors, or is why the whole of it is."""
+    """Hand in a batch of one line. One that is refused stands in the batch's errors, or is why the whole of it is."""
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": TOKENS}
     batch = await batch_world.create(plane, batch_world.jsonl(batch_world.line("a", body=body)))
     await batch_world.look(plane)
@@ -82,7 +82,8 @@ def _verdict(told: dict[str, Any]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """`before`: handed in by the same caller first. `sets`: SQL. `spent`: the project's rate that has nothing left."""
+    """A line of the table. `before`: handed in by the same caller first. `sets`: SQL. `spent`: the project's rate
+    that has nothing left."""
 
     verdict: str
     model: str = "demo"
@@ -224,7 +225,7 @@ async def _set_the_scene(plane: Plane, case: Case) -> None:
 
 
 async def _read_anew(plane: Plane) -> None:
-    """The gateway has read what was changed before this call."""
+    """Wait until the gateway has read what was changed before this call."""
     async with plane.client.get(plane.url + "/v1/models", headers=plane.headers()) as answer:
         assert answer.status == 200  # it knows the token now
     began = time.monotonic()

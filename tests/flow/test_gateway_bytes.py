@@ -48,7 +48,7 @@ def read_tensor(endpoint: Endpoint, body: bytes, content_type: str) -> Asked:
 
 @pytest.fixture(autouse=True)
 def with_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line more, before the gateway reads the table."""
+    """Add the line to the table before the gateway reads it."""
     monkeypatch.setitem(endpoints.ENDPOINTS, TENSOR.path, TENSOR)
     monkeypatch.setitem(endpoints.ENGINE_PATHS, TENSOR.engine_path, TENSOR)
     monkeypatch.setitem(asked.READERS, TENSOR.name, read_tensor)
@@ -56,7 +56,8 @@ def with_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def worker_path(tmp_path: Path, plane: Plane) -> str:
-    """A PYTHONPATH on which the line more is in the agent; the interpreter of its engine has it, too."""
+    """Return a PYTHONPATH on which the line is in the agent's table, too, and in that of its engine's
+    interpreter."""
     folder = tmp_path / "table"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(ADDED)
@@ -68,7 +69,7 @@ def worker_path(tmp_path: Path, plane: Plane) -> str:
 
 
 def _kept(plane: Plane, request: str) -> tuple[bytes, str, bytes, str]:
-    """(body, its type, result, its type) as the ledger has them."""
+    """Return (body, its type, result, its type) as the ledger has them."""
     ((body, kind, result, result_type),) = plane.sql(
         "SELECT body, content_type, coalesce(result, ''), result_type FROM ledger_payload WHERE request = %s",
         (request,),

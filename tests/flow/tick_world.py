@@ -221,7 +221,7 @@ class World:
         return site(self.config)
 
     def actor(self) -> Actor:
-        """Who carries out decisions at this moment, outside a tick."""
+        """Return who carries out decisions at this moment, outside a tick."""
         return Actor(self.site(), self.client_for, self.config, lambda: self.now, self.redis)
 
     def start(self, pilot: Pilot) -> None:

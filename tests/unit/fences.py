@@ -179,3 +179,84 @@ def foreign_imports(path: str, source: str) -> list[str]:
             if name.split(".")[0] not in _POLICY_ALLOWED and not ours:
                 found.append(f"{path}:{node.lineno}: imports {name}")
     return found
+
+
+_SQL = re.compile(
+    r"\b(select\b.*\bfrom|insert\s+into|update\b.*\bset|delete\s+from)\b", re.IGNORECASE | re.DOTALL
+)
+MOST_COLUMNS = 6  # that a reader counts at a glance
+
+
+def rows_by_position(path: str, source: str) -> list[str]:
+    """Rows of a cursor whose columns are counted instead of named (portal.db.rows), and SQL that is patched as text."""
+    if path == "portal/db/rows.py":
+        return []
+    found = []
+    tree = ast.parse(source)
+    rows = _row_names(tree)
+    for node in ast.walk(tree):
+        for target in _targets(node):
+            if isinstance(target, ast.Tuple) and len(target.elts) > MOST_COLUMNS:
+                found.append(f"{path}:{target.lineno}: takes {len(target.elts)} columns by position")
+        if (
+            isinstance(node, ast.Subscript)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in rows
+            and isinstance(node.slice, ast.Constant)
+            and isinstance(node.slice.value, int)
+            and node.slice.value > 1
+        ):
+            found.append(f"{path}:{node.lineno}: takes column {ast.unparse(node)}")
+        if isinstance(node, ast.Call):
+            for argument in node.args:
+                if isinstance(argument, ast.Starred) and ast.unparse(argument.value) in rows:
+                    found.append(f"{path}:{node.lineno}: hands on a row by position: {ast.unparse(node)}")
+            if (
+                isinstance(node.func, ast.Attribute)
+                and node.func.attr in ("replace", "format")
+                and _SQL.search(_text_of(node.func.value))
+            ):
+                found.append(f"{path}:{node.lineno}: patches SQL by .{node.func.attr}")
+    return found
+
+
+def _targets(node: ast.AST) -> list[ast.expr]:
+    """Return what rows are bound to here."""
+    if isinstance(node, (ast.For, ast.comprehension)):
+        return [node.target] if _is_fetched(node.iter) else []
+    return node.targets if isinstance(node, ast.Assign) and _is_fetched(node.value) else []
+
+
+def _row_names(tree: ast.AST) -> set[str]:
+    """Return the names that stand for one row: bound to a fetch, or running over the rows of one."""
+    lists: set[str] = set()
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and _is_fetched(node.value):
+            bound = {target.id for target in node.targets if isinstance(target, ast.Name)}
+            (names if "fetchone" in ast.unparse(node.value) else lists).update(bound)
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.For, ast.comprehension)) or not isinstance(node.target, ast.Name):
+            continue
+        if _is_fetched(node.iter) or (isinstance(node.iter, ast.Name) and node.iter.id in lists):
+            names.add(node.target.id)
+    return names
+
+
+def _is_fetched(node: ast.expr) -> bool:
+    """Return whether these are rows as the driver gives them."""
+    if isinstance(node, ast.BoolOp):
+        return any(map(_is_fetched, node.values))
+    if not isinstance(node, ast.Call):
+        return isinstance(node, ast.Name) and node.id == "cur"
+    name = ast.unparse(node.func)
+    fetches = any(keyword.arg == "fetch" for keyword in node.keywords)
+    return name.endswith((".fetchone", ".fetchall", ".fetchmany")) or (name == "execute_values" and fetches)
+
+
+def _text_of(node: ast.expr) -> str:
+    """Return the text of a literal, without what an f-string puts in."""
+    parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+    return "".join(
+        part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)
+    )

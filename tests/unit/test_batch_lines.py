@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from portal.batches.lines import MOST_ERRORS, Judged, Rules, judge
+from portal.batches.lines import MOST_ERRORS, Judgement, Rules, judge
 from portal.errors import ApiError
 
 CHAT = "/v1/chat/completions"
@@ -24,7 +24,7 @@ def refusal(model: str) -> ApiError | None:
     return None if model == "demo" else ApiError("model_not_found", detail=model)
 
 
-def judged(tmp_path: Path, *lines: dict[str, Any] | bytes, end: bytes = b"\n", **limits: Any) -> Judged:
+def judged(tmp_path: Path, *lines: dict[str, Any] | bytes, end: bytes = b"\n", **limits: Any) -> Judgement:
     path = tmp_path / "in"
     path.write_bytes(b"".join((x if isinstance(x, bytes) else json.dumps(x).encode()) + end for x in lines))
     return judge(path, dataclasses.replace(Rules(CHAT, 1000, 2000, refusal), **limits))

@@ -87,6 +87,7 @@ def test_every_import_fence_holds_and_catches_what_is_planted(tmp_path: Path) ->
         (fences.state_writes, ("portal", "scheduler")),
         (fences.process_starts, ("portal", "scheduler")),
         (fences.decision_writes, ("portal", "scheduler")),
+        (fences.rows_by_position, ("portal", "scheduler")),
         (fences.foreign_imports, ("scheduler/policy", "portal/policy")),
         (fences.spelled_keys, ("portal", "scheduler", "gpuworker", "bin/devstack", "tests")),
         (
@@ -195,3 +196,37 @@ def test_a_policy_may_know_the_states_of_the_fleet_and_nothing_else_of_it() -> N
 @pytest.mark.parametrize("line", ["import django", "from portal.fleet.models import Pilot"])
 def test_a_planted_import_of_the_states_is_caught(line: str) -> None:
     assert fences.foreign_imports("portal/fleet/states.py", line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "total = sum(row[8] for row in cur.fetchall())",
+        "row = cur.fetchone()\nname = row[2]",
+        "moved = execute_values(cur, 'X', rows, fetch=True)\nfor m in moved:\n    print(m[3])",
+        "found = [_replica(*row) for row in cur.fetchall()]",
+        "row = cur.fetchone()\nfound = Row(*row)",
+        "for a, b, c, d, e, f, g in cur.fetchall():\n    pass",
+        "a, b, c, d, e, f, g = cur.fetchone() or (None,) * 7",
+        "cur.execute('SELECT a FROM t WHERE b = X'.replace('X', 'c'))",
+        "cur.execute('UPDATE t SET a = {}'.format(1))",
+    ],
+)
+def test_a_planted_row_by_position_is_caught(line: str) -> None:
+    assert fences.rows_by_position("portal/api/x.py", line)
+    assert not fences.rows_by_position("portal/db/rows.py", line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "(count,) = cur.fetchone()",
+        "for id_, state in cur.fetchall():\n    print(id_, state)",
+        "rows = named(cur, Row)\nfor row in rows:\n    print(row.name)",
+        "cells = [('a', 1, 2)]\nfor cell in cells:\n    print(cell[2])",
+        "text = 'Take one from the shelf'.replace('one', 'two')",
+        "names = line.split()\nprint(names[4])",
+    ],
+)
+def test_rows_by_name_and_what_is_no_row_pass(line: str) -> None:
+    assert not fences.rows_by_position("portal/api/x.py", line)

@@ -28,7 +28,7 @@ REPLICA = str(uuid.uuid4())
 
 
 class Hands:
-    """Writer, keeper, limits, slots and repeats in one: notes what it is told."""
+    """A writer, keeper, limits, slots and repeats in one, which note what they are told."""
 
     def __init__(self, moved: str | None = "queued") -> None:
         self.written: list[Any] = []

@@ -31,16 +31,13 @@ UNWRITTEN = frozenset(
     [
         "gpuworker",
         "portal",
-        "portal/acceptance",
         "portal/admission",
-        "portal/batches",
         "portal/catalog",
         "portal/config",
         "portal/db",
         "portal/fleet",
         "portal/gateway",
         "portal/http",
-        "portal/ledger",
         "portal/policy",
         "portal/redis",
         "portal/transport",
@@ -57,18 +54,17 @@ NOUNS = {
     "gpuworker/engines/wrapping": "what an engine's command is wrapped in, as in Slurm's --wrap",
     "gpuworker/staging": "the HPC centres' word for copies on node-local disks",
     "portal/console/management/commands/demo_seed": "a seed",
-    "portal/panel/listing": "an admin's list of rows",
     "portal/policy/routing": "the field's word for the choice of a replica",
     "scheduler/observe/listing": "Slurm's answer to squeue",
     "scheduler/policy/staging": "the HPC centres' word for copies on node-local disks",
     "scheduler/policy/switching": "the field's word for changing the model on a GPU",
+    "scheduler/policy/wording": "how the reasons of decisions are worded",
     "scheduler/slurm/listing": "Slurm's answer to squeue",
 }
 # Modules that are still named by a participle.
 PARTICIPLES = frozenset(
     [
         "portal/acceptance/asked",
-        "portal/batches/reading",
         "portal/catalog/allowed",
         "portal/catalog/models/served",
         "portal/config/generated",

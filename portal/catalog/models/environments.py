@@ -26,7 +26,11 @@ class Environment(models.Model):
     python = models.CharField(
         max_length=500, blank=True, help_text="Interpreter as seen on compute nodes; empty: the agent's own."
     )
-    engine_version = models.CharField(max_length=50, blank=True)
+    engine_version = models.CharField(
+        max_length=50,
+        blank=True,
+        help_text="A note for people. What serves a request is what its engine says of itself.",
+    )
     gpu_types = models.JSONField(default=list, blank=True, help_text="GPU types it runs on; empty: any.")
     prologue = models.TextField(
         blank=True, help_text="Shell lines (bash) run before its engines start, e.g. module load cuda/12."

@@ -13,17 +13,14 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from psycopg2.extensions import cursor as Cursor
-
 from portal.accounts.callers import Caller
-from portal.batches import intake, reading, transitions
-from portal.batches.reading import BatchRow
+from portal.batches import cancellation, intake, queries, transitions
+from portal.batches.queries import BatchRow
 from portal.batches.values import NewBatch
 from portal.db.threads import Database
 from portal.errors import ApiError
 from portal.gateway.openai import resources
 from portal.http.exchange import Exchange
-from portal.ledger.states import BatchState
 
 _PREFIX = "batch_"
 _BODY_BYTES = 64 * 1024
@@ -45,7 +42,7 @@ class Batches:
         most = resources.limit(asked, usual=20, most=100)
         after = asked.get("after")
         from_id = None if after is None else _id(after)
-        work = partial(reading.batches, owner=resources.owner_of(caller), after=from_id, most=most + 1)
+        work = partial(queries.batches, owner=resources.owner_of(caller), after=from_id, most=most + 1)
         rows = await resources.ask(self._database, work)
         return resources.page([describe(row) for row in rows], most)
 
@@ -53,23 +50,17 @@ class Batches:
         return await self._find(_id(name), caller)
 
     async def cancel(self, ex: Exchange, caller: Caller, name: str) -> dict[str, Any]:
-        id_ = _id(name)
-
-        def work(cur: Cursor) -> bool:
-            return transitions.ask_cancel(cur, id_, datetime.now(UTC))
-
-        found = await self._find(id_, caller)
-        if await resources.ask(self._database, work):
+        work = partial(
+            cancellation.cancel, id_=_id(name), owner=resources.owner_of(caller), now=datetime.now(UTC)
+        )
+        row, moved = await resources.ask(self._database, work)
+        if moved:
             await asyncio.to_thread(_wake)
-        elif found["status"] not in (BatchState.CANCELLING, BatchState.CANCELLED):
-            status = (await self._find(id_, caller))["status"]
-            if status not in (BatchState.CANCELLING, BatchState.CANCELLED):
-                raise ApiError("conflict", detail=f"The batch is {status} and cannot be cancelled any more.")
-        return await self._find(id_, caller)
+        return describe(row)
 
     async def _find(self, id_: UUID, caller: Caller) -> dict[str, Any]:
         row = await resources.ask(
-            self._database, partial(reading.batch, id_=id_, owner=resources.owner_of(caller))
+            self._database, partial(queries.batch, id_=id_, owner=resources.owner_of(caller))
         )
         if row is None:
             raise ApiError("batch_not_found")

@@ -11,15 +11,13 @@ import os
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
-from uuid import UUID, uuid4
-
-from psycopg2.extensions import cursor as Cursor
+from uuid import uuid4
 
 from portal.accounts.callers import Caller
-from portal.batches import intake, reading, transitions
+from portal.batches import erasure, intake, queries, transitions
 from portal.batches.contents import Contents, parts
 from portal.batches.intake import Draft
-from portal.batches.reading import FileRow
+from portal.batches.queries import FileRow
 from portal.config import Config
 from portal.db.threads import Database
 from portal.errors import ApiError
@@ -27,7 +25,6 @@ from portal.gateway.openai import resources, upload
 from portal.http.exchange import Exchange
 
 _PREFIX = "file-"
-_LEAST_KEPT_S = 3600
 
 
 class Files:
@@ -46,7 +43,9 @@ class Files:
                 raise _wrong("file", "is missing: send the file as this part of the form")
             if got.fields.get("purpose") != "batch":
                 raise _wrong("purpose", "must be 'batch'")
-            keep = _kept_for(got.fields, timedelta(days=self._config.file_keep_days))
+            keep = intake.kept_for(
+                got.fields.get(intake.KEPT_FOR), timedelta(days=self._config.file_keep_days)
+            )
             row = intake.new_file(draft, owner, got.name, keep, now)
             await asyncio.to_thread(draft.complete)
             await resources.ask(self._database, partial(transitions.add_file, file=row))
@@ -67,7 +66,7 @@ class Files:
         rows = await resources.ask(
             self._database,
             partial(
-                reading.files,
+                queries.files,
                 owner=resources.owner_of(caller),
                 purpose=purpose,
                 after=None if after is None else resources.read_id(_PREFIX, after, "file_not_found"),
@@ -93,24 +92,19 @@ class Files:
 
     async def delete(self, ex: Exchange, caller: Caller, name: str) -> dict[str, Any]:
         row = await self._find(name, caller)
-        if not await resources.ask(self._database, partial(self._erase, id_=row.id)):
+        work = partial(erasure.erase, contents=self._contents, files=[row.id], now=datetime.now(UTC))
+        if not await resources.ask(self._database, work):
             raise ApiError("conflict", detail="A batch that is not over uses this file.")
         return {"id": f"{_PREFIX}{row.id}", "object": "file", "deleted": True}
 
     async def _find(self, name: str, caller: Caller) -> FileRow:
         id_ = resources.read_id(_PREFIX, name, "file_not_found")
         row = await resources.ask(
-            self._database, partial(reading.file, id_=id_, owner=resources.owner_of(caller))
+            self._database, partial(queries.file, id_=id_, owner=resources.owner_of(caller))
         )
         if row is None:
             raise ApiError("file_not_found")
         return row
-
-    def _erase(self, cur: Cursor, id_: UUID) -> bool:
-        erased = transitions.erase_files(cur, [id_], datetime.now(UTC))
-        for file in erased:
-            self._contents.erase(file)
-        return bool(erased)
 
 
 def describe(row: FileRow) -> dict[str, Any]:
@@ -125,16 +119,6 @@ def describe(row: FileRow) -> dict[str, Any]:
         "status": "processed",
         "status_details": None,
     }
-
-
-def _kept_for(fields: dict[str, str], most: timedelta) -> timedelta:
-    """`expires_after` of the form; an owner may shorten what the site allows."""
-    text = fields.get("expires_after[seconds]")
-    if text is None:
-        return most
-    if not text.isascii() or not text.isdigit() or int(text[:12]) < _LEAST_KEPT_S:
-        raise _wrong("expires_after[seconds]", f"must be a whole number, at least {_LEAST_KEPT_S}")
-    return min(most, timedelta(seconds=min(int(text[:12]), most.total_seconds())))
 
 
 def _wrong(param: str, what: str) -> ApiError:

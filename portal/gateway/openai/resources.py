@@ -11,7 +11,7 @@ import psycopg2
 from psycopg2.extensions import cursor as Cursor
 
 from portal.accounts.callers import Caller
-from portal.batches.reading import Owner
+from portal.batches.queries import Owner
 from portal.db.threads import Database
 from portal.errors import ApiError
 from portal.http.exchange import Exchange

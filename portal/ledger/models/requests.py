@@ -179,7 +179,7 @@ class Holder(models.Model):
 
 
 class Depth(models.Model):
-    """Counters of live requests per pool, lane and state, kept by a trigger as deltas; their sum is the depth.
+    """One counter of live requests per pool, lane and state, kept by a trigger as deltas; their sum is the depth.
 
     Deltas, because one counter row per pool would make every writer wait for every other; the control loop
     folds them together.

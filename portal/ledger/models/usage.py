@@ -6,7 +6,7 @@ from django.db import models
 
 
 class Sums(models.Model):
-    """What requests used that ended within one hour or day."""
+    """The sums of what requests used that ended within one hour or day."""
 
     at = models.DateTimeField(help_text="Its beginning, UTC.")
     requests = models.BigIntegerField(help_text="However they ended.")
@@ -20,7 +20,7 @@ class Sums(models.Model):
 
 
 class Spent(Sums):
-    """Of one user, project and model."""
+    """The sums of one user, project and model."""
 
     user_id = models.BigIntegerField()
     project_id = models.BigIntegerField()
@@ -31,8 +31,8 @@ class Spent(Sums):
 
 
 class Usage(Spent):
-    """Folded from the deltas by `portal.ledger.usage.fold`, each into its hour and into its day: a month is then 30
-    rows of a model and not 720."""
+    """One row of sums, folded from the deltas by `portal.ledger.usage.fold`, each into its hour and into its day: a
+    month is then 30 rows of a model and not 720."""
 
     step = models.CharField(max_length=4, choices=[("hour", "hour"), ("day", "day")])
 
@@ -50,8 +50,8 @@ class Usage(Spent):
 
 
 class UsageTotal(Sums):
-    """Everybody's, folded along: of all together, of each model, of each project and of each person. For pages that
-    show the whole site, which would else add up as many rows as there are people × projects × models."""
+    """The sums of everybody, folded along: of all together, of each model, of each project and of each person. For
+    pages that show the whole site, which would else add up as many rows as there are people × projects × models."""
 
     step = models.CharField(max_length=5, choices=[(word, word) for word in ("hour", "day", "month")])
     kind = models.CharField(
@@ -72,8 +72,9 @@ class UsageTotal(Sums):
 
 
 class UsageDelta(Spent):
-    """By hour. Written by a trigger in the transaction that ends the requests: nothing is counted twice or not at all
-    (decisions/0019). Deltas, because one row per sum would make every writer wait for every other."""
+    """A change of the sums of an hour. Written by a trigger in the transaction that ends the requests: nothing is
+    counted twice or not at all (decisions/0019). Deltas, because one row per sum would make every writer wait for
+    every other."""
 
     def __str__(self) -> str:
         return f"{self.model} at {self.at:%Y-%m-%d %H:00} {self.requests:+d}"

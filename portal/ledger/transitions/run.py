@@ -48,7 +48,7 @@ class _InterruptedRow(NamedTuple):
 
 
 class _Payload(TypedDict):
-    """What lies beside a row; nothing beside a batch's, whose line is JSON and lies in its file."""
+    """The payload that lies beside a row; nothing beside a batch's, whose line is JSON and lies in its file."""
 
     body: bytes
     content_type: str

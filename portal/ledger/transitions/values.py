@@ -72,7 +72,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """It runs. Of its wait, so much was Slurm's and so much the model's load."""
+    """A grant that was made. Of the wait, so much was Slurm's and so much the model's load."""
 
     attempt: int
     slurm_s: float = 0.0
@@ -110,7 +110,7 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where a batch's line lies: nothing of it is copied into the ledger."""
+    """The place in a file where a batch's line lies: nothing of it is copied into the ledger."""
 
     file: UUID
     offset: int
@@ -119,7 +119,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a queued request stands, and how it got there."""
+    """The place in line of a queued request, and how it got there."""
 
     order_key: float
     accepted_at: datetime
@@ -141,7 +141,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """What a cancelled request was doing, so that whoever runs it can be told."""
+    """A request that was cancelled, and what it was doing, so that whoever runs it can be told."""
 
     id: UUID
     was: str

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -15,6 +15,7 @@ from uuid import UUID
 from psycopg2.extensions import cursor as Cursor
 
 from portal.batches.transitions import LIVE
+from portal.db.rows import first, named
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +61,19 @@ class BatchRow:
 
 
 _FILE = "id, purpose, name, bytes, created_at, expires_at"
-_BATCH = """id, project_id, user_id, state, endpoint, completion_window, metadata, input_file_id, output_file_id,
-  error_file_id, created_at, expires_at, in_progress_at, cancelling_at, finalizing_at, ended_at, errors, total,
-  completed, failed, cancelled, expired"""
+_BATCH = """id, project_id, user_id, state, endpoint, completion_window, metadata, input_file_id AS input_file,
+  output_file_id AS output_file, error_file_id AS error_file, created_at, expires_at, in_progress_at, cancelling_at,
+  finalizing_at, ended_at, errors, total, completed, failed, cancelled, expired"""
 _OWNED = "user_id = %s AND project_id = %s"
 
 
 def file(cur: Cursor, id_: UUID, owner: Owner) -> FileRow | None:
-    """Not one whose content is erased."""
+    """Return the owner's file, if there is one of this id whose content is not erased."""
     cur.execute(
         f"SELECT {_FILE} FROM ledger_file WHERE id = %s AND {_OWNED} AND erased_at IS NULL",
         (id_, owner.user_id, owner.project_id),
     )
-    row = cur.fetchone()
-    return None if row is None else _file(row)
+    return first(cur, FileRow)
 
 
 def files(
@@ -87,7 +87,7 @@ def files(
             ORDER BY created_at {order}, id {order} LIMIT %s""",
         (owner.user_id, owner.project_id, purpose, purpose, after, after, most),
     )
-    return [_file(row) for row in cur.fetchall()]
+    return named(cur, FileRow)
 
 
 def batch(cur: Cursor, id_: UUID, owner: Owner) -> BatchRow | None:
@@ -95,12 +95,11 @@ def batch(cur: Cursor, id_: UUID, owner: Owner) -> BatchRow | None:
         f"SELECT {_BATCH} FROM ledger_batch WHERE id = %s AND {_OWNED}",
         (id_, owner.user_id, owner.project_id),
     )
-    row = cur.fetchone()
-    return None if row is None else _batch(row)
+    return first(cur, _batch)
 
 
 def batches(cur: Cursor, owner: Owner, *, after: UUID | None, most: int) -> list[BatchRow]:
-    """Newest first."""
+    """Return the owner's batches, newest first."""
     cur.execute(
         f"""SELECT {_BATCH} FROM ledger_batch
             WHERE {_OWNED}
@@ -108,37 +107,31 @@ def batches(cur: Cursor, owner: Owner, *, after: UUID | None, most: int) -> list
             ORDER BY created_at DESC, id DESC LIMIT %s""",
         (owner.user_id, owner.project_id, after, after, most),
     )
-    return [_batch(row) for row in cur.fetchall()]
+    return named(cur, _batch)
 
 
 def live(cur: Cursor) -> list[BatchRow]:
-    """Those that are not over, oldest first."""
+    """Return the batches that are not over, oldest first."""
     cur.execute(f"SELECT {_BATCH} FROM ledger_batch WHERE state = ANY(%s) ORDER BY created_at", (list(LIVE),))
-    return [_batch(row) for row in cur.fetchall()]
+    return named(cur, _batch)
 
 
 def locked(cur: Cursor, id_: UUID) -> BatchRow | None:
-    """One batch, whose files nobody else writes until the caller commits."""
+    """Return one batch, whose files nobody else writes until the caller commits."""
     cur.execute(f"SELECT {_BATCH} FROM ledger_batch WHERE id = %s FOR NO KEY UPDATE", (id_,))
-    row = cur.fetchone()
-    return None if row is None else _batch(row)
+    return first(cur, _batch)
 
 
 def lengths(cur: Cursor, files: Sequence[UUID]) -> dict[UUID, int]:
-    """Committed lengths."""
+    """Return the committed lengths of files in bytes."""
     cur.execute("SELECT id, bytes FROM ledger_file WHERE id = ANY(%s::uuid[])", ([str(f) for f in files],))
     return {UUID(str(id_)): length for id_, length in cur.fetchall()}
 
 
-def _file(row: Sequence[Any]) -> FileRow:
-    return FileRow(*row)
-
-
-def _batch(row: Sequence[Any]) -> BatchRow:
-    values = dict(zip((field.name for field in fields(BatchRow)), row, strict=True))
-    return BatchRow(**values | {name: _json(values[name]) for name in ("metadata", "errors")})
+def _batch(*, metadata: Any, errors: Any, **known: Any) -> BatchRow:
+    return BatchRow(metadata=_json(metadata), errors=_json(errors), **known)
 
 
 def _json(value: Any) -> Any:
-    """psycopg2 decodes jsonb by itself, but Django's connections are told not to."""
+    """Return the value of a jsonb column: psycopg2 decodes it by itself, but Django's connections are told not to."""
     return json.loads(value) if isinstance(value, str) else value
