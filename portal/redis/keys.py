@@ -179,7 +179,7 @@ SILENT_NOTED = Key(
     "berth:silent:told",
     "set",
     holds="pilots of which a decision says that they are silent",
-    writer="scheduler.observe.silence",
+    writer="scheduler.act.notes, by scheduler.observe.silence, which forgets those that are gone",
     readers="scheduler.observe.silence",
     expiry="none; as SILENT_SINCE",
 )
