@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Consumption:
-    """A limit and how much of it is taken at this moment; None: Redis does not say."""
+    """A limit, and how much of it is taken at this moment; None where Redis does not say."""
 
     want: Want
     used: int | None
@@ -53,7 +53,7 @@ def of(tokens: Sequence[int], users: Sequence[int], projects: Sequence[int], now
 
 
 def _used(asked: Sequence[Want], now: float) -> dict[Want, int]:
-    """Raises redis.RedisError."""
+    """Return how much of each is taken. Raise redis.RedisError."""
     rates = [want for want in asked if want.kind in RATES]
     counts = [want for want in asked if want.kind not in RATES]
     found: dict[Want, int] = {}

@@ -1,4 +1,4 @@
-"""What this gateway holds in Redis: leases in use, requests in line; kept there, and grants taken from there.
+"""What one gateway holds in Redis (slots in use, requests in line) → kept there, and grants taken from there.
 
 Separate from `slots`, which only knows commands. Once a second: renew leases, fill the pools this gateway
 waits in, and put back what is missing there. So a lost message or a flushed Redis costs seconds.
@@ -28,7 +28,7 @@ _CHECKED_AT_ONCE = 1000  # waiters of one pool looked up per round
 
 @dataclass(slots=True)
 class Waiter:
-    """One request in line. `granted` is resolved with its route."""
+    """A request in line. `granted` is resolved with its route."""
 
     place: Place
     order_key: float
@@ -44,7 +44,7 @@ class _Held:
 
 @dataclass(slots=True)
 class _PoolHands:
-    """This gateway's part of one pool."""
+    """The part of one pool that is in this gateway's hands."""
 
     waiters: dict[str, Waiter] = field(default_factory=dict)
     leases: dict[str, _Held] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class Keeper:
 
     @property
     def in_hand(self) -> int:
-        """Requests this gateway waits for or runs."""
+        """Return how many requests this gateway waits for or runs."""
         return sum(len(pool.waiters) + len(pool.leases) for pool in self._pools.values())
 
     # Leases
@@ -134,7 +134,7 @@ class Keeper:
     # Messages
 
     def _came_back(self) -> None:
-        """While nobody listened, grants to us were dropped together with their waiters."""
+        """Look for all waiters: while nobody listened, grants to us were dropped together with them."""
         self.listening.set()
         self._on_directory()
         for hands in self._pools.values():
@@ -174,7 +174,7 @@ class Keeper:
                 log.warning("keeper: %s", error)
 
     async def keep_once(self) -> None:
-        """One round. Raises QueueDown."""
+        """Renew what is in use, fill, and put back in line what is missing there. Raise QueueDown."""
         epoch = await self._slots.epoch()
         flushed = bool(self._epoch) and epoch != self._epoch
         now = time.monotonic()
@@ -195,7 +195,7 @@ class Keeper:
         self._epoch = epoch  # only now: a round that failed half-way is done again in full
 
     async def _check_line(self, name: str, hands: _PoolHands, now: float) -> None:
-        """A waiter that is not in line and got no grant for longer than a grant can take goes back, in its place."""
+        """Put waiters back in their place that are not in line and got no grant for longer than a grant can take."""
         names = list(hands.waiters)
         start = hands.cursor % len(names)
         hands.cursor = start + _CHECKED_AT_ONCE

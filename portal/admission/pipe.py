@@ -28,7 +28,7 @@ _MORE = object()  # the parser's word for "not yet"
 
 
 class QueueDown(Exception):
-    """Redis did not answer."""
+    """The error that Redis did not answer, or answered with an error."""
 
 
 class _Ask(NamedTuple):
@@ -40,7 +40,7 @@ class _Ask(NamedTuple):
 
 
 class Pipe:
-    """`ask`, or `tell` where nobody waits. It connects when it is asked and there is no connection."""
+    """The connection of this process: `ask`, or `tell` where nobody waits. It connects when it has something to send."""
 
     def __init__(self, url: str) -> None:
         self._options: dict[str, Any] = dict(parse_url(url))
@@ -50,17 +50,17 @@ class Pipe:
         self.down_since: float | None = None  # monotonic; None while Redis answers
 
     def ask(self, command: Command) -> asyncio.Future[Any]:
-        """Its answer. Raises QueueDown, also for what Redis answers with an error."""
+        """Send a command and return its answer to be, which raises QueueDown, also where Redis answers with an error."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._leave(_Ask(_packed(command), answer))
         return answer
 
     def tell(self, command: Command) -> None:
-        """Nobody learns whether it arrived, but `down_since`."""
+        """Send a command of which nobody learns whether it arrived, but `down_since`."""
         self._leave(_Ask(_packed(command), None))
 
     async def close(self) -> None:
-        """After what was said has been heard, if it still can be."""
+        """Close the connection after what was sent has been answered, if it still can be."""
         try:
             if self._leaving or (self._link is not None and not self._link.lost):
                 await asyncio.wait_for(self.ask(("PING",)), ANSWER_S)
@@ -156,7 +156,7 @@ class _Link(asyncio.Protocol):
             self._transport.abort()
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Whether it has been silent for too long. A timer of its own per command would cost more than they do."""
+        """Give the connection up if it was silent for too long. A timer per command would cost more than commands do."""
         self._timer = None
         if not self._due:
             return
@@ -167,7 +167,7 @@ class _Link(asyncio.Protocol):
             self._timer = loop.call_later(left_s, self._look, loop)
 
     def _lose(self, why: str) -> None:
-        """What was asked may have happened or not: it is never asked again from here."""
+        """Fail what is due. It may have happened or not: it is never asked again from here."""
         self.lost = True
         due, self._due = self._due, deque()
         self._failed(due, why)
@@ -189,15 +189,15 @@ class _Link(asyncio.Protocol):
         unknown: list[_Ask] = []
         try:
             self._reader.feed(data)
-            while (said := self._reader.gets()) is not _MORE:
+            while (answer := self._reader.gets()) is not _MORE:
                 ask = self._due.popleft()
-                if isinstance(said, hiredis.ReplyError):
-                    if str(said).startswith("NOSCRIPT") and not ask.again:
+                if isinstance(answer, hiredis.ReplyError):
+                    if str(answer).startswith("NOSCRIPT") and not ask.again:
                         unknown.append(ask._replace(again=True))
                     elif ask.answer is not None and not ask.answer.done():
-                        ask.answer.set_exception(QueueDown(f"Redis: {said}"))
+                        ask.answer.set_exception(QueueDown(f"Redis: {answer}"))
                 elif ask.answer is not None and not ask.answer.done():  # done: its caller was cancelled
-                    ask.answer.set_result(said)
+                    ask.answer.set_result(answer)
         except (hiredis.ProtocolError, IndexError) as error:
             self._lose(f"not an answer: {type(error).__name__}")
             return
@@ -218,5 +218,5 @@ def _tls(options: dict[str, Any]) -> ssl.SSLContext | None:
     """Return the TLS context that redis-py reads from the URL (rediss://…?ssl_ca_certs=…), or None."""
     if options.get("connection_class") is not SSLConnection:
         return None
-    said = {name: value for name, value in options.items() if name.startswith("ssl_")}
-    return SSLConnection(**said).ssl_context.get()
+    tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    return SSLConnection(**tls).ssl_context.get()

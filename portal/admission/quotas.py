@@ -1,4 +1,4 @@
-"""Quotas for rows that pilots pull, asked without waiting: the same limits and the same script as the gateway's.
+"""Rows that pilots pull → counted or parked, by the same limits and the same script as the gateway's.
 
 A row over a limit that refills is parked, not failed; the control loop unparks it. Concurrency is no limit here:
 how many rows run at once is the fleet's affair (decisions/0010). While Redis is away a row with a quota is parked
@@ -38,19 +38,22 @@ def concerning_each(cur: Cursor, of: Iterable[Subjects]) -> dict[Subjects, Conce
 
 
 def take(limits: Concerning, request: UUID, tokens: int) -> bool:
-    """Take what the row needs of every rate, or nothing. Raises redis.RedisError."""
+    """Take what the row needs of every rate, or nothing, and return whether it did. Raise redis.RedisError."""
     asked = wants(limits, RATES, tokens)
     return not asked or not run(of_limits("limit", *limit_arguments(str(request), asked)))[0]
 
 
 def refill(cur: Cursor, subjects: Subjects, tokens: int, now: float) -> Refill:
-    """Return the rate that lets a row of so many tokens in last, and in how many seconds; None without a rate. Takes
-    nothing. Raises redis.RedisError."""
+    """Return the rate that lets a row of so many tokens in last, and in how many seconds; None without a rate.
+
+    Take nothing. Raise redis.RedisError."""
     return refills_of(cur, {subjects: tokens}, now)[subjects]
 
 
 def refills_of(cur: Cursor, rows: Mapping[Subjects, int], now: float) -> dict[Subjects, Refill]:
-    """Return the same of many, with one question to PostgreSQL and one to Redis. Raises redis.RedisError."""
+    """Return what `refill` says of each of many, with one question to PostgreSQL and one to Redis.
+
+    Raise redis.RedisError."""
     limits = concerning_each(cur, rows)
     asked = {subjects: wants(limits[subjects], RATES, tokens) for subjects, tokens in rows.items()}
     buckets = sorted({key_of(want) for found in asked.values() for want in found})

@@ -1,4 +1,4 @@
-"""Places in line for rows that pilots pull, asked from Django: one Redis call, or PostgreSQL's word without Redis.
+"""Rows that pilots pull, before they are accepted → their places in line, by one Redis call or PostgreSQL's word.
 
 Separate from the gateway's way to the same script because callers here are synchronous and already hold a
 database connection. Nothing here waits for Redis: a row that nobody waits for is accepted without it.
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 def reserve(
     cur: Cursor, pool: str, lane: str, project: int, shares: Sequence[float], priority: int = 0
 ) -> list[float]:
-    """Order keys for requests of one project that enter a line together, in this order. `shares`: estimated
+    """Return order keys for requests of one project that enter a line together, in this order. `shares`: estimated
     tokens ÷ the project's weight, each."""
     whole = sum(shares)
     try:
@@ -38,7 +38,8 @@ def reserve(
 
 
 def give_back(cur: Cursor, cancelled: Iterable[UUID]) -> None:
-    """After a cancellation has been committed: a project of which nothing waits any more has reserved nothing.
+    """Forget what projects reserved of which nothing waits any more; after the cancellation has been committed.
+
     A reservation that is made in the same moment may be lost with it; it costs others one request's turn."""
     try:
         for pool, lane, project in backlog.lines_left(cur, cancelled):

@@ -1,4 +1,4 @@
-"""The Lua scripts as Redis knows them, and how what they are asked and answer is spelt.
+"""The Lua scripts → as Redis knows them, with how what they are asked and answer is spelled.
 
 Separate from `slots` because the portal's pages ask the same scripts over connections of their own.
 """
@@ -69,7 +69,7 @@ def limit_arguments(
 def read_limits(
     answer: Sequence[Any], wants: Sequence[Want]
 ) -> tuple[Want | None, float, list[tuple[int, float]]]:
-    """→ (the one that refuses, seconds until it would not, (remaining, seconds until whole) of each)."""
+    """Return (the one that refuses, seconds until it would not, (remaining, seconds until whole) of each)."""
     now = float(answer[2])
     left = [(int(answer[i]), float(answer[i + 1]) - now) for i in range(3, len(answer), 2)]
     return wants[int(answer[0]) - 1] if answer[0] else None, float(answer[1]), left
@@ -90,7 +90,7 @@ def leave_arguments(
 
 
 def keep_arguments(held: Iterable[tuple[Want, str]]) -> list[Any]:
-    """`held`: a count and the request that has a permit of it."""
+    """Return what `keep` is asked. `held`: a count and the request that has a permit of it."""
     return [PERMIT_S, *(part for want, request in held for part in (key_of(want), request))]
 
 

@@ -3,8 +3,8 @@
 Separate from the gateway's own bookkeeping (`keeper`) because the worker API uses it too: it writes routes and
 fills. Everything in Redis is soft: losing it costs seconds and admits nobody who should not be (invariant 10).
 
-How commands travel is `pipe`'s affair, and how they are spelt `scripts`'. Raises QueueDown when Redis does not
-answer.
+How commands travel is `pipe`'s affair, and how they are spelled `scripts`'. All that is awaited here raises QueueDown
+when Redis does not answer.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ACCEPT_S = 3.0  # a granted slot that its gateway does not take up by then is fr
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a replica is reached. `transport` is opaque: only `forward` knows what to do with it."""
+    """The way to a replica. `transport` is opaque: only portal.transport knows what to do with it."""
 
     replica: str
     transport: str
@@ -57,21 +57,21 @@ def read_route(replica: str, text: bytes | str) -> Route:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A slot in use."""
+    """A slot in use; its gateway renews it within LEASE_S."""
 
     replica: str
     place: Place
 
 
 class Slots:
-    """The commands. One instance per process and event loop."""
+    """The commands. There is one instance per process and event loop."""
 
     def __init__(self, url: str) -> None:
         self._pipe = Pipe(url)
 
     @property
     def down_since(self) -> float | None:
-        """Monotonic; None while Redis answers."""
+        """Return since when Redis does not answer (monotonic); None while it does."""
         return self._pipe.down_since
 
     async def close(self) -> None:
@@ -96,8 +96,8 @@ class Slots:
         self, place: Place, wants: Sequence[Want]
     ) -> tuple[Want | None, float, list[tuple[int, float]], Route | None]:
         """Do what `limit` does, and `admit` if no limit refuses, in one step."""
-        said, slot = await self._script("enter", place.pool, *enter_arguments(place, LEASE_S, wants))
-        return *read_limits(said, wants), read_route(slot[0].decode(), slot[1]) if slot else None
+        limits, slot = await self._script("enter", place.pool, *enter_arguments(place, LEASE_S, wants))
+        return *read_limits(limits, wants), read_route(slot[0].decode(), slot[1]) if slot else None
 
     def leave(self, place: Place, replica: str, wants: Sequence[Want], used: int | None) -> None:
         """Do what `release` and `settle` do, in one step, for a request that never stood in line."""
@@ -131,19 +131,19 @@ class Slots:
         return float(answer) if answer else None
 
     def started(self, pool: str, lane: str, order_key: float) -> None:
-        """Rows that pilots pull have started, with at most this key."""
+        """Let the virtual time follow rows that pilots pull, which have started with at most this key."""
         self._tell("started", pool, lane, repr(order_key))
 
     async def limit(
         self, request: str, wants: Sequence[Want]
     ) -> tuple[Want | None, float, list[tuple[int, float]]]:
-        """Takes what is wanted of every limit, or nothing. → (the one that refuses, seconds until it would not,
+        """Take what is wanted of every limit, or nothing. Return (the one that refuses, seconds until it would not,
         (remaining, seconds until whole) of each)."""
         answer = await self._pipe.ask(of_limits("limit", *limit_arguments(request, wants)))
         return read_limits(answer, wants)
 
     def settle(self, request: str, wants: Sequence[Want], used: int | None) -> None:
-        """Gives back what is counted; tokens become those really used (None: as they were reserved)."""
+        """Give back what is counted; tokens become those really used (None: as they were reserved)."""
         self._pipe.tell(of_limits("settle", *settle_arguments(request, wants, used)))
 
     async def keep(self, held: Iterable[tuple[Want, str]]) -> None:
@@ -156,18 +156,18 @@ class Slots:
         return None if rank is None else int(rank) + 1
 
     async def missing(self, pool: str, requests: Sequence[str]) -> list[str]:
-        """Those that do not stand in line."""
+        """Return those that do not stand in line."""
         scores = await self._command("ZMSCORE", keys.WAIT.of(pool), *requests)
         return [request for request, score in zip(requests, scores, strict=True) if score is None]
 
     async def epoch(self) -> str:
-        """Names the life of this Redis's memory. A new one means that it was flushed."""
+        """Return the name of the life of this Redis' memory. A new one means that it was flushed."""
         await self._command("SET", keys.EPOCH.of(), secrets.token_hex(8), "NX")
         value = await self._command("GET", keys.EPOCH.of())
         return value.decode() if value else ""
 
     def drop_route(self, pool: str, replica: str) -> None:
-        """The replica did not answer at its address; its next sync brings it back."""
+        """Take a replica out of the routes that did not answer; its next sync brings it back."""
         self._pipe.tell(("HDEL", keys.ROUTES.of(pool), replica))
 
     async def ping(self) -> None:
@@ -176,7 +176,7 @@ class Slots:
     # What the worker API asks
 
     async def set_routes(self, pool: str, hot: dict[str, dict[str, Any]], gone: Iterable[str]) -> None:
-        """Writes a pilot's replicas of one pool into the routes and fills."""
+        """Write a pilot's replicas of one pool into the routes, and fill."""
         key = keys.ROUTES.of(pool)
         calls = []
         if hot:
@@ -192,7 +192,7 @@ class Slots:
         await self._command("PUBLISH", channel, message)
 
     def hint(self, channel: str, message: str) -> None:
-        """As `publish`, where a loss is made up for and nobody waits."""
+        """Publish what nobody waits for and whose loss is made up for."""
         self._pipe.tell(("PUBLISH", channel, message))
 
     async def get(self, key: str) -> bytes | None:
@@ -208,7 +208,7 @@ class Slots:
     # Which process holds links that pilots have opened (portal.transport.reverse)
 
     def relays_at(self, gateway: str, address: str) -> None:
-        """This process is there, and hands its links to others at this address."""
+        """Say that this process is there, and lends its links to others at this address."""
         self._pipe.tell(("SET", keys.RELAY.of(gateway), address, "EX", keys.RELAY.expires_s))
 
     def holds_links(self, gateway: str, pilots: Iterable[str]) -> None:
@@ -220,7 +220,8 @@ class Slots:
         self._pipe.tell(("SREM", keys.LINKS.of(pilot), gateway))
 
     async def links_of(self, pilot: str) -> list[tuple[str, str]]:
-        """(process, address of its relay) of those that hold links of this pilot and are alive, in no order.
+        """Return (process, address of its relay) of those that hold links of this pilot and are alive, in no order.
+
         No clock is compared: a process that has died is forgotten by Redis."""
         members = await self._command("SMEMBERS", keys.LINKS.of(pilot))
         gateways = [name.decode(errors="replace") for name in members]
@@ -233,7 +234,7 @@ class Slots:
             if at is not None
         ]
 
-    # How they are said
+    # How they are sent
 
     def _script(self, name: str, pool: str, *args: Any) -> asyncio.Future[Any]:
         return self._pipe.ask(of_pool(name, pool, *args))

@@ -20,7 +20,7 @@ Quotas = Mapping[tuple[Level, str], Quota]
 
 @dataclass(frozen=True, slots=True)
 class Subjects:
-    """Whom a request's quotas are asked of."""
+    """The token, person, project and model whose quotas concern a request."""
 
     token: int | None
     user: int
@@ -59,5 +59,5 @@ def key_of(want: Want) -> str:
 
 
 def over(want: Want, retry_s: float) -> ApiError:
-    said = f"{want.limit} {WORDS[want.kind]} of this {want.level}"
-    return ApiError("rate_limit_exceeded", detail=said, retry_after_s=max(1, math.ceil(retry_s)))
+    detail = f"{want.limit} {WORDS[want.kind]} of this {want.level}"
+    return ApiError("rate_limit_exceeded", detail=detail, retry_after_s=max(1, math.ceil(retry_s)))

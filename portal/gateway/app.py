@@ -57,7 +57,7 @@ _READY_S = 10.0
 
 
 class Gateway:
-    """`start`, then call it as an ASGI application, then `stop`."""
+    """The data plane: `start` it, then call it as an ASGI application, then `stop` it."""
 
     def __init__(self, config: Config) -> None:
         self.id = f"gw-{socket.gethostname()[:30]}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -143,7 +143,10 @@ class Gateway:
             log.warning("Redis does not answer at start; requests wait until it does")
 
     def _waits(self, pool: str) -> None:
-        """Somebody waits in this pool. One that is hot or on its way is looked after by the usual ticks."""
+        """Wake the control loop for a pool in which somebody waits.
+
+        The usual ticks look after one that is hot or on its way.
+        """
         if self.directory.phase(pool).residency == "not_loaded":
             self._tick_hints.soon()
 
@@ -175,7 +178,7 @@ class Gateway:
             await ex.fail(ApiError("internal"))
 
     async def _caller(self, ex: Exchange, *scopes: str) -> Caller:
-        """Whose token this is, if it has one of the scopes. Raises ApiError."""
+        """Return whose token this is, if it has one of the scopes. Raises ApiError."""
         kind, _, text = ex.header(b"authorization").partition(" ")
         text = text.strip()
         if kind.lower() != "bearer" or not text:

@@ -27,7 +27,7 @@ _LONGEST_TYPE = 100  # characters, as the ledger keeps them
 
 @dataclass(slots=True, eq=False)
 class Progress:
-    """Where a request stands: the one part of a call that changes."""
+    """The one part of a call that changes: where it stands."""
 
     id: UUID  # another one's than was sent, once its client has taken up that one's ticket
     accepted_at: datetime
@@ -42,7 +42,7 @@ class Progress:
 
 
 class Call(NamedTuple):
-    """What was asked, by whom, and how its answer is wanted.
+    """A request: what was asked, by whom, and how its answer is wanted.
 
     A tuple, because every request makes one, and a frozen dataclass of as many fields takes four times as long.
     """
@@ -64,7 +64,7 @@ class Call(NamedTuple):
 
     @property
     def place(self) -> Place:
-        """Return what it asks of its pool's replicas."""
+        """Return what it asks of its pool's replicas now."""
         return Place(self.pool, self.request, alone=self.progress.crashes > 0)
 
     @property
@@ -145,7 +145,7 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a request ended, in the ledger's terms. Engines' own words may quote the prompt: they stay out."""
+    """The end of a request in the ledger's terms. Engines' own words may quote the prompt: they stay out."""
 
     state: str
     http_status: int | None = None

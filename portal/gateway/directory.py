@@ -79,7 +79,7 @@ class Directory:
     # Asked by requests
 
     def known(self, digest: str) -> Caller | None:
-        """Who holds the token with this digest, if it has been used here; revoked and expired ones too, they are
+        """Return who holds the token with this digest, if it has been used here; revoked and expired ones too, they are
         told so. Raises ApiError."""
         caller = self._callers.get(digest)
         if caller is not None:
@@ -89,11 +89,11 @@ class Directory:
         return caller
 
     async def caller(self, digest: str) -> Caller | None:
-        """Who holds the token with this digest, asked of PostgreSQL where it is not known. Raises ApiError."""
+        """Return who holds the token with this digest, asked of PostgreSQL where it is not known. Raises ApiError."""
         return self.known(digest) or await self._ask(digest)
 
     async def model(self, name: str, project_id: int) -> ModelEntry | None:
-        """The model, if there is one of this name that the project may use. Raises ApiError."""
+        """Return the model, if there is one of this name that the project may use. Raises ApiError."""
         entry = self.snapshot.models.get(name)
         if entry is None or not entry.open_to(project_id):
             now = time.monotonic()
@@ -110,7 +110,7 @@ class Directory:
         return self.snapshot.phases.get(pool) or Phase("not_loaded", None, "")
 
     def refresh_soon(self) -> None:
-        """Something was revoked or changed: read now."""
+        """Read now: something was revoked or changed."""
         self._asks.put(None)
 
     async def _ask(self, digest: str | None) -> Caller | None:
@@ -142,7 +142,7 @@ class Directory:
         self._drop_link()
 
     def _gather(self, next_at: float) -> list[_Ask]:
-        """Waits for questions, or until the next reading is due. A bare None asks for a reading."""
+        """Wait for questions, or until the next reading is due. A bare None asks for a reading."""
         asks: list[_Ask] = []
         wait_s = max(0.0, next_at - time.monotonic())
         while True:

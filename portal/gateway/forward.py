@@ -33,7 +33,8 @@ Kind = Literal["done", "failed", "refused", "lost"]
 
 @dataclass(slots=True)
 class End:
-    """`why` says in a word why it was refused or lost: full, busy, draining … crash, gone, connection."""
+    """The end of a try. `why` says in a word why it was refused or lost: full, busy, draining … crash, gone,
+    connection."""
 
     kind: Kind
     status: int | None = None
@@ -60,7 +61,7 @@ class Forward:
         self._links.close()
 
     async def run(self, ex: Exchange, asked: Asked, route: Route, attempt: int, *, alone: bool) -> End:
-        """Sends the answer to the client as it comes. The caller ends the exchange unless it is done or failed
+        """Send the answer to the client as it comes. The caller ends the exchange unless it is done or failed
         with the answer sent. Cancelled: the connection to the engine is closed, which aborts it there."""
         headers = (
             f"Content-Type: {asked.content_type}\r\n{wire.HEADER_KEY}: {self._key(route.pilot)}\r\n"
@@ -138,12 +139,12 @@ def _is_stream(answer: Link) -> bool:
 
 
 def _is_object(body: bytes) -> bool:
-    """Whether it can be one: parsing every answer would cost more than all the rest of a request."""
+    """Return whether it can be a JSON object: parsing every answer would cost more than all the rest of a request."""
     return body[:64].lstrip().startswith(b"{") and body[-64:].rstrip().endswith(b"}")
 
 
 def engine_error(status: int, body: bytes) -> ApiError:
-    """An engine's error answer as one of ours. Its words go to the client, never to a log."""
+    """Return an engine's error answer as one of ours. Its words go to the client, never to a log."""
     said: dict[str, Any] = {}
     try:
         raw = json.loads(body)

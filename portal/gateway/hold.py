@@ -36,7 +36,7 @@ class Hold:
         self._config = config
 
     async def wait(self, ex: Exchange, asked: Asked, waiter: Waiter, since: float) -> Route:
-        """Where the request may run. Raises ApiError when it is not going to. `since`: monotonic, its arrival."""
+        """Return where the request may run. Raises ApiError when it is not going to. `since`: monotonic, its arrival."""
         until = math.inf if asked.stream else since + self.patience_s(ex)
         beat_at = 0.0 if ex.streaming else time.monotonic() + FIRST_BEAT_S
         while True:
@@ -62,7 +62,7 @@ class Hold:
             raise starting(phase)
 
     async def _standing(self, waiter: Waiter, phase: Phase) -> dict[str, object]:
-        """Position, ETA and reason, as a heartbeat carries them."""
+        """Return position, ETA and reason, as a heartbeat carries them."""
         try:
             position = await self._slots.position(waiter.place)
         except QueueDown:
@@ -72,7 +72,7 @@ class Hold:
         return {"position": position, "eta_s": told.eta_s or None, "reason": reason}
 
     def patience_s(self, ex: Exchange) -> float:
-        """The smaller of our limit and the client's own time-out less 10 s, so that it hears from us first."""
+        """Return the smaller of our limit and the client's own time-out less 10 s, so that it hears from us first."""
         try:
             announced = float(ex.header(b"x-stainless-read-timeout") or math.inf)
         except ValueError:

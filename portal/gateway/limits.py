@@ -1,7 +1,7 @@
 """A call and the quotas that concern it → admitted or refused with 429; where nobody waits, what its rates say.
 
 Every level (token, user, project, model) is asked in one Redis call, which takes nothing when one refuses. What is
-counted (concurrent, queued) is held by leases that this gateway renews, so a gateway's death gives it back. While
+counted (concurrent, queued) is held by permits that this gateway renews, so a gateway's death gives it back. While
 Redis is away nothing is let through uncounted: held requests wait as for a slot, rows are parked.
 """
 
@@ -33,7 +33,7 @@ Left = Sequence[tuple[int, float]]  # (remaining, seconds until whole) of each
 
 
 class Entry(NamedTuple):
-    """What a request got on entering. `route`: its slot, None where there was none or nobody asked for one."""
+    """The result of entering. `route`: its slot, None where there was none or nobody asked for one."""
 
     asked_for_slot: bool = False
     route: Route | None = None
@@ -100,13 +100,13 @@ class Limits:
         return concerning(self._directory.snapshot.quotas, self._defaults, call.caller, call.asked.model)
 
     async def waits(self, call: Call) -> None:
-        """It has to stand in line. Raises ApiError when too many of its kind do."""
+        """Count a request that has to stand in line. Raises ApiError when too many of its kind do."""
         asked = wants(self.concerning(call), ("queued",), 0)
         if asked:
             await self._take(call, asked)
 
     def runs(self, call: Call) -> None:
-        """It waits no more."""
+        """Count a request no more among those that wait."""
         taken = self._taken.get(call.request, [])
         if lines := [want for want in taken if want.kind == "queued"]:
             self._taken[call.request] = [want for want in taken if want.kind != "queued"]
@@ -127,7 +127,7 @@ class Limits:
             self._slots.settle(call.request, back, used)
 
     async def _back_in_line(self, call: Call, lines: Sequence[Want]) -> None:
-        """Counted, never refused: it has its place."""
+        """Count a request among those that wait, and never refuse it: it has its place."""
         if not lines:
             return
         self._taken.setdefault(call.request, []).extend(lines)
@@ -177,12 +177,12 @@ class Limits:
 def concerning(
     quotas: Quotas, defaults: Mapping[str, Quota], caller: Caller, model: str
 ) -> list[tuple[Level, str, Quota]]:
-    """The quotas of each level for this caller: its own, or else the site's."""
+    """Return the quotas of each level for this caller: its own, or else the site's."""
     return of_subjects(quotas, defaults, caller.token_id, caller.user_id, caller.project_id, model)
 
 
 def headers(asked: Sequence[Want], left: Left) -> Headers:
-    """OpenAI's x-ratelimit headers, of the tightest limit of each rate."""
+    """Return OpenAI's x-ratelimit headers, of the tightest limit of each rate."""
     said: Headers = []
     for kind in RATES:
         tightest: tuple[int, float, Want] | None = None

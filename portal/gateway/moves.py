@@ -23,7 +23,7 @@ from portal.ledger.transitions import Finish, Grant, Granted, Interrupted, NewRe
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Ends the request whatever it is doing. Also the way to give up on a move whose outcome is not known:
+    """The end of a request whatever it is doing. Also the way to give up on a move whose outcome is not known:
     it comes after that move, and so finds the row wherever it got to."""
 
     id: UUID
@@ -40,14 +40,14 @@ class EndQueued:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What became of a request that did not move."""
+    """A question: what became of a request that did not move."""
 
     id: UUID
 
 
 @dataclass(frozen=True, slots=True)
 class LookAtLine:
-    """How the line stands that a request is about to enter."""
+    """A question: how the line stands that a request is about to enter."""
 
     id: UUID
     pool: str
@@ -80,8 +80,10 @@ Move = (
 def write(
     cur: Cursor, moves: Sequence[Move], now: datetime, poison_after: int, *, again: bool
 ) -> dict[UUID, Any]:
-    """What is answered, by request; None where it is not named. The caller commits. `again`: an earlier try with the
-    same `now` may have been committed."""
+    """Write the moves, and return what is answered, by request; None where it is not named. The caller commits.
+
+    `again`: an earlier try with the same `now` may have been committed.
+    """
     by_kind: dict[type[Any], list[Any]] = {}
     for move in moves:
         by_kind.setdefault(type(move), []).append(move)
@@ -130,7 +132,7 @@ def write(
 
 
 def _granted_before(cur: Cursor, grants: Sequence[Grant], now: datetime) -> dict[UUID, Granted]:
-    """Those that the try whose answer was lost had moved: the time of the grant is ours."""
+    """Return those that the try whose answer was lost had moved: the time of the grant is ours."""
     cur.execute(
         """SELECT id, attempt, slurm_s, load_s FROM ledger_request
            WHERE id = ANY(%s) AND state = 'running' AND holder = %s AND granted_at = %s""",

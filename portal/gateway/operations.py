@@ -23,7 +23,8 @@ LOOK = ("inference", "read")
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`path` may hold one name in braces, e.g. /v1/files/{file}/content. Only a {model}'s may hold slashes."""
+    """A method and a path. `path` may hold one name in braces, e.g. /v1/files/{file}/content. Only a {model}'s may
+    hold slashes."""
 
     method: str
     path: str
@@ -46,7 +47,7 @@ class Operations:
             yield from methods.values()
 
     def find(self, method: str, path: str) -> tuple[Operation, str]:
-        """The operation, and what stands for its name, "" where it has none. Raises ApiError."""
+        """Return the operation, and what stands for its name, "" where it has none. Raises ApiError."""
         methods, name = self._plain.get(path), ""
         if methods is None:
             methods, name = self._by_name(path)

@@ -39,7 +39,8 @@ class Replay:
         self._heartbeat_s = config.heartbeat_s
 
     async def follow(self, call: Call, id_: UUID) -> bool:
-        """Waits for its end and answers. False: it came to no answer that could be given twice. Raises ApiError."""
+        """Wait for its end, answer, and return True; False: it came to no answer that could be given twice. Raises
+        ApiError."""
         left = asyncio.Event()
         watching = call.ex.watch(left.set)
         try:

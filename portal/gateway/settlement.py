@@ -159,7 +159,7 @@ class Settlement:
             self._writer.later(EndQueued(progress.id, RequestState.FAILED, error.code, text))
 
     def _close(self, call: Call) -> None:
-        """The call is over here; its row, if it has one, ends or has ended elsewhere."""
+        """Free what the call holds here; its row, if it has one, ends or has ended elsewhere."""
         call.progress.ended = True
         self._keeper.forget(call.place)
 

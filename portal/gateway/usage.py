@@ -34,7 +34,7 @@ class Usage:
 
 
 def of_answer(body: bytes) -> Usage:
-    """From a whole JSON answer."""
+    """Return the usage in a whole JSON answer."""
     at = body.rfind(b'"usage"', max(0, len(body) - _TAIL))
     if at < 0:
         return Usage()
@@ -50,7 +50,7 @@ def _usage(prompt: int | None, completion: int | None) -> Usage:
 
 
 class UsageTap:
-    """Sees each chunk of a stream and answers what the client gets of it. `usage` is known at the end."""
+    """A look at each chunk of a stream, which answers what the client gets of it. `usage` is known at the end."""
 
     def __init__(self, strips: bool) -> None:
         self._strips = strips
@@ -70,7 +70,7 @@ class UsageTap:
         return whole if b'"usage"' not in whole else self._events(whole)
 
     def end(self) -> bytes:
-        """What is left when the stream has ended."""
+        """Return what is left when the stream has ended."""
         rest, self._rest = self._rest, b""
         return self._events(rest) if b'"usage"' in rest else rest
 
@@ -87,7 +87,7 @@ class UsageTap:
         return b"".join(out)
 
     def _took(self, event: bytes) -> bool:
-        """True for the event that is there only for the usage."""
+        """Note an event's usage, and return True for the event that is there only for it."""
         data = _DATA.search(event)
         if data is None:
             return False

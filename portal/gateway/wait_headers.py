@@ -15,7 +15,7 @@ _NAMES = frozenset({_QUEUE, _SLURM, _LOAD})
 
 
 def at_once(extra: Headers, waited_ms: float) -> Headers:
-    """With what is said already; of this, what an earlier try waited is left out."""
+    """Return the headers, with what is said already; of this, what an earlier try waited is left out."""
     return [*_others(extra), (_QUEUE, b"%d" % waited_ms)]
 
 

@@ -45,7 +45,7 @@ _LATE_LIMIT = 200_000  # ends kept in memory while the database is away
 
 
 class DatabaseDown(Exception):
-    """PostgreSQL did not answer within PATIENCE_S."""
+    """A question to PostgreSQL that was not answered within PATIENCE_S."""
 
 
 @dataclass(slots=True, eq=False)
@@ -82,7 +82,7 @@ class Writer:
         self._thread.start()
 
     async def stop(self, limit_s: float = 5.0) -> None:
-        """Writes what is left, if the database is there, and ends the thread."""
+        """Write what is left, if the database is there, and ends the thread."""
         self._hand_over()
         self._stopping.set()
         self._queue.put(None)
@@ -94,7 +94,7 @@ class Writer:
         await self._ask(row)
 
     async def grant(self, grant: Grant) -> Granted | None:
-        """None when the row is not ours to run any more."""
+        """Move the row to running. Return None when it is not ours to run any more."""
         answer: Granted | None = await self._ask(grant)
         return answer
 
@@ -104,12 +104,12 @@ class Writer:
         return answer
 
     async def look(self, id_: UUID) -> tuple[str, str] | None:
-        """(state, lane) of a request."""
+        """Return (state, lane) of a request."""
         answer: tuple[str, str] | None = await self._ask(Look(id_))
         return answer
 
     async def line(self, id_: UUID, pool: str, lane: str) -> Line:
-        """The lane of the pool as the ledger knows it."""
+        """Return the lane of the pool as the ledger knows it."""
         answer: Line = await self._ask(LookAtLine(id_, pool, lane))
         return answer
 
@@ -123,14 +123,15 @@ class Writer:
         self._queue.put([_Job(move)])
 
     def used(self, request: str, token_id: int) -> None:
-        """This request showed that token: written often enough to tell one that is used from one that is not."""
+        """Note that this request showed that token, often enough to tell one that is used from one that is not."""
         now = time.monotonic()
         if now - self._used_at.get(token_id, -USE_NOTED_EVERY_S) >= USE_NOTED_EVERY_S:
             self._used_at[token_id] = now
             self._queue.put([_Job(Used(UUID(request), token_id))])
 
     def record(self, row: Recorded) -> None:
-        """Handed over by the hundred, not one by one: what wakes the thread takes the loop's time."""
+        """Write a row that nobody waits for. Rows are handed over by the hundred, not one by one: what wakes the
+        thread takes the loop's time."""
         if self._recorded - self._written > _LATE_LIMIT:
             self.lost_records += 1
             return
@@ -175,7 +176,7 @@ class Writer:
             self._link.close()
 
     def _gather(self) -> tuple[list[_Job], bool]:
-        """Blocks until there is something to do or a heartbeat is due. True = that was all."""
+        """Wait until there is something to do or a heartbeat is due. True = that was all."""
         jobs: list[_Job] = []
         urgent = False
         until = self._beat_at + self._heartbeat_s
@@ -227,7 +228,7 @@ class Writer:
         return self._resolve(jobs, answers, None)
 
     def _beat(self, cur: Cursor) -> float:
-        """With every batch that is due one; when it was last done."""
+        """Write a heartbeat if one is due, and return when the last one was written."""
         if time.monotonic() - self._beat_at < self._heartbeat_s:
             return self._beat_at
         now = datetime.now(UTC)

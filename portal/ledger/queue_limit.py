@@ -47,7 +47,6 @@ def count(cur: Cursor, limit: Want) -> int:
 
 def _number(limit: Want) -> int:
     """Return the number of the limit's advisory lock; two limits that share one only wait for each other."""
-    digest = hashlib.blake2b(
-        f"berth {limit.level}:{limit.subject}:{limit.kind}".encode(), digest_size=8
-    ).digest()
+    name = f"berth {limit.level}:{limit.subject}:{limit.kind}"
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Lane(StrEnum):
-    """A lane: who waits for a request, in the order in which a pool serves them."""
+    """Say who waits for a request, in the order in which a pool serves them."""
 
     HELD = "held"  # a client waits on a connection
     ASYNC = "async"  # nobody waits
@@ -18,7 +18,9 @@ class Lane(StrEnum):
 
 
 class RequestState(StrEnum):
-    """A state of a request: queued → running → done | failed | cancelled | expired; parked: over a limit that refills."""
+    """Say where a request stands: queued → running → done | failed | cancelled | expired.
+
+    Parked: over a limit that refills."""
 
     QUEUED = "queued"
     PARKED = "parked"
@@ -35,8 +37,9 @@ REQUEST_ENDED = frozenset(
 
 
 class BatchState(StrEnum):
-    """A state of a batch: validating → in_progress → finalizing → completed | expired, or failed, or cancelling →
-    cancelled."""
+    """Say where a batch stands: validating → in_progress → finalizing → completed | expired.
+
+    Or validating → failed, or cancelling → cancelled."""
 
     VALIDATING = "validating"
     FAILED = "failed"

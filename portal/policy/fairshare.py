@@ -24,6 +24,7 @@ PRIORITIES = (1, 0, -1)
 @dataclass(frozen=True, slots=True)
 class Line:
     """One lane of one pool. `newest`: the last start tag given to a project that was idle.
+
     `finishes`: (project, priority) → finish tag."""
 
     vtime: float = 0.0
@@ -32,7 +33,7 @@ class Line:
 
 
 def tag(line: Line, project: int, share: float, priority: int = 0) -> tuple[float, Line]:
-    """→ (order key, the line with the place reserved). `share`: estimated tokens ÷ the project's weight."""
+    """Return the order key, and the line with the place reserved. `share`: estimated tokens ÷ the project's weight."""
     finish = line.finishes.get((project, priority), float("-inf"))
     newest = line.newest
     if finish > line.vtime:
@@ -47,7 +48,7 @@ def tag(line: Line, project: int, share: float, priority: int = 0) -> tuple[floa
 
 
 def keys(first: float, shares: Sequence[float]) -> list[float]:
-    """The places inside one reservation of sum(shares): those of a batch, in its own order."""
+    """Return the places inside one reservation of sum(shares): those of a batch, in its own order."""
     found = []
     for share in shares:
         found.append(first)
@@ -56,16 +57,16 @@ def keys(first: float, shares: Sequence[float]) -> list[float]:
 
 
 def started(line: Line, key: float) -> Line:
-    """A request with this key starts service."""
+    """Return the line once a request with this key has started service."""
     return replace(line, vtime=max(line.vtime, key))
 
 
 def given_back(line: Line, project: int) -> Line:
-    """Nothing of the project waits any more: what it had reserved and not used is forgotten."""
+    """Return the line without what the project had reserved and not used, once nothing of it waits any more."""
     return replace(line, finishes={of: tag for of, tag in line.finishes.items() if of[0] != project})
 
 
 def longest_wait(line: Line, key: float, weights: Mapping[int, float], largest: Mapping[int, float]) -> float:
-    """The most tokens that are served to other projects before a request with this key, from now on
-    (theorem 2 of the paper). `weights` and `largest` (tokens of one request): by project."""
+    """Return the most tokens that are served to other projects before a request with this key, from now on
+    (theorem 2 of the paper). `weights` and `largest` (tokens of one request) are by project."""
     return sum(weight * max(0.0, key - line.vtime) + largest[of] for of, weight in weights.items())

@@ -33,7 +33,7 @@ WORDS: dict[Kind, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """The limits of one subject; None = no limit."""
+    """The limits of one subject; None is no limit."""
 
     requests: int | None = None  # per minute
     tokens: int | None = None  # per minute
@@ -46,13 +46,13 @@ class Quota:
 
 
 class QuotaError(ValueError):
-    """A text that names no limit: what it holds and what to write."""
+    """The error that a text names no limit: what it holds and what to write."""
 
 
-def default_quotas(said: Sequence[str]) -> Mapping[str, Quota]:
-    """Quotas by level, of texts like `project.requests=600`. Raises QuotaError."""
+def default_quotas(texts: Sequence[str]) -> Mapping[str, Quota]:
+    """Return quotas by level, of texts like `project.requests=600`. Raise QuotaError."""
     found: dict[str, Quota] = {}
-    for part in said:
+    for part in texts:
         name, _, value = part.strip().partition("=")
         level, _, kind = name.partition(".")
         if level not in LEVELS or kind not in KINDS or not value.isdecimal() or int(value) < 1:
@@ -66,7 +66,7 @@ def default_quotas(said: Sequence[str]) -> Mapping[str, Quota]:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """`cost` of what one limit of one subject allows: tokens, or 1 request."""
+    """The `cost` that one limit of one subject is asked for: tokens, or 1 request."""
 
     level: Level
     subject: str
@@ -77,7 +77,7 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`full_at`: the bucket's number after this. `reset_s`: until it is full. `retry_s`: > 0 = refused for so long."""
+    """The answer of a bucket. `full_at`: its number after this. `reset_s`: until it is full. `retry_s`: > 0 = refused."""
 
     full_at: float
     remaining: int
@@ -86,7 +86,7 @@ class Verdict:
 
 
 def rate(full_at: float | None, limit: int, cost: int, now: float) -> Verdict:
-    """Takes `cost` from a bucket of `limit` that refills in a minute. One that asks for more than the whole bucket
+    """Take `cost` from a bucket of `limit` that refills in a minute. One that asks for more than the whole bucket
     takes the whole bucket: else it could never run."""
     unit_s = PERIOD_S / limit
     start = max(full_at if full_at is not None else now, now)
@@ -98,12 +98,12 @@ def rate(full_at: float | None, limit: int, cost: int, now: float) -> Verdict:
 
 
 def settled(full_at: float | None, limit: int, more: int, now: float) -> float:
-    """The bucket once the real cost is known: `more` than was taken, or less. A debt delays what comes next."""
+    """Return the bucket once the real cost is known: `more` than was taken, or less. A debt delays what comes next."""
     return max(full_at if full_at is not None else now, now) + more * (PERIOD_S / limit)
 
 
 def wants(quotas: Sequence[tuple[Level, str, Quota]], kinds: Sequence[Kind], tokens: int) -> tuple[Want, ...]:
-    """Everything that the quotas have to say on these kinds."""
+    """Return everything that the quotas have to say on these kinds."""
     return tuple(
         Want(level, subject, kind, limit, tokens if kind == "tokens" else 1)
         for level, subject, quota in quotas
@@ -113,7 +113,7 @@ def wants(quotas: Sequence[tuple[Level, str, Quota]], kinds: Sequence[Kind], tok
 
 
 def duration(seconds: float) -> str:
-    """As OpenAI writes it: 6m0s, 1.5s, 20ms."""
+    """Return a duration as OpenAI writes it: 6m0s, 1.5s, 20ms."""
     if seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms"
     if seconds < 60:

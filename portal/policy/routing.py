@@ -21,15 +21,16 @@ class Candidate:
 
 
 def choose(candidates: Sequence[Candidate]) -> str | None:
-    """The largest working set that still has room, so that light ones drain and can be released. Equal ones:
-    the lowest id. None = wait."""
+    """Return the replica with the largest working set that still has room, so that light ones drain and can be
+    released; of equal ones the one with the lowest id. None: wait."""
     open_ = [c for c in candidates if not c.shut and c.in_flight < c.cap]
     return min(open_, key=lambda c: (-c.in_flight, c.id)).id if open_ else None
 
 
 def choose_alone(candidates: Sequence[Candidate]) -> tuple[str | None, str | None]:
-    """For a suspect → (replica to run on now, replica to keep free for it). It runs only where nothing else
-    does; until then the emptiest replica takes nothing new, so that its turn comes."""
+    """Return, for a suspect, the replica to run on now and the replica to keep free for it.
+
+    It runs only where nothing else does; until then the emptiest replica takes nothing new, so that its turn comes."""
     open_ = [c for c in candidates if not c.shut]
     if not open_:
         return None, None

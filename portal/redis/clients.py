@@ -17,7 +17,7 @@ from redis.retry import Retry
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: how long it waits for a connection and for an answer, and how often it tries again at once."""
+    """One that asks: how long it waits for a connection and for an answer, and how often it tries again at once."""
 
     name: str
     connect_s: float

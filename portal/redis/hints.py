@@ -1,4 +1,4 @@
-"""Wake-ups to other processes, from Django: "look now". Each may be lost; polls find the truth (invariant 10).
+"""What Django has just committed → "look now" to other processes. Each may be lost; polls find the truth (invariant 10).
 
 Separate so that there is one place that forgives a silent Redis: a page or an API call that has committed its
 row has done its work, and must not fail because the nudge after it did.
@@ -22,29 +22,29 @@ logger = logging.getLogger(__name__)
 
 
 def directory_changed() -> None:
-    """Gateways read tokens, projects and models anew."""
+    """Have gateways read tokens, projects and models anew."""
     _try("gateways of a changed directory", lambda: _publish(keys.DIRECTORY.of(), "changed"))
 
 
 def rows_waiting(pool: str) -> None:
-    """Pilots that wait for rows of this pool ask again; the control loop looks whether it needs a pilot."""
+    """Have pilots that wait for rows of this pool ask again, and the control loop look whether it needs a pilot."""
     _try(f"pilots of {pool}", lambda: _publish(keys.ROWS.of(pool), "look"))
     tick_soon()
 
 
 def cancelled(gateway: str, request: UUID, attempt: int) -> None:
-    """The gateway that holds this request ends it towards its client and its engine."""
-    said = json.dumps({"cancel": str(request), "attempt": attempt})
-    _try(f"gateway {gateway}", lambda: _publish(keys.GATEWAY.of(gateway), said))
+    """Have the gateway that holds this request end it towards its client and its engine."""
+    message = json.dumps({"cancel": str(request), "attempt": attempt})
+    _try(f"gateway {gateway}", lambda: _publish(keys.GATEWAY.of(gateway), message))
 
 
 def tick_soon() -> None:
-    """The control loop looks now instead of at its next tick."""
+    """Have the control loop look now instead of at its next tick."""
     _try("the control loop", _send_tick)
 
 
 def batches_soon() -> None:
-    """Somebody looks at the batches now: one was created or cancelled."""
+    """Have somebody look at the batches now: one was created or cancelled."""
     _try("those who look after batches", lambda: _send(BATCHES))
 
 

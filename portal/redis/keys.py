@@ -175,7 +175,7 @@ SILENT_SINCE = Key(
     readers="scheduler.observe.silence",
     expiry="none; an entry goes when its pilot is heard or is not expected any more",
 )
-SILENT_TOLD = Key(
+SILENT_NOTED = Key(
     "berth:silent:told",
     "set",
     holds="pilots of which a decision says that they are silent",
@@ -246,7 +246,7 @@ ALL = (
     RELAY,
     LINKS,
     SILENT_SINCE,
-    SILENT_TOLD,
+    SILENT_NOTED,
     RETENTION,
     TICK_AGAIN,
     CACHE,

@@ -22,7 +22,7 @@ PROVE_S = 2.0  # a gateway takes milliseconds, and waits for one second itself
 
 
 class Lender:
-    """A connection from another process, which is lent one link after the other."""
+    """The lending end of a connection from another process, which borrows one link after the other."""
 
     def __init__(
         self, key: bytes, idle_of: Callable[[str], Link | None], back: Callable[[str, Link], None]

@@ -24,11 +24,11 @@ _MOST_WAITING = 262_144  # bytes of an answer that its reader has not taken; the
 
 
 class Unreachable(OSError):
-    """Nothing answered at the address: nobody has seen the request."""
+    """The error that nothing answered at the address: nobody has seen the request."""
 
 
 class LinkLost(OSError):
-    """The connection ended, or what came over it was not HTTP, before the end of the answer."""
+    """The error that the connection ended, or was not HTTP, before the end of the answer."""
 
 
 class Link(asyncio.Protocol):
@@ -50,16 +50,16 @@ class Link(asyncio.Protocol):
 
     @property
     def transport(self) -> asyncio.Transport | None:
-        """What it speaks over; None before there is a connection."""
+        """Return what it speaks over; None before there is a connection."""
         return self._transport
 
     @property
     def usable(self) -> bool:
-        """Whether another request may be sent."""
+        """Return whether another request may be sent."""
         return self.complete and self._keeps and self._lost is None
 
     async def send(self, head: bytes, body: bytes) -> None:
-        """Sends a request and waits for its answer's status and headers. Raises LinkLost."""
+        """Send a request and wait for its answer's status and headers. Raise LinkLost."""
         assert self._transport is not None and self.complete
         self.status, self.headers, self.complete, self._keeps = 0, {}, False, False
         self._parts.clear()  # of a refusal, which nobody reads
@@ -69,7 +69,7 @@ class Link(asyncio.Protocol):
             await self._news()
 
     async def some(self) -> bytes:
-        """All of the answer's body that has come since; b"" is its end. Raises LinkLost."""
+        """Return all of the answer's body that has come since; b"" is its end. Raise LinkLost."""
         while not self._parts:
             if self.complete:
                 return b""
@@ -83,7 +83,7 @@ class Link(asyncio.Protocol):
         return data
 
     async def rest(self) -> bytes:
-        """The whole body. Raises LinkLost."""
+        """Return the whole body. Raise LinkLost."""
         data = await self.some()
         while not self.complete or self._parts:
             data += await self.some()
@@ -153,13 +153,15 @@ class Link(asyncio.Protocol):
 
 
 class Links:
-    """All connections of this process. `send`, then give the link back with `done`, however it went."""
+    """The connections of this process. `send`, then give the link back with `done`, however it went."""
 
     def __init__(self) -> None:
         self._idle: dict[str, deque[Link]] = {}
 
     async def send(self, base: str, path: str, headers: str, body: bytes) -> Link:
-        """`headers` are whole lines. Raises Unreachable, LinkLost."""
+        """Send a POST and return the link on which its answer comes. `headers` are whole lines.
+
+        Raise Unreachable, LinkLost."""
         host, port, name, prefix = address(base)
         head = request_head(prefix + path, name, headers, len(body))
         link = self._kept(base) or await self._connect(host, port)
@@ -171,7 +173,7 @@ class Links:
         return link
 
     def done(self, base: str, link: Link) -> None:
-        """Kept for the next request if the answer was read to its end; else closed, which stops the engine."""
+        """Keep the link for the next request if the answer was read to its end; else close it, which stops the engine."""
         if not link.usable:
             link.close()
             return
@@ -208,7 +210,7 @@ class Links:
         return link
 
     def _sweep(self) -> None:
-        """Forgets what the other end has closed: of replicas that are gone, nobody would ask for it again."""
+        """Forget what the other end has closed: of replicas that are gone, nobody would ask for it again."""
         for base, idle in list(self._idle.items()):
             alive = deque(link for link in idle if link.usable)
             if alive:
@@ -225,7 +227,7 @@ def request_head(path: str, host: str, headers: str, size: int) -> bytes:
 
 @functools.lru_cache(maxsize=4096)
 def address(base: str) -> tuple[str, int, str, str]:
-    """http://host:port/prefix → host, port, what the Host header says, prefix. Raises Unreachable."""
+    """Return host, port, what the Host header says and prefix of http://host:port/prefix. Raise Unreachable."""
     try:
         parts = urlsplit(base)
         port = parts.port

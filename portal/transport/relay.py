@@ -1,4 +1,4 @@
-"""From gateway to gateway: what one process holds, another borrows for one request.
+"""A link that another process holds → lent to this one for one request, and the other way round.
 
 The bytes of a request go through the process that holds the pilot's link, unread, in both directions, with the flow
 control of the links themselves; the borrower speaks HTTP over them as over a link of its own. Connections between
@@ -41,14 +41,14 @@ UNPROVED = 64  # connections whose other end has not proved itself yet
 
 
 class NotLent(OSError):
-    """The relay does not answer, or is none of ours."""
+    """The error that the relay does not answer, or is none of ours."""
 
 
 class Relay:
-    """Both sides of one process. `offers` first, then `start`; `borrow` and `give_back`; `stop`."""
+    """The lending and the borrowing of one process. `offers` first, then `start`; `borrow` and `give_back`; `stop`."""
 
     def __init__(self, site_key: bytes, where: str = "") -> None:
-        """`where`: "" for a unix socket; else host or host:first-last, the address to listen at."""
+        """Keep where to listen: "" for a unix socket; else host or host:first-last."""
         self._key = wire.derive_key(site_key, "relay", "").encode()
         self._where = where
         self._folder: Path | None = None
@@ -65,7 +65,7 @@ class Relay:
         self._idle_of, self._back = idle_of, back
 
     async def start(self) -> None:
-        """Raises OSError when the address cannot be had."""
+        """Listen. Raise OSError when the address cannot be had."""
         loop = asyncio.get_running_loop()
         if not self._where:
             self._folder = Path(tempfile.mkdtemp(prefix="berth-relay-", dir=_short_folder()))  # 0700
@@ -98,7 +98,7 @@ class Relay:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _lender(self) -> Tunnel:
-        """Of those who prove nothing some are borne for a moment: the address may be one that anybody can reach."""
+        """Take a connection in. Bear some who prove nothing for a moment: the address may be one that all can reach."""
         unproved = [lender for lender in self._lenders if not lender.proved]
         for oldest in unproved[: max(0, len(unproved) - UNPROVED + 1)]:
             oldest.close()
@@ -132,7 +132,7 @@ class Relay:
         return None
 
     def give_back(self, link: Link) -> None:
-        """The link that `borrow` returned: to its process if it may be used again, else closed."""
+        """Give the link that `borrow` returned to its process if it may be used again; else close it."""
         borrower = self._lent.pop(link)
         if not link.usable:
             borrower.close()
@@ -181,7 +181,7 @@ class _Borrower:
         self._tunnel = Tunnel(self.link, client=None, on_text=self._hear, on_lost=self._lost)
 
     async def connect(self) -> None:
-        """Raises OSError, TimeoutError; NotLent when it does not know the site key."""
+        """Connect, and prove to each other. Raise OSError, TimeoutError; NotLent when it does not know the site key."""
         loop = asyncio.get_running_loop()
         self._said = loop.create_future()
         kind, _, at = self.address.partition(":")
@@ -204,7 +204,7 @@ class _Borrower:
             raise
 
     async def take(self, pilot: str) -> bool:
-        """Raises OSError, TimeoutError."""
+        """Return whether a link of the pilot was lent. Raise OSError, TimeoutError."""
         async with asyncio.timeout(ANSWER_S):
             return await self._asked(f"take {pilot}") == "taken"
 
@@ -231,7 +231,7 @@ class _Borrower:
 
 
 def listening(where: str) -> tuple[str, range]:
-    """host, [host]:port or host:first-last → the host and the ports to try. Raises ValueError."""
+    """Return the host and the ports to try of host, [host]:port or host:first-last. Raise ValueError."""
     host, ports = where, ""
     if where.startswith("["):
         host, _, ports = where[1:].partition("]")
@@ -253,5 +253,5 @@ def listening(where: str) -> tuple[str, range]:
 
 
 def _short_folder() -> str | None:
-    """A unix socket's name has at most 107 bytes."""
+    """Return a folder for a unix socket, whose name has at most 107 bytes; None: the usual one."""
     return None if len(os.fsencode(tempfile.gettempdir())) < 70 else "/tmp"

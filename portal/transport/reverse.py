@@ -31,7 +31,7 @@ MOST_OF_A_PILOT = 2048
 
 @dataclass(slots=True)
 class _Pilot:
-    """What is held of one pilot."""
+    """The links of one pilot that this process holds, and who waits for one."""
 
     links: dict[Link, Tunnel] = field(default_factory=dict)
     idle: deque[Link] = field(default_factory=deque)
@@ -40,7 +40,7 @@ class _Pilot:
 
 
 class Reverse:
-    """`take` a link, then give it back with `done`, however it went. One instance per process."""
+    """The links of this process. `take` one, then give it back with `done`, however it went."""
 
     def __init__(self, gateway: str, slots: Slots, relay: Relay) -> None:
         self._gateway = gateway
@@ -67,7 +67,7 @@ class Reverse:
         await self._relay.stop()
 
     def leave(self) -> None:
-        """This process is about to end: its pilots' links are to be at others. Those in use are closed after it."""
+        """Prepare for the end of this process: its pilots' links are to be at others. Those in use are closed later."""
         if self._stopping:
             return
         self._stopping = True
@@ -111,14 +111,14 @@ class Reverse:
         return tunnel
 
     def ready(self, pilot: str, tunnel: Tunnel) -> None:
-        """The connection stands: requests may go down it."""
+        """Let requests go down a connection that stands now."""
         link = tunnel.get_protocol()
         held = self._pilots.get(pilot)
         if held is not None and isinstance(link, Link):
             self._put(held, link)
 
     def _leaves(self, held: _Pilot, link: Link) -> None:
-        """Its pilot does not need it any more: closed from here, where it is known that nothing is on its way."""
+        """Close a link that its pilot does not need any more; from here, where it is known that nothing is on its way."""
         held.leaving.add(link)
         if link in held.idle:
             held.idle.remove(link)
@@ -127,7 +127,7 @@ class Reverse:
     # Requests
 
     async def take(self, pilot: str) -> Link:
-        """Raises Unreachable when there is none within WAIT_S."""
+        """Return a link of the pilot: idle here, borrowed, or the next that is free. Raise Unreachable after WAIT_S."""
         if link := self._idle_of(pilot):
             return link
         until = time.monotonic() + WAIT_S
@@ -141,7 +141,7 @@ class Reverse:
                 raise Unreachable("no link")
 
     def done(self, pilot: str, link: Link) -> None:
-        """Kept for the next request if the answer was read to its end; else closed, which stops the engine."""
+        """Keep the link for the next request if the answer was read to its end; else close it, which stops the engine."""
         if link in self._borrowed:
             self._borrowed.discard(link)
             self._relay.give_back(link)
@@ -181,7 +181,7 @@ class Reverse:
         return None
 
     async def _others(self, pilot: str) -> list[str]:
-        """Where the relays of the processes are that hold links of this pilot; none while Redis is away."""
+        """Return where the relays of the processes are that hold links of this pilot; none while Redis is away."""
         try:
             found = await self._slots.links_of(pilot)
         except QueueDown:
@@ -211,7 +211,7 @@ class Reverse:
     # Upkeep
 
     async def _sweep(self) -> None:
-        """Says again what is held (Redis may have forgotten), and ends links that have fallen silent: agents ping."""
+        """Say again what is held (Redis may have forgotten), and end links that have fallen silent: agents ping."""
         while True:
             try:
                 self._sweep_once()

@@ -14,14 +14,16 @@ from portal.transport.reverse import Reverse
 
 
 class Transports:
-    """`send`, then give the connection back with `done`, however it went."""
+    """The ways to ingresses. `send`, then give the connection back with `done`, however it went."""
 
     def __init__(self, reverse: Reverse) -> None:
         self._links = Links()
         self._reverse = reverse
 
     def send(self, transport: str, path: str, headers: str, body: bytes) -> Awaitable[Link]:
-        """`headers` are whole lines. Raises Unreachable, LinkLost."""
+        """Send a POST and return the link on which its answer comes. `headers` are whole lines.
+
+        Raise Unreachable, LinkLost."""
         if transport.startswith(REVERSE):
             return self._taken(transport.removeprefix(REVERSE), path, headers, body)
         return self._links.send(transport, path, headers, body)
@@ -36,7 +38,7 @@ class Transports:
         return link
 
     def done(self, transport: str, link: Link) -> None:
-        """Kept for the next request if the answer was read to its end; else closed, which stops the engine."""
+        """Keep the link for the next request if the answer was read to its end; else close it, which stops the engine."""
         if transport.startswith(REVERSE):
             self._reverse.done(transport.removeprefix(REVERSE), link)
         else:

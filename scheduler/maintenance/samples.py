@@ -21,8 +21,7 @@ _LOOKED_AT = 10_000
 
 
 def take(cluster: str, snapshot: Snapshot, now: float) -> None:
-    """Write the sample of this minute, if no earlier tick has; of the whole fleet, under the name of `cluster`. Samples
-    that are older than KEPT are deleted."""
+    """Write a row once a minute, by the tick that comes first in it. Of the whole fleet; `cluster`: under whose name."""
     at = datetime.fromtimestamp(now // EVERY_S * EVERY_S, UTC)
     if Sample.objects.filter(cluster=cluster, at=at).exists():
         return
@@ -70,8 +69,7 @@ def _parked() -> int:
 
 
 def _waits(now: datetime) -> tuple[float | None, float | None]:
-    """Return the median and the 95th percentile, in seconds, of what requests waited that were handed out a short while
-    ago, batches left out."""
+    """Return the median and 95th percentile of the waits that ended a short while ago, batches left out."""
     with moving() as cur:
         cur.execute(
             """SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY wait_s),

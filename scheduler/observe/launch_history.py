@@ -41,7 +41,7 @@ class Past:
 
 
 def failures_in_a_row(past: Past) -> tuple[Failure, ...]:
-    """Return the failed launches since the last one that went well or the last time a person cleared them. Pure."""
+    """Return failed launches since the last one that went well or the last time a person cleared them. Pure."""
     since = past.cleared_at
     failed = []
     for launch in past.launches:

@@ -35,8 +35,7 @@ def remember(cluster: Cluster, pilots: Iterable[Pilot], heard: Mapping[str, Hear
 def service_times(
     gpu_types: Mapping[str, str], heard: Mapping[str, Heard]
 ) -> dict[tuple[str, str], tuple[int, float]]:
-    """Return the requests, and the seconds spent on them, by pool and GPU type, over the lives of the replicas that
-    report. Pure."""
+    """Return, by (pool, GPU type), requests and the seconds spent on them, over the lives of those that report. Pure."""
     sums: dict[tuple[str, str], tuple[int, float]] = defaultdict(lambda: (0, 0.0))
     for pilot, report in heard.items():
         for replica in report.replicas.values():
@@ -64,8 +63,9 @@ def _service(sums: Mapping[tuple[str, str], tuple[int, float]], at: datetime) ->
 
 
 def _waits(at: datetime) -> None:
-    """Measure waits until the agent spoke, not only until the job ran: a Python on a busy file system takes its time,
-    too, and nothing loads before."""
+    """Write how long jobs of each profile waited until their agents spoke.
+
+    Not only until the job ran: a Python on a busy file system takes its time, too, and nothing loads before."""
     with moving() as cur:
         cur.execute(
             """SELECT profile_id, percentile_cont(0.5) WITHIN GROUP (ORDER BY wait_s),

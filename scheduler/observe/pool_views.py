@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.db.models import QuerySet
@@ -13,75 +13,76 @@ from portal.catalog.models import Model, Pool, Profile
 from portal.db.transaction import moving
 from portal.fleet.models import Fit, PoolState
 from portal.ledger import transitions as ledger
+from portal.ledger.states import Lane, RequestState
 from scheduler.moments import seconds
 from scheduler.observe.launch_history import Past, failures_in_a_row, pasts
 from scheduler.policy.views import FitView, HoldView, PoolView, ProfileView
 
-QUEUED, RUNNING = "queued", "running"
-LANES = ("held", "async", "batch")
-
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The request that a lane of a pool serves next."""
+    """Describe the request that a lane of a pool serves next."""
 
     accepted_at: float
     weight: float  # of its project
 
 
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Hold what the catalog and measurements say of all pools, by pool."""
+
+    profiles: Mapping[str, Sequence[str]]
+    fits: Mapping[str, Mapping[str, FitView]]
+    owners: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Hold who waits for a pool, and how its launches went."""
+
+    counts: Mapping[tuple[str, str, str], int] = field(default_factory=dict)  # by (pool, lane, state)
+    heads: Sequence[Head] = ()
+    past: Past = field(default_factory=Past)
+
+
 def pool_views(now: float) -> tuple[PoolView, ...]:
+    """Return all pools as the policies see them, in order of name."""
     with moving() as cur:
         counts = {key: max(0, n) for key, n in ledger.fold_depth(cur).items()}
-    heads = _heads({pool for (pool, _, state), n in counts.items() if state == QUEUED and n})
+    heads = _heads({pool for (pool, _, state), n in counts.items() if state == RequestState.QUEUED and n})
     past = pasts(now)
     states = {state.pool_id: state for state in PoolState.objects.all()}
-    fits = _fits()
-    owners = _sole_projects()
-    profiles = _profiles()
+    catalogue = _catalogue()
     return tuple(
         _view(
             pool,
-            profiles.get(pool.name, ()),
-            states.get(pool.name) or PoolState(pool=pool),
-            counts,
-            heads.get(pool.name, []),
-            past[pool.name],
-            fits.get(pool.name, {}),
-            owners.get(pool.name, ""),
-            now,
+            catalogue,
+            state=states.get(pool.name) or PoolState(pool=pool),
+            demand=Demand(counts, heads.get(pool.name, ()), past[pool.name]),
+            now=now,
         )
         for pool in Pool.objects.select_related("environment").order_by("name")
     )
 
 
 def catalogued(pools: QuerySet[Pool]) -> tuple[PoolView, ...]:
-    """What the catalog and measurements say of them, and nothing of their load."""
-    fits, owners, profiles = _fits(), _sole_projects(), _profiles()
+    """Return what the catalog and measurements say of the pools, and nothing of their load."""
+    catalogue = _catalogue()
     return tuple(
-        _view(
-            pool,
-            profiles.get(pool.name, ()),
-            PoolState(pool=pool),
-            {},
-            [],
-            Past(),
-            fits.get(pool.name, {}),
-            owners.get(pool.name, ""),
-            0.0,
-        )
+        _view(pool, catalogue, state=PoolState(pool=pool), demand=Demand(), now=0.0)
         for pool in pools.select_related("environment")
     )
 
 
 def profile_view(profile: Profile) -> ProfileView:
-    """What the catalog says of it, and nothing of Slurm's."""
+    """Return what the catalog says of the profile, and nothing of Slurm's."""
     return ProfileView(
-        profile.name,
-        profile.enabled,
-        profile.gpus,
-        profile.mem_mb,
-        profile.max_pilots,
-        profile.preemptible,
+        name=profile.name,
+        enabled=profile.enabled,
+        gpus=profile.gpus,
+        mem_mb=profile.mem_mb,
+        max_pilots=profile.max_pilots,
+        preemptible=profile.preemptible,
         gpu_type=profile.gpu_type,
         project=profile.project.slug if profile.charge == "project" and profile.project else "",
         cost=profile.cost,
@@ -91,22 +92,12 @@ def profile_view(profile: Profile) -> ProfileView:
     )
 
 
-def _view(
-    pool: Pool,
-    profiles: Iterable[str],
-    state: PoolState,
-    counts: Mapping[tuple[str, str, str], int],
-    heads: Iterable[Head],
-    past: Past,
-    fits: Mapping[str, FitView],
-    owner: str,
-    now: float,
-) -> PoolView:
-    lanes = {lane: counts.get((pool.name, lane, QUEUED), 0) for lane in LANES}
-    heads = list(heads)
+def _view(pool: Pool, catalogue: Catalogue, *, state: PoolState, demand: Demand, now: float) -> PoolView:
+    counts, heads = demand.counts, demand.heads
+    queued = {lane: counts.get((pool.name, lane, RequestState.QUEUED), 0) for lane in Lane}
     return PoolView(
         name=pool.name,
-        profiles=tuple(profiles),
+        profiles=tuple(catalogue.profiles.get(pool.name, ())),
         gpus=pool.gpus * pool.nodes,
         nodes=pool.nodes,
         mem_mb=pool.mem_mb,
@@ -114,34 +105,44 @@ def _view(
         load_s=state.load_s or pool.load_estimate_s,
         min_replicas=pool.min_replicas,
         max_replicas=pool.max_replicas,
-        queued=sum(lanes.values()),
-        running=sum(counts.get((pool.name, lane, RUNNING), 0) for lane in LANES),
+        queued=sum(queued.values()),
+        running=sum(counts.get((pool.name, lane, RequestState.RUNNING), 0) for lane in Lane),
         interest_until=seconds(state.interest_until),
         paused=pool.paused,
-        failures=failures_in_a_row(past),
+        failures=failures_in_a_row(demand.past),
         hold=hold_of(state),
         cap=pool.cap,
-        queued_held=lanes["held"],
-        queued_batch=lanes["batch"],
+        queued_held=queued[Lane.HELD],
+        queued_batch=queued[Lane.BATCH],
         waited_s=max((now - head.accepted_at for head in heads), default=None),
         service_s=state.service_s,
         weight=max((head.weight for head in heads), default=1.0),
-        project=owner,
+        project=catalogue.owners.get(pool.name, ""),
         pinned_until=seconds(state.pinned_until),
         sleep_level=pool.sleep_level,
         asleep_mem_mb=pool.asleep_mem_mb or pool.mem_mb,
         wake_s=state.wake_s,
-        fits=fits,
+        fits=catalogue.fits.get(pool.name, {}),
         gpu_types=tuple(map(str, pool.environment.gpu_types)),
     )
 
 
 def hold_of(state: PoolState) -> HoldView:
-    return HoldView(state.failures, seconds(state.retry_at), state.latched_at is not None, state.reason)
+    """Return what the pool's stored state says of its failures."""
+    return HoldView(
+        failures=state.failures,
+        retry_at=seconds(state.retry_at),
+        latched=state.latched_at is not None,
+        reason=state.reason,
+    )
+
+
+def _catalogue() -> Catalogue:
+    return Catalogue(_profiles(), _fits(), _sole_projects())
 
 
 def _heads(waiting: Iterable[str]) -> dict[str, list[Head]]:
-    """Of each pool where somebody waits, the next request of each lane: a few probes of one index each."""
+    """Return, of each pool where somebody waits, the next request of each lane: a few probes of one index each."""
     names = sorted(waiting)
     if not names:
         return {}
@@ -156,7 +157,7 @@ def _heads(waiting: Iterable[str]) -> dict[str, list[Head]]:
                  WHERE state = 'queued' AND pool = p.name AND lane = l.lane
                  ORDER BY order_key, id LIMIT 1) h
                LEFT JOIN accounts_project o ON o.id = h.project_id""",
-            (names, list(LANES)),
+            (names, list(Lane)),
         )
         for pool, accepted_at, weight in cur.fetchall():
             found[pool].append(Head(float(accepted_at), float(weight)))
@@ -164,7 +165,7 @@ def _heads(waiting: Iterable[str]) -> dict[str, list[Head]]:
 
 
 def _profiles() -> dict[str, list[str]]:
-    """By pool, in order of name."""
+    """Return the names of the profiles of each pool, in order."""
     found: dict[str, list[str]] = defaultdict(list)
     pairs = Pool.profiles.through._default_manager.order_by("profile__name")
     for pool, profile in pairs.values_list("pool_id", "profile__name"):
@@ -174,15 +175,13 @@ def _profiles() -> dict[str, list[str]]:
 
 def _fits() -> dict[str, dict[str, FitView]]:
     found: dict[str, dict[str, FitView]] = defaultdict(dict)
-    for pool, gpu_type, fits, load_s, service_s in Fit.objects.values_list(
-        "pool_id", "gpu_type", "fits", "load_s", "service_s"
-    ):
-        found[pool][gpu_type] = FitView(fits, load_s, service_s)
+    for row in Fit.objects.all():
+        found[row.pool_id][row.gpu_type] = FitView(fits=row.fits, load_s=row.load_s, service_s=row.service_s)
     return found
 
 
 def _sole_projects() -> dict[str, str]:
-    """Pools that only one project may use → that project."""
+    """Return, for pools that only one project may use, that project."""
     open_to: dict[str, set[str | None]] = defaultdict(set)
     rows: Iterable[Any] = Model.objects.filter(enabled=True).values_list(
         "pool_id", "is_public", "projects__slug"

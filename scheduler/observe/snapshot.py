@@ -24,30 +24,20 @@ from scheduler.observe.ways import Site, served
 from scheduler.policy.snapshot import Snapshot
 from scheduler.policy.views import Limits, PilotView, ProfileView, ReplicaView
 
+# Rows, not models: of each there are as many as GPUs, in every tick, and nothing is saved here.
 _OF_PILOTS = (
-    *(
-        "id",
-        "profile__name",
-        "profile__scratch",
-        "profile__gpu_type",
-        "state",
-        "gpus",
-        "nodes",
-        "mem_mb",
-        "gpu_type",
-        "node",
-        "replaces_id",
-    ),
-    *("slurm_state", "slurm_reason", "slurm_end_at", "planned_at", "registered_at", "up_at", "draining_at"),
-    *("staged", "stage_wish"),
-)
+    "id", "profile__name", "profile__scratch", "profile__gpu_type", "state", "gpus", "nodes", "mem_mb", "gpu_type",
+    "node", "replaces_id", "slurm_state", "slurm_reason", "slurm_end_at", "planned_at", "registered_at", "up_at",
+    "draining_at", "staged", "stage_wish",
+)  # fmt: skip
 _OF_REPLICAS = (
-    *("id", "pool_id", "pilot_id", "state", "gpu_indices", "mem_mb", "asleep_mem_mb", "sleep_level"),
-    *("wanted_at", "hot_at", "draining_at", "asleep_at"),
-)
+    "id", "pool_id", "pilot_id", "state", "gpu_indices", "mem_mb", "asleep_mem_mb", "sleep_level", "wanted_at", "hot_at",
+    "draining_at", "asleep_at",
+)  # fmt: skip
 
 
 def snapshot_of(site: Site, observed: Observed, config: Config, now: float) -> Snapshot:
+    """Return the fleet as the policies see it: what the tables hold, and what this tick has observed."""
     pilots = {str(p.id): p for p in _pilots()}
     profiles = list(served(config).select_related("project", "access").order_by("name"))
     silent = _silent(site, profiles)
@@ -74,11 +64,8 @@ def snapshot_of(site: Site, observed: Observed, config: Config, now: float) -> S
     )
 
 
-# Rows, not models: of each there are as many as GPUs, in every tick, and nothing is saved here.
-
-
 def _silent(site: Site, profiles: Iterable[Profile]) -> dict[str, str]:
-    """Why jobs of a profile are neither launched nor let go now, by its name: its way was not heard."""
+    """Return why jobs of a profile are neither launched nor let go now, by its name: its way was not heard."""
     found = {}
     for profile in profiles:
         way = site.way_of(profile)
@@ -104,9 +91,9 @@ def _replicas(pilots: list[UUID]) -> Iterable[Any]:
 def _limits(config: Config) -> Limits:
     caps = Project.objects.exclude(max_gpus=None).values_list("slug", "max_gpus")
     return Limits(
-        config.pilot_idle_s,
-        config.launch_backoff_s,
-        config.latch_after,
+        pilot_idle_s=config.pilot_idle_s,
+        launch_backoff_s=config.launch_backoff_s,
+        latch_after=config.latch_after,
         switch_after_s=config.switch_after_s,
         min_residency_s=config.min_residency_s,
         wait_bound_s=config.wait_bound_s,
@@ -118,7 +105,9 @@ def _limits(config: Config) -> Limits:
 
 
 def _is_fresh(pilot: Any, heard: Heard | None, alive_s: float, now: float) -> bool:
-    """Reported within alive_s; registering is a report. What an older report says of load is not known any more."""
+    """Return whether it reported within alive_s; registering is a report.
+
+    What an older report says of load is not known any more."""
     last = heard.received_at if heard is not None else 0.0
     if pilot.registered_at is not None:
         last = max(last, pilot.registered_at.timestamp())
@@ -155,7 +144,7 @@ def _pilot(id_: str, pilot: Any, alive: bool, leaves: bool, occupied: set[UUID])
 
 
 def _replica(row: Any, heard: dict[str, Heard]) -> ReplicaView:
-    """`heard`: of the pilots whose report is fresh."""
+    """Return the replica as the policies see it. `heard`: the reports of the pilots whose report is fresh."""
     id_, pilot = str(row.id), str(row.pilot_id)
     report = heard.get(pilot)
     seen = report.replicas.get(id_) if report is not None else None

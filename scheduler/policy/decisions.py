@@ -16,7 +16,7 @@ Inputs = dict[str, str | int | float | bool | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
-    """A decision: what all of them carry."""
+    """Hold what all decisions carry."""
 
     kind: ClassVar[DecisionKind]
     reason: str
@@ -25,7 +25,7 @@ class Decided:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchPilot(Decided):
-    """Launch a new job whose first replica serves `pool`. `replaces`: the pilot that it takes over from."""
+    """Submit a new job whose first replica serves `pool`. `replaces`: the pilot that it takes over from."""
 
     kind: ClassVar[DecisionKind] = DecisionKind.LAUNCH
     pool: str
@@ -37,7 +37,7 @@ class LaunchPilot(Decided):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceReplica(Decided):
-    """Place a replica in a pilot that exists."""
+    """Put a replica into a pilot that exists."""
 
     kind: ClassVar[DecisionKind] = DecisionKind.PLACE
     pool: str
@@ -58,7 +58,7 @@ class DrainReplica(Decided):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WakeReplica(Decided):
-    """Move a replica asleep → starting: its engine gets its GPUs back."""
+    """Give a sleeping engine its GPUs back: asleep → starting."""
 
     kind: ClassVar[DecisionKind] = DecisionKind.WAKE_REPLICA
     pool: str
@@ -86,7 +86,7 @@ class DrainPilot(Decided):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelPilot(Decided):
-    """Cancel a pilot's job. `failed`: it counts as a failed launch of the pools that waited for it."""
+    """Cancel a job in Slurm. `failed`: it counts as a failed launch of the pools that waited for it."""
 
     kind: ClassVar[DecisionKind] = DecisionKind.CANCEL
     pilot: str
@@ -95,7 +95,7 @@ class CancelPilot(Decided):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldPool(Decided):
-    """Store what a pool's state says from now on: failures in a row, the next try, a latch, and why nothing runs."""
+    """Set what the pool's state says from now on: failures in a row, the next try, a latch, and why nothing runs."""
 
     kind: ClassVar[DecisionKind] = DecisionKind.HOLD
     pool: str

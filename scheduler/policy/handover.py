@@ -14,7 +14,7 @@ from portal.fleet.states import ON_ITS_WAY, PilotState, ReplicaState
 from scheduler.policy.decisions import DrainPilot, DrainReplica, Inputs
 from scheduler.policy.snapshot import Snapshot
 from scheduler.policy.views import PilotView, PoolView, ReplicaView
-from scheduler.policy.wording import clock, span
+from scheduler.policy.words import clock, span
 
 
 @dataclass(frozen=True, slots=True)

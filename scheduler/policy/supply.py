@@ -22,7 +22,7 @@ from scheduler.policy.decisions import (
 )
 from scheduler.policy.profiles import Claim, NewPilot, Nowhere
 from scheduler.policy.views import PoolView, ReplicaView
-from scheduler.policy.wording import clock, sentence
+from scheduler.policy.words import clock, sentence
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 tick_s  median of a tick in which Slurm is listed, every pilot has reported and nothing has to be started
 rss_mb  the most memory of the process that ticks
+decide_ms  CPU time of the policies alone, for 100 models and 64 GPUs (tests/bench/_decide_fleet.py)
 """
 
 from __future__ import annotations
@@ -45,7 +46,14 @@ def run(ctx: Bench) -> dict[str, float]:
     )
     ctx.say(f"  plotted in {PLOT.relative_to(checkout.ROOT)}")
     full = found[FULL]
-    return {"tick_s": round(full["median_s"], 3), "rss_mb": round(full["rss_mb"])}
+    return {"tick_s": round(full["median_s"], 3), "rss_mb": round(full["rss_mb"]), "decide_ms": decide_ms()}
+
+
+def decide_ms() -> float:
+    """Return the CPU milliseconds of one decision, measured in a process of its own."""
+    argv = [str(envs.PORTAL.python), "-m", "tests.bench._decide_fleet"]
+    done = subprocess.run(argv, cwd=checkout.ROOT, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
 
 
 def measure(ctx: Bench, size: int) -> dict[str, float]:

@@ -94,7 +94,7 @@ def process_starts(path: str, source: str) -> list[str]:
 
 
 def spelled_keys(path: str, source: str) -> list[str]:
-    """Find strings in which a Redis key, a channel or the ending of a pool's key is spelled, other than in `redis.keys`.
+    """Return the strings that spell a Redis key, a channel or the ending of a pool's key, other than in `redis.keys`.
 
     Docstrings may name one. Of a Lua script every string is looked at."""
     if path in _SPELL_KEYS:
@@ -188,8 +188,7 @@ MOST_COLUMNS = 6  # that a reader counts at a glance
 
 
 def rows_by_position(path: str, source: str) -> list[str]:
-    """Find rows of a cursor whose columns are counted instead of named (portal.db.rows), and SQL that is
-    patched as text."""
+    """Return the rows of a cursor whose columns are counted instead of named (portal.db.rows), and patched SQL text."""
     if path == "portal/db/rows.py":
         return []
     found = []

@@ -22,7 +22,7 @@ SPELLED = {
     "berth:relay:gw-1": keys.RELAY.of("gw-1"),
     "berth:links:p1": keys.LINKS.of("p1"),
     "berth:silent:since": keys.SILENT_SINCE.of(),
-    "berth:silent:told": keys.SILENT_TOLD.of(),
+    "berth:silent:told": keys.SILENT_NOTED.of(),
     "berth:retention": keys.RETENTION.of(),
     "berth:tick:again": keys.TICK_AGAIN.of(),
     "berth:cache": keys.CACHE.of(),

@@ -30,12 +30,6 @@ SAME_NAME = {
 UNWRITTEN = frozenset(
     [
         "gpuworker",
-        "portal/admission",
-        "portal/gateway",
-        "portal/policy",
-        "portal/redis",
-        "portal/transport",
-        "scheduler/observe",
     ]
 )
 # Modules whose names look like participles and are nouns.

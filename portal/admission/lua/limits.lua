@@ -4,8 +4,8 @@
 -- All levels are looked at before any is taken from: one refusal takes nothing. → {number of the one that refuses or
 -- 0, seconds until it would not, now, then (remaining, when it is whole) for each}.
 local function take_limits(request, permit_s, now, first)
-  local refused, retry_s, spelt_now, fulls = 0, 0, exact(now), {}
-  local said = {0, '0', spelt_now}
+  local refused, retry_s, now_text, fulls = 0, 0, exact(now), {}
+  local answer = {0, '0', now_text}
   local function refuse(number, seconds)
     if refused == 0 or seconds > retry_s then refused, retry_s = number, seconds end
   end
@@ -15,11 +15,11 @@ local function take_limits(request, permit_s, now, first)
     if kind == 'concurrent' or kind == 'queued' then
       local n = redis.call('ZCARD', key)
       if n >= limit then
-        redis.call('ZREMRANGEBYSCORE', key, '-inf', spelt_now)
+        redis.call('ZREMRANGEBYSCORE', key, '-inf', now_text)
         n = redis.call('ZCARD', key)
         if n >= limit and not redis.call('ZSCORE', key, request) then refuse(number, 1) end
       end
-      said[2 + 2 * number], said[3 + 2 * number] = math.max(0, limit - n - 1), spelt_now
+      answer[2 + 2 * number], answer[3 + 2 * number] = math.max(0, limit - n - 1), now_text
     else
       local unit_s = 60 / limit
       local start = tonumber(redis.call('GET', key) or now)
@@ -31,24 +31,24 @@ local function take_limits(request, permit_s, now, first)
         after = start
       end
       fulls[number] = after
-      said[2 + 2 * number] = math.max(0, math.floor((60 - (after - now) + 0.0001) / unit_s))
-      said[3 + 2 * number] = exact(after)
+      answer[2 + 2 * number] = math.max(0, math.floor((60 - (after - now) + 0.0001) / unit_s))
+      answer[3 + 2 * number] = exact(after)
     end
   end
   if refused > 0 then
-    said[1], said[2] = refused, exact(retry_s)
-    return said
+    answer[1], answer[2] = refused, exact(retry_s)
+    return answer
   end
   for i = first, #ARGV, 4 do
     local number, key = (i - first) / 4 + 1, ARGV[i]
     if fulls[number] then
-      redis.call('SET', key, said[3 + 2 * number], 'EX', math.ceil(fulls[number] - now) + 1)
+      redis.call('SET', key, answer[3 + 2 * number], 'EX', math.ceil(fulls[number] - now) + 1)
     else
       redis.call('ZADD', key, exact(now + permit_s), request)
       redis.call('EXPIRE', key, math.ceil(4 * permit_s))
     end
   end
-  return said
+  return answer
 end
 
 -- What was held is given back, and tokens become what was really used: `cost` more than was taken, or less.

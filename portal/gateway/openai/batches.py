@@ -79,7 +79,7 @@ def _wake() -> None:
 
 
 def _new(body: bytes, caller: Caller) -> NewBatch:
-    """Raises ApiError."""
+    """Return the batch to create. Raises ApiError."""
     try:
         said = json.loads(body.decode("utf-8"))
     except (ValueError, RecursionError):

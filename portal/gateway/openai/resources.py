@@ -24,7 +24,7 @@ def owner_of(caller: Caller) -> Owner:
 
 
 def read_id(prefix: str, text: str, code: str) -> UUID:
-    """The id in e.g. file-<uuid>. What is none is not found: raises ApiError(code)."""
+    """Return the id in e.g. file-<uuid>. Raises ApiError(code) where there is none: it is not found."""
     try:
         id_ = UUID(text.removeprefix(prefix))
     except ValueError:
@@ -35,7 +35,7 @@ def read_id(prefix: str, text: str, code: str) -> UUID:
 
 
 async def ask(database: Database, work: Callable[[Cursor], T]) -> T:
-    """`work` in a transaction of its own. Raises ApiError when PostgreSQL is away."""
+    """Run `work` in a transaction of its own. Raises ApiError when PostgreSQL is away."""
     try:
         return await database.run(work)
     except (psycopg2.OperationalError, psycopg2.InterfaceError):
@@ -57,7 +57,7 @@ def limit(asked: dict[str, str], usual: int, most: int) -> int:
 
 
 def page(objects: Sequence[dict[str, Any]], most: int) -> dict[str, Any]:
-    """One page in OpenAI's form; one object more than `most` was read to know whether there is another."""
+    """Return one page in OpenAI's form; one object more than `most` was read to know whether there is another."""
     data = list(objects[:most])
     return {
         "object": "list",

@@ -48,7 +48,7 @@ class Responses:
         return await self._shown(ex, caller, name, cancels=True)
 
     async def _shown(self, ex: Exchange, caller: Caller, name: str, *, cancels: bool) -> dict[str, Any]:
-        """Raises ApiError."""
+        """Return the response, cancelled first where that is asked. Raises ApiError."""
         if resources.query(ex).get("stream") == "true":
             raise ApiError("invalid_parameter", detail="A kept response is not streamed.", param="stream")
         look = partial(_look, id_=_uuid(name), caller=caller, cancels=cancels)
@@ -62,7 +62,7 @@ class Responses:
 
 
 def _look(cur: Cursor, id_: UUID, caller: Caller, *, cancels: bool) -> Found | None:
-    """The response, if it is one and the caller's. Cancelling one that has ended changes nothing."""
+    """Return the response, if it is one and the caller's. Cancelling one that has ended changes nothing."""
     found = find(cur, id_)
     if found is None or (found.user_id, found.project_id) != (caller.user_id, caller.project_id):
         return None
@@ -81,7 +81,7 @@ def _uuid(name: str) -> UUID:
 
 
 def pending(request: str, model: str, accepted_at: datetime, state: str) -> dict[str, Any]:
-    """A response without an answer (yet)."""
+    """Return a response without an answer (yet)."""
     return {
         "id": _MARK + UUID(request).hex,
         "object": "response",
@@ -119,7 +119,7 @@ def shown(found: Found) -> dict[str, Any]:
 
 
 def _message(found: Found) -> str:
-    """The engine's own words go to the owner, whose response it is."""
+    """Return why it failed. The engine's own words go to the owner, whose response it is."""
     try:
         return str(json.loads(found.result or b"")["error"]["message"])
     except (ValueError, TypeError, KeyError):

@@ -22,7 +22,7 @@ _WRITE_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """`name`: as the sender calls it, None when the form held no file."""
+    """A form that has been read. `name`: as the sender calls it, None when the form held no file."""
 
     name: str | None
     fields: dict[str, str]
@@ -30,7 +30,7 @@ class Received:
 
 @dataclass(slots=True)
 class _Form:
-    """What the parser has seen. `unwritten` holds the file's bytes until they go to the disk."""
+    """The state of the parser. `unwritten` holds the file's bytes until they go to the disk."""
 
     unwritten: list[bytes] = field(default_factory=list)
     waiting: int = 0
@@ -94,7 +94,7 @@ class _Form:
 
 
 async def receive(ex: Exchange, draft: Draft, most: int) -> Received:
-    """Writes the form's file to the draft. Raises ApiError, Gone, OSError; the draft is the caller's to discard."""
+    """Write the form's file to the draft. Raises ApiError, Gone, OSError; the draft is the caller's to discard."""
     kind, options = parse_options_header(ex.header(b"content-type"))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise _wrong("it is not multipart/form-data")
