@@ -55,7 +55,7 @@ def _announced(scope: dict[str, Any]) -> int:
 
 
 async def _refuse(send: Any) -> None:
-    """Refuse a body whose rest is not read: the connection ends with the answer."""
+    """Answer 413. The rest of the body is not read: the connection ends with the answer."""
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": 413, "headers": headers})
     await send({"type": "http.response.body", "body": b"This is larger than what is taken here.\n"})

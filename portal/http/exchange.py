@@ -46,7 +46,7 @@ class Exchange:
         self.kept: list[bytes] | None = None  # what is answered, where it will be asked for again
 
     def rename(self, request_id: str) -> None:
-        """Rename the exchange: the client means a request that is known already."""
+        """Take the id of a request that is known already: the client means that one."""
         self.request_id = request_id
         self._id_header = (b"x-request-id", request_id.encode())
 
@@ -56,7 +56,7 @@ class Exchange:
         return value.decode("latin-1")
 
     async def read(self, most: int) -> bytes:
-        """Read the body. Raise ApiError when it is too large, Gone when the client left."""
+        """Return the body. Raises ApiError when it is too large, Gone when the client left."""
         self._check_announced(most)
         message = await self._receive()
         if message["type"] == "http.request" and not message.get("more_body"):  # as most are: in one piece
@@ -67,13 +67,13 @@ class Exchange:
         return b"".join([part async for part in self._parts(message, most)])
 
     async def parts(self, most: int) -> AsyncIterator[bytes]:
-        """Yield the body as it comes. Raise what `read` raises."""
+        """Yield the body as it comes. Raises what `read` raises."""
         self._check_announced(most)
         async for part in self._parts(await self._receive(), most):
             yield part
 
     async def _parts(self, message: dict[str, Any], most: int) -> AsyncIterator[bytes]:
-        """Yield the body from the first message on."""
+        """Yield the body's parts from the first message on."""
         size = 0
         while True:
             if message["type"] == "http.disconnect":
@@ -96,8 +96,7 @@ class Exchange:
             raise ApiError("body_too_large", detail=str(most))
 
     def watch(self, left: Callable[[], None]) -> asyncio.Future[Any]:
-        """Watch the client, and call `left` once it is gone. Call it after `read`, and cancel what comes
-        back when it is over."""
+        """Call `left` once the client is gone. After `read`. Cancel what comes back when it is over."""
 
         def over(done: asyncio.Future[Any]) -> None:
             if not done.cancelled() and not self.ended and not self.complete:
@@ -108,10 +107,8 @@ class Exchange:
         return watching
 
     def watch_soon(self, left: Callable[[], None]) -> None:
-        """Watch the client from now until `unwatch`, if the answer takes longer than most.
-
-        One that comes at once need not pay for the task that watches.
-        """
+        """Watch from a moment later until `unwatch`, for an answer that takes longer than most: one that comes at
+        once need not pay for the task that watches."""
         self._watching = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._watch, left)
 
     def unwatch(self) -> None:

@@ -35,8 +35,7 @@ class Line:
 
 
 class _Counted(NamedTuple):
-    """A count of one project's requests in one state and lane of a model, and when the oldest was
-    accepted."""
+    """Count the requests of one project in one state and lane of a model, with the time when the oldest was accepted."""
 
     pool: str
     model: str

@@ -25,7 +25,7 @@ from scheduler.policy.consequences import NotePilotHeard, NotePilotSilent
 logger = logging.getLogger(__name__)
 
 _SINCE = keys.SILENT_SINCE.of()
-_NOTED = keys.SILENT_TOLD.of()
+_NOTED = keys.SILENT_NOTED.of()
 
 
 @dataclass(frozen=True, slots=True)

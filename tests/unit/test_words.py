@@ -30,8 +30,6 @@ SAME_NAME = {
 UNWRITTEN = frozenset(
     [
         "gpuworker",
-        "portal",
-        "scheduler/observe",
     ]
 )
 # Modules whose names look like participles and are nouns.
