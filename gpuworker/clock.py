@@ -1,4 +1,4 @@
-"""This node's clock against the portal's: times are converted once, at the agent's edge, in both directions.
+"""The clock of this node against the portal's: times are converted once, at the agent's edge, in both directions.
 
 Clocks of nodes differ, by minutes where nobody looks after them. The portal reckons with times of many nodes beside its
 own, and the agent with a deadline that the portal names; so what goes out is the portal's time and what comes in is

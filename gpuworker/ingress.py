@@ -113,7 +113,7 @@ class Ingress:
             self._left(replica)
 
     def _prove(self, request: web.BaseRequest) -> web.Response:
-        """To a portal that wants to know whether it reaches this ingress, and not somebody else."""
+        """Prove to a portal that asks that it reaches this ingress, and not somebody else."""
         nonce = request.query.get("nonce", "")
         if _NONCE.fullmatch(nonce) is None or request.transport is None:
             return _refuse("headers")

@@ -66,13 +66,13 @@ class Leaser:
         return [wire.RowRef(request, attempt) for request, attempt in self._rows]
 
     def look(self) -> None:
-        """Something changed that may have opened a place. Waiting rows look too."""
+        """Look again: something changed that may have opened a place. Waiting rows look too."""
         self._look.set()
         for replica in self._replicas:
             _call(replica)
 
     def close(self) -> None:
-        """Asks for no more rows; what a poll still brings is given back."""
+        """Close: ask for no more rows; what a poll still brings is given back."""
         self._closed = True
 
     async def run(self) -> None:
@@ -92,7 +92,7 @@ class Leaser:
                 task.cancel()
 
     def room(self) -> dict[str, int]:
-        """What a poll may ask for now."""
+        """Return by replica how many rows a poll may ask for now."""
         if self._closed:
             return {}
         here = Counter(row.replica for row, _ in self._rows.values())
@@ -168,7 +168,8 @@ class Leaser:
         self._outbox.put(result)
 
     async def _seat(self, row: wire.LeasedRow, replica: Replica) -> str:
-        """Waits for a seat; else why there was none: the replica stops serving, or it took too long."""
+        """Wait for a seat, and return "" or why there was none: the replica stops serving, or it took too
+        long."""
         seats, ahead, since = replica.seats, replica.ahead, time.monotonic()
         turn = ahead.enter()
         claims = False
@@ -194,11 +195,11 @@ class Leaser:
             _call(replica)  # its turn may be another's now
 
     def cancel(self, request: str, attempt: int) -> None:
-        """Nobody wants this row any more."""
+        """Cancel a row that nobody wants any more."""
         self._end([(request, attempt)], "cancelled")
 
     def give_back(self, replica: str | None, why: str) -> None:
-        """Ends the rows of one replica, or all, and gives them back."""
+        """End the rows of one replica, or all, and give them back."""
         keys = [key for key, (row, _) in self._rows.items() if replica in (None, row.replica)]
         self._end(keys, why)
 
@@ -213,5 +214,5 @@ class Leaser:
 
 
 def _call(replica: Replica) -> None:
-    """As many of those who wait as there are seats; all of them when there will be none any more."""
+    """Call as many of those who wait as there are seats; all of them when there will be none any more."""
     replica.ahead.call(replica.seats.filler_room if replica.state == "hot" else len(replica.ahead))

@@ -170,7 +170,7 @@ class Nodes:
             self._bad.set()
 
     async def _one(self, node: Remote, within_s: float) -> tuple[bool, str]:
-        """Live through one life of a helper, and return whether it came and why it is gone."""
+        """Run one life of a helper, and return whether it came and why it is gone."""
         said = self._folder / f"node-{node.name}.log"
         expected = self._expected[node.name] = asyncio.get_running_loop().create_future()
         assert self._server is not None

@@ -62,7 +62,7 @@ class Part:
 
 
 class Remote:
-    """Another node of the job, and the link to its helper while there is one."""
+    """One of the job's other nodes, and the link to its helper while there is one."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -176,7 +176,7 @@ class Reverse:
             self._failures, self.why = 0, ""
 
     async def _dial(self) -> None:
-        """Dial one link. Raise OSError, Unlinked, ValueError."""
+        """Open one link. Raise OSError, Unlinked, ValueError."""
         parts = urlsplit(self._url)
         tls = ssl.create_default_context() if parts.scheme == "https" else None
         port = parts.port or (443 if tls else 80)

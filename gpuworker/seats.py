@@ -38,7 +38,7 @@ class Seats:
 
     @property
     def longest_s(self) -> float | None:
-        """The longest of the last requests; None before the first has left."""
+        """Return the longest of the last requests in seconds; None before the first has left."""
         return max(self.recent_s, default=None)
 
     @property
@@ -46,7 +46,7 @@ class Seats:
         return 0 if self.alone or self.claimed else max(0, self.cap - self.in_flight)
 
     def take_held(self, alone: bool = False) -> Refusal | None:
-        """Takes a seat, or says why not."""
+        """Take a seat, or return why not."""
         if self.alone or self.claimed or (alone and self.in_flight):
             return "busy"
         if self.in_flight >= self.cap + spare_seats(self.cap):
@@ -99,7 +99,7 @@ class Fence:
         self._most = most
 
     def passes(self, request: str, attempt: int) -> bool:
-        """False when a later attempt of this request has been here."""
+        """Return False when a later attempt of this request has been here."""
         if attempt < self._seen.get(request, attempt):
             return False
         self._seen[request] = attempt

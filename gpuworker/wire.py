@@ -193,7 +193,8 @@ class RowRef:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a model's folder says of it. Numbers are 0 where it says nothing; texts are as short as they are plain."""
+    """The facts in a model's folder. Numbers are 0 where it says nothing; texts are as short as they are
+    plain."""
 
     folder: str  # resolved
     architecture: str
@@ -226,7 +227,7 @@ class Inspected:
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """Sent every `interval_s` and at once when something changes."""
+    """A report of a pilot, sent every `interval_s` and at once when something changes."""
 
     pilot: str
     job_id: int
@@ -269,7 +270,7 @@ class InspectWish:
 
 @dataclass(frozen=True, slots=True)
 class SyncAnswer:
-    """Also the answer to `register`: what the loop wants of this pilot now."""
+    """The answer to `sync`, and to `register`: what the loop wants of this pilot now."""
 
     desired: list[DesiredReplica]
     drain: bool  # finish what runs, start nothing, then exit
@@ -335,7 +336,10 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class ResultsAnswer:
-    """`late`: rows that were no longer this pilot's at this attempt; their results were dropped."""
+    """The answer to `results`.
+
+    `late`: rows that were no longer this pilot's at this attempt; their results were dropped.
+    """
 
     taken: list[str]
     late: list[str]
@@ -351,5 +355,6 @@ def ingress_proof(ingress_key: str, nonce: str, address: str) -> str:
 
 
 def derive_key(site_key: bytes, purpose: Literal["ingress", "portal", "relay"], pilot: str) -> str:
-    """HMAC-SHA256(site key, purpose:pilot) in hex: derived on demand, stored nowhere but in the pilot's file."""
+    """Return HMAC-SHA256(site key, purpose:pilot) in hex: derived on demand, stored nowhere but in the
+    pilot's file."""
     return hmac.new(site_key, f"{purpose}:{pilot}".encode(), "sha256").hexdigest()

@@ -25,7 +25,7 @@ class WireError(ValueError):
 
 
 class _Mismatch(ValueError):
-    """What is wrong, and where: a path like `.replicas[3].state`."""
+    """An error of a value: what is wrong, and where, as a path like `.replicas[3].state`."""
 
     def __init__(self, text: str, path: str = "") -> None:
         super().__init__(f"{path}: {text}")
@@ -52,7 +52,7 @@ def _plain(value: object) -> object:
 
 
 def loads(kind: type[T], data: bytes | str) -> T:
-    """JSON bytes as a wire dataclass of `kind`. Raises WireError."""
+    """Read JSON bytes as a wire dataclass of `kind`. Raise WireError."""
     try:
         raw = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -61,7 +61,7 @@ def loads(kind: type[T], data: bytes | str) -> T:
 
 
 def read(kind: type[T], raw: Any) -> T:
-    """Decoded JSON as a wire dataclass of `kind`. Raises WireError."""
+    """Read decoded JSON as a wire dataclass of `kind`. Raise WireError."""
     try:
         return typing.cast(T, _reader(typing.cast(Any, kind))(raw))
     except _Mismatch as error:
@@ -70,9 +70,10 @@ def read(kind: type[T], raw: Any) -> T:
 
 @functools.cache
 def _reader(kind: Any) -> Reader:
-    """Raises _Mismatch on a value that is no `kind`: a dataclass, list, dict by str, Literal, `X | None`, scalar or Any.
+    """Return a reader that raises _Mismatch on a value that is no `kind`.
 
-    Keys that a dataclass does not have are ignored; a field without a default must be there.
+    A kind is a dataclass, list, dict by str, Literal, `X | None`, scalar or Any. Keys that a dataclass does
+    not have are ignored; a field without a default must be there.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:

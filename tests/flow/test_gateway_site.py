@@ -120,7 +120,7 @@ async def test_without_redis_new_requests_are_told_and_running_streams_go_on(
 async def test_redis_comes_back_while_requests_wait(
     seeded: Seeded, test_dsn: str, pg: Connection, tmp_path: Path
 ) -> None:
-    """kill -9 and a new, empty Redis in the same place: those in line stay in line."""
+    """SIGKILL and a new, empty Redis in the same place: those in line stay in line."""
     own = Redis(tmp_path / "redis").start()
     try:
         client = redis_library.Redis.from_url(own.url)

@@ -26,12 +26,8 @@ SAME_NAME = {
     ("portal/console", "Command"): "Django looks for a class of this name in each module of commands",
     ("portal/catalog", "Kind"): "choices inside a model, named with it: Access.Kind, Model.Kind",
 }
-# Rooms whose docstrings are not yet all sentences that begin with a verb.
-UNWRITTEN = frozenset(
-    [
-        "gpuworker",
-    ]
-)
+# Rooms whose docstrings are not yet all sentences that begin with a verb; none is left.
+UNWRITTEN: frozenset[str] = frozenset()
 # Modules whose names look like participles and are nouns.
 NOUNS = {
     "bin/devstack/accounting": "Slurm's word for slurmdbd and its records",
@@ -44,7 +40,6 @@ NOUNS = {
     "scheduler/observe/listing": "Slurm's answer to squeue",
     "scheduler/policy/staging": "the HPC centres' word for copies on node-local disks",
     "scheduler/policy/switching": "the field's word for changing the model on a GPU",
-    "scheduler/policy/wording": "how the reasons of decisions are worded",
     "scheduler/slurm/listing": "Slurm's answer to squeue",
 }
 # Modules that are still named by a participle.
