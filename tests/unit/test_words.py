@@ -43,7 +43,7 @@ NOUNS = {
     "scheduler/slurm/listing": "Slurm's answer to squeue",
 }
 # Modules that are still named by a participle.
-PARTICIPLES = frozenset([])
+PARTICIPLES: frozenset[str] = frozenset()
 PARTICIPLE = re.compile(
     r".+(ed|ing)|taken|kept|found|spent|held|sent|told|said|known|seen|given|shown|written"
 )
