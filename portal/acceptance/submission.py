@@ -48,7 +48,7 @@ def submit(cur: Cursor, handed: Submission) -> NewRequest:
     subjects = Subjects(principal.token, principal.user, principal.project, asked.model)
     limits = quotas.concerning(cur, subjects)
     waits = wants(limits, ("queued",), 0)
-    queue_limit.lock(cur, waits)
+    queue_limit.lock(cur, waits, queue_limit.PATIENCE_S)
     model = read_models(cur, [asked.model]).get(asked.model)
     facts = Facts(asked.model, model, principal.project, crowds(cur, waits))
     verdict(facts).accepted()  # nothing is taken for one that is refused
@@ -84,7 +84,7 @@ def submit(cur: Cursor, handed: Submission) -> NewRequest:
 def enter(cur: Cursor, row: NewRequest, facts: Facts, waits: Sequence[Want]) -> None:
     """Write the row of a request that was found to be acceptable, unless others have come before it meanwhile. Raises
     ApiError. The caller commits."""
-    queue_limit.lock(cur, waits)
+    queue_limit.lock(cur, waits, queue_limit.PATIENCE_S)
     verdict(facts._replace(crowds=crowds(cur, waits))).accepted()
     transitions.accept(cur, [row])
 

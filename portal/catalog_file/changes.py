@@ -7,7 +7,7 @@ sections that the file has, and never what is in use. The rules are those of the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import IntegrityError, transaction
 
 from portal.catalog import doubts
+from portal.catalog.models import Model
 from portal.catalog_file.sections import FITS, SECTIONS, Section
 from portal.catalog_file.tree import BadFile, Path, Tree, Wrong
 from portal.catalog_file.use import in_use
@@ -45,12 +46,15 @@ def apply(tree: Tree, *, prune: bool = False, dry_run: bool = False) -> list[Cha
     with transaction.atomic():
         changes: list[Change] = []
         for section in SECTIONS:
+            if prune and section.table is Model:
+                # Before the new ones: of a pool's language models one is enabled at a time.
+                changes += [change for change in _pruned(tree, (section,)) if change.kind == "deleted"]
             # A mistake in one section would be told again by every row that refers to it.
             _apply_section(section, tree, changes, wrongs)
             if wrongs:
                 raise BadFile(wrongs)
         if prune:
-            changes += _pruned(tree)
+            changes += _pruned(tree, SECTIONS)
         # At the end: a pool may stand further down than the profile that it no longer fits in.
         changes = [
             replace(change, doubts=doubts.of(change.row)) if change.kind in ("added", "changed") else change
@@ -180,9 +184,9 @@ def _told(tree: Tree, section: Section, path: Path, error: ValidationError) -> I
         yield tree.wrong((*path, name) if own else path, " ".join(messages))
 
 
-def _pruned(tree: Tree) -> Iterator[Change]:
+def _pruned(tree: Tree, sections: Sequence[Section]) -> Iterator[Change]:
     """Delete the rows that the file does not name; what refers goes before what it refers to."""
-    for section in reversed(SECTIONS):
+    for section in reversed(sections):
         mentioned = _mentioned(section, tree)
         if mentioned is None:
             continue

@@ -155,9 +155,12 @@ class Gateway:
         await self._forward.stop()
         await self.reverse.stop()
         self._tick_hints.stop()
+        loop = asyncio.get_running_loop()
+        # Before the writer: what a thread still commits for a client that was told otherwise is taken back by it.
+        await loop.run_in_executor(None, self._entry.close)
+        await asyncio.sleep(0)
         await self.writer.stop()
-        for database in (self._database, self._entry):
-            await asyncio.get_running_loop().run_in_executor(None, database.close)
+        await loop.run_in_executor(None, self._database.close)
         await self.directory.stop()
         await self.slots.close()
 

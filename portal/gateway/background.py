@@ -89,7 +89,8 @@ class Background:
             else:
                 await self._writer.accept(row)
         except ApiError:
-            self._limits.give_rates_back(call)
+            if facts.rates == "allow":  # else nothing was taken
+                self._limits.give_rates_back(call)
             raise
         except BaseException:
             # The client hears of an error, or nothing: whatever became of the row must not be run for nobody.

@@ -121,6 +121,7 @@ class Repeats:
             ticket = await self._writer.repeat(move)
         except (DatabaseDown, asyncio.CancelledError):
             self._writer.later(PutBack(id_))  # after the claim, if that still happens
+            del self._claims[progress]
             raise
         if not isinstance(ticket, Ticketed):
             del self._claims[progress]

@@ -10,10 +10,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from psycopg2.errors import LockNotAvailable
 from psycopg2.extensions import cursor as Cursor
 
+from portal.errors import ApiError
 from portal.ledger.states import RequestState
 from portal.policy.limits import Level, Want
+
+# Whoever waits on a connection waits no longer than this for an import that is being written under the same limits.
+PATIENCE_S = 5.0
+COME_BACK_S = 10
 
 _COLUMNS: dict[Level, str] = {
     "token": "token_id",
@@ -23,13 +29,20 @@ _COLUMNS: dict[Level, str] = {
 }
 
 
-def lock(cur: Cursor, limits: Sequence[Want]) -> None:
+def lock(cur: Cursor, limits: Sequence[Want], within_s: float | None = None) -> None:
     """Let nobody else add a request that these limits concern until the caller's transaction ends.
 
-    In one order for everybody, so that no two wait for each other. What is counted before this call may be old."""
+    In one order for everybody, so that no two wait for each other. What is counted before this call may be old.
+    `within_s`: how long to wait for those before. Raises ApiError after that."""
     numbers = sorted({_number(limit) for limit in limits})
-    if numbers:
+    if not numbers:
+        return
+    if within_s is not None:
+        cur.execute("SET LOCAL lock_timeout = %s", (round(within_s * 1000),))
+    try:
         cur.execute("SELECT pg_advisory_xact_lock(number) FROM unnest(%s::bigint[]) number", (numbers,))
+    except LockNotAvailable:
+        raise ApiError("database_unavailable", retry_after_s=COME_BACK_S) from None
 
 
 def count(cur: Cursor, limit: Want) -> int:

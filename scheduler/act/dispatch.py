@@ -24,13 +24,15 @@ logger = logging.getLogger(__name__)
 def act(actor: Actor, todo: Iterable[Decision | Consequence]) -> None:
     """Carry out all of them, in their order. One that the database refuses was overtaken, and keeps no other back."""
     for one in todo:
-        if isinstance(one, Decided):
-            logger.info("%s: %s", one.kind, one.reason)
         try:
-            _carry_out(actor, one, insist=False)
+            done = _carry_out(actor, one, insist=False)
         except IntegrityError as error:
             # The database knows better than the snapshot, e.g. a GPU has been taken. The next tick looks again.
             logger.warning("%s was overtaken: %s", type(one).__name__, error)
+            continue
+        if done and isinstance(one, Decided):
+            loud = isinstance(one, (seen.PauseCluster, seen.CancelUnknownJob, seen.NotePilotSilent))
+            logger.log(logging.WARNING if loud else logging.INFO, "%s: %s", one.kind, one.reason)
     endings.clean_up(actor)
 
 

@@ -49,11 +49,11 @@ def latch_profile(actor: Actor, profile: Profile, decision: HoldProfile, pilot: 
 
 def pause_cluster(actor: Actor, decision: PauseCluster) -> bool:
     """Pause a cluster. Return False where it was paused already."""
+    actor.site.clusters[decision.cluster].paused = True
     with moving():
         if not Cluster.objects.filter(pk=decision.cluster, paused=False).update(paused=True):
             return False
         write_decided(decision, actor.now())
-    actor.site.clusters[decision.cluster].paused = True
     return True
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
+from portal.catalog.models import Model
 from portal.fleet.models import Cluster, Command
 from portal.fleet.times import seconds_of
 from portal.services.commands import NewCommand, give
-from tests.api.world import World, another_model, pilot_row
+from tests.api.world import World, pilot_row
 from tests.ways import way_row
 
 
@@ -27,7 +28,7 @@ def refusal(world: World, **wish: Any) -> tuple[str, str]:
 
 
 def test_a_pool_is_named_by_itself_or_by_a_model_in_it(world: World) -> None:
-    another_model(world, "org/tide")
+    Model.objects.create(name="org/tide", pool=world.pool, kind=Model.Kind.DNN)
     for name in ("surf", "org/tide"):
         assert post(world, kind="pin", pool=name, args={"for_s": 7200}).status_code == 202
     command = Command.objects.get()

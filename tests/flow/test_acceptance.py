@@ -205,6 +205,31 @@ async def test_whoever_is_counted_out_in_the_last_moment_gets_its_rates_back(
     await until(lambda: taken_s() <= 60 / 100, "one of two requests to be given back")
 
 
+async def test_whoever_is_counted_out_while_its_rate_refuses_is_given_nothing(
+    with_pages: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would have been parked: nothing was taken for it, and giving it back would open the limit to others."""
+    plane = with_pages
+    await _set_the_scene(plane, Case("", limit={"queued": 1, "requests_per_min": 1}))
+    bucket = keys.LIMIT.of("project", plane.seeded.project, "requests")
+    full_at = time.time() + 50
+    plane.redis.set(bucket, full_at)
+    reserve = plane.gateway.slots.tag
+
+    async def overtaken(*args: Any) -> Any:
+        monkeypatch.setattr(plane.gateway.slots, "tag", reserve)
+        assert await _api(plane, "demo") == "parked"
+        return await reserve(*args)
+
+    given_back: list[Any] = []
+    monkeypatch.setattr(plane.gateway.slots, "tag", overtaken)
+    monkeypatch.setattr(plane.gateway.slots, "settle", lambda *args: given_back.append(args))
+    assert await _async(plane, "demo") == REFUSED
+    assert given_back == []
+    left: Any = plane.redis.get(bucket)
+    assert float(left) == pytest.approx(full_at)
+
+
 async def _set_the_scene(plane: Plane, case: Case) -> None:
     for text in case.sets:
         plane.sql(text)

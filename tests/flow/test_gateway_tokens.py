@@ -100,7 +100,7 @@ async def test_a_new_token_and_a_new_model_work_at_once(plane: Plane) -> None:
     assert await _code(plane, plane.headers(new.text)) == (200, "ok")
     plane.sql(
         """INSERT INTO catalog_model (name, kind, pool_id, path, revision, enabled, is_public, description, created_at)
-           VALUES ('young', 'llm', 'demo', '', '', true, true, '', now())"""
+           VALUES ('young', 'dnn', 'demo', '', '', true, true, '', now())"""
     )
     async with plane.post(chat(model="young")) as answer:
         assert answer.status == 200

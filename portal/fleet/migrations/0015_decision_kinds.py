@@ -23,7 +23,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='waystate',
             name='silence_noted',
-            field=models.BooleanField(default=False, help_text='A decision row tells of the silence that `error` is about.'),
+            field=models.BooleanField(db_default=False, default=False, help_text='A decision row tells of the silence that `error` is about.'),
         ),
         migrations.RunSQL(
             "UPDATE fleet_waystate SET silence_noted = true WHERE error <> ''", reverse_sql=migrations.RunSQL.noop

@@ -137,7 +137,9 @@ class WayState(models.Model):
         blank=True, help_text="Why the last question had no answer; empty when it had one."
     )
     silence_noted = models.BooleanField(
-        default=False, help_text="A decision row tells of the silence that `error` is about."
+        default=False,
+        db_default=False,
+        help_text="A decision row tells of the silence that `error` is about.",
     )
     jobs = models.JSONField(default=dict, help_text="The last good listing, by pilot.")
     busy_until = models.DateTimeField(

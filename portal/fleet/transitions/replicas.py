@@ -88,7 +88,10 @@ def seen(cur: Cursor, pilot: UUID, replicas: Sequence[Seen], now: datetime) -> l
     moved = execute_values(
         cur,
         """UPDATE fleet_replica r SET
-             state = v.state, phase = v.phase, start = coalesce(nullif(v.start, ''), r.start),
+             state = v.state, phase = v.phase, start = CASE WHEN v.start <> '' THEN v.start
+               -- Agents of the release before say it in the phase only.
+               WHEN v.state = 'starting' THEN CASE WHEN v.phase = 'waking' THEN 'wake' ELSE 'load' END
+               ELSE r.start END,
              started_at = coalesce(v.started_at, r.started_at), hot_at = coalesce(v.hot_at, r.hot_at),
              engine_version = CASE WHEN v.version <> '' THEN v.version ELSE r.engine_version END,
              revision = CASE WHEN r.state <> 'wanted' THEN r.revision
